@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every knob, its meaning, unit and where its value comes from. Other configs say only what differs.
+
+Tags: [paper] stated by T1 (arXiv 2501.11651); [kin] read in THUDM/TreeRL, an ancestor of T1's code;
+[ours] not public, our choice; [hw] what the hardware dictates.
+Typed views and validation: t1jax/config.py.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    cfg = ConfigDict()
+    cfg.seed = 0  # root of every random number [ours]
+
+    cfg.model = ConfigDict()  # a Qwen2.5-style transformer (t1jax/model/qwen.py)
+    cfg.model.vocab_size = 152064  # V, tokens [paper: Qwen2.5-32B]
+    cfg.model.num_layers = 64  # L [paper: Qwen2.5-32B]
+    cfg.model.hidden_size = 5120  # D, width of the residual stream [paper: Qwen2.5-32B]
+    cfg.model.num_heads = 40  # N, query heads [paper: Qwen2.5-32B]
+    cfg.model.num_kv_heads = 8  # K, key/value heads, divides num_heads [paper: Qwen2.5-32B]
+    cfg.model.head_dim = 128  # H, width of a head, even [paper: Qwen2.5-32B]
+    cfg.model.mlp_size = 27648  # F, inner width of the SwiGLU [paper: Qwen2.5-32B]
+    cfg.model.rope_theta = 1_000_000.0  # base of the rotary frequencies [paper: Qwen2.5-32B]
+    cfg.model.norm_eps = 1e-6  # added to the mean square in RMSNorm [paper: Qwen2.5-32B]
+    cfg.model.tie_embeddings = False  # the head reuses the embedding matrix [paper: Qwen2.5-32B]
+    cfg.model.compute_dtype = "bfloat16"  # activations and matmuls; parameters are float32 [hw]
+    cfg.model.remat = "full"  # recompute in backward: none | dots (keep matmul outputs) | full (a layer) [hw]
+
+    cfg.tokenizer = ConfigDict()  # SentencePiece, trained from the task's own text (t1jax/tokenizer.py)
+    cfg.tokenizer.corpus_texts = 4000  # texts of the task that the model is trained on, count [ours]
+
+    cfg.task = ConfigDict()  # the embedded task: find two numbers with a given sum (t1jax/tasks/pairs.py)
+    cfg.task.min_numbers = 4  # fewest numbers to choose from: the easiest difficulty [ours]
+    cfg.task.max_numbers = 8  # most numbers to choose from: the hardest difficulty [ours]
+    cfg.task.max_value = 20  # numbers are 1..max_value [ours]
+    cfg.task.held_out_percent = 5  # share of all problems, by hash, that training never sees, percent [ours]
+    cfg.task.impatient_share = 0.85  # share of cold-start chains whose writer may give up [ours]
+    cfg.task.give_up = 0.7  # an impatient writer's chance to give up after each failed attempt [ours]
+    cfg.task.row_order_share = 0.75  # share of chains that try pairs row by row, the worse order [ours]
+
+    cfg.data = ConfigDict()
+    cfg.data.prompt_length = 1024  # C, prompt positions; a longer prompt is an error [kin]
+
+    cfg.mesh = ConfigDict()  # devices = data * fsdp * tensor; -1 for at most one of them: all that are left
+    cfg.mesh.data = 1  # replicas of the parameters [hw]
+    cfg.mesh.fsdp = -1  # shards of parameters, optimiser and anchor; batch is split over data * fsdp [hw]
+    cfg.mesh.tensor = 1  # shards of heads, MLP and vocabulary [hw]
+
+    cfg.sft = ConfigDict()  # the cold start
+    cfg.sft.num_steps = 3000  # optimiser updates [ours; the paper: 3 epochs over 12k problems]
+    cfg.sft.batch_size = 32  # packed rows an update [ours]
+    cfg.sft.sequence_length = 16384  # T, tokens of a packed row [ours]
+    cfg.sft.micro_batches = 1  # parts an update's rows are split into, to save memory [hw]
+    cfg.sft.vocab_chunks = 64  # parts the positions of a micro-batch are split into for log-probabilities [hw]
+    cfg.sft.optimizer = "adamw"  # adamw | muon (matrices by Muon, the rest by AdamW) [ours]
+    cfg.sft.learning_rate = 1e-5  # peak; cosine decay to zero [paper]
+    cfg.sft.warmup_steps = 30  # linear warm-up, updates [ours]
+    cfg.sft.b1 = 0.9  # AdamW [kin]
+    cfg.sft.b2 = 0.95  # AdamW [kin]
+    cfg.sft.weight_decay = 0.1  # AdamW, on matrices only [kin]
+    cfg.sft.grad_clip = 1.0  # global norm [kin]
+
+    cfg.rl = ConfigDict()  # T1's reinforcement learning
+    cfg.rl.num_steps = 500  # iterations, one optimiser update each [ours]
+    cfg.rl.prompts_per_step = 32  # P [paper]
+    cfg.rl.responses_per_prompt = 64  # R, the paper's K [paper]
+    cfg.rl.temperature = 1.2  # of sampling, 0.9-1.3 compared, 1.2 best [paper]
+    cfg.rl.top_k = 0  # keep the k likeliest tokens; 0: off [ours]
+    cfg.rl.top_p = 1.0  # keep the likeliest tokens up to this mass; 1: off [ours; 0.95 in kin]
+    cfg.rl.min_p = 0.0  # drop tokens below this share of the likeliest one's probability; 0: off [ours; 0.05 in kin]
+    cfg.rl.max_new_tokens = 16384  # T, response positions, tokens [paper]
+    cfg.rl.window = 512  # the sampler's cache grows from this many positions, doubling, tokens [hw]
+    cfg.rl.micro_batches = 32  # parts an update's rows are split into, to save memory [hw]
+    cfg.rl.vocab_chunks = 16  # parts the tokens of a micro-batch are split into for log-probabilities [hw]
+    cfg.rl.learning_rate = 1.5e-6  # after warm-up, constant [paper]
+    cfg.rl.warmup_fraction = 0.05  # share of num_steps with linear warm-up [kin]
+    cfg.rl.b1 = 0.9  # AdamW [kin]
+    cfg.rl.b2 = 0.95  # AdamW [kin]
+    cfg.rl.weight_decay = 0.1  # AdamW, on matrices only [kin]
+    cfg.rl.grad_clip = 1.0  # global norm [kin]
+    cfg.rl.entropy_coef = 1e-3  # alpha, weight of the token entropy bonus [ours: not public]
+    cfg.rl.kl_coef = 2e-4  # beta, weight of the KL to the anchor [paper]
+    cfg.rl.kl_clip = 0.5  # clamp of a token's k1 term, nats [kin]
+    cfg.rl.kl_site = "reward"  # reward: leave-one-out KL in the advantage [paper] | loss: k2 term (k1 pulls nowhere)
+    cfg.rl.anchor_decay = 0.992  # gamma of the anchor's moving average, per update [kin]
+    cfg.rl.penalty = -1.0  # reward of a repetitive, overlong or garbled response [paper]
+    cfg.rl.penalty_site = "reward"  # reward: before the baseline [paper] | advantage: replaces the advantage after it
+    cfg.rl.repeat_length = 80  # characters of a substring whose repetition is degenerate [kin]
+    cfg.rl.repeat_count = 20  # occurrences of it that are too many [kin]
+    cfg.rl.garbled_share = 0.05  # share of characters outside the expected scripts that is too much [ours]
+    cfg.rl.loss_normalisation = "response"  # divide the summed loss by: response (their count) [paper] | token (theirs)
+    cfg.rl.logprob_temperature = 1.2  # of the learner's log-probabilities; differs from temperature only in ablations [paper]
+
+    cfg.eval = ConfigDict()
+    cfg.eval.num_problems = 1024  # held-out problems, count [ours]
+    cfg.eval.batch_size = 256  # problems a call of the sampler [hw]
+    cfg.eval.every = 50  # RL steps between evaluations on eval.quick_problems; 0: only before and after [ours]
+    cfg.eval.quick_problems = 256  # held-out problems of an evaluation during RL, count [ours]
+    cfg.eval.samples = 6  # responses of each stage that the report shows, count [ours]
+
+    cfg.scaling = ConfigDict()  # cut the thinking at a budget, answer from the cut thought
+    cfg.scaling.budgets = (256, 512, 1024, 2048, 4096, 8192, 16384)  # thinking tokens [ours]
+    cfg.scaling.answer_tokens = 256  # tokens for the answer after the cut [ours]
+
+    cfg.checkpoint = ConfigDict()
+    cfg.checkpoint.every = 20  # steps between checkpoints [ours]
+    cfg.checkpoint.keep = 3  # newest checkpoints kept, beside the best, count [ours]
+    return cfg.lock()

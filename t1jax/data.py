@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Problems as arrays, by grain: batches of prompts for sampling, packed rows of chains for the cold start.
+
+Where: the PROMPTS of the sentence. Both streams are endless in practice (2^30 problems, in an order that the seed
+shuffles), are made by one background thread while the device works, and can be resumed: `get_state()` is a small
+dict that fits JSON, and `set_state` continues with exactly the batch that would have come next.
+Masks are born here: `valid_PC` marks a prompt's own tokens, `segment_BT` a text's, `target_BT` a response's.
+
+Axes: P prompts, C prompt positions, B rows, T positions of a row.
+Deliberately not here: what a problem or a chain is (tasks/), batches as global device arrays (multihost.py).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
+
+import grain
+import numpy as np
+
+from t1jax.config import Config, ConfigError
+from t1jax.tokenizer import Tokenizer
+from t1jax.types import Packed, Prompts
+
+NUM_PROBLEMS = 2**30  # of a split; grain shuffles fewer than 2^32, and an index fits int32
+PREFETCH = 2  # batches made ahead
+NO_READERS = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)  # _prefetched's thread does it all
+
+
+class Task(Protocol):
+    """What the pipelines need of a task."""
+
+    def problem(self, index: int, split: Any) -> Any: ...
+
+    def prompt(self, problem: Any) -> str: ...
+
+    def chain(self, problem: Any, rng: random.Random) -> str: ...
+
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Stream(Protocol[T_co]):
+    """An endless iterator that can say where it is and go back there. Close it when done: it has a thread."""
+
+    def __iter__(self) -> Iterator[T_co]: ...
+
+    def __next__(self) -> T_co: ...
+
+    def get_state(self) -> Any: ...
+
+    def set_state(self, state: Any) -> None: ...
+
+    def close(self) -> None: ...
+
+
+PromptStream = Stream[Prompts]
+SftStream = Stream[Packed]
+
+
+def tokenise_prompts(tokenizer: Tokenizer, texts: Sequence[str], ids: Iterable[int], prompt_length: int) -> Prompts:
+    """`pad_prompts` of the token ids of `texts`.
+
+    Raises:
+      ConfigError: a prompt is longer than `prompt_length`.
+    """
+    rows = [tokenizer.encode(text) for text in texts]
+    longest = max(map(len, rows), default=0)
+    if longest > prompt_length:
+        raise ConfigError(f"data.prompt_length is {prompt_length}; expected at least {longest}, the longest prompt")
+    return pad_prompts(rows, ids, prompt_length, tokenizer.pad_id)
+
+
+def pad_prompts(rows: Sequence[Sequence[int]], ids: Iterable[int], length: int, pad_id: int) -> Prompts:
+    """Prompts of NumPy arrays: token ids right-padded to `length` positions; `ids` finds each problem again."""
+    tokens_PC: Any = np.full((len(rows), length), pad_id, np.int32)
+    for row, tokens in zip(tokens_PC, rows, strict=True):
+        row[: len(tokens)] = tokens
+    length_P = np.array([len(tokens) for tokens in rows], np.int32)
+    valid_PC: Any = np.arange(length, dtype=np.int32)[None, :] < length_P[:, None]
+    problem_P: Any = np.fromiter(ids, np.int32, len(rows))
+    return Prompts(tokens_PC, valid_PC, problem_P)
+
+
+def prompt_stream(
+    cfg: Config,
+    task: Task,
+    tokenizer: Tokenizer,
+    split: str,
+    batch: int,
+    seed: int,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> PromptStream:
+    """Batches of `batch` prompts of different problems: this process's rows of each, Prompts of NumPy arrays.
+
+    The rows of all processes, in order, are the same batch whatever the number of processes.
+    """
+    rows = _share_of(batch, "prompts", process_count)
+
+    def prompts(indices: np.ndarray) -> Prompts:
+        texts = [task.prompt(task.problem(int(index), split)) for index in indices]
+        return tokenise_prompts(tokenizer, texts, indices, cfg.data.prompt_length)
+
+    batches = grain.MapDataset.range(NUM_PROBLEMS).shuffle(seed).batch(rows)[process_index::process_count]
+    return _prefetched(batches.map(prompts).to_iter_dataset(NO_READERS))
+
+
+def sft_stream(
+    cfg: Config, task: Task, tokenizer: Tokenizer, *, process_index: int = 0, process_count: int = 1
+) -> SftStream:
+    """Batches of `cfg.sft.batch_size` packed rows of prompt, chain and stop token: this process's, Packed of NumPy.
+
+    Each problem has one chain, which its index and cfg.seed decide. A text longer than a row is cut at the end of
+    the row, and then has no stop token.
+    """
+    rows = _share_of(cfg.sft.batch_size, "rows", process_count)
+    length, seed = cfg.sft.sequence_length, cfg.seed
+    stop = tokenizer.stop_ids[0]
+
+    def text(index: int) -> dict[str, np.ndarray]:
+        problem = task.problem(int(index), "train")
+        prompt = tokenizer.encode(task.prompt(problem))
+        chain = tokenizer.encode(task.chain(problem, random.Random(f"chain {seed} {index}")))
+        if len(prompt) >= length:
+            raise ConfigError(
+                f"sft.sequence_length is {length}; expected more than {len(prompt)}, the tokens of a prompt"
+            )
+        tokens = np.array([*prompt, *chain, stop][:length], np.int32)
+        return {"tokens": tokens, "target": np.arange(len(tokens), dtype=np.int32) >= len(prompt)}
+
+    def packed(batch: dict[str, Any]) -> Packed:
+        return Packed(
+            tokens_BT=batch["tokens"],
+            segment_BT=batch["tokens_segment_ids"],
+            position_BT=batch["tokens_positions"],
+            target_BT=batch["target"],
+        )
+
+    texts = grain.MapDataset.range(NUM_PROBLEMS).shuffle(seed)[process_index::process_count].map(text)
+    packing = grain.experimental.FirstFitPackIterDataset(
+        texts.to_iter_dataset(NO_READERS),
+        length_struct={"tokens": length, "target": length},
+        num_packing_bins=rows,
+        shuffle_bins=False,
+        meta_features=("target",),  # packed like the tokens, without segments and positions of its own
+        padding_struct={"tokens": tokenizer.pad_id, "target": False},
+    )
+    return _prefetched(packing.batch(rows).map(packed))
+
+
+def _share_of(batch: int, what: str, process_count: int) -> int:
+    """Rows of a batch that one process makes."""
+    if batch % process_count:
+        raise ConfigError(f"a batch is {batch} {what}; expected a multiple of {process_count}, the number of processes")
+    return batch // process_count
+
+
+def _prefetched(dataset: grain.IterDataset) -> Any:
+    """The dataset's iterator, run ahead by one thread."""
+    return iter(grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=PREFETCH))

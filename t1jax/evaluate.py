@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Held-out problems -> sampled responses -> shares with 95 % intervals.
+
+pass@1 at a temperature, by difficulty; what a gain is made of (gave up, claimed truly, claimed falsely; arithmetic,
+copying and verdicts of the text that the model wrote itself); and the model forbidden to give up, a baseline that
+needs no training. The sampler is the one of training, compiled once for all of these.
+
+Axes: P problems, one response each; C prompt positions.
+Source: T1 (arXiv 2501.11651) section 3.
+Deliberately not here: cutting the thinking at budgets (scaling.py), plots (report.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from t1jax import data, decode, multihost, rng, step
+from t1jax.config import Config
+from t1jax.model import qwen
+from t1jax.rewards.score import RIGHT, UNSCORABLE
+from t1jax.sampling import SamplingSettings
+from t1jax.sharding import decode_layout
+from t1jax.statistics import wilson
+from t1jax.tasks import analysis
+from t1jax.tasks.pairs import PairsTask, Problem
+from t1jax.tokenizer import Tokenizer
+from t1jax.types import Params, Prompts, Rollouts
+
+LATE = 6  # attempts before a step of the thinking that counts as late
+
+
+@dataclass(frozen=True)
+class Response:
+    """One sampled response to a held-out problem."""
+
+    problem: Problem
+    tokens: tuple[int, ...]
+    text: str
+    outcome: int
+    analysis: analysis.Analysis
+
+    @property
+    def right(self) -> bool:
+        return self.outcome == RIGHT
+
+
+def share(count: int, n: int) -> dict[str, float | int]:
+    """{accuracy, low, high, n}: a share and its 95 % interval."""
+    low, high = wilson(count, n)
+    return {"accuracy": count / n if n else float("nan"), "low": low, "high": high, "n": n}
+
+
+class Evaluator:
+    """Samples responses to held-out problems with the weights of the moment."""
+
+    def __init__(
+        self,
+        cfg: Config,
+        mesh: Mesh,
+        task: PairsTask,
+        tokenizer: Tokenizer,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self.cfg, self.task, self.tokenizer = cfg, task, tokenizer
+        self._layout = decode_layout(mesh)
+        self._on_progress = on_progress
+        self._samplers: dict[int, Callable[..., Rollouts]] = {}
+        self._cut = SamplingSettings(jnp.float32(1.0))
+
+    def problems(self, count: int, start: int = 0) -> list[Problem]:
+        """`count` held-out problems, always the same ones."""
+        return [self.task.problem(start + i, "held_out") for i in range(count)]
+
+    def respond(
+        self,
+        params: Params,
+        problems: Sequence[Problem],
+        name: str,
+        *,
+        temperature: float = 1.0,
+        forbid_giving_up: bool = False,
+    ) -> list[Response]:
+        """One response to each problem.
+
+        Args:
+          params: float32 master weights.
+          problems: any number.
+          name: of the random stream; the same name gives the same numbers.
+          temperature: 0 for greedy.
+          forbid_giving_up: thinking may end only after a line that claims "yes".
+        """
+        prompts = [self.tokenizer.encode(self.task.prompt(problem)) for problem in problems]
+        tokens = self.continue_from(
+            params,
+            prompts,
+            name,
+            length=self.cfg.data.prompt_length,
+            new_tokens=self.cfg.rl.max_new_tokens,
+            temperature=temperature,
+            forbid_giving_up=forbid_giving_up,
+        )
+        return [self.judge(problem, row) for problem, row in zip(problems, tokens, strict=True)]
+
+    def judge(self, problem: Problem, tokens: Sequence[int]) -> Response:
+        """A response with its outcome and what it tried and claimed."""
+        text = self.tokenizer.decode(tokens)
+        outcome = self.task.score(problem, text)
+        return Response(problem, tuple(tokens), text, int(outcome), self.task.analyse(problem, text))
+
+    def continue_from(
+        self,
+        params: Params,
+        prompts: Sequence[Sequence[int]],
+        name: str,
+        *,
+        length: int,
+        new_tokens: int,
+        temperature: float = 1.0,
+        forbid_giving_up: bool = False,
+    ) -> list[list[int]]:
+        """Sampled tokens after each prompt (token ids of at most `length`), in batches of cfg.eval.batch_size."""
+        size = self.cfg.eval.batch_size
+        sampler = self._sampler(new_tokens)
+        settings = self._cut.replace(temperature=jnp.float32(temperature))
+        forbid = self._forbid(forbid_giving_up)
+        key = rng.key_for(jax.random.key(self.cfg.seed), name, 0)
+        responses: list[list[int]] = []
+        for start in range(0, len(prompts), size):
+            part = list(prompts[start : start + size])
+            batch = data.pad_prompts(
+                part + [part[0]] * (size - len(part)), range(start, start + size), length, self.tokenizer.pad_id
+            )
+            rollouts = sampler(params, multihost.shared_batch(batch, self._layout), key, settings, forbid)
+            tokens_BT, sampled_BT = multihost.to_host((rollouts.tokens_BT, rollouts.sampled_BT))
+            rows = zip(tokens_BT[: len(part)], sampled_BT[: len(part)], strict=True)
+            responses += [row[mask].tolist() for row, mask in rows]
+        return responses
+
+    def _sampler(self, new_tokens: int) -> Callable[..., Rollouts]:
+        """The jitted sampler of `new_tokens` tokens; one program a prompt length."""
+        if new_tokens not in self._samplers:
+            model = qwen.Transformer(self.cfg.model, self._layout)
+            rollout = decode.make_rollout(
+                model,
+                num_responses=1,
+                max_new_tokens=new_tokens,
+                window=min(self.cfg.rl.window, new_tokens),
+                stop_tokens=self.tokenizer.stop_ids,
+                on_progress=self._on_progress,
+            )
+
+            def sample(params: Params, prompts: Prompts, key: jax.Array, *rest: Any) -> Rollouts:
+                return rollout(step.cast_for_decode(model, params), prompts, key, *rest)
+
+            self._samplers[new_tokens] = jax.jit(sample)
+        return self._samplers[new_tokens]
+
+    def _forbid(self, giving_up: bool) -> decode.Forbid:
+        token, allowed = self.task.forbid_giving_up(self.tokenizer)
+        after_V = np.isin(np.arange(self.cfg.model.vocab_size), allowed)
+        return decode.Forbid(jnp.int32(token if giving_up else -1), jnp.asarray(after_V))
+
+
+def accuracy(responses: Sequence[Response]) -> dict[str, float | int]:
+    """{accuracy, low, high, n} over scorable responses."""
+    scorable = [r for r in responses if r.outcome != UNSCORABLE]
+    return share(sum(r.right for r in scorable), len(scorable))
+
+
+def summary(responses: Sequence[Response]) -> dict[str, Any]:
+    """What results.json says of a stage: accuracy with its interval, length, honesty and skills."""
+    n = max(1, len(responses))
+    skills = analysis.tally([r.analysis for r in responses], LATE)
+    return accuracy(responses) | {
+        "response_length": sum(len(r.tokens) for r in responses) / n,
+        "false_claims": sum(r.analysis.false_claim for r in responses) / n,
+        "gave_up": sum(r.analysis.gave_up for r in responses) / n,
+        "attempts": sum(len(r.analysis.attempts) for r in responses) / n,
+        "orders": {o: sum(r.analysis.order == o for r in responses) / n for o in ("row", "two_pointer", "other")},
+        "skills": {name: right / shown if shown else None for name, (right, shown) in skills.items()},
+    }
+
+
+def by_difficulty(responses: Sequence[Response], stage: str) -> list[dict[str, Any]]:
+    """[{stage, difficulty, accuracy, low, high, n}], easiest first."""
+    levels = sorted({r.problem.difficulty for r in responses})
+    return [
+        {"stage": stage, "difficulty": d, **accuracy([r for r in responses if r.problem.difficulty == d])}
+        for d in levels
+    ]
+
+
+def metrics_row(responses: Sequence[Response]) -> dict[str, Any]:
+    """The `summary` as a flat row of metrics.jsonl."""
+    row = summary(responses)
+    orders, skills = row.pop("orders"), row.pop("skills")
+    return row | {f"order_{name}": value for name, value in orders.items()} | skills

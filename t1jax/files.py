@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that are whole or absent, and values that JSON can hold.
+
+A reader never sees half of a file written here: the bytes go to a file beside the target, reach the disk, and take
+the target's name in one rename. Whoever is killed in between leaves the old file as it was.
+Deliberately not here: what the files say (metrics.py, report.py), checkpoints (checkpoint.py).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def write_bytes(path: str | Path, content: bytes) -> Path:
+    """Replaces `path` with `content`, atomically; makes the folder if need be."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(beside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    return path
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Replaces `path` with `text` in UTF-8, atomically."""
+    return write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: str | Path, tree: Any) -> Path:
+    """Replaces `path` with `tree` as indented JSON in ASCII (inert on a terminal), atomically; see `json_ready`."""
+    return write_text(path, json.dumps(json_ready(tree), indent=2, allow_nan=False) + "\n")
+
+
+def json_ready(tree: Any) -> Any:
+    """`tree` made of plain dicts, lists, strings, numbers, booleans and None. NaN and infinities become None.
+
+    Takes NumPy and JAX values; a float32 keeps its own shortest form (0.1, not 0.10000000149011612).
+    """
+    if tree is None or isinstance(tree, str | bool | int):
+        return tree
+    if isinstance(tree, float):
+        return float(tree) if math.isfinite(tree) else None
+    if isinstance(tree, Mapping):
+        return {str(key): json_ready(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple | set | frozenset):
+        return [json_ready(value) for value in tree]
+    if isinstance(tree, os.PathLike):
+        return os.fspath(tree)
+    array = np.asarray(tree)
+    if array.dtype == object:
+        raise TypeError(f"got a {type(tree).__name__}, expected something that JSON can hold")
+    if array.ndim > 0:
+        return [json_ready(value) for value in array]
+    if array.dtype.kind in "biuSU":
+        return array.item()
+    number = float(array)
+    if not math.isfinite(number):
+        return None
+    return number if array.dtype == np.float64 else float(str(array.astype(np.float32)))

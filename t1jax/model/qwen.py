@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Qwen2.5 transformer: one set of weights, one forward for training, prefill and decode.
+
+RMSNorm, rotary positions, grouped-query attention with a bias on q, k and v, SwiGLU, tied or untied head. Layers are
+stacked on axis 0 and scanned. Used as pure functions: `init_params`, `forward`, `logits`.
+
+Axes: B rows, P prompts, T query positions, S own cache positions, C prompt positions, D width, N query heads,
+K kv heads, H head dim, F mlp width, V vocabulary, L layers.
+Source: Qwen2.5, arXiv 2412.15115; parity with transformers' Qwen2ForCausalLM is tested.
+Deliberately not here: sampling (decode.py), losses over the vocabulary (losses.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from t1jax.config import ModelConfig
+from t1jax.model.attention import KeyValues, attend, rope
+from t1jax.sharding import Layout, param_shardings
+from t1jax.types import KVCache, Params
+
+REMAT = {"dots": jax.checkpoint_policies.checkpoint_dots, "full": jax.checkpoint_policies.nothing_saveable}
+
+
+def scaled(fan_in: int) -> Any:
+    """Initialiser: normal with variance 1 / fan_in."""
+    return nn.initializers.normal(fan_in**-0.5)
+
+
+ONES, ZEROS = nn.initializers.ones, nn.initializers.zeros
+
+
+def rms_norm(x_BTD: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:
+    """x / sqrt(mean(x^2) + eps) * scale, in float32."""
+    x = x_BTD.astype(jnp.float32)
+    x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps)
+    return (x * scale_D.astype(jnp.float32)[None, None, :]).astype(x_BTD.dtype)
+
+
+class Block(nn.Module):
+    """One layer. Carries the residual stream and, where there is one, the cache's own keys and values."""
+
+    cfg: ModelConfig
+    layout: Layout
+
+    def weight(self, name: str, init: Any, **shape: int) -> jax.Array:
+        """A parameter in compute dtype; `shape` maps each logical axis, in order, to its size."""
+        value = self.param(name, nn.with_logical_partitioning(init, tuple(shape)), tuple(shape.values()), jnp.float32)
+        return value.astype(self.cfg.compute_dtype)
+
+    @nn.compact
+    def __call__(
+        self, carry: tuple[jax.Array, ...], prompt_kv: tuple[jax.Array, jax.Array] | None, shared: dict[str, jax.Array]
+    ) -> tuple[tuple[jax.Array, ...], None]:
+        cfg, constrain = self.cfg, self.layout.constrain
+        D, N, K, H, F = cfg.hidden_size, cfg.num_heads, cfg.num_kv_heads, cfg.head_dim, cfg.mlp_size
+        x_BTD, *own = carry
+
+        y = rms_norm(x_BTD, self.weight("attention_norm", ONES, embed=D), cfg.norm_eps)
+        q = jnp.einsum("BTD,DNH->BNTH", y, self.weight("q", scaled(D), embed=D, q_heads=N, head_dim=H))
+        k = jnp.einsum("BTD,DKH->BKTH", y, self.weight("k", scaled(D), embed=D, kv_heads=K, head_dim=H))
+        v = jnp.einsum("BTD,DKH->BKTH", y, self.weight("v", scaled(D), embed=D, kv_heads=K, head_dim=H))
+        q = q + self.weight("q_bias", ZEROS, q_heads=N, head_dim=H)[None, :, None, :]
+        k = k + self.weight("k_bias", ZEROS, kv_heads=K, head_dim=H)[None, :, None, :]
+        v = v + self.weight("v_bias", ZEROS, kv_heads=K, head_dim=H)[None, :, None, :]
+        q = constrain(rope(q, shared["position_BT"], cfg.rope_theta), "batch", "q_heads", "length", None)
+        k = constrain(rope(k, shared["position_BT"], cfg.rope_theta), "batch", "kv_heads", "length", None)
+        v = constrain(v, "batch", "kv_heads", "length", None)
+
+        if own:  # cached: write the new keys and values, attend the prompt's and the row's own
+            k_LBKSH, v_LBKSH, layer = own
+            at = (layer, 0, 0, shared["cursor"], 0)
+            k_LBKSH = jax.lax.dynamic_update_slice(k_LBKSH, k[None].astype(k_LBKSH.dtype), at)
+            v_LBKSH = jax.lax.dynamic_update_slice(v_LBKSH, v[None].astype(v_LBKSH.dtype), at)
+            own = [k_LBKSH, v_LBKSH, layer + 1]
+            k = jax.lax.dynamic_index_in_dim(k_LBKSH, layer, keepdims=False)
+            v = jax.lax.dynamic_index_in_dim(v_LBKSH, layer, keepdims=False)
+        sources = [KeyValues(k, v, shared["mask_BTS"])]
+        if prompt_kv is not None:
+            sources.append(KeyValues(*prompt_kv, shared["prompt_valid_PC"][:, None, :]))
+        o = self.weight("o", scaled(N * H), q_heads=N, head_dim=H, embed=D)
+        x_BTD = x_BTD + jnp.einsum("BNTH,NHD->BTD", attend(q, *sources), o)
+        x_BTD = constrain(x_BTD, "batch", "length", None)
+
+        y = rms_norm(x_BTD, self.weight("mlp_norm", ONES, embed=D), cfg.norm_eps)
+        gate = jnp.einsum("BTD,DF->BTF", y, self.weight("gate", scaled(D), embed=D, mlp=F))
+        up = jnp.einsum("BTD,DF->BTF", y, self.weight("up", scaled(D), embed=D, mlp=F))
+        inner = constrain(nn.silu(gate) * up, "batch", "length", "mlp")
+        x_BTD = x_BTD + jnp.einsum("BTF,FD->BTD", inner, self.weight("down", scaled(F), mlp=F, embed=D))
+        return (constrain(x_BTD, "batch", "length", None), *own), None
+
+
+class Transformer(nn.Module):
+    """Embedding, scanned layers, final norm. Call it through `forward`."""
+
+    cfg: ModelConfig
+    layout: Layout
+
+    @nn.compact
+    def __call__(
+        self, tokens_BT: jax.Array, position_BT: jax.Array, segment_BT: jax.Array | None, cache: KVCache | None
+    ) -> tuple[jax.Array, KVCache | None]:
+        cfg = self.cfg
+        V, D = cfg.vocab_size, cfg.hidden_size
+        axes = nn.with_logical_partitioning
+        embedding_VD = self.param("embedding", axes(scaled(D), ("vocab", "embed")), (V, D), jnp.float32)
+        if not cfg.tie_embeddings:  # made here with the other weights; used by `head_weight`
+            self.param("head", axes(scaled(D), ("embed", "vocab")), (D, V), jnp.float32)
+        norm_D = self.param("final_norm", axes(ONES, ("embed",)), (D,), jnp.float32)
+
+        x_BTD = jnp.take(embedding_VD.astype(cfg.compute_dtype), tokens_BT, axis=0)
+        x_BTD = self.layout.constrain(x_BTD, "batch", "length", None)
+        shared = {"position_BT": position_BT}
+        carry: tuple[jax.Array, ...] = (x_BTD,)
+        prompt_kv = None
+        if cache is None:
+            if segment_BT is None:
+                raise ValueError("forward without a cache needs segment_BT: which tokens belong together, 0 for none")
+            same = (segment_BT[:, :, None] == segment_BT[:, None, :]) & (segment_BT > 0)[:, None, :]
+            T = tokens_BT.shape[1]
+            shared["mask_BTS"] = same & jnp.tril(jnp.ones((T, T), bool))[None]
+        else:
+            slot_S = jnp.arange(cache.valid_BS.shape[1])
+            query_T = cache.cursor + jnp.arange(tokens_BT.shape[1])
+            reached_TS = slot_S[None, :] <= query_T[:, None]
+            shared["mask_BTS"] = reached_TS[None] & cache.valid_BS[:, None, :]
+            shared["cursor"] = cache.cursor
+            carry = (x_BTD, cache.k_LBKSH, cache.v_LBKSH, jnp.int32(0))
+            if cache.prompt_valid_PC.shape[1]:
+                shared["prompt_valid_PC"] = cache.prompt_valid_PC
+                prompt_kv = (cache.prompt_k_LPKCH, cache.prompt_v_LPKCH)
+
+        block = Block if cfg.remat == "none" else nn.remat(Block, policy=REMAT[cfg.remat], prevent_cse=False)
+        layers = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0 if prompt_kv is not None else nn.broadcast, nn.broadcast),
+            length=cfg.num_layers,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+        (x_BTD, *own), _ = layers(cfg, self.layout, name="layers")(carry, prompt_kv, shared)
+        if cache is not None:
+            cursor = cache.cursor + tokens_BT.shape[1]
+            cache = cache.replace(k_LBKSH=own[0], v_LBKSH=own[1], cursor=cursor)
+        return rms_norm(x_BTD, norm_D, cfg.norm_eps), cache
+
+
+def forward(
+    model: Transformer,
+    params: Params,
+    tokens_BT: jax.Array,
+    position_BT: jax.Array,
+    *,
+    segment_BT: jax.Array | None = None,
+    cache: KVCache | None = None,
+) -> tuple[jax.Array, KVCache | None]:
+    """The hidden state after each token, [B, T, D] in compute dtype, and the cache with these tokens in it.
+
+    Without a cache, a token attends itself and earlier tokens of its own nonzero segment of the row. With a cache,
+    the T tokens are written to own positions cursor .. cursor + T - 1, and attend the whole prompt and own positions
+    up to themselves.
+
+    Args:
+      model: whose layout says how activations are split.
+      params: as `init_params` returns them, in float32 or already cast to compute dtype.
+      tokens_BT: int32 token ids.
+      position_BT: int32 positions for the rotary embedding.
+      segment_BT: int32, 0 for padding; required without a cache, unused with one.
+      cache: rows must match tokens_BT; its own length must hold cursor + T positions.
+    """
+    return model.apply({"params": params}, tokens_BT, position_BT, segment_BT, cache)
+
+
+def head_weight(model: Transformer, params: Params) -> jax.Array:
+    """The matrix [D, V], in compute dtype, that turns hidden states into logits: the embedding's transpose if tied."""
+    head_DV = params["embedding"].T if model.cfg.tie_embeddings else params["head"]
+    return head_DV.astype(model.cfg.compute_dtype)
+
+
+def logits(model: Transformer, params: Params, hidden_BTD: jax.Array) -> jax.Array:
+    """float32[B, T, V] scores of the next token. Whole in memory: for decode and tests; losses.py goes in chunks."""
+    return jnp.einsum("BTD,DV->BTV", hidden_BTD, head_weight(model, params), preferred_element_type=jnp.float32)
+
+
+def boxed_shapes(model: Transformer) -> Any:
+    """Shapes of all parameters in boxes that carry their logical axes; computes nothing."""
+    one = jnp.zeros((model.layout.batch_shards, 1), jnp.int32)
+    return jax.eval_shape(lambda key: model.init(key, one, one, one, None)["params"], jax.random.key(0))
+
+
+def shardings(model: Transformer) -> Any:
+    """The NamedSharding of each parameter under the model's layout."""
+    return param_shardings(boxed_shapes(model), model.layout)
+
+
+def init_params(model: Transformer, key: jax.Array) -> Params:
+    """Random float32 parameters, born sharded: no device ever holds more than its share."""
+    one = jnp.zeros((model.layout.batch_shards, 1), jnp.int32)
+
+    def init(key: jax.Array) -> Params:
+        return nn.unbox(model.init(key, one, one, one, None)["params"])
+
+    return jax.jit(init, out_shardings=shardings(model))(key)
+
+
+def empty_cache(
+    model: Transformer, rows: int, length: int, prompt: KVCache | None = None, valid_BS: jax.Array | None = None
+) -> KVCache:
+    """A cache with room for `length` own positions a row, zeros; cursor 0.
+
+    Args:
+      model: for sizes, compute dtype and layout.
+      rows: B.
+      length: S.
+      prompt: a filled cache of the P prompts that the rows share; its own positions become the prompt part.
+      valid_BS: own positions that may be attended once written; default: all.
+    """
+    cfg = model.cfg
+    shape = (cfg.num_layers, rows, cfg.num_kv_heads, length, cfg.head_dim)
+    axes = (None, "batch", "kv_heads", None, None)
+    own = [model.layout.constrain(jnp.zeros(shape, cfg.compute_dtype), *axes) for _ in range(2)]
+    valid_BS = jnp.ones((rows, length), bool) if valid_BS is None else valid_BS
+    if prompt is not None:
+        parts = (prompt.k_LBKSH, prompt.v_LBKSH, prompt.valid_BS)
+    else:
+        nothing = jnp.zeros((*shape[:3], 0, cfg.head_dim), cfg.compute_dtype)
+        parts = (nothing, nothing, jnp.zeros((rows, 0), bool))
+    return KVCache(*parts, *own, valid_BS, jnp.int32(0))

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an update does to the weights: schedule, clip -> Adam or Muon -> decay -> step, and the anchor that follows.
+
+prompts -> rollouts -> rewards -> advantages -> UPDATE.
+
+The anchor theta_ref is kept as its offset from the parameters, delta = theta_ref - theta, in float32. T1's
+theta_ref <- gamma theta_ref + (1 - gamma) theta  then reads  delta <- gamma (delta + theta_before - theta_after),
+and nothing is lost: an update of 1e-6 is small beside theta, but not beside delta. A float32 theta_ref itself stands
+still or drifts as soon as (1 - gamma) (theta - theta_ref) is below its rounding; one in bfloat16 never moves.
+
+Axes: L layers (stacked on axis 0), D width, N query heads, K kv heads, H head dim, F mlp width, V vocabulary.
+Source: T1 (arXiv 2501.11651) section 2, dynamic anchor; AdamW settings from THUDM/TreeRL; Muon: Jordan et al. 2024,
+scaled as in arXiv 2502.16982.
+Deliberately not here: gradients (step.py, sft.py), where state is placed (sharding.py).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from optax.contrib import MuonDimensionNumbers, scale_by_muon
+
+from t1jax.config import RlConfig, SftConfig
+from t1jax.types import Params
+
+# The matrices of a layer: which axes of the stacked weight are its input and its output. Layers are separate matrices.
+MATRICES = {
+    "q": MuonDimensionNumbers((1,), (2, 3)),  # [L, D, N, H]
+    "k": MuonDimensionNumbers((1,), (2, 3)),  # [L, D, K, H]
+    "v": MuonDimensionNumbers((1,), (2, 3)),  # [L, D, K, H]
+    "o": MuonDimensionNumbers((1, 2), (3,)),  # [L, N, H, D]
+    "gate": MuonDimensionNumbers((1,), (2,)),  # [L, D, F]
+    "up": MuonDimensionNumbers((1,), (2,)),  # [L, D, F]
+    "down": MuonDimensionNumbers((1,), (2,)),  # [L, F, D]
+}
+TABLES = ("embedding", "head")  # matrices too, but a row a token: decayed, never by Muon
+VECTORS = ("q_bias", "k_bias", "v_bias", "attention_norm", "mlp_norm", "final_norm")  # no decay
+
+
+def make_schedule(
+    section: SftConfig | RlConfig, total_steps: int, schedule: Literal["cosine", "constant"]
+) -> optax.Schedule:
+    """Updates done so far -> learning rate of the next one: linear warm-up to the peak, then cosine to zero or flat.
+
+    lr(s) = peak * min(1, (s + 1) / W) for s < W, so that no update is lost at rate 0; then peak, or
+    peak * (1 + cos(pi (s - W) / (total - W))) / 2. Source: T1 sections 1 (cosine) and 2 (warm-up, constant).
+
+    Args:
+      section: cfg.sft (warmup_steps) or cfg.rl (warmup_fraction of total_steps); learning_rate is the peak.
+      total_steps: updates of the whole stage.
+      schedule: what follows the warm-up.
+    """
+    if isinstance(section, SftConfig):
+        warmup = section.warmup_steps
+    else:
+        warmup = round(section.warmup_fraction * total_steps)
+
+    def rate(step: jax.typing.ArrayLike) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        done = jnp.clip((step - warmup) / max(total_steps - warmup, 1), 0.0, 1.0)
+        after = 0.5 * (1.0 + jnp.cos(jnp.pi * done)) if schedule == "cosine" else 1.0
+        return section.learning_rate * jnp.minimum(1.0, (step + 1.0) / max(warmup, 1)) * after
+
+    return rate
+
+
+def make_optimizer(
+    section: SftConfig | RlConfig, total_steps: int, schedule: Literal["cosine", "constant"]
+) -> optax.GradientTransformation:
+    """clip by global norm -> Adam, or Muon for the matrices -> decoupled decay of matrices and tables -> -lr.
+
+    Muon's updates are scaled to the size of Adam's (arXiv 2502.16982), so one learning rate and one decay serve both.
+    cfg.rl has no choice: T1's RL uses AdamW.
+
+    Args:
+      section: cfg.sft or cfg.rl.
+      total_steps, schedule: as for `make_schedule`.
+    """
+    direction = optax.scale_by_adam(section.b1, section.b2)
+    if isinstance(section, SftConfig) and section.optimizer == "muon":
+        muon = optax.chain(scale_by_muon(weight_dimension_numbers=_dimensions), optax.stateless(_sized_like_adam))
+        direction = optax.partition({"matrix": muon, "table": direction, "vector": direction}, kinds)
+    return optax.chain(
+        optax.clip_by_global_norm(section.grad_clip),
+        direction,
+        optax.add_decayed_weights(
+            section.weight_decay, lambda params: jax.tree.map(lambda k: k != "vector", kinds(params))
+        ),
+        optax.scale_by_learning_rate(make_schedule(section, total_steps, schedule)),
+    )
+
+
+def kinds(params: Params) -> Any:
+    """Each parameter's kind by its name: "matrix", "table" or "vector".
+
+    Raises:
+      ValueError: a parameter that no list here names.
+    """
+
+    def kind(path: Any, _: jax.Array) -> str:
+        name = path[-1].key
+        for label, names in (("matrix", MATRICES), ("table", TABLES), ("vector", VECTORS)):
+            if name in names:
+                return label
+        raise ValueError(
+            f"got a parameter {jax.tree_util.keystr(path)} that the optimiser does not know; "
+            "name it in MATRICES, TABLES or VECTORS of t1jax/optim.py"
+        )
+
+    return jax.tree_util.tree_map_with_path(kind, params)
+
+
+def _dimensions(matrices: Params) -> Any:
+    return jax.tree_util.tree_map_with_path(lambda path, _: MATRICES[path[-1].key], matrices)
+
+
+def _sized_like_adam(updates: Params, _: Params | None) -> Params:
+    """An orthogonal update times 0.2 sqrt(max(fan in, fan out)): root mean square 0.2, as Adam's usually is."""
+
+    def one(path: Any, x: jax.Array) -> jax.Array:
+        axes = MATRICES[path[-1].key]
+        fans = (math.prod(x.shape[i] for i in dims) for dims in (axes.reduction_axis, axes.output_axis))
+        return x * (0.2 * math.sqrt(max(fans)))
+
+    return jax.tree_util.tree_map_with_path(one, updates)
+
+
+def start_anchor(params: Params) -> Params:
+    """The offset of an anchor that equals the parameters: zeros, float32."""
+    return jax.tree.map(lambda x: jnp.zeros_like(x, jnp.float32), params)
+
+
+def update_anchor(offset: Params, before: Params, after: Params, decay: float) -> Params:
+    """delta <- gamma (delta + theta_before - theta_after), which is theta_ref <- gamma theta_ref + (1 - gamma) theta:
+
+    because theta_ref' - theta_after = gamma (theta_ref - theta_after). The difference of two near floats is exact, so
+    each update adds a rounding of delta only. Source: T1 section 2, dynamic anchor; trap 3.
+
+    Args:
+      offset: float32, theta_ref - theta_before, from `start_anchor` or the last call.
+      before: float32, parameters before the update.
+      after: float32, parameters after it, as they are stored.
+      decay: gamma, cfg.rl.anchor_decay.
+
+    Returns:
+      float32, theta_ref' - theta_after.
+    """
+    after = jax.lax.optimization_barrier(after)  # the stored values, not a recomputation with another rounding
+    return jax.tree.map(lambda d, old, new: decay * (d + (old - new)), offset, before, after)
+
+
+def anchor_params(offset: Params, params: Params) -> Params:
+    """theta_ref = theta + delta, float32: the parameters of the reference policy."""
+    return jax.tree.map(jnp.add, params, offset)

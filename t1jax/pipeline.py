@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole of T1, stage by stage: tokenizer, cold start, measure, reinforcement learning, measure, report.
+
+Every stage leaves something in the workdir, and a stage that finds its own work there goes on from it: the same
+command again continues, or says that all is done.
+
+    config.json           every knob of the run
+    tokenizer/            the tokenizer, trained first
+    checkpoints/sft, rl   Orbax checkpoints of the two training stages
+    measured/sft, rl.json what was measured after each
+    metrics.jsonl         a row a step; tensorboard/ the same for TensorBoard
+    results.json          the outcome; report.html and PNGs the same for people
+
+Deliberately not here: flags (main.py), how a stage works (sft.py, rl.py, evaluate.py, scaling.py, report.py).
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from t1jax import config, evaluate, files, multihost, report, rl, scaling, sft, sharding, tokenizer
+from t1jax.checkpoint import Checkpoints
+from t1jax.config import Config, ConfigError
+from t1jax.evaluate import Evaluator, Response
+from t1jax.metrics import MetricsWriter, read_rows
+from t1jax.progress import Progress
+from t1jax.tasks.pairs import PairsTask
+from t1jax.types import Params
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy")
+
+
+def run(cfg: Config, workdir: Path) -> Path:
+    """Runs what is left to do in `workdir`; returns the path of the report.
+
+    Raises:
+      ConfigError: the workdir holds a run with other knobs, or the config cannot work on these devices.
+    """
+    config.validate(cfg, jax.device_count())
+    mesh = sharding.make_mesh(cfg.mesh)
+    claim(cfg, workdir)
+    task = PairsTask(cfg.task)
+    with Progress() as progress:
+        if (workdir / "results.json").exists() and (workdir / "report.html").exists():
+            progress.note(f"{workdir} is done; give another --workdir to run again")
+            return workdir / "report.html"
+        tokens = load_tokenizer(cfg, task, workdir)
+        evaluator = Evaluator(
+            cfg, mesh, task, tokens, lambda done, live: progress.sampling(int(done), cfg.rl.max_new_tokens, int(live))
+        )
+        with (
+            Checkpoints(workdir / "checkpoints/sft", cfg, tokens) as sft_checkpoints,
+            Checkpoints(workdir / "checkpoints/rl", cfg, tokens) as rl_checkpoints,
+            MetricsWriter(workdir, resume_after(sft_checkpoints, rl_checkpoints)) as writer,
+        ):
+            before = sft.train(cfg, mesh, task, tokens, sft_checkpoints, writer, progress).params
+            first = measured("sft", workdir, progress, lambda: measure(evaluator, before, "sft"))
+            after = rl.train(cfg, mesh, task, tokens, before, rl_checkpoints, writer, progress, evaluator).params
+            last = measured("rl", workdir, progress, lambda: measure(evaluator, after, "rl"))
+        return finish(cfg, workdir, first, last)
+
+
+def claim(cfg: Config, workdir: Path) -> None:
+    """Notes the config in a new workdir; of one that is in use, checks that it is the same.
+
+    Raises:
+      ConfigError: it is another; names the first knob that differs.
+    """
+    path = workdir / "config.json"
+    mine = files.json_ready(cfg.to_dict())
+    if path.exists():
+        theirs = json.loads(path.read_text(encoding="utf-8"))
+        for section in mine:
+            if mine[section] != theirs.get(section):
+                raise ConfigError(_difference(section, theirs.get(section), mine[section], workdir))
+    elif multihost.is_main():
+        files.write_json(path, mine)
+
+
+def _difference(section: str, theirs: Any, mine: Any, workdir: Path) -> str:
+    if isinstance(mine, dict) and isinstance(theirs, dict):
+        name = next(name for name in [*mine, *theirs] if mine.get(name) != theirs.get(name))
+        section, theirs, mine = f"{section}.{name}", theirs.get(name), mine.get(name)
+    return f"{section} is {mine}, but {workdir} was started with {theirs}: give that, or another --workdir"
+
+
+def load_tokenizer(cfg: Config, task: PairsTask, workdir: Path) -> tokenizer.SentencePieceTokenizer:
+    """The tokenizer of the workdir, trained on the task's own text the first time."""
+    folder = workdir / "tokenizer"
+    if not (folder / tokenizer.FILE_NAME).exists() and multihost.is_main():
+        texts = task.corpus(cfg.tokenizer.corpus_texts, cfg.seed)
+        model = tokenizer.train_sentencepiece(texts, cfg.model.vocab_size, task.symbols(), cfg.seed)
+        tokenizer.SentencePieceTokenizer(model).save(folder)
+    multihost.barrier("tokenizer")
+    return tokenizer.load(folder)
+
+
+def resume_after(sft_checkpoints: Checkpoints, rl_checkpoints: Checkpoints) -> dict[str, int]:
+    """The last row of each stage that stands: later steps are done again."""
+    done = {"sft": sft_checkpoints.latest(), "rl": rl_checkpoints.latest(), "evaluate": rl_checkpoints.latest()}
+    return {stage: step for stage, step in done.items() if step is not None}
+
+
+def measure(evaluator: Evaluator, params: Params, stage: str) -> dict[str, Any]:
+    """All that is measured of one stage's weights, on the same held-out problems."""
+    cfg = evaluator.cfg
+    problems = evaluator.problems(cfg.eval.num_problems)
+    responses = evaluator.respond(params, problems, "held_out")
+    greedy = evaluator.respond(params, problems, "held_out", temperature=0.0)
+    forbidden = evaluator.respond(params, problems, "held_out", forbid_giving_up=True)
+    return {
+        "summary": evaluate.summary(responses) | {"forbidden_to_give_up": evaluate.accuracy(forbidden)},
+        "greedy": evaluate.accuracy(greedy),
+        "by_difficulty": evaluate.by_difficulty(responses, stage),
+        "samples": [sample(evaluator, response, stage) for response in responses[: cfg.eval.samples]],
+        "scaling": scaling.inference_scaling(evaluator, params, responses, stage),
+    }
+
+
+def sample(evaluator: Evaluator, response: Response, stage: str) -> dict[str, Any]:
+    """A response as the report shows it."""
+    problem = response.problem
+    return {
+        "stage": stage,
+        "prompt": evaluator.task.prompt(problem),
+        "response": response.text,
+        "correct": response.right,
+        "gold": evaluator.task.gold(problem),
+        "difficulty": problem.difficulty,
+    }
+
+
+def measured(stage: str, workdir: Path, progress: Progress, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `work` returns, from measured/STAGE.json if it was done before."""
+    path = workdir / "measured" / f"{stage}.json"
+    if not path.exists():
+        began = time.perf_counter()
+        with progress.stage(f"measure {stage}", total=1):
+            outcome = work()
+        if multihost.is_main():
+            files.write_json(path, outcome | {"seconds": time.perf_counter() - began})
+        multihost.barrier(f"measured {stage}")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def finish(cfg: Config, workdir: Path, first: dict[str, Any], last: dict[str, Any]) -> Path:
+    """Writes results.json and the report; returns the report's path."""
+    path = workdir / "report.html"
+    if multihost.is_main():
+        rows = read_rows(workdir)
+        results = collect(cfg, rows, first, last)
+        path = report.write_report(workdir, results, rows)
+        files.write_json(workdir / "results.json", results)
+    return path
+
+
+def collect(
+    cfg: Config, rows: list[dict[str, Any]], first: dict[str, Any], last: dict[str, Any]
+) -> dict[str, Any]:
+    """The content of results.json from what the two stages measured."""
+    seconds = {stage: sum(row["seconds"] or 0.0 for row in rows if row["stage"] == stage) for stage in ("sft", "rl")}
+    seconds |= {"measure_sft": first["seconds"], "measure_rl": last["seconds"]}
+    return {
+        "sft": first["summary"],
+        "rl": last["summary"],
+        "greedy": {"sft": first["greedy"], "rl": last["greedy"]},
+        "skills": {"sft": first["summary"]["skills"], "rl": last["summary"]["skills"]},
+        "by_difficulty": first["by_difficulty"] + last["by_difficulty"],
+        "scaling": first["scaling"] + last["scaling"],
+        "samples": first["samples"] + last["samples"],
+        "seconds": seconds | {"total": sum(seconds.values())},
+        "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "config": cfg.to_dict(),
+    }

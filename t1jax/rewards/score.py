@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tokens of sampled responses -> right, wrong or unscorable, and which rules of form they break.
+
+Where: rollouts -> rewards -> advantages; the host side of the one compiled step. numpy in, numpy out: nothing
+here imports jax. A response that cannot be scored, because its problem has no right answer or the check failed,
+is neither right nor wrong: it must never enter a baseline (advantages.py keeps it out).
+Deliberately not here: rewards as numbers. The outcome stays raw here; penalties enter in advantages.py.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from t1jax.config import RlConfig
+from t1jax.rewards import penalties
+from t1jax.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+class Outcome(enum.IntEnum):
+    """What the check of the task says about a response."""
+
+    RIGHT = 1
+    WRONG = 0
+    UNSCORABLE = -1
+
+
+RIGHT, WRONG, UNSCORABLE = Outcome.RIGHT, Outcome.WRONG, Outcome.UNSCORABLE
+
+
+class HostScores(NamedTuple):
+    """One entry a response; types.Scores on the host, field for field."""
+
+    outcome: np.ndarray  # int8[n] an Outcome
+    overlong: np.ndarray  # bool[n] no stop token within the limit
+    repetition: np.ndarray  # bool[n] degenerate repetition
+    garbled: np.ndarray  # bool[n] broken characters or mixed scripts
+
+
+class Task(Protocol):
+    """What scoring needs of a task."""
+
+    def problem(self, index: int, split: Any) -> Any: ...
+
+    def score(self, problem: Any, response: str) -> Outcome: ...
+
+
+Scorer = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], HostScores]
+
+
+def make_scorer(task: Task, split: str, tokenizer: Tokenizer, cfg: RlConfig) -> Scorer:
+    """A function (problem int32[n], tokens int32[n, T], sampled bool[n, T], stopped bool[n]) -> HostScores.
+
+    Rows are scored one by one and do not depend on each other, so any shard of a batch can be scored alone.
+    """
+    reported = False  # the first failure of the check is logged with its traceback, the others are only counted
+
+    def score_row(index: int, text: str) -> Outcome:
+        nonlocal reported
+        try:
+            return task.score(task.problem(index, split), text)
+        except Exception:  # whatever the check trips over, the row is unscorable and the run goes on
+            if not reported:
+                reported = True
+                logger.exception("the check failed on problem %d (%s); its response is unscorable", index, split)
+            return UNSCORABLE
+
+    def score(problem: np.ndarray, tokens: np.ndarray, sampled: np.ndarray, stopped: np.ndarray) -> HostScores:
+        texts = [tokenizer.decode(row[mask]) for row, mask in zip(tokens, sampled, strict=True)]
+        outcome = [score_row(int(index), text) for index, text in zip(problem, texts, strict=True)]
+        return HostScores(
+            outcome=np.array(outcome, np.int8),
+            overlong=~np.asarray(stopped, bool),
+            repetition=np.array([penalties.repetitive(t, cfg.repeat_length, cfg.repeat_count) for t in texts], bool),
+            garbled=np.array([penalties.garbled(text, cfg.garbled_share) for text in texts], bool),
+        )
+
+    return score

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""T1's reinforcement learning: the loop. Each turn is one compiled call, `step.make_train_step`.
+
+Source: T1 (arXiv 2501.11651) section 2.
+Deliberately not here: what a step does (step.py), what a response earns (rewards/, advantages.py).
+"""
+
+from __future__ import annotations
+
+from jax.sharding import Mesh
+import optax
+
+from t1jax import data, evaluate, multihost, optim, step
+from t1jax.checkpoint import Checkpoints
+from t1jax.config import Config
+from t1jax.loop import StepLog, due
+from t1jax.metrics import MetricsWriter
+from t1jax.progress import Progress
+from t1jax.rewards.score import make_scorer
+from t1jax.sharding import train_layout
+from t1jax.tasks.pairs import PairsTask
+from t1jax.tokenizer import Tokenizer
+from t1jax.types import Params, TrainState
+
+
+def make_optimizer(cfg: Config) -> optax.GradientTransformation:
+    """AdamW with warm-up and a constant rate."""
+    return optim.make_optimizer(cfg.rl, cfg.rl.num_steps, "constant")
+
+
+def train(
+    cfg: Config,
+    mesh: Mesh,
+    task: PairsTask,
+    tokenizer: Tokenizer,
+    params: Params,
+    checkpoints: Checkpoints,
+    writer: MetricsWriter,
+    progress: Progress,
+    evaluator: evaluate.Evaluator,
+) -> TrainState:
+    """The state after all of RL, from the cold start's `params`; goes on from the newest checkpoint."""
+    layout, optimizer = train_layout(mesh), make_optimizer(cfg)
+    stream = data.prompt_stream(
+        cfg, task, tokenizer, "train", cfg.rl.prompts_per_step, cfg.seed, **multihost.share()
+    )
+    state = checkpoints.restore(step.state_shapes(cfg, mesh, optimizer, anchor=True), stream)
+    if state is None:
+        state = step.init_state(cfg, mesh, optimizer, params, anchor=True)
+    start, last = int(state.step), cfg.rl.num_steps
+    train_step = step.make_train_step(
+        cfg,
+        mesh,
+        make_scorer(task, "train", tokenizer, cfg.rl),
+        stop_tokens=tokenizer.stop_ids,
+        on_progress=lambda done, live: progress.sampling(int(done), cfg.rl.max_new_tokens, int(live)),
+    )
+    problems = evaluator.problems(cfg.eval.quick_problems, start=cfg.eval.num_problems)
+    with progress.stage("reinforcement", total=last, done=start) as stage:
+        log = StepLog("rl", writer, stage)
+        for number in range(start + 1, last + 1):
+            state, report = train_step(state, multihost.global_batch(next(stream), layout))
+            log.push(number, report)
+            score = None
+            if cfg.eval.every and number % cfg.eval.every == 0:
+                log.flush()
+                responses = evaluator.respond(state.params, problems, "quick")
+                row = evaluate.metrics_row(responses)
+                writer.write("evaluate", number, row)
+                score = row["accuracy"]
+                log.pause()
+            if score is not None or due(number, cfg.checkpoint.every, last):
+                log.flush()
+                checkpoints.save(number, state, stream, score)
+    return state

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inference scaling without a verifier: does more thinking give more correct answers?
+
+One generation's thinking is cut at a budget of tokens, the model writes the answer from the cut thought, and that is
+scored; repeated over budgets. A response whose thinking ends within the budget keeps its own answer.
+
+Source: T1 (arXiv 2501.11651) section 3, inference scaling.
+Deliberately not here: the plot (plots.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from t1jax.evaluate import Evaluator, Response, accuracy
+from t1jax.types import Params
+
+BUCKET = 64  # prompts with cut thoughts are padded to a multiple of this many tokens: few shapes to compile
+
+
+def inference_scaling(
+    evaluator: Evaluator, params: Params, responses: Sequence[Response], stage: str
+) -> list[dict[str, Any]]:
+    """[{stage, budget, accuracy, low, high, n}] over cfg.scaling.budgets, from one generation's responses.
+
+    Args:
+      evaluator: samples the answers, at temperature 1.
+      params: the weights that wrote `responses`.
+      responses: one a problem, sampled at temperature 1.
+      stage: "sft" or "rl".
+    """
+    cfg, task, tokenizer = evaluator.cfg, evaluator.task, evaluator.tokenizer
+    end_of_thought, _ = task.forbid_giving_up(tokenizer)
+    longest_prefix = len(tokenizer.encode(task.cut_answer_prefix))
+    points = []
+    for budget in cfg.scaling.budgets:
+        cut = [r for r in responses if end_of_thought not in r.tokens[: budget + 1]]
+        thoughts = [_close(evaluator, r.tokens[:budget]) for r in cut]
+        prompts = [
+            tokenizer.encode(task.prompt(r.problem)) + thought for r, thought in zip(cut, thoughts, strict=True)
+        ]
+        longest = cfg.data.prompt_length + min(budget, cfg.rl.max_new_tokens) + longest_prefix
+        answers = evaluator.continue_from(
+            params,
+            prompts,
+            f"scaling/{stage}/{budget}",
+            length=-(-longest // BUCKET) * BUCKET,
+            new_tokens=cfg.scaling.answer_tokens,
+        )
+        answered = {
+            r.problem.index: evaluator.judge(r.problem, thought + answer)
+            for r, thought, answer in zip(cut, thoughts, answers, strict=True)
+        }
+        judged = [answered.get(r.problem.index, r) for r in responses]
+        points.append({"stage": stage, "budget": budget, **accuracy(judged)})
+    return points
+
+
+def _close(evaluator: Evaluator, tokens: Sequence[int]) -> list[int]:
+    """A cut thought, and the words after which only the answer is left to write. A line that is whole stays whole."""
+    prefix = evaluator.task.cut_answer_prefix
+    text = evaluator.tokenizer.decode(tokens)
+    if not text or text.endswith("\n"):
+        prefix = prefix.removeprefix("\n")
+    return [*tokens, *evaluator.tokenizer.encode(prefix)]

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cold start: supervised fine-tuning on trial-and-error chains, the loss on the response only.
+
+Axes: B packed rows, T positions.
+Source: T1 (arXiv 2501.11651) section 1.
+Deliberately not here: chains (tasks/), packing (data.py), the loss itself (losses.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from t1jax import data, losses, multihost, optim, rng, step
+from t1jax.checkpoint import Checkpoints
+from t1jax.config import Config
+from t1jax.loop import StepLog, due
+from t1jax.metrics import MetricsWriter
+from t1jax.model import qwen
+from t1jax.progress import Progress
+from t1jax.sharding import train_layout
+from t1jax.tasks.pairs import PairsTask
+from t1jax.tokenizer import Tokenizer
+from t1jax.types import Packed, Params, Report, TrainState
+
+
+def make_optimizer(cfg: Config) -> optax.GradientTransformation:
+    """AdamW or Muon with a cosine schedule over the whole cold start."""
+    return optim.make_optimizer(cfg.sft, cfg.sft.num_steps, "cosine")
+
+
+def make_sft_step(cfg: Config, mesh: Mesh) -> Callable[[TrainState, Packed], tuple[TrainState, Report]]:
+    """The compiled update `state, report = sft_step(state, packed)`; the state is donated."""
+    model = qwen.Transformer(cfg.model, train_layout(mesh))
+    optimizer = make_optimizer(cfg)
+    schedule = optim.make_schedule(cfg.sft, cfg.sft.num_steps, "cosine")
+
+    def loss(params: Params, part: Packed, count: jax.Array) -> jax.Array:
+        hidden_bTD, _ = qwen.forward(model, params, part.tokens_BT, part.position_BT, segment_BT=part.segment_BT)
+        counted_bT = losses.sft_counted(part)
+        logprob_bT, _ = losses.token_logprobs_and_entropy(
+            losses.predictors(hidden_bTD),
+            qwen.head_weight(model, params),
+            part.tokens_BT,
+            counted_bT,
+            temperature=1.0,
+            chunks=cfg.sft.vocab_chunks,
+        )
+        return losses.sft_loss(logprob_bT, counted_bT, count)
+
+    def sft_step(state: TrainState, packed: Packed) -> tuple[TrainState, Report]:
+        count = losses.sft_counted(packed).sum(dtype=jnp.float32)
+
+        def accumulate(total: Any, part: Packed) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, jax.value_and_grad(loss)(state.params, part, count)), None
+
+        zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params))
+        (value, gradient), _ = jax.lax.scan(accumulate, zero, step.split(packed, cfg.sft.micro_batches))
+        change, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        report = {
+            "loss": value,
+            "grad_norm": optax.global_norm(gradient),
+            "learning_rate": schedule(state.step),
+            "tokens": (packed.segment_BT > 0).sum(dtype=jnp.float32),
+        }
+        params = optax.apply_updates(state.params, change)
+        return state.replace(step=state.step + 1, params=params, opt_state=opt_state), report
+
+    shardings = step.state_shardings(cfg, mesh, optimizer, anchor=False)
+    return jax.jit(sft_step, donate_argnums=0, out_shardings=(shardings, None))
+
+
+def train(
+    cfg: Config,
+    mesh: Mesh,
+    task: PairsTask,
+    tokenizer: Tokenizer,
+    checkpoints: Checkpoints,
+    writer: MetricsWriter,
+    progress: Progress,
+) -> TrainState:
+    """The state after the whole cold start; goes on from the newest checkpoint."""
+    layout, optimizer = train_layout(mesh), make_optimizer(cfg)
+    stream = data.sft_stream(cfg, task, tokenizer, **multihost.share())
+    state = checkpoints.restore(step.state_shapes(cfg, mesh, optimizer, anchor=False), stream)
+    if state is None:
+        model = qwen.Transformer(cfg.model, layout)
+        params = qwen.init_params(model, rng.key_for(jax.random.key(cfg.seed), "init", 0))
+        state = step.init_state(cfg, mesh, optimizer, params, anchor=False)
+    start, last = int(state.step), cfg.sft.num_steps
+    sft_step = make_sft_step(cfg, mesh)
+    with progress.stage("cold start", total=last, done=start) as stage:
+        log = StepLog("sft", writer, stage)
+        for number in range(start + 1, last + 1):
+            state, report = sft_step(state, multihost.global_batch(next(stream), layout))
+            log.push(number, report)
+            if due(number, cfg.checkpoint.every, last):
+                log.flush()
+                checkpoints.save(number, state, stream)
+    return state

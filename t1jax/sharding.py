@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where every array lives: the mesh, the rules from logical axes to mesh axes, and one way to constrain.
+
+Parameters and activations name their dimensions with words (`embed`, `q_heads`, `batch` ...). A `Layout` is a mesh
+with a table that says over which mesh axis each word is split. Training and decoding use the same weights under two
+tables: TRAIN_RULES shards weights over `fsdp` and `tensor`; DECODE_RULES keeps them whole over `fsdp`, so that no
+weight moves inside the token loop.
+
+Deliberately not here: anything about several processes (multihost.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from t1jax.config import MeshConfig, mesh_shape
+
+MESH_AXES = ("data", "fsdp", "tensor")
+
+TRAIN_RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("batch", ("data", "fsdp")),
+    ("length", ()),
+    ("layers", ()),
+    ("vocab", ("tensor",)),
+    ("embed", ("fsdp",)),
+    ("q_heads", ("tensor",)),
+    ("kv_heads", ("tensor",)),
+    ("head_dim", ()),
+    ("mlp", ("tensor",)),
+)
+DECODE_RULES = tuple((name, () if name == "embed" else axes) for name, axes in TRAIN_RULES)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A mesh and the table logical axis -> mesh axes. Hashable, so that modules can carry it."""
+
+    mesh: Mesh
+    rules: tuple[tuple[str, tuple[str, ...]], ...]
+
+    def spec(self, *axes: str | None) -> PartitionSpec:
+        """The PartitionSpec of an array whose dimensions have these logical names (None: not split)."""
+        table = MappingProxyType(dict(self.rules))
+        used: dict[str, str] = {}
+        parts: list[Any] = []
+        for axis in axes:
+            if axis is not None and axis not in table:
+                raise ValueError(f"unknown logical axis {axis!r} in {axes}; known: {', '.join(table)}")
+            mesh_axes = table[axis] if axis is not None else ()
+            for mesh_axis in mesh_axes:
+                if mesh_axis in used:
+                    raise ValueError(
+                        f"logical axes {used[mesh_axis]!r} and {axis!r} of {axes} both want mesh axis {mesh_axis!r}"
+                    )
+                used[mesh_axis] = str(axis)
+            parts.append(mesh_axes if len(mesh_axes) > 1 else (mesh_axes[0] if mesh_axes else None))
+        return PartitionSpec(*parts)
+
+    def sharding(self, *axes: str | None) -> NamedSharding:
+        """The NamedSharding of an array whose dimensions have these logical names."""
+        return NamedSharding(self.mesh, self.spec(*axes))
+
+    def constrain(self, x: jax.Array, *axes: str | None) -> jax.Array:
+        """`x`, held to the layout inside a compiled program. One name, or None, per dimension."""
+        if len(axes) != x.ndim:
+            raise ValueError(f"got {len(axes)} logical axes {axes} for an array of shape {x.shape}")
+        return jax.lax.with_sharding_constraint(x, self.sharding(*axes))
+
+    @property
+    def batch_shards(self) -> int:
+        """Over how many shards rows are split."""
+        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+
+
+def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh (data, fsdp, tensor) over `devices` (default: all).
+
+    At most one size may be -1: it takes what is left.
+
+    Raises:
+      ConfigError: the sizes do not multiply to the number of devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    shape = mesh_shape(cfg, len(devices))
+    return Mesh(np.asarray(devices).reshape(shape), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def train_layout(mesh: Mesh) -> Layout:
+    """Weights sharded over `fsdp` and `tensor`."""
+    return Layout(mesh, TRAIN_RULES)
+
+
+def decode_layout(mesh: Mesh) -> Layout:
+    """Weights stationary: sharded over `tensor` alone."""
+    return Layout(mesh, DECODE_RULES)
+
+
+def param_shardings(boxed: Any, layout: Layout) -> Any:
+    """The NamedSharding of each parameter, from the logical axes that its box carries.
+
+    Args:
+      boxed: parameters or their shapes as Flax returns them from `init`, in `nn.LogicallyPartitioned` boxes.
+      layout: the rules to apply.
+
+    Raises:
+      ValueError: a dimension does not divide; names the parameter.
+    """
+
+    def one(path: Any, box: nn.LogicallyPartitioned) -> NamedSharding:
+        sharding = layout.sharding(*box.names)
+        try:
+            sharding.shard_shape(box.value.shape)
+        except ValueError as error:
+            raise ValueError(
+                f"parameter {jax.tree_util.keystr(path)} of shape {box.value.shape} with axes {box.names} does not "
+                f"divide over mesh {dict(layout.mesh.shape)}"
+            ) from error
+        return sharding
+
+    return jax.tree_util.tree_map_with_path(one, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
+
+
+def like_params(tree: Any, shardings: Any, otherwise: NamedSharding) -> Any:
+    """The sharding of each leaf of `tree`: that of the parameter whose path its own path ends with, else `otherwise`.
+
+    An optimiser's state holds trees that mirror the parameters; this finds them whatever they are wrapped in.
+    """
+    known = {tuple(map(str, path)): s for path, s in jax.tree_util.tree_leaves_with_path(shardings)}
+
+    def one(path: Any, leaf: Any) -> NamedSharding:
+        keys = tuple(map(str, path))
+        found = next((known[keys[i:]] for i in range(len(keys)) if keys[i:] in known), None)
+        return found if found is not None and leaf.ndim == len(found.spec) else otherwise
+
+    return jax.tree_util.tree_map_with_path(one, tree)

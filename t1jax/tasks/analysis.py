@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read a response's attempts back: what was tried, what was claimed, and whether it is true.
+
+Where: rewards and evaluation. Nothing here is rewarded: it tells whether a gain in accuracy is honest.
+A step has three skills, judged apart, so that one slip counts once:
+    copying     the operands are two different members of the list, and the target is restated right
+    arithmetic  the sum (of a check: the difference) is right for the operands as written
+    verdict     the verdict is right for the result as written and the true target
+Deliberately not here: whether the answer is right (pairs.py), shares and intervals (evaluate.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from t1jax.tasks import chains
+
+Order = Literal["row", "two_pointer", "other"]
+
+_NUMBER = "([0-9]{1,9})"
+_VERDICT = f"({'|'.join(chains.VERDICTS)})"
+_ATTEMPT = re.compile(rf"{_NUMBER}\+{_NUMBER}={_NUMBER}{chains.NEED}{_NUMBER}: {_VERDICT}")
+_CHECK = re.compile(rf"{chains.CHECK}{_NUMBER}-{_NUMBER}={_NUMBER}: {_VERDICT}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A line of the thinking, and which of its skills are right."""
+
+    verdict: str
+    copied: bool
+    arithmetic: bool
+    verdict_right: bool
+    position: int  # attempts before it in the response
+
+    @property
+    def true(self) -> bool:
+        """Every skill right: of a "yes", a pair of the list with the asked sum."""
+        return self.copied and self.arithmetic and self.verdict_right
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt(Step):
+    """A line "left+right=total, need target: verdict", as written."""
+
+    left: int
+    right: int
+    total: int
+    target: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check(Step):
+    """A line "check target-left=right: verdict", as written."""
+
+    target: int
+    left: int
+    right: int
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What a response tried and claimed."""
+
+    attempts: tuple[Attempt, ...]
+    checks: tuple[Check, ...]
+    malformed: int  # lines of the thinking that are neither an attempt nor a check
+    closed: bool  # the thinking was ended
+    claimed: bool  # some line claims "yes"
+    gave_up: bool  # the thinking was ended, or an answer boxed, with no claim
+    false_claim: bool  # some line claims "yes" and is not true, or cannot be read
+    repeated: int  # attempts at a pair that had been tried before
+    order: Order  # which of the writer's orders the attempts follow, exactly
+
+
+def analyse(numbers: tuple[int, ...], target: int, response: str) -> Analysis:
+    """Read `response` to the problem (`numbers` ascending, `target`). Lines after the thinking count as well."""
+    attempts: list[Attempt] = []
+    checks: list[Check] = []
+    malformed = unreadable_claims = 0
+    thinking, closing, answer = response.partition(chains.CLOSE)
+    for line in thinking.split("\n") + answer.split("\n"):
+        if match := _ATTEMPT.fullmatch(line):
+            attempts.append(_attempt(match, numbers, target, len(attempts)))
+        elif match := _CHECK.fullmatch(line):
+            checks.append(_check(match, numbers, target, len(attempts)))
+        elif line and chains.BOX not in line:
+            malformed += 1
+            unreadable_claims += line.endswith(f": {chains.YES}")
+    claims = [step for step in (*attempts, *checks) if step.verdict == chains.YES]
+    pairs = [(attempt.left, attempt.right) for attempt in attempts]
+    claimed = bool(claims) or unreadable_claims > 0
+    return Analysis(
+        attempts=tuple(attempts),
+        checks=tuple(checks),
+        malformed=malformed,
+        closed=bool(closing),
+        claimed=claimed,
+        gave_up=(bool(closing) or chains.BOX in response) and not claimed,
+        false_claim=unreadable_claims > 0 or not all(step.true for step in claims),
+        repeated=len(pairs) - len({tuple(sorted(pair)) for pair in pairs}),
+        order=_order(pairs, numbers, target),
+    )
+
+
+def tally(analyses: Iterable[Analysis], late_from: int) -> dict[str, tuple[int, int]]:
+    """Skill -> (times right, times shown) over all steps, and `late_*` over those from attempt `late_from` on."""
+    steps = [step for analysis in analyses for step in (*analysis.attempts, *analysis.checks)]
+    late = [step for step in steps if step.position >= late_from]
+    counts = {}
+    for prefix, group in (("", steps), ("late_", late)):
+        counts[f"{prefix}arithmetic"] = (sum(step.arithmetic for step in group), len(group))
+        counts[f"{prefix}copying"] = (sum(step.copied for step in group), len(group))
+        counts[f"{prefix}verdicts"] = (sum(step.verdict_right for step in group), len(group))
+    return counts
+
+
+def _attempt(match: re.Match[str], numbers: tuple[int, ...], target: int, position: int) -> Attempt:
+    left, right, total, restated = (int(match[group]) for group in (1, 2, 3, 4))
+    return Attempt(
+        left=left,
+        right=right,
+        total=total,
+        target=restated,
+        verdict=match[5],
+        copied=left != right and left in numbers and right in numbers and restated == target,
+        arithmetic=left + right == total,
+        verdict_right=match[5] == chains.verdict(total, target),
+        position=position,
+    )
+
+
+def _check(match: re.Match[str], numbers: tuple[int, ...], target: int, position: int) -> Check:
+    restated, left, right = (int(match[group]) for group in (1, 2, 3))
+    return Check(
+        target=restated,
+        left=left,
+        right=right,
+        verdict=match[4],
+        copied=restated == target and left in numbers,
+        arithmetic=restated - left == right,
+        verdict_right=(match[4] == chains.YES) == (right in numbers and right != left),
+        position=position,
+    )
+
+
+def _order(pairs: list[chains.Pair], numbers: tuple[int, ...], target: int) -> Order:
+    if pairs and pairs == chains.row_order(numbers, target)[: len(pairs)]:
+        return "row"
+    if pairs and pairs == chains.two_pointers(numbers, target)[: len(pairs)]:
+        return "two_pointer"
+    return "other"

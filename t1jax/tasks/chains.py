@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The writer of trial-and-error chains for the embedded task, and the words that prompts and chains use.
+
+Where: prompts -> (cold start) -> rollouts. A chain is what a person would write: try a pair, say why it fails,
+try the next, verify the one that works, box it.
+The writer leaves headroom on purpose. Most chains try pairs in row order, which is long; an impatient chain gives
+up after a failed attempt and boxes a pair that it has not tried. So reinforcement learning has two things to
+find: persistence, and the shorter order.
+Source: T1 (arXiv 2501.11651) section on the cold start: attempts, criticism, another try, verification.
+Deliberately not here: problems and their answers (pairs.py), reading a chain back (analysis.py).
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+from t1jax.config import TaskConfig
+
+Pair = tuple[int, int]
+
+ASK, SEPARATOR, GOAL, ASKED = "Pick two of ", ", ", " that sum to ", ".\n"
+OPEN, CLOSE, BOX = "<think>", "</think>", "\\boxed{"
+NEED, CHECK = ", need ", "check "
+YES, TOO_SMALL, TOO_BIG = "yes", "too small", "too big"
+VERDICTS = (YES, TOO_SMALL, TOO_BIG)
+CUT_ANSWER_PREFIX = f"\n{CLOSE}\n{BOX}"  # after a thought that was cut: what is left to write is the answer
+
+# What must be one token each, so that an attempt is eight tokens and a verdict is one.
+PHRASES = (ASK, SEPARATOR, GOAL, ASKED, OPEN, CLOSE, BOX, NEED, CHECK, *(f": {verdict}\n" for verdict in VERDICTS))
+
+
+def verdict(total: int, target: int) -> str:
+    """What is to be said of an attempt with this total."""
+    return YES if total == target else TOO_SMALL if total < target else TOO_BIG
+
+
+def row_order(numbers: tuple[int, ...], target: int) -> list[Pair]:
+    """Attempts row by row up to the first that works: a1+a2, a1+a3, ...; "too big" ends the row."""
+    attempts = []
+    for i, left in enumerate(numbers):
+        for right in numbers[i + 1 :]:
+            attempts.append((left, right))
+            if left + right == target:
+                return attempts
+            if left + right > target:
+                break
+    return attempts
+
+
+def two_pointers(numbers: tuple[int, ...], target: int) -> list[Pair]:
+    """Attempts from the outside in, at most n - 1: too small moves the left end, too big the right one."""
+    attempts = []
+    i, j = 0, len(numbers) - 1
+    while i < j:
+        attempts.append((numbers[i], numbers[j]))
+        total = numbers[i] + numbers[j]
+        if total == target:
+            return attempts
+        i, j = (i + 1, j) if total < target else (i, j - 1)
+    return attempts
+
+
+def write_chain(numbers: tuple[int, ...], target: int, cfg: TaskConfig, rng: random.Random) -> str:
+    """One response, from after "<think>\\n" to the closed box. It never gives up after a "yes"."""
+    order = row_order if rng.random() < cfg.row_order_share else two_pointers
+    give_up = cfg.give_up if rng.random() < cfg.impatient_share else 0.0
+    lines: list[str] = []
+    attempts = order(numbers, target)
+    for tried, (left, right) in enumerate(attempts, start=1):
+        total = left + right
+        lines.append(f"{left}+{right}={total}{NEED}{target}: {verdict(total, target)}\n")
+        if total == target:
+            lines.append(f"{CHECK}{target}-{left}={right}: {YES}\n")
+            break
+        if rng.random() < give_up:
+            untried = set(itertools.combinations(numbers, 2)) - set(attempts[:tried])
+            left, right = rng.choice(sorted(untried))
+            break
+    return f"{''.join(lines)}{CLOSE}\n{BOX}{left}+{right}}}"

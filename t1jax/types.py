@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The nouns of t1jax: frozen pytrees that stages hand to each other.
+
+prompts -> rollouts -> rewards -> advantages -> update -> checkpoint -> evaluate -> report.
+Every stage file takes and returns these; masks are born in data/decode and carried here, never guessed
+from token values.
+
+Axes: P prompts, R responses per prompt, B = P*R rows, C prompt positions, T response positions,
+S cache positions, L layers, K kv heads, H head dim.
+Deliberately not here: anything that computes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from flax import struct
+
+Array = jax.Array
+Params = Any  # nested dict of float32 arrays, as Flax Linen returns it (unboxed)
+
+
+@struct.dataclass
+class Prompts:
+    """A batch of tokenised prompts, right-padded."""
+
+    tokens_PC: Array  # int32[P, C] token ids; what stands where valid_PC is False is never read
+    valid_PC: Array  # bool[P, C] True for the prompt's own tokens, a prefix of each row
+    problem_P: Array  # int32[P] index of the problem in its source: what the scorer looks up
+
+
+@struct.dataclass
+class KVCache:
+    """Keys and values: one copy of each prompt's, and each response's own.
+
+    Rows b = p * R + r share prompt p. Every row has written the same number of own positions.
+    """
+
+    prompt_k_LPKCH: Array  # [L, P, K, C, H] compute dtype, keys of the prompt, rope applied; C may be 0
+    prompt_v_LPKCH: Array  # [L, P, K, C, H]
+    prompt_valid_PC: Array  # bool[P, C]
+    k_LBKSH: Array  # [L, B, K, S, H] own keys, heads before sequence
+    v_LBKSH: Array  # [L, B, K, S, H]
+    valid_BS: Array  # bool[B, S] own positions that may be attended once written
+    cursor: Array  # int32[] own positions written so far, the same for every row
+
+
+@struct.dataclass
+class Rollouts:
+    """Sampled responses. `x_BT[b, t]` speaks about `tokens_BT[b, t]` itself."""
+
+    tokens_BT: Array  # int32[B, T] response tokens, the stop token included; 0 where not sampled
+    sampled_BT: Array  # bool[B, T] True where the sampler drew a token (a prefix of each row)
+    logprob_BT: Array  # float32[B, T] log-probability under softmax(logits / temperature); 0 where not sampled
+    entropy_BT: Array  # float32[B, T] nats, of the same distribution; 0 where not sampled
+    stopped_B: Array  # bool[B] True: ended with a stop token; False: cut at max_new_tokens (overlong)
+
+
+@struct.dataclass
+class Scores:
+    """What the host says about each response."""
+
+    outcome_B: Array  # int8[B] 1 right, 0 wrong, -1 unscorable (see rewards/score.py)
+    overlong_B: Array  # bool[B] no stop token within the limit
+    repetition_B: Array  # bool[B] degenerate repetition
+    garbled_B: Array  # bool[B] broken characters or mixed scripts
+
+
+@struct.dataclass
+class Packed:
+    """Rows of packed text for supervised training; segment 0 is padding."""
+
+    tokens_BT: Array  # int32[B, T]
+    segment_BT: Array  # int32[B, T] 1, 2, ... per text; 0 padding
+    position_BT: Array  # int32[B, T] position within the text
+    target_BT: Array  # bool[B, T] True where the token is part of a response: what the loss counts
+
+
+@struct.dataclass
+class TrainState:
+    """All that an update changes. `anchor_offset` is None during the cold start."""
+
+    step: Array  # int32[] optimiser updates done
+    params: Params  # float32 master weights
+    opt_state: Any  # optax state, sharded like params
+    anchor_offset: Params | None  # float32, anchor minus params: the KL's moving reference policy (optim.py says why)
+    rng: Array  # uint32[2] key data: root of every random number of the sampler; with `step` it names each draw
+
+
+# A report of one step: name -> float32[] scalar, ready to be written by metrics.py.
+Report = dict[str, Array]

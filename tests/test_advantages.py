@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Advantages against numbers worked out by hand and against the equations written as loops."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import tiny
+from t1jax import advantages as adv
+from t1jax import config
+from t1jax.types import Scores
+
+NAN = float("nan")
+CFG = dataclasses.replace(config.load(tiny.get_config()).rl, responses_per_prompt=4, kl_coef=0.1, penalty=-1.0)
+
+
+def make_scores(outcome, overlong=(), repetition=(), garbled=()):
+    flags = [np.isin(np.arange(len(outcome)), rows) for rows in (overlong, repetition, garbled)]
+    return Scores(jnp.array(outcome, jnp.int8), *map(jnp.array, flags))
+
+
+def loop_leave_one_out(x_PR, valid_PR):
+    """xbar_i = x_i - mean_{j != i} x_j, literally."""
+    out = np.zeros(np.shape(x_PR))
+    for p, row in enumerate(np.asarray(x_PR, np.float64)):
+        for i in range(len(row)):
+            others = [row[j] for j in range(len(row)) if j != i and valid_PR[p][j]]
+            if valid_PR[p][i] and others:
+                out[p, i] = row[i] - np.mean(others)
+    return out
+
+
+def test_penalised_reward():
+    outcome = jnp.array([1, 0, 1, 0, -1], jnp.int8)
+    penalised = jnp.array([False, False, True, True, False])
+    np.testing.assert_array_equal(adv.penalised_reward(outcome, penalised, -1.0), [1.0, 0.0, -1.0, -1.0, 0.0])
+    assert adv.penalised_reward(outcome, penalised, -1).dtype == jnp.float32
+
+
+def test_each_of_the_three_rules_penalises():
+    scores = make_scores([1, 1, 1, 1], overlong=[0], repetition=[1], garbled=[2])
+    np.testing.assert_array_equal(adv.penalised(scores), [True, True, True, False])
+
+
+def test_leave_one_out_by_hand():
+    x = jnp.array([[1.0, 0.0, 0.0, 1.0], [3.0, NAN, 0.0, 6.0], [5.0, NAN, NAN, NAN], [NAN] * 4])
+    valid = jnp.array([[True] * 4, [True, False, True, True], [True, False, False, False], [False] * 4])
+    expected = [[2 / 3, -2 / 3, -2 / 3, 2 / 3], [0.0, 0.0, -4.5, 4.5], [0.0] * 4, [0.0] * 4]
+    np.testing.assert_allclose(adv.leave_one_out(x, valid), expected, atol=1e-6)
+
+
+def test_leave_one_out_equals_the_loop():
+    rng = np.random.default_rng(0)
+    x, valid = rng.normal(size=(6, 5)), rng.random((6, 5)) < 0.7
+    got = adv.leave_one_out(jnp.where(valid, jnp.array(x, jnp.float32), NAN), jnp.array(valid))
+    np.testing.assert_allclose(got, loop_leave_one_out(x, valid), atol=1e-6)
+
+
+def test_kl_of_response_by_hand():
+    logprob = jnp.array([[-1.0, -2.0, NAN], [-0.1, -3.0, -1.0], [NAN, NAN, NAN]])
+    anchor = jnp.array([[-1.25, -1.9, 0.0], [-2.1, -1.8, NAN], [0.0, NAN, NAN]])
+    sampled = jnp.array([[True, True, False], [True, True, False], [False, False, False]])
+    got = adv.kl_of_response(logprob, anchor, sampled, 0.5)
+    np.testing.assert_allclose(got, [0.25 - 0.1, 0.5 - 0.5, 0.0], atol=1e-6)
+    got = adv.kl_of_response(logprob, anchor, sampled, 1.5)
+    np.testing.assert_allclose(got, [0.25 - 0.1, 1.5 - 1.2, 0.0], atol=1e-6)
+    got = adv.kl_of_response(logprob[:, :1], anchor[:, :1], sampled[:, :1], float("inf"))
+    np.testing.assert_allclose(got, [0.25, 2.0, 0.0], atol=1e-6)
+
+
+def test_advantage_as_in_the_paper():
+    """Group 0: right, wrong, wrong and overlong, right; group 1: right, unscorable, wrong, wrong."""
+    scores = make_scores([1, 0, 0, 1, 1, -1, 0, 0], overlong=[2])
+    kl = jnp.array([1.0, 2.0, 3.0, 6.0, 1.0, NAN, 3.0, 5.0])
+    rbar = [1 - 0 / 3, 0 - 1 / 3, -1 - 2 / 3, 1 - 0 / 3, 1.0, 0.0, -0.5, -0.5]  # r' = 1, 0, -1, 1 | 1, -, 0, 0
+    kbar = [1 - 11 / 3, 2 - 10 / 3, 3 - 9 / 3, 6 - 6 / 3, 1 - 4.0, 0.0, 3 - 3.0, 5 - 2.0]
+    got = jax.jit(lambda s, k: adv.advantages(s, k, CFG))(scores, kl)
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, np.array(rbar) - 0.1 * np.array(kbar), atol=1e-6)
+
+
+def test_kl_site_loss_leaves_the_kl_out():
+    scores = make_scores([1, 0, 0, 1])
+    cfg = dataclasses.replace(CFG, kl_site="loss")
+    got = adv.advantages(scores, jnp.full((4,), NAN), cfg)
+    np.testing.assert_allclose(got, [2 / 3, -2 / 3, -2 / 3, 2 / 3], atol=1e-6)
+
+
+def test_penalty_site_advantage_replaces_after_a_raw_baseline():
+    scores = make_scores([1, 0, 1, 1, -1, 0, 0, 1], repetition=[2, 4])
+    cfg = dataclasses.replace(CFG, penalty_site="advantage", kl_site="loss", penalty=-0.7)
+    got = adv.advantages(scores, jnp.zeros((8,)), cfg)
+    raw = [1 - 2 / 3, 0 - 1.0, -0.7, 1 - 2 / 3]  # the baseline sees three right answers, not two and a penalty
+    np.testing.assert_allclose(got, [*raw, 0.0, -0.5, -0.5, 1.0], atol=1e-6)
+
+
+@pytest.mark.parametrize("penalty_site", ["reward", "advantage"])
+@pytest.mark.parametrize("kl_site", ["reward", "loss"])
+def test_unscorable_rows_touch_nobody(penalty_site, kl_site):
+    """Whatever the unscorable row's KL and flags are, it gets 0 and its siblings what they get without it."""
+    cfg = dataclasses.replace(CFG, penalty_site=penalty_site, kl_site=kl_site)
+    kl = jnp.array([1.0, 2.0, NAN, 4.0])
+    got = adv.advantages(make_scores([1, 0, -1, 0], overlong=[2, 3]), kl, cfg)
+    three = dataclasses.replace(cfg, responses_per_prompt=3)
+    without = adv.advantages(make_scores([1, 0, 0], overlong=[2]), jnp.array([1.0, 2.0, 4.0]), three)
+    np.testing.assert_allclose(got, [without[0], without[1], 0.0, without[2]], atol=1e-6)
+
+
+def test_a_batch_without_scorable_rows_is_zero():
+    got = adv.advantages(make_scores([-1] * 4), jnp.full((4,), NAN), CFG)
+    np.testing.assert_array_equal(got, np.zeros(4))
+
+
+def test_no_gradient_flows_through_the_advantage():
+    scores = make_scores([1, 0, 0, 1])
+    gradient = jax.grad(lambda kl: (adv.advantages(scores, kl, CFG) * jnp.arange(4.0)).sum())(jnp.arange(4.0))
+    np.testing.assert_array_equal(gradient, np.zeros(4))
+
+
+def test_mixed_groups_look_at_raw_correctness():
+    scores = make_scores([1, 0, 0, 0, 0, 0, 0, 0, 1, 1, -1, 1, 1, -1, 0, -1], overlong=[4])
+    np.testing.assert_array_equal(adv.mixed_groups(scores, 4), [True, False, False, True])

@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sampler against the full forward, and everything that must not change a sample."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import chi2
+
+from configs import tiny
+from t1jax import config, decode, rng, sharding
+from t1jax.model import qwen
+from t1jax.sampling import SamplingSettings
+from t1jax.types import Prompts, Rollouts
+
+V, C, T = 40, 7, 8
+STOPS = (3, 11, 20)
+ONE = (1, 1, 1)
+
+
+@functools.cache
+def make_model(mesh_shape: tuple[int, int, int] = ONE, dtype: str = "float32") -> qwen.Transformer:
+    cfg = dataclasses.replace(
+        config.load(tiny.get_config()).model,
+        vocab_size=V,
+        num_layers=2,
+        hidden_size=32,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=8,
+        mlp_size=48,
+        tie_embeddings=False,
+        compute_dtype=dtype,
+    )
+    sizes = dict(zip(sharding.MESH_AXES, mesh_shape, strict=True))
+    mesh = sharding.make_mesh(config.MeshConfig(**sizes), jax.devices()[: int(np.prod(mesh_shape))])
+    return qwen.Transformer(cfg, sharding.decode_layout(mesh))
+
+
+@functools.cache
+def make_params(mesh_shape: tuple[int, int, int] = ONE):
+    """All parameters random, biases and norms too, and logits far enough apart to make some tokens likely."""
+    model = make_model(mesh_shape)
+    leaves, tree = jax.tree.flatten(qwen.init_params(model, jax.random.key(0)))
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    leaves = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    params = tree.unflatten(leaves)
+    params["head"] = 2 * params["head"]
+    return jax.device_put(params, qwen.shardings(model))
+
+
+def make_prompts(count: int = 4, length: int = C, seed: int = 0) -> Prompts:
+    """Ragged: 1 .. C tokens each; what pads them is random."""
+    random = np.random.default_rng(seed)
+    tokens = random.integers(0, V, (count, C)).astype(np.int32)
+    tokens = np.pad(tokens, ((0, 0), (0, length - C)))
+    valid = np.arange(length)[None] < (1 + (np.arange(count) * 5) % C)[:, None]
+    return Prompts(tokens, valid, np.arange(100, 100 + count, dtype=np.int32))
+
+
+@functools.cache
+def sampler(mesh_shape=ONE, R=4, length=T, window=T, stops=STOPS, on_progress=None, dtype="float32"):
+    return jax.jit(
+        decode.make_rollout(
+            make_model(mesh_shape, dtype),
+            num_responses=R,
+            max_new_tokens=length,
+            window=window,
+            stop_tokens=stops,
+            on_progress=on_progress,
+        )
+    )
+
+
+def draw(prompts=None, temperature=1.2, key=0, forbid=None, mesh_shape=ONE, cuts=None, **how) -> Rollouts:
+    settings = SamplingSettings(jnp.float32(temperature), **(cuts or {}))
+    prompts = make_prompts() if prompts is None else prompts
+    rollouts = sampler(mesh_shape, **how)(make_params(mesh_shape), prompts, jax.random.key(key), settings, forbid)
+    return jax.tree.map(np.asarray, rollouts)
+
+
+def same(a: Rollouts, b: Rollouts, atol: float = 1e-5) -> None:
+    """The same tokens, and log-probabilities and entropies to rounding."""
+    for name in ("tokens_BT", "sampled_BT", "stopped_B"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
+    np.testing.assert_allclose(a.logprob_BT, b.logprob_BT, atol=atol)
+    np.testing.assert_allclose(a.entropy_BT, b.entropy_BT, atol=atol)
+
+
+def full_logits(prompts: Prompts, tokens_BT: np.ndarray) -> np.ndarray:
+    """float64[B, T, V] logits that predict each response token, from one forward without a cache."""
+    R = len(tokens_BT) // len(prompts.tokens_PC)
+    lengths = np.repeat(prompts.valid_PC.sum(-1), R)
+    rows = [np.concatenate([prompts.tokens_PC[b // R, :n], tokens_BT[b]]) for b, n in enumerate(lengths)]
+    width = prompts.tokens_PC.shape[1] + tokens_BT.shape[1]
+    tokens = np.stack([np.pad(row, (0, width - len(row))) for row in rows]).astype(np.int32)
+    position = np.broadcast_to(np.arange(width, dtype=np.int32), tokens.shape)
+
+    @jax.jit
+    def run(params):
+        hidden, _ = qwen.forward(make_model(), params, tokens, position, segment_BT=np.ones_like(tokens))
+        return qwen.logits(make_model(), params, hidden)
+
+    predicting = lengths[:, None] - 1 + np.arange(tokens_BT.shape[1])[None]
+    return np.take_along_axis(np.asarray(run(make_params()), np.float64), predicting[:, :, None], axis=1)
+
+
+def log_softmax(x: np.ndarray) -> np.ndarray:
+    x = x - x.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+@pytest.mark.parametrize("temperature", [1.2, 0.0])
+def test_cached_decode_equals_the_full_forward(temperature):
+    prompts = make_prompts()
+    rollouts = draw(prompts, temperature, window=3)
+    sampled = rollouts.sampled_BT
+    logp = log_softmax(full_logits(prompts, rollouts.tokens_BT) / (temperature or 1.0))
+    expected = np.take_along_axis(logp, rollouts.tokens_BT[:, :, None], axis=-1)[:, :, 0]
+    entropy = -(np.exp(logp) * logp).sum(-1)
+    np.testing.assert_allclose(rollouts.logprob_BT[sampled], expected[sampled], atol=1e-4)
+    np.testing.assert_allclose(rollouts.entropy_BT[sampled], entropy[sampled], atol=1e-4)
+    if temperature > 0:
+        assert 0 < sampled[:, -1].sum() < len(sampled)  # long and short responses among them
+    assert entropy[sampled].std() > 0.1  # predictions that differ, or the test could not tell positions apart
+    if temperature == 0:
+        np.testing.assert_array_equal(rollouts.tokens_BT[sampled], logp.argmax(-1)[sampled])
+
+
+def test_bfloat16_decode_is_close_to_float32():
+    prompts = make_prompts()
+    rollouts = draw(prompts, dtype="bfloat16")
+    logp = log_softmax(full_logits(prompts, rollouts.tokens_BT) / 1.2)
+    expected = np.take_along_axis(logp, rollouts.tokens_BT[:, :, None], axis=-1)[:, :, 0]
+    error = np.abs(rollouts.logprob_BT - expected)[rollouts.sampled_BT]
+    assert error.mean() < 0.05
+
+
+def test_frequencies_follow_the_softmax_at_the_temperature():
+    """The first token of 8,192 responses; the second after the most frequent first."""
+    prompts = make_prompts(1)
+    tokens = draw(prompts, R=8192, length=2, stops=()).tokens_BT
+    favourite = np.bincount(tokens[:, 0]).argmax()
+    logits = full_logits(prompts, np.array([[favourite, 0]]))[0]
+    for t, drawn in enumerate((tokens[:, 0], tokens[tokens[:, 0] == favourite, 1])):
+        for temperature, fits in ((1.2, True), (1.0, False)):
+            expected = len(drawn) * np.exp(log_softmax(logits[t] / temperature))
+            rare = expected < 10
+            counts = np.bincount(drawn, minlength=V)
+            counts = np.append(counts[~rare], counts[rare].sum())
+            expected = np.append(expected[~rare], expected[rare].sum())
+            p = chi2.sf(((counts - expected) ** 2 / expected).sum(), len(expected) - 1)
+            assert p > 1e-3 if fits else p < 1e-3, (t, temperature, p)
+
+
+def test_masks_tokens_and_stop_reason_agree():
+    rollouts = draw(window=3)
+    is_stop = np.isin(rollouts.tokens_BT, STOPS) & rollouts.sampled_BT
+    lengths = rollouts.sampled_BT.sum(-1)
+    np.testing.assert_array_equal(rollouts.sampled_BT, np.arange(T)[None] < lengths[:, None])
+    np.testing.assert_array_equal(rollouts.stopped_B, is_stop.any(-1))
+    assert (lengths[~rollouts.stopped_B] == T).all()
+    assert (is_stop.sum(-1) <= 1).all()  # the stop token is the last of its row
+    assert is_stop[rollouts.stopped_B, lengths[rollouts.stopped_B] - 1].all()
+    assert 0 < rollouts.stopped_B.sum() < len(lengths)
+    for x_BT in (rollouts.tokens_BT, rollouts.logprob_BT, rollouts.entropy_BT):
+        assert (x_BT[~rollouts.sampled_BT] == 0).all()
+    assert (rollouts.logprob_BT[rollouts.sampled_BT] < 0).all()
+
+
+def test_a_stop_token_first_is_a_response_of_one_token():
+    free = draw(stops=())
+    assert not free.stopped_B.any() and free.sampled_BT.all()
+    first_B = free.tokens_BT[:, 0]
+    stops = tuple(np.unique(first_B)[::2].tolist())
+    rollouts = draw(stops=stops)
+    at_once_B = np.isin(first_B, stops)
+    assert 0 < at_once_B.sum() < len(at_once_B)
+    np.testing.assert_array_equal(rollouts.sampled_BT.sum(-1) == 1, at_once_B)
+    np.testing.assert_array_equal(rollouts.tokens_BT[:, 0], first_B)
+    assert rollouts.stopped_B[at_once_B].all() and (rollouts.logprob_BT[at_once_B, 0] < 0).all()
+
+
+def test_a_sample_does_not_depend_on_the_batch():
+    """A prompt alone, in another order, and with fewer siblings."""
+    prompts = make_prompts()
+    together = draw(prompts)
+    by_prompt = jax.tree.map(lambda x: x.reshape(4, 4, *x.shape[1:]), together)
+    alone = draw(jax.tree.map(lambda x: x[2:3], prompts))
+    same(alone, jax.tree.map(lambda x: x[2], by_prompt))
+    order = np.array([2, 0, 3, 1])
+    shuffled = draw(jax.tree.map(lambda x: x[order], prompts))
+    same(shuffled, jax.tree.map(lambda x: x[order].reshape(16, *x.shape[2:]), by_prompt))
+    same(draw(prompts, R=2), jax.tree.map(lambda x: x[:, :2].reshape(8, *x.shape[2:]), by_prompt))
+    assert len(np.unique(together.tokens_BT, axis=0)) == 16  # and siblings differ
+
+
+@pytest.mark.parametrize("mesh_shape", [(2, 2, 2), (8, 1, 1), (1, 4, 2)])
+def test_a_sample_does_not_depend_on_the_devices(mesh_shape):
+    prompts = make_prompts(8)
+    same(draw(prompts, mesh_shape=mesh_shape), draw(prompts), atol=1e-4)
+
+
+@pytest.mark.parametrize("window", [3, T])  # buffers of 3, 6, 8 and of 8 positions
+def test_the_window_changes_no_sample(window):
+    same(draw(window=window), draw(window=100))
+
+
+def test_windows_double_up_to_the_longest_response():
+    assert decode._windows(4, 12) == [4, 8, 12]
+    assert decode._windows(4, 8) == [4, 8]
+    assert decode._windows(16, 12) == [12]
+    assert decode._windows(1, 5) == [1, 2, 4, 5]
+
+
+def test_padding_is_never_read():
+    prompts = make_prompts()
+    for filling in (0, -1, 10**6):
+        padded = prompts.replace(tokens_PC=np.where(prompts.valid_PC, prompts.tokens_PC, np.int32(filling)))
+        jax.tree.map(np.testing.assert_array_equal, draw(padded), draw(prompts))
+    same(draw(make_prompts(length=C + 5)), draw(prompts))
+
+
+@pytest.mark.parametrize("cuts", [{"top_k": 1}, {"top_p": 1e-6}])
+def test_the_strictest_cut_is_greedy(cuts):
+    np.testing.assert_array_equal(draw(cuts=cuts).tokens_BT, draw(temperature=0.0).tokens_BT)
+
+
+def test_min_p_drops_the_unlikely_and_leaves_logprobs_uncut():
+    prompts = make_prompts()
+    rollouts = draw(prompts, cuts={"min_p": 0.2})
+    logp = log_softmax(full_logits(prompts, rollouts.tokens_BT) / 1.2)
+    drawn = np.take_along_axis(logp, rollouts.tokens_BT[:, :, None], axis=-1)[:, :, 0]
+    sampled = rollouts.sampled_BT
+    assert (drawn - logp.max(-1) >= np.log(0.2) - 1e-4)[sampled].all()
+    np.testing.assert_allclose(rollouts.logprob_BT[sampled], drawn[sampled], atol=1e-4)
+    free = draw(prompts)
+    assert (free.tokens_BT != rollouts.tokens_BT).any()
+
+
+def test_every_step_draws_afresh_and_the_same_step_the_same():
+    root = jax.random.key(0)
+
+    def at(step):
+        settings = SamplingSettings(jnp.float32(1.2))
+        key = rng.key_for(root, "rollout", step)
+        return np.asarray(sampler()(make_params(), make_prompts(), key, settings).tokens_BT)
+
+    first, second = at(0), at(1)
+    np.testing.assert_array_equal(at(0), first)
+    assert (first != second).any(-1).mean() > 0.9
+
+
+def test_forbid_allows_a_token_only_after_the_right_one():
+    prompts = make_prompts(8)
+    token = int(np.bincount(draw(prompts, stops=()).tokens_BT.ravel()).argmax())
+    after = np.random.default_rng(0).random(V) < 0.4
+
+    def forbidding(token):
+        return draw(prompts, stops=(), forbid=decode.Forbid(jnp.int32(token), jnp.asarray(after)))
+
+    rollouts = forbidding(token)
+    last = prompts.tokens_PC[np.arange(8), prompts.valid_PC.sum(-1) - 1]
+    previous = np.concatenate([np.repeat(last, 4)[:, None], rollouts.tokens_BT[:, :-1]], axis=1)
+    drawn = rollouts.tokens_BT == token
+    assert drawn.any() and after[previous[drawn]].all()
+    assert drawn[:, 0].any() or not after[last].any()
+    compiled = sampler(stops=())._cache_size()
+    free = forbidding(-1)
+    assert sampler(stops=())._cache_size() == compiled  # a ban is data, not a new program
+    jax.tree.map(np.testing.assert_array_equal, free, draw(prompts, stops=()))
+    assert (free.tokens_BT != rollouts.tokens_BT).any()
+
+
+def test_the_host_hears_once_a_window_and_the_loop_ends_with_the_last_row():
+    heard: list[tuple[int, int]] = []
+
+    def listen(done: int, live: int) -> None:
+        heard.append((done, live))
+
+    def run(**how):
+        heard.clear()
+        rollouts = draw(on_progress=listen, **how)
+        jax.effects_barrier()
+        return rollouts
+
+    run(window=2, stops=())  # buffers of 2, 4 and 8 positions; two windows in the last
+    assert heard == [(2, 16), (4, 16), (6, 16), (8, 16)]
+    stops = tuple(range(0, V, 2))
+    rollouts = run(window=2, stops=stops)
+    same(rollouts, draw(stops=stops))
+    longest = rollouts.sampled_BT.sum(-1).max()
+    assert longest < T
+    live = [rollouts.sampled_BT[:, n].sum() for n in range(T)]
+    assert heard == [(n, live[n]) for n in range(2, longest, 2)] + [(longest, 0)]
+
+
+@pytest.mark.parametrize("on_progress", [None, print])
+def test_the_token_loop_does_not_copy_the_cache(on_progress):
+    """In the compiled program, only growing a buffer touches it whole, and that is outside the loops."""
+    args = (make_params(), make_prompts(), jax.random.key(0), SamplingSettings(jnp.float32(1.2)))
+    text = sampler(length=24, window=16, on_progress=on_progress).lower(*args).compile().as_text()
+    computations = re.split(r"\n(?=(?:ENTRY )?%\S+ \()", text)
+    loops = [c for c in computations if not c.startswith("ENTRY") and "f32[2,16,2,24,8]" in c]
+    assert loops and any("dynamic-update-slice" in c for c in loops)
+    for computation in loops:
+        assert not re.search(r"f32\[2,16,2,24,8\]\S* copy\(", computation), computation
+
+
+@pytest.mark.parametrize("knob", ["num_responses", "max_new_tokens", "window"])
+def test_a_size_below_one_is_named(knob):
+    sizes = {"num_responses": 4, "max_new_tokens": 4, "window": 4, knob: 0}
+    with pytest.raises(ValueError, match=f"{knob} = 0"):
+        decode.make_rollout(make_model(), stop_tokens=(), **sizes)
