@@ -90,7 +90,7 @@ def get_config() -> ConfigDict:
     cfg.rl.repeat_count = 20  # occurrences of it that are too many [kin]
     cfg.rl.garbled_share = 0.05  # share of characters outside the expected scripts that is too much [ours]
     cfg.rl.loss_normalisation = "response"  # divide the summed loss by: response (their count) [paper] | token (theirs)
-    cfg.rl.logprob_temperature = 1.2  # of the learner's log-probabilities; differs from temperature only in ablations [paper]
+    cfg.rl.logprob_temperature = 0.0  # of the learner's log-probabilities; 0: rl.temperature, else an ablation [paper]
 
     cfg.eval = ConfigDict()
     cfg.eval.num_problems = 1024  # held-out problems, count [ours]

@@ -54,10 +54,6 @@ class Checkpoints:
         if self.latest() is None and multihost.is_main():
             tokenizer.save(self.directory)
 
-    def due(self, step: int) -> bool:
-        """Whether the loop should save after this many updates."""
-        return step % self._cfg.checkpoint.every == 0
-
     def save(self, step: int, state: TrainState, stream: Stream[Any] | None = None, score: float | None = None) -> None:
         """Starts to write the state after `step` updates, and where `stream` is; returns before it is on disk.
 

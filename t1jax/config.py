@@ -11,10 +11,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
+import itertools
 import json
 import math
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,6 +115,11 @@ class RlConfig:
     garbled_share: float
     loss_normalisation: str
     logprob_temperature: float
+
+    @property
+    def learner_temperature(self) -> float:
+        """Temperature of the learner's log-probabilities: the sampler's, unless an ablation sets another."""
+        return self.logprob_temperature or self.temperature
 
 
 @dataclass(frozen=True)
@@ -222,143 +228,133 @@ def validate(cfg: Config, num_devices: int) -> None:
     Raises:
       ConfigError: names the knob, what it is, what was expected.
     """
-    _validate_model(cfg.model)
-    _validate_task(cfg)
-    _validate_training(cfg)
-    _validate_rl(cfg.rl, cfg.model)
-    _validate_measuring(cfg)
+    for check in (_validate_model, _validate_task, _validate_training, _validate_rl, _validate_measuring):
+        check(cfg)
     _validate_mesh(cfg, *mesh_shape(cfg.mesh, num_devices))
 
 
-def _validate_model(model: ModelConfig) -> None:
-    _at_least(1, "model", model, "vocab_size num_layers hidden_size num_heads num_kv_heads head_dim mlp_size")
-    _multiple("model.num_heads", model.num_heads, "model.num_kv_heads", model.num_kv_heads)
-    _check(model.head_dim % 2 == 0, "model.head_dim", model.head_dim, "an even number: rotary positions turn pairs")
-    _check(model.rope_theta > 1, "model.rope_theta", model.rope_theta, "more than 1")
-    _check(model.norm_eps > 0, "model.norm_eps", model.norm_eps, "more than 0")
-    _one_of("model.compute_dtype", model.compute_dtype, ("float32", "bfloat16"))
-    _one_of("model.remat", model.remat, ("none", "dots", "full"))
+def _validate_model(cfg: Config) -> None:
+    _at_least(cfg, 1, "model", "vocab_size num_layers hidden_size num_heads num_kv_heads head_dim mlp_size")
+    _multiple("model.num_heads", cfg.model.num_heads, "model.num_kv_heads", cfg.model.num_kv_heads)
+    _check(cfg, "model.head_dim", cfg.model.head_dim % 2 == 0, "an even number: rotary positions turn pairs")
+    _check(cfg, "model.rope_theta", cfg.model.rope_theta > 1, "more than 1")
+    _check(cfg, "model.norm_eps", cfg.model.norm_eps > 0, "more than 0")
+    _one_of(cfg, "model.compute_dtype", "float32", "bfloat16")
+    _one_of(cfg, "model.remat", "none", "dots", "full")
 
 
 def _validate_task(cfg: Config) -> None:
-    task = cfg.task
-    _at_least(1, "tokenizer", cfg.tokenizer, "corpus_texts")
-    _at_least(3, "task", task, "min_numbers")
-    _check(task.max_numbers >= task.min_numbers, "task.max_numbers", task.max_numbers,
-           f"at least task.min_numbers = {task.min_numbers}")  # fmt: skip
-    _check(task.max_value >= task.max_numbers, "task.max_value", task.max_value,
-           f"at least task.max_numbers = {task.max_numbers}: the numbers of a problem differ")  # fmt: skip
-    _check(0 < task.held_out_percent < 100, "task.held_out_percent", task.held_out_percent, "1 to 99")
-    _share("task", task, "impatient_share give_up row_order_share")
-    _at_least(1, "data", cfg.data, "prompt_length")
+    task, low, high = cfg.task, cfg.task.min_numbers, cfg.task.max_numbers
+    _at_least(cfg, 3, "task", "min_numbers")
+    _check(cfg, "task.max_numbers", high >= low, f"at least task.min_numbers = {low}")
+    _check(cfg, "task.max_value", task.max_value >= high, f"at least task.max_numbers = {high}: no number comes twice")
+    _check(cfg, "task.held_out_percent", 0 < task.held_out_percent < 100, "1 to 99")
+    _share(cfg, "task", "impatient_share give_up row_order_share")
+    _at_least(cfg, 1, "tokenizer", "corpus_texts")
+    _at_least(cfg, 1, "data", "prompt_length")
 
 
 def _validate_training(cfg: Config) -> None:
-    _check(0 <= cfg.seed < 2**32, "seed", cfg.seed, "0 to 4294967295")
-    sft = cfg.sft
-    _at_least(1, "sft", sft, "num_steps batch_size sequence_length micro_batches vocab_chunks")
-    _at_least(0, "sft", sft, "warmup_steps")
-    _multiple("sft.batch_size", sft.batch_size, "sft.micro_batches", sft.micro_batches)
-    _one_of("sft.optimizer", sft.optimizer, ("adamw", "muon"))
-    for name, section in (("sft", sft), ("rl", cfg.rl)):
-        _positive(name, section, "learning_rate grad_clip")
-        _at_least(0, name, section, "weight_decay")
-        for beta in ("b1", "b2"):
-            value = getattr(section, beta)
-            _check(0 <= value < 1, f"{name}.{beta}", value, "0 or more and below 1")
+    _check(cfg, "seed", 0 <= cfg.seed < 2**32, "0 to 4294967295")
+    _at_least(cfg, 1, "sft", "num_steps batch_size sequence_length micro_batches vocab_chunks")
+    _at_least(cfg, 0, "sft", "warmup_steps")
+    _multiple("sft.batch_size", cfg.sft.batch_size, "sft.micro_batches", cfg.sft.micro_batches)
+    _one_of(cfg, "sft.optimizer", "adamw", "muon")
+    for section in ("sft", "rl"):
+        _positive(cfg, section, "learning_rate grad_clip")
+        _at_least(cfg, 0, section, "weight_decay")
+        for knob in (f"{section}.b1", f"{section}.b2"):
+            _check(cfg, knob, 0 <= _get(cfg, knob) < 1, "0 or more and below 1")
 
 
-def _validate_rl(rl: RlConfig, model: ModelConfig) -> None:
-    _at_least(1, "rl", rl, "num_steps prompts_per_step max_new_tokens window micro_batches vocab_chunks repeat_length")
-    _check(rl.responses_per_prompt >= 2, "rl.responses_per_prompt", rl.responses_per_prompt,
-           "at least 2: the leave-one-out baseline is the mean of a prompt's other responses")  # fmt: skip
+def _validate_rl(cfg: Config) -> None:
+    rl, vocab_size = cfg.rl, cfg.model.vocab_size
+    _at_least(cfg, 1, "rl", "num_steps prompts_per_step max_new_tokens window micro_batches vocab_chunks repeat_length")
+    baseline = "at least 2: the leave-one-out baseline is the mean of a prompt's other responses"
+    _check(cfg, "rl.responses_per_prompt", rl.responses_per_prompt >= 2, baseline)
     rows = rl.prompts_per_step * rl.responses_per_prompt
     _multiple("rl.prompts_per_step * rl.responses_per_prompt", rows, "rl.micro_batches", rl.micro_batches)
-    _positive("rl", rl, "temperature logprob_temperature kl_clip")
-    _check(0 <= rl.top_k <= model.vocab_size, "rl.top_k", rl.top_k, f"0 (off) to model.vocab_size = {model.vocab_size}")
-    _check(0 < rl.top_p <= 1, "rl.top_p", rl.top_p, "more than 0, at most 1 (off)")
-    _check(0 <= rl.min_p < 1, "rl.min_p", rl.min_p, "0 (off) or more and below 1")
-    _share("rl", rl, "warmup_fraction anchor_decay garbled_share")
-    _at_least(0, "rl", rl, "entropy_coef kl_coef")
-    _at_least(2, "rl", rl, "repeat_count")
-    _one_of("rl.kl_site", rl.kl_site, ("reward", "loss"))
-    _one_of("rl.penalty_site", rl.penalty_site, ("reward", "advantage"))
-    _one_of("rl.loss_normalisation", rl.loss_normalisation, ("response", "token"))
+    _positive(cfg, "rl", "temperature kl_clip")
+    _at_least(cfg, 0, "rl", "logprob_temperature")
+    _check(cfg, "rl.top_k", 0 <= rl.top_k <= vocab_size, f"0 (off) to model.vocab_size = {vocab_size}")
+    _check(cfg, "rl.top_p", 0 < rl.top_p <= 1, "more than 0, at most 1 (off)")
+    _check(cfg, "rl.min_p", 0 <= rl.min_p < 1, "0 (off) or more and below 1")
+    _share(cfg, "rl", "warmup_fraction anchor_decay garbled_share")
+    _at_least(cfg, 0, "rl", "entropy_coef kl_coef")
+    _at_least(cfg, 2, "rl", "repeat_count")
+    _one_of(cfg, "rl.kl_site", "reward", "loss")
+    _one_of(cfg, "rl.penalty_site", "reward", "advantage")
+    _one_of(cfg, "rl.loss_normalisation", "response", "token")
 
 
 def _validate_measuring(cfg: Config) -> None:
-    _at_least(1, "eval", cfg.eval, "num_problems batch_size quick_problems")
-    _at_least(0, "eval", cfg.eval, "every samples")
-    budgets = cfg.scaling.budgets
-    increasing = all(low < high for low, high in zip(budgets, budgets[1:], strict=False))
-    _check(len(budgets) > 0 and budgets[0] >= 1 and increasing, "scaling.budgets", budgets,
-           "positive numbers of tokens, each more than the one before")  # fmt: skip
-    _at_least(1, "scaling", cfg.scaling, "answer_tokens")
-    _at_least(1, "checkpoint", cfg.checkpoint, "every keep")
+    _at_least(cfg, 1, "eval", "num_problems batch_size quick_problems")
+    _at_least(cfg, 0, "eval", "every samples")
+    increasing = all(low < high for low, high in itertools.pairwise((0, *cfg.scaling.budgets)))
+    _check(cfg, "scaling.budgets", len(cfg.scaling.budgets) > 0 and increasing, "positive numbers, each above the last")
+    _at_least(cfg, 1, "scaling", "answer_tokens")
+    _at_least(cfg, 1, "checkpoint", "every keep")
 
 
 def _validate_mesh(cfg: Config, data: int, fsdp: int, tensor: int) -> None:
-    for name in ("vocab_size", "num_heads", "num_kv_heads", "mlp_size"):
-        _multiple(f"model.{name}", getattr(cfg.model, name), "mesh.tensor", tensor)
+    for knob in ("model.vocab_size", "model.num_heads", "model.num_kv_heads", "model.mlp_size"):
+        _multiple(knob, _get(cfg, knob), "mesh.tensor", tensor)
     _multiple("model.hidden_size", cfg.model.hidden_size, "mesh.fsdp", fsdp)
-    shards, what = data * fsdp, "mesh.data * mesh.fsdp"
-    _multiple("rl.prompts_per_step", cfg.rl.prompts_per_step, what, shards)
-    rows = cfg.rl.prompts_per_step * cfg.rl.responses_per_prompt // cfg.rl.micro_batches
-    _multiple("rl.prompts_per_step * rl.responses_per_prompt / rl.micro_batches", rows, what, shards)
-    _multiple("sft.batch_size / sft.micro_batches", cfg.sft.batch_size // cfg.sft.micro_batches, what, shards)
-    _multiple("eval.batch_size", cfg.eval.batch_size, what, shards)
+    rl, sft, shards = cfg.rl, cfg.sft, "mesh.data * mesh.fsdp"
+    rows = rl.prompts_per_step * rl.responses_per_prompt // rl.micro_batches
+    _multiple("rl.prompts_per_step", rl.prompts_per_step, shards, data * fsdp)
+    _multiple("rl.prompts_per_step * rl.responses_per_prompt / rl.micro_batches", rows, shards, data * fsdp)
+    _multiple("sft.batch_size / sft.micro_batches", sft.batch_size // sft.micro_batches, shards, data * fsdp)
+    _multiple("eval.batch_size", cfg.eval.batch_size, shards, data * fsdp)
 
 
-def _check(holds: bool, knob: str, found: object, expected: str) -> None:
+def _get(cfg: Config, knob: str) -> Any:
+    section, _, name = knob.rpartition(".")
+    return getattr(getattr(cfg, section) if section else cfg, name)
+
+
+def _check(cfg: Config, knob: str, holds: bool, expected: str) -> None:
     if not holds:
-        raise ConfigError(f"{knob} is {found}; expected {expected}")
+        raise ConfigError(f"{knob} is {_get(cfg, knob)}; expected {expected}")
 
 
-def _multiple(knob: str, found: int, of: str, divisor: int) -> None:
-    _check(found % divisor == 0, knob, found, f"a multiple of {of} = {divisor}")
+def _multiple(what: str, found: int, of: str, divisor: int) -> None:
+    if found % divisor:
+        raise ConfigError(f"{what} is {found}; expected a multiple of {of} = {divisor}")
 
 
-def _one_of(knob: str, found: str, choices: tuple[str, ...]) -> None:
-    near = difflib.get_close_matches(found, choices, n=1)
+def _one_of(cfg: Config, knob: str, *choices: str) -> None:
+    near = difflib.get_close_matches(_get(cfg, knob), choices, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    _check(found in choices, knob, repr(found), f"one of {', '.join(choices)}{hint}")
+    _check(cfg, knob, _get(cfg, knob) in choices, f"one of {', '.join(choices)}{hint}")
 
 
-def _at_least(least: int, section: str, values: object, names: str) -> None:
-    for name in names.split():
-        value = getattr(values, name)
-        _check(value >= least, f"{section}.{name}", value, f"at least {least}")
+def _at_least(cfg: Config, least: int, section: str, names: str) -> None:
+    for knob in (f"{section}.{name}" for name in names.split()):
+        _check(cfg, knob, _get(cfg, knob) >= least, f"at least {least}")
 
 
-def _positive(section: str, values: object, names: str) -> None:
-    for name in names.split():
-        value = getattr(values, name)
-        _check(value > 0, f"{section}.{name}", value, "more than 0")
+def _positive(cfg: Config, section: str, names: str) -> None:
+    for knob in (f"{section}.{name}" for name in names.split()):
+        _check(cfg, knob, _get(cfg, knob) > 0, "more than 0")
 
 
-def _share(section: str, values: object, names: str) -> None:
-    for name in names.split():
-        value = getattr(values, name)
-        _check(0 <= value <= 1, f"{section}.{name}", value, "a share, 0 to 1")
+def _share(cfg: Config, section: str, names: str) -> None:
+    for knob in (f"{section}.{name}" for name in names.split()):
+        _check(cfg, knob, 0 <= _get(cfg, knob) <= 1, "a share, 0 to 1")
 
 
 def _section(kind: Any, tree: Any, prefix: str) -> Any:
     """A dataclass of type `kind` from a mapping that has exactly its fields."""
-    if not isinstance(tree, Mapping) and not hasattr(tree, "keys"):
+    if not hasattr(tree, "keys"):  # a ConfigDict is no Mapping
         raise ConfigError(f"{prefix[:-1] or 'the config'} is {tree!r}; expected a section of knobs")
     hints = typing.get_type_hints(kind)
-    names = list(tree.keys())
-    for name in names:
+    for name in tree:
         if name not in hints:
             raise unknown_knob(f"{prefix}{name}")
-    _no_missing(hints, names, prefix)
-    return kind(**{name: _value(hint, tree[name], f"{prefix}{name}") for name, hint in hints.items()})
-
-
-def _no_missing(hints: Iterable[str], names: list[str], prefix: str) -> None:
-    missing = [f"{prefix}{name}" for name in hints if name not in names]
-    if missing:
+    if missing := [f"{prefix}{name}" for name in hints if name not in tree]:
         raise ConfigError(f"missing knob {', '.join(missing)}; start from configs/base.py, which has them all")
+    return kind(**{name: _value(hint, tree[name], f"{prefix}{name}") for name, hint in hints.items()})
 
 
 def _value(kind: Any, value: Any, knob: str) -> Any:

@@ -15,6 +15,7 @@ Deliberately not here: how a token is drawn (sampling.py), its random number (rn
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 import jax
@@ -119,7 +120,7 @@ def make_rollout(
 
         lanes = _prefill(model, params, prompts, R, T)
         for length in _windows(window, T):
-            lanes = lanes.replace(cache=_grow(model, lanes.cache, length))
+            lanes = replace(lanes, cache=_grow(model, lanes.cache, length))
             lanes = until(length, one_token if on_progress is None else one_window, lanes)
         return lanes.done
 
@@ -167,8 +168,8 @@ def _grow(model: qwen.Transformer, cache: KVCache, length: int) -> KVCache:
         padded = jnp.pad(x_LBKSH, ((0, 0), (0, 0), (0, 0), (0, length - old), (0, 0)))
         return model.layout.constrain(padded, None, "batch", "kv_heads", None, None)
 
-    return cache.replace(
-        k_LBKSH=longer(cache.k_LBKSH), v_LBKSH=longer(cache.v_LBKSH), valid_BS=jnp.ones((B, length), bool)
+    return replace(
+        cache, k_LBKSH=longer(cache.k_LBKSH), v_LBKSH=longer(cache.v_LBKSH), valid_BS=jnp.ones((B, length), bool)
     )
 
 

@@ -72,7 +72,6 @@ class Evaluator:
         self._layout = decode_layout(mesh)
         self._on_progress = on_progress
         self._samplers: dict[int, Callable[..., Rollouts]] = {}
-        self._cut = SamplingSettings(jnp.float32(1.0))
 
     def problems(self, count: int, start: int = 0) -> list[Problem]:
         """`count` held-out problems, always the same ones."""
@@ -128,7 +127,7 @@ class Evaluator:
         """Sampled tokens after each prompt (token ids of at most `length`), in batches of cfg.eval.batch_size."""
         size = self.cfg.eval.batch_size
         sampler = self._sampler(new_tokens)
-        settings = self._cut.replace(temperature=jnp.float32(temperature))
+        settings = SamplingSettings(jnp.float32(temperature))
         forbid = self._forbid(forbid_giving_up)
         key = rng.key_for(jax.random.key(self.cfg.seed), name, 0)
         responses: list[list[int]] = []

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import time
 
+import jax
+
 from t1jax.files import json_ready
 from t1jax.metrics import MetricsWriter
 from t1jax.progress import Stage
@@ -31,19 +33,28 @@ class StepLog:
         """The report of update `step`, whose values may not be computed yet; writes the one before."""
         self.flush()
         self._waiting = (step, report)
+        if all(value.is_ready() for value in jax.tree.leaves(report)):  # the call was not asynchronous: on CPU
+            self.flush()
 
     def flush(self) -> None:
-        """Writes the report that waits, if there is one: waits for its values."""
+        """Writes the report that waits, if there is one: waits for its values.
+
+        Raises:
+          RuntimeError: the scorer failed in that step. All processes raise it, at the same step.
+        """
         if self._waiting is None:
             return
         step, report = self._waiting
         self._waiting = None
         row = {name: json_ready(value) for name, value in report.items()}
+        if row.pop("failed", 0.0):
+            raise RuntimeError(f"{self._name} step {step}: the scorer raised an error; it is in the log of its process")
         now = time.perf_counter()
         seconds, self._began = now - self._began, now
         row |= {"seconds": seconds, "tokens_per_second": row["tokens"] / seconds}
         self._stage.update(step, self._writer.write(self._name, step, row))
 
-    def pause(self) -> None:
-        """What happened since the last row, an evaluation say, does not count as a step's seconds."""
-        self._began = time.perf_counter()
+    def pause(self) -> float:
+        """Seconds since the last row, for an evaluation say: they do not count as a step's."""
+        began, self._began = self._began, time.perf_counter()
+        return self._began - began

@@ -200,7 +200,7 @@ def policy_loss(
     Source: T1 section 2, loss; trap 2.
 
     Args:
-      logprob_BT: float32, with gradient, at cfg.logprob_temperature.
+      logprob_BT: float32, with gradient, at cfg.learner_temperature.
       entropy_BT: float32, with gradient.
       anchor_logprob_BT: float32, no gradient flows into it; not read with kl_site "reward".
       sampled_BT: bool; elsewhere nothing is read.

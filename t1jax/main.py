@@ -53,7 +53,8 @@ def main(argv: list[str]) -> int:
         _validate(cfg)
         from t1jax import pipeline
 
-        pipeline.run(cfg, workdir)
+        report = pipeline.run(cfg, workdir)
+        print(f"report: {report.resolve()}")
     except ConfigError as error:
         print(f"t1jax: config: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_MISTAKE
@@ -86,7 +87,7 @@ def parse(argv: list[str]) -> tuple[Config, Path]:
         raise ConfigError(f"{path}: {type(error).__name__}: {error}") from error
     if rest:
         raise ConfigError(f"unexpected argument {rest[0]!r}; flags start with --, see --help")
-    return config.load(values["config"].value), _checked_workdir(values["workdir"].value)
+    return config.load(values.config), _checked_workdir(values.workdir)
 
 
 def _validate(cfg: Config) -> None:

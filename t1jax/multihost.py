@@ -2,7 +2,7 @@
 """Every call that knows there may be several processes.
 
 Each process reads its own rows of a batch; a global array is made of them. Process 0 alone writes files.
-Deliberately not here: starting the processes (main.py), shardings (sharding.py).
+Deliberately not here: starting the processes, shardings (sharding.py).
 """
 
 from __future__ import annotations
@@ -27,12 +27,7 @@ def share() -> dict[str, int]:
 
 def global_batch(rows: Any, layout: Layout) -> Any:
     """A pytree of this process's rows (NumPy, first axis rows) as global arrays split over the batch axes."""
-
-    def one(x: np.ndarray) -> jax.Array:
-        sharding = layout.sharding("batch", *(None,) * (x.ndim - 1))
-        return jax.make_array_from_process_local_data(sharding, x)
-
-    return jax.tree.map(one, rows)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(layout.sharding("batch"), x), rows)
 
 
 def to_host(tree: Any) -> Any:
@@ -48,8 +43,7 @@ def shared_batch(rows: Any, layout: Layout) -> Any:
     """A pytree of rows that every process holds whole (NumPy), as global arrays split over the batch axes."""
 
     def one(x: np.ndarray) -> jax.Array:
-        sharding = layout.sharding("batch", *(None,) * (x.ndim - 1))
-        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+        return jax.make_array_from_callback(x.shape, layout.sharding("batch"), lambda index: x[index])
 
     return jax.tree.map(one, rows)
 

@@ -21,10 +21,8 @@ def visible(text: str) -> str:
     """`text` with every character that could act instead of being seen (escapes, direction marks) made visible."""
 
     def show(c: str) -> str:
-        if c in KEEP or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn"):
-            return c
-        code = ord(c)
-        return chr(0x2400 + code) if code < 32 else f"⟨U+{code:04X}⟩"
+        acts = c not in KEEP and unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn")
+        return f"⟨U+{ord(c):04X}⟩" if acts else c
 
     return "".join(show(c) for c in text)
 

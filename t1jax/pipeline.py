@@ -166,7 +166,9 @@ def collect(
     cfg: Config, rows: list[dict[str, Any]], first: dict[str, Any], last: dict[str, Any]
 ) -> dict[str, Any]:
     """The content of results.json from what the two stages measured."""
-    seconds = {stage: sum(row["seconds"] or 0.0 for row in rows if row["stage"] == stage) for stage in ("sft", "rl")}
+    seconds = dict.fromkeys(("sft", "rl", "evaluate"), 0.0)
+    for row in rows:
+        seconds[row["stage"]] += row["seconds"]
     seconds |= {"measure_sft": first["seconds"], "measure_rl": last["seconds"]}
     return {
         "sft": first["summary"],

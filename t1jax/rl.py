@@ -7,8 +7,10 @@ Deliberately not here: what a step does (step.py), what a response earns (reward
 
 from __future__ import annotations
 
-from jax.sharding import Mesh
+import contextlib
+
 import optax
+from jax.sharding import Mesh
 
 from t1jax import data, evaluate, multihost, optim, step
 from t1jax.checkpoint import Checkpoints
@@ -42,7 +44,7 @@ def train(
     """The state after all of RL, from the cold start's `params`; goes on from the newest checkpoint."""
     layout, optimizer = train_layout(mesh), make_optimizer(cfg)
     stream = data.prompt_stream(
-        cfg, task, tokenizer, "train", cfg.rl.prompts_per_step, cfg.seed, **multihost.share()
+        cfg, task, tokenizer, "train", cfg.rl.prompts_per_step, cfg.seed + 1, **multihost.share()
     )
     state = checkpoints.restore(step.state_shapes(cfg, mesh, optimizer, anchor=True), stream)
     if state is None:
@@ -56,7 +58,7 @@ def train(
         on_progress=lambda done, live: progress.sampling(int(done), cfg.rl.max_new_tokens, int(live)),
     )
     problems = evaluator.problems(cfg.eval.quick_problems, start=cfg.eval.num_problems)
-    with progress.stage("reinforcement", total=last, done=start) as stage:
+    with contextlib.closing(stream), progress.stage("reinforcement", total=last, done=start) as stage:
         log = StepLog("rl", writer, stage)
         for number in range(start + 1, last + 1):
             state, report = train_step(state, multihost.global_batch(next(stream), layout))
@@ -65,10 +67,9 @@ def train(
             if cfg.eval.every and number % cfg.eval.every == 0:
                 log.flush()
                 responses = evaluator.respond(state.params, problems, "quick")
-                row = evaluate.metrics_row(responses)
+                row = evaluate.metrics_row(responses) | {"seconds": log.pause()}
                 writer.write("evaluate", number, row)
                 score = row["accuracy"]
-                log.pause()
             if score is not None or due(number, cfg.checkpoint.every, last):
                 log.flush()
                 checkpoints.save(number, state, stream, score)

@@ -2,7 +2,7 @@
 """Inference scaling without a verifier: does more thinking give more correct answers?
 
 One generation's thinking is cut at a budget of tokens, the model writes the answer from the cut thought, and that is
-scored; repeated over budgets. A response whose thinking ends within the budget keeps its own answer.
+scored; repeated over budgets. A response that ends its thinking, or itself, within the budget keeps its own answer.
 
 Source: T1 (arXiv 2501.11651) section 3, inference scaling.
 Deliberately not here: the plot (plots.py).
@@ -32,27 +32,24 @@ def inference_scaling(
     """
     cfg, task, tokenizer = evaluator.cfg, evaluator.task, evaluator.tokenizer
     end_of_thought, _ = task.forbid_giving_up(tokenizer)
+    ends = {end_of_thought, *tokenizer.stop_ids}
     longest_prefix = len(tokenizer.encode(task.cut_answer_prefix))
     points = []
     for budget in cfg.scaling.budgets:
-        cut = [r for r in responses if end_of_thought not in r.tokens[: budget + 1]]
-        thoughts = [_close(evaluator, r.tokens[:budget]) for r in cut]
-        prompts = [
-            tokenizer.encode(task.prompt(r.problem)) + thought for r, thought in zip(cut, thoughts, strict=True)
-        ]
+        cut = [i for i, r in enumerate(responses) if ends.isdisjoint(r.tokens[: budget + 1])]
+        thoughts = [_close(evaluator, responses[i].tokens[:budget]) for i in cut]
+        questions = [tokenizer.encode(task.prompt(responses[i].problem)) for i in cut]
         longest = cfg.data.prompt_length + min(budget, cfg.rl.max_new_tokens) + longest_prefix
         answers = evaluator.continue_from(
             params,
-            prompts,
+            [question + thought for question, thought in zip(questions, thoughts, strict=True)],
             f"scaling/{stage}/{budget}",
             length=-(-longest // BUCKET) * BUCKET,
             new_tokens=cfg.scaling.answer_tokens,
         )
-        answered = {
-            r.problem.index: evaluator.judge(r.problem, thought + answer)
-            for r, thought, answer in zip(cut, thoughts, answers, strict=True)
-        }
-        judged = [answered.get(r.problem.index, r) for r in responses]
+        judged = list(responses)
+        for i, thought, answer in zip(cut, thoughts, answers, strict=True):
+            judged[i] = evaluator.judge(responses[i].problem, thought + answer)
         points.append({"stage": stage, "budget": budget, **accuracy(judged)})
     return points
 

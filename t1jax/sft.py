@@ -8,6 +8,7 @@ Deliberately not here: chains (tasks/), packing (data.py), the loss itself (loss
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -64,7 +65,7 @@ def make_sft_step(cfg: Config, mesh: Mesh) -> Callable[[TrainState, Packed], tup
         change, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         report = {
             "loss": value,
-            "grad_norm": optax.global_norm(gradient),
+            "grad_norm": optax.tree.norm(gradient),
             "learning_rate": schedule(state.step),
             "tokens": (packed.segment_BT > 0).sum(dtype=jnp.float32),
         }
@@ -94,7 +95,7 @@ def train(
         state = step.init_state(cfg, mesh, optimizer, params, anchor=False)
     start, last = int(state.step), cfg.sft.num_steps
     sft_step = make_sft_step(cfg, mesh)
-    with progress.stage("cold start", total=last, done=start) as stage:
+    with contextlib.closing(stream), progress.stage("cold start", total=last, done=start) as stage:
         log = StepLog("sft", writer, stage)
         for number in range(start + 1, last + 1):
             state, report = sft_step(state, multihost.global_batch(next(stream), layout))

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -48,7 +47,7 @@ class Layout:
 
     def spec(self, *axes: str | None) -> PartitionSpec:
         """The PartitionSpec of an array whose dimensions have these logical names (None: not split)."""
-        table = MappingProxyType(dict(self.rules))
+        table = dict(self.rules)
         used: dict[str, str] = {}
         parts: list[Any] = []
         for axis in axes:

@@ -16,6 +16,7 @@ Deliberately not here: the loop (rl.py), the equations (advantages.py, losses.py
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,9 @@ from t1jax.types import Params, Prompts, Report, Rollouts, Scores, TrainState
 
 # (problem_B, tokens_BT, sampled_BT, stopped_B) -> outcome, overlong, repetition, garbled; NumPy in and out
 Scorer = Callable[..., Any]
+FAILED = -2  # outcome of responses whose scorer raised: nothing is learnt from them, and the loop ends (loop.py)
+
+logger = logging.getLogger(__name__)
 
 
 def cast_for_decode(model: qwen.Transformer, params: Params) -> Params:
@@ -74,17 +78,24 @@ def make_score(layout: Layout, num_responses: int, scorer: Scorer) -> Callable[[
     """A traceable `score(prompts, rollouts) -> Scores` that calls `scorer` on the host.
 
     Each shard of the batch hands its own rows to the process it lives on; nothing else leaves the devices. Where
-    devices hold copies of the same rows (mesh.tensor > 1), the first of them asks and tells the others.
+    devices hold copies of the same rows (mesh.tensor > 1), the first of them asks and tells the others. A scorer that
+    raises gives FAILED: an error inside the program would leave the other devices waiting for this one for ever.
     """
     rows = layout.spec("batch")
 
     def local(problem_P: jax.Array, tokens_BT: jax.Array, sampled_BT: jax.Array, stopped_B: jax.Array) -> Scores:
         problem_B = jnp.repeat(problem_P, num_responses)
         B = problem_B.shape[0]
-        shapes = Scores(*(jax.ShapeDtypeStruct((B,), dtype) for dtype in (jnp.int32, *(jnp.int32,) * 3)))
+        shapes = Scores(*[jax.ShapeDtypeStruct((B,), jnp.int32)] * 4)
 
         def host(*arrays: Any) -> Scores:
-            return Scores(*(np.asarray(x, np.int32) for x in scorer(*(np.asarray(a) for a in arrays))))
+            try:
+                scores = scorer(*(np.asarray(x) for x in arrays))
+                return Scores(*(np.asarray(x, np.int32).reshape(B) for x in scores))
+            except Exception:
+                logger.exception("the scorer failed on %d responses", B)
+                no = np.zeros(B, np.int32)
+                return Scores(no + FAILED, no, no, no)
 
         def ask(_: None) -> Scores:
             return io_callback(host, shapes, problem_B, tokens_BT, sampled_BT, stopped_B)
@@ -175,7 +186,7 @@ def make_update(
             qwen.head_weight(model, params),
             rows.rollouts.tokens_BT,
             rows.rollouts.sampled_BT,
-            cfg.rl.logprob_temperature,
+            cfg.rl.learner_temperature,
             cfg.rl.vocab_chunks,
         )
 
@@ -213,7 +224,7 @@ def make_update(
         params = optax.apply_updates(state.params, change)
         report = describe(rollouts, scores, kl_B, cfg) | {
             "loss": loss_sum,
-            "grad_norm": optax.global_norm(gradient),
+            "grad_norm": optax.tree.norm(gradient),
             "learning_rate": schedule(state.step),
             "logprob_gap": logprob_gap,
         }
@@ -245,6 +256,7 @@ def describe(rollouts: Rollouts, scores: Scores, kl_B: jax.Array, cfg: Config) -
         "repetition": scores.repetition_B.mean(dtype=jnp.float32),
         "garbled": scores.garbled_B.mean(dtype=jnp.float32),
         "unscorable": 1.0 - scorable_B.mean(dtype=jnp.float32),
+        "failed": (scores.outcome_B == FAILED).mean(dtype=jnp.float32),
         "mixed_groups": mixed_P.mean(dtype=jnp.float32),
     }
 

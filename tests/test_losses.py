@@ -196,7 +196,10 @@ def test_forbidden_tokens_weigh_nothing():
 def test_huge_scores_do_not_overflow():
     hidden = jnp.array([[[300.0], [-300.0]]])
     w = jnp.array([[1.0, -1.0, 0.0]])
-    f = lambda h: losses.token_logprobs_and_entropy(h, w, jnp.array([[0, 0]]), jnp.ones((1, 2), bool), 1.0, 1)  # noqa: E731
+
+    def f(h):
+        return losses.token_logprobs_and_entropy(h, w, jnp.array([[0, 0]]), jnp.ones((1, 2), bool), 1.0, 1)
+
     logprob, entropy = f(hidden)
     np.testing.assert_allclose(logprob, [[0.0, -600.0]], atol=1e-4)
     np.testing.assert_allclose(entropy, [[0.0, 0.0]], atol=1e-4)
@@ -331,8 +334,9 @@ ANCHOR = np.array([-0.5, 0.2, 0.1, 0.9, -1.2])
 def expected_gradient(estimator):
     """E_{y ~ pi} of the gradient of estimator(log pi(y), log pi_ref(y)), by enumeration."""
     anchor = jax.nn.log_softmax(jnp.array(ANCHOR))
-    f = lambda z: estimator(jax.nn.log_softmax(z), anchor)  # noqa: E731
-    jacobian = jax.jit(jax.jacobian(f))(jnp.array(LOGITS))  # [y, logit]
+    jacobian = jax.jit(jax.jacobian(lambda z: estimator(jax.nn.log_softmax(z), anchor)))(
+        jnp.array(LOGITS)
+    )  # [y, logit]
     return jnp.einsum("yv,y->v", jacobian, jax.nn.softmax(jnp.array(LOGITS)))
 
 

@@ -23,8 +23,17 @@ RL = dataclasses.replace(CFG.rl, learning_rate=0.1, warmup_fraction=0.05, weight
 def make_params(seed=0, layers=2):
     """Every parameter of a small model by its real name and shape, random."""
     mesh = sharding.make_mesh(config.MeshConfig(1, 1, 1), jax.devices()[:1])
-    small = dict(vocab_size=11, num_layers=layers, hidden_size=8, num_heads=4, num_kv_heads=2, head_dim=2, mlp_size=12)
-    cfg = dataclasses.replace(CFG.model, **small, tie_embeddings=False)
+    cfg = dataclasses.replace(
+        CFG.model,
+        vocab_size=11,
+        num_layers=layers,
+        hidden_size=8,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=2,
+        mlp_size=12,
+        tie_embeddings=False,
+    )
     shapes = qwen.boxed_shapes(qwen.Transformer(cfg, sharding.train_layout(mesh)))
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda x: jnp.array(rng.normal(size=x.shape), jnp.float32), nn.unbox(shapes))

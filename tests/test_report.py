@@ -25,7 +25,8 @@ HOSTILE = (
     "\x1b[2J\x1b]0;owned\x07\u202egnp.exe & \"quoted\" 'text' \ud800"
 )
 SHOWN = (
-    "<script>alert(1)</script><img src=x onerror=alert(2)>␛[2J␛]0;owned␇⟨U+202E⟩gnp.exe & \"quoted\" 'text' ⟨U+D800⟩"
+    "<script>alert(1)</script><img src=x onerror=alert(2)>"
+    "⟨U+001B⟩[2J⟨U+001B⟩]0;owned⟨U+0007⟩⟨U+202E⟩gnp.exe & \"quoted\" 'text' ⟨U+D800⟩"
 )
 GOOD = """6+22=28, need 20: too big
 6+13=19, need 20: too small
@@ -80,7 +81,7 @@ def example_rows():
             | {"stage": "rl", "step": step, "reward": step / 30, "accuracy": step / 30, "response_length": 20.0 + step}
             | {"entropy": 0.3, "kl_anchor": 0.1 if step != 7 else None, "loss": 0.0, **shares}
         )
-    rows.append(dict.fromkeys(metrics.REQUIRED) | {"stage": "evaluate", "step": 15, **share(50.0, 100)})
+    rows.append(dict.fromkeys(metrics.REQUIRED) | {"stage": "evaluate", "step": 15, **share(30.0, 100)})
     return rows
 
 
@@ -210,7 +211,16 @@ def test_mark_tells_attempts_verdicts_checks_and_the_box_apart():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "no pattern here", "a: too bigger", "\\boxed{1", "<think>\n<b>: yes\n\n: no", "x\\boxed{<i>}y"]
+    "text",
+    [
+        "",
+        "no pattern here",
+        "a: too bigger",
+        "\\boxed{1",
+        "<think>\n<b>: yes\n\n: no",
+        "x\\boxed{<i>}y",
+        "check <i>: yes",
+    ],
 )
 def test_mark_shows_any_text_whole(text):
     shown = Reader(mark(text).replace('</span><span class="line', '</span>\n<span class="line'))
@@ -310,9 +320,12 @@ def test_the_scaling_curve_has_a_line_and_a_shaded_interval_for_each_stage(monke
     assert {text.get_text() for text in ax.texts} == {"before RL", "after RL"}
 
 
-def test_a_budget_of_no_thinking_can_be_drawn():
+def test_a_budget_of_no_thinking_has_its_place_on_the_axis(monkeypatch):
     points = [{"stage": "rl", "budget": b, **share(50.0)} for b in (0, 8, 64)]
-    assert plots.draw_scaling(points, plots.DARK).startswith(b"\x89PNG")
+    (ax,) = drawn(monkeypatch, lambda: plots.draw_scaling(points, plots.DARK)).axes
+    places = ax.transData.transform([(b, 0.5) for b in (0, 8, 64)])[:, 0]
+    assert np.isfinite(places).all() and (np.diff(places) > 20).all()
+    assert ax.get_xlim()[0] <= 0
 
 
 def test_cold_start_and_rl_have_an_axis_each_and_held_out_points_their_intervals(monkeypatch):
@@ -322,9 +335,9 @@ def test_cold_start_and_rl_have_an_axis_each_and_held_out_points_their_intervals
     assert [ax.get_xlabel() for ax in axes] == ["step of cold start", "step of RL"]
     (ax,) = drawn(monkeypatch, lambda: plots.draw_curve(plots.CURVES[1], rows, results, plots.LIGHT)).axes
     points = [tuple(c.lines[0].get_xydata()[0]) for c in ax.containers]
-    np.testing.assert_allclose(points, [(0, 0.271), (30, 0.854), (15, 0.5)])
+    np.testing.assert_allclose(points, [(0, 0.271), (30, 0.854), (15, 0.3)])
     low, high = ax.containers[2].lines[2][0].get_segments()[0][:, 1]
-    assert (low, high) == (pytest.approx(wilson(50, 100)[0]), pytest.approx(wilson(50, 100)[1]))
+    assert (low, high) == pytest.approx(wilson(30, 100))
 
 
 def test_importing_the_report_does_not_import_matplotlib():

@@ -39,8 +39,8 @@ def test_1_the_learner_speaks_at_the_temperature_of_the_sampler():
         learner, learner_entropy = losses.token_logprobs_and_entropy(*args)
         return jnp.exp(learner.reshape(-1) - logprob), learner_entropy.reshape(-1) - entropy
 
-    assert CFG.temperature == CFG.logprob_temperature == 1.2
-    ratios, entropy_gap = ratio(CFG.logprob_temperature)
+    assert CFG.temperature == CFG.learner_temperature == 1.2
+    ratios, entropy_gap = ratio(CFG.learner_temperature)
     assert np.abs(ratios - 1).max() < 1e-4 and np.abs(entropy_gap).max() < 1e-4
     wrong, wrong_entropy = ratio(1.0)
     assert np.abs(wrong - 1).max() > 0.1 and np.abs(wrong_entropy).max() > 0.1

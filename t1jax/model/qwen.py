@@ -112,7 +112,8 @@ class Transformer(nn.Module):
             self.param("head", axes(scaled(D), ("embed", "vocab")), (D, V), jnp.float32)
         norm_D = self.param("final_norm", axes(ONES, ("embed",)), (D,), jnp.float32)
 
-        x_BTD = jnp.take(embedding_VD.astype(cfg.compute_dtype), tokens_BT, axis=0)
+        table_VD = self.layout.constrain(embedding_VD.astype(cfg.compute_dtype), "vocab", None)  # as `head_weight`
+        x_BTD = jnp.take(table_VD, tokens_BT, axis=0)
         x_BTD = self.layout.constrain(x_BTD, "batch", "length", None)
         shared = {"position_BT": position_BT}
         carry: tuple[jax.Array, ...] = (x_BTD,)
@@ -177,9 +178,12 @@ def forward(
 
 
 def head_weight(model: Transformer, params: Params) -> jax.Array:
-    """The matrix [D, V], in compute dtype, that turns hidden states into logits: the embedding's transpose if tied."""
+    """The matrix [D, V], in compute dtype, that turns hidden states into logits: the embedding's transpose if tied.
+
+    Whole along D, so that it is collected once, not again for each chunk of the loss.
+    """
     head_DV = params["embedding"].T if model.cfg.tie_embeddings else params["head"]
-    return head_DV.astype(model.cfg.compute_dtype)
+    return model.layout.constrain(head_DV.astype(model.cfg.compute_dtype), None, "vocab")
 
 
 def logits(model: Transformer, params: Params, hidden_BTD: jax.Array) -> jax.Array:

@@ -1,0 +1,50 @@
+# make demo        all of T1 on this machine, about ten minutes
+# make test        the tests; make test-slow: the slow ones too
+# make lint        style and types
+# make fmt         format the code
+#
+# PYTHON=python3.12   the interpreter that makes .venv
+# ARGS="..."          further flags of make demo, such as ARGS="--workdir=workdirs/second --config.seed=1"
+
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+RUN := .venv/.requirements
+DEV := .venv/.requirements-dev
+
+.PHONY: demo test test-slow lint fmt check-python
+.DELETE_ON_ERROR:
+
+demo: $(RUN)
+	@$(BIN)/python -m t1jax.main $(ARGS)
+
+test: $(DEV)
+	@$(BIN)/python -m pytest -q
+
+test-slow: $(DEV)
+	@$(BIN)/python -m pytest -q -m "slow or not slow"
+
+lint: $(DEV)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+fmt: $(DEV)
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+$(RUN): requirements.txt | check-python
+	@echo "installing requirements.txt into .venv"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(DEV): requirements-dev.txt $(RUN)
+	@echo "installing requirements-dev.txt into .venv"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+check-python:
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null || { \
+	  echo "t1jax needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1 | head -n 1). Choose another: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; \
+	  exit 1; }

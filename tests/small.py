@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The smallest training setup that the tests of the loops share: a config, weights, prompts, a scorer that remembers."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+from configs import tiny
+from t1jax import config, multihost, sharding, step
+from t1jax.model import qwen
+from t1jax.rewards.score import HostScores
+from t1jax.types import Packed, Prompts, TrainState
+
+ONE = (1, 1, 1)
+V, P, R, C, T = 64, 8, 4, 7, 12
+STOPS = (1, 9, 17, 33, 50)
+KNOBS: dict[str, Any] = {
+    "model.num_layers": 2,
+    "model.hidden_size": 32,
+    "model.num_heads": 4,
+    "model.num_kv_heads": 2,
+    "model.head_dim": 8,
+    "model.mlp_size": 48,
+    "data.prompt_length": C,
+    "sft.batch_size": 8,
+    "sft.sequence_length": 24,
+    "sft.optimizer": "adamw",
+    "sft.num_steps": 20,
+    "sft.warmup_steps": 0,
+    "sft.vocab_chunks": 2,
+    "rl.num_steps": 20,
+    "rl.prompts_per_step": P,
+    "rl.responses_per_prompt": R,
+    "rl.max_new_tokens": T,
+    "rl.window": 8,
+    "rl.vocab_chunks": 2,
+    "rl.learning_rate": 3e-3,
+    "rl.warmup_fraction": 0.0,
+    "rl.kl_coef": 0.1,
+    "rl.entropy_coef": 1e-2,
+    "rl.anchor_decay": 0.9,
+}
+
+
+def make_config(**knobs: Any) -> config.Config:
+    """configs/tiny.py made smaller still; `knobs` as rl__num_steps=3."""
+    tree = config.load(tiny.get_config()).to_dict()
+    for name, value in (KNOBS | {name.replace("__", "."): value for name, value in knobs.items()}).items():
+        *path, last = name.split(".")
+        section = tree
+        for part in path:
+            section = section[part]
+        assert last in section, name
+        section[last] = value
+    return config.load(tree)
+
+
+def make_mesh(shape: tuple[int, int, int] = ONE) -> jax.sharding.Mesh:
+    return sharding.make_mesh(config.MeshConfig(*shape), jax.devices()[: int(np.prod(shape))])
+
+
+def make_params(cfg: config.Config, mesh: jax.sharding.Mesh, seed: int = 0) -> Any:
+    """Every parameter random, norms and biases too; logits far enough apart to make some tokens likely."""
+    model = qwen.Transformer(cfg.model, sharding.train_layout(mesh))
+    random = np.random.default_rng(seed)
+
+    def weight(box: nn.LogicallyPartitioned) -> np.ndarray:
+        value = random.normal(0, 0.25, box.value.shape)
+        return (value + (box.value.ndim == 1)).astype(np.float32)
+
+    shapes = qwen.boxed_shapes(model)
+    params = jax.tree.map(weight, shapes, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
+    return jax.device_put(params, qwen.shardings(model))
+
+
+def copy(tree: Any) -> Any:
+    """A copy that can be donated."""
+    return jax.tree.map(lambda x: jax.device_put(np.array(x), x.sharding), tree)
+
+
+def to_numpy(tree: Any) -> Any:
+    return jax.tree.map(np.array, tree)
+
+
+def prompt_rows(seed: int = 0, padding: int = 0) -> Prompts:
+    """Ragged prompts in NumPy: 1 .. C tokens each, padded with the id `padding`."""
+    random = np.random.default_rng(seed)
+    tokens = random.integers(2, V, (P, C)).astype(np.int32)
+    valid = np.arange(C)[None] < (1 + (np.arange(P) * 3) % C)[:, None]
+    return Prompts(np.where(valid, tokens, np.int32(padding)), valid, np.arange(100, 100 + P, dtype=np.int32))
+
+
+def on_devices(rows: Any, mesh: jax.sharding.Mesh) -> Any:
+    return multihost.global_batch(rows, sharding.train_layout(mesh))
+
+
+def packed_rows(cfg: config.Config, seed: int = 0) -> Packed:
+    """Rows of one to three texts, a prompt and a response each, and padding of random tokens."""
+    random = np.random.default_rng(seed)
+    B, length = cfg.sft.batch_size, cfg.sft.sequence_length
+    tokens = random.integers(2, V, (B, length)).astype(np.int32)
+    segment, position = np.zeros((B, length), np.int32), np.zeros((B, length), np.int32)
+    target = np.zeros((B, length), bool)
+    for b in range(B):
+        start = 0
+        for text in range(1, 2 + b % 3):
+            size = int(random.integers(5, 8))
+            prompt = int(random.integers(1, size - 1))
+            segment[b, start : start + size] = text
+            position[b, start : start + size] = np.arange(size)
+            target[b, start + prompt : start + size] = True
+            start += size
+    return Packed(tokens, segment, position, target)
+
+
+def parity(problem: np.ndarray, tokens: np.ndarray, sampled: np.ndarray, stopped: np.ndarray) -> HostScores:
+    """A rule as good as any: right if the tokens' sum is even; now and then a penalty."""
+    total = np.where(sampled, tokens, 0).sum(-1)
+    return HostScores((total % 2 == 0).astype(np.int8), ~stopped, total % 7 == 0, total % 11 == 0)
+
+
+class Recorder:
+    """A scorer that hands its calls to `rule`, which a test may change, and remembers them."""
+
+    def __init__(self) -> None:
+        self.rule: Callable[..., HostScores] = parity
+        self.calls: list[tuple[np.ndarray, ...]] = []
+        self._lock = threading.Lock()
+
+    def __call__(self, *arrays: np.ndarray) -> HostScores:
+        copies = tuple(np.array(x) for x in arrays)
+        with self._lock:
+            self.calls.append(copies)
+        return self.rule(*copies)
+
+    def take(self) -> list[tuple[np.ndarray, ...]]:
+        """The calls so far, which are then forgotten."""
+        with self._lock:
+            calls, self.calls = self.calls, []
+        return calls
+
+    def rows(self) -> tuple[np.ndarray, ...]:
+        """All rows of `take()`, by problem, as (problem, tokens, sampled, stopped)."""
+        parts = [np.concatenate(part) for part in zip(*self.take(), strict=True)]
+        order = np.argsort(parts[0], kind="stable")
+        return tuple(part[order] for part in parts)
+
+
+def start(cfg: config.Config, mesh: jax.sharding.Mesh, seed: int = 0) -> TrainState:
+    """A state whose anchor is not its policy."""
+    from t1jax import rl
+
+    state = step.init_state(cfg, mesh, rl.make_optimizer(cfg), make_params(cfg, mesh, seed), anchor=True)
+    random = np.random.default_rng(7)
+    offset = jax.tree.map(
+        lambda x: jax.device_put(random.normal(0, 0.02, x.shape).astype(np.float32), x.sharding), state.anchor_offset
+    )
+    return state.replace(anchor_offset=offset)
+
+
+def with_rl(cfg: config.Config, **knobs: Any) -> config.Config:
+    return dataclasses.replace(cfg, rl=dataclasses.replace(cfg.rl, **knobs))
