@@ -12,7 +12,7 @@ BIN := .venv/bin
 RUN := .venv/.requirements
 DEV := .venv/.requirements-dev
 
-.PHONY: demo test test-slow lint fmt check-python
+.PHONY: demo test test-slow lint fmt
 .DELETE_ON_ERROR:
 
 demo: $(RUN)
@@ -33,9 +33,14 @@ fmt: $(DEV)
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-$(RUN): requirements.txt | check-python
+$(RUN): requirements.txt
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+	  $(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null || { \
+	    found=$$($(PYTHON) --version 2>/dev/null) || found="no Python"; \
+	    echo "t1jax needs Python 3.11 or newer; $(PYTHON) is $$found. Name another: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; \
+	    exit 1; }; \
+	  $(PYTHON) -m venv --clear .venv; }
 	@echo "installing requirements.txt into .venv"
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
@@ -43,8 +48,3 @@ $(DEV): requirements-dev.txt $(RUN)
 	@echo "installing requirements-dev.txt into .venv"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
-
-check-python:
-	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null || { \
-	  echo "t1jax needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1 | head -n 1). Choose another: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; \
-	  exit 1; }

@@ -106,6 +106,7 @@ def make_rollout(
                 stopped_B=lanes.done.stopped_B | stops_B,
             )
             hidden_BTD, cache = qwen.forward(model, params, token_B[:, None], (start_B + t)[:, None], cache=lanes.cache)
+            assert cache is not None
             return _Lanes(cache, hidden_BTD[:, 0], token_B, live_B & ~stops_B, done)
 
         def until(end: int | jax.Array, advance: Callable[[_Lanes], _Lanes], lanes: _Lanes) -> _Lanes:
@@ -142,8 +143,8 @@ def _prefill(model: qwen.Transformer, params: Params, prompts: Prompts, R: int, 
     B = P * R
     tokens_PC = jnp.where(prompts.valid_PC, prompts.tokens_PC, 0)
     position_PC = jnp.broadcast_to(jnp.arange(C, dtype=jnp.int32)[None], (P, C))
-    cache = qwen.empty_cache(model, P, C, valid_BS=prompts.valid_PC)
-    hidden_PCD, cache = qwen.forward(model, params, tokens_PC, position_PC, cache=cache)
+    empty = qwen.empty_cache(model, P, C, valid_BS=prompts.valid_PC)
+    hidden_PCD, cache = qwen.forward(model, params, tokens_PC, position_PC, cache=empty)
     last_P1 = jnp.sum(prompts.valid_PC, axis=-1, keepdims=True) - 1
     hidden_PD = jnp.take_along_axis(hidden_PCD, last_P1[:, :, None], axis=1)[:, 0]
     token_P = jnp.take_along_axis(tokens_PC, last_P1, axis=1)[:, 0]

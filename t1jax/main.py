@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import sys
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from t1jax import config
 from t1jax.config import Config, ConfigError
@@ -28,7 +29,7 @@ All of T1: cold start, reinforcement learning, evaluation, inference scaling, re
 
   --config=FILE       a Python file with get_config() (default: configs/tiny.py)
   --workdir=DIR       what the run writes, and where it continues (default: workdirs/NAME for NAME.py)
-  --config.KNOB=...   any knob of the config, after --config, e.g. --config.rl.num_steps=5;
+  --config.KNOB=...   any knob of the config, such as --config.rl.num_steps=5;
                       configs/base.py explains each
   --help              this text
 
@@ -70,23 +71,21 @@ def parse(argv: list[str]) -> tuple[Config, Path]:
     Raises:
       ConfigError: anything is misspelt, missing or of the wrong type.
     """
-    path = _config_path(argv)
-    for name in _overrides(argv):
+    path, rest = _take_config_file(argv)
+    for name in _overridden(rest):
         if name not in config.knobs():
             raise config.unknown_knob(name)
     values = flags.FlagValues()
     try:
-        flags.DEFINE_string("workdir", str(Path("workdirs") / Path(path.partition(":")[0]).stem), "", values)
-        config_flags.DEFINE_config_file("config", path, "", values, sys_argv=argv)
-        rest = values(argv)[1:]
+        flags.DEFINE_string("workdir", str(Path("workdirs") / Path(path).stem), "", values)
+        config_flags.DEFINE_config_dict("config", _load_file(path), "", values, sys_argv=rest)
+        extra = values(rest)[1:]
     except flags.IllegalFlagValueError as error:
         raise _illegal(error) from error
     except flags.Error as error:
         raise ConfigError(str(error)) from error
-    except Exception as error:  # the config file is the user's program: whatever it raises is said in one line
-        raise ConfigError(f"{path}: {type(error).__name__}: {error}") from error
-    if rest:
-        raise ConfigError(f"unexpected argument {rest[0]!r}; flags start with --, see --help")
+    if extra:
+        raise ConfigError(f"unexpected argument {extra[0]!r}; flags start with --, see --help")
     return config.load(values.config), _checked_workdir(values.workdir)
 
 
@@ -97,24 +96,38 @@ def _validate(cfg: Config) -> None:
     config.validate(cfg, jax.device_count())
 
 
-def _config_path(argv: list[str]) -> str:
-    """The config file that the command line names, or the default one: beside the caller or as installed."""
-    path = DEFAULT_CONFIG
-    for i, arg in enumerate(argv[1:], start=1):
+def _take_config_file(argv: list[str]) -> tuple[str, list[str]]:
+    """The config file that the command line names, or tiny.py, here or as installed; and the other arguments."""
+    path, rest = None, []
+    arguments = iter(argv)
+    for arg in arguments:
         if match := re.fullmatch(r"--?config(?:=(.*))?", arg, re.DOTALL):
-            path = match[1] if match[1] is not None else "".join(argv[i + 1 : i + 2])
-            break
-    else:
+            path = match[1] if match[1] is not None else next(arguments, "")
+        else:
+            rest.append(arg)
+    if path is None:
+        path = DEFAULT_CONFIG
         if not Path(path).is_file():
             import configs
 
             path = str(Path(configs.__path__[0]) / Path(path).name)
-    if not Path(path.partition(":")[0]).is_file():
+    if not Path(path).is_file():
         raise ConfigError(f"--config={path}: no such file; expected a Python file like {DEFAULT_CONFIG}")
-    return path
+    return path, rest
 
 
-def _overrides(argv: list[str]) -> list[str]:
+def _load_file(path: str) -> ConfigDict:
+    """What get_config() of the file returns."""
+    try:
+        tree = runpy.run_path(path)["get_config"]()
+    except Exception as error:  # the user's program: whatever it raises is the user's to mend, and said in one line
+        raise ConfigError(f"{path}: {type(error).__name__}: {error}; expected a get_config() that works") from error
+    if not isinstance(tree, ConfigDict):
+        raise ConfigError(f"{path}: get_config() returned {type(tree).__name__}; expected a ConfigDict, see configs/")
+    return tree
+
+
+def _overridden(argv: list[str]) -> list[str]:
     """The knobs that the command line sets, as it spells them."""
     return [match[1] for arg in argv[1:] if (match := re.match(r"--?(?:no)?config\.([^=]*)", arg))]
 
@@ -122,21 +135,23 @@ def _overrides(argv: list[str]) -> list[str]:
 def _illegal(error: flags.IllegalFlagValueError) -> ConfigError:
     """absl's complaint about a value, in our words."""
     match = re.match(r"flag --config\.([^=]+)=(.*?): ", str(error), re.DOTALL)
-    if match is None:  # raised by the config file itself, with its traceback: the last line says what
-        return ConfigError(str(error).strip().splitlines()[-1])
+    if match is None:
+        return ConfigError(str(error))
     knob, found = match.groups()
     return ConfigError(f"{knob} is {found!r}; expected {config.expected_type(knob)}")
 
 
 def _checked_workdir(name: str) -> Path:
     """The workdir, if it is one or can be made."""
-    workdir = Path(name)
-    nearest = next(path for path in (workdir.absolute(), *workdir.absolute().parents) if path.exists())
+    if not name:
+        raise ConfigError("--workdir is empty; expected a directory")
+    workdir = Path(name).absolute()
+    nearest = next(path for path in (workdir, *workdir.parents) if path.exists())
     if not nearest.is_dir():
         raise ConfigError(f"--workdir={name}: {nearest} is a file; expected a directory")
     if not os.access(nearest, os.W_OK):
         raise ConfigError(f"--workdir={name}: cannot write to {nearest}; choose another directory")
-    return workdir
+    return Path(name)
 
 
 if __name__ == "__main__":

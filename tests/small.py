@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -13,7 +15,7 @@ import numpy as np
 from flax import linen as nn
 
 from configs import tiny
-from t1jax import config, multihost, sharding, step
+from t1jax import config, multihost, rl, sharding, step
 from t1jax.model import qwen
 from t1jax.rewards.score import HostScores
 from t1jax.types import Packed, Prompts, TrainState
@@ -39,7 +41,7 @@ KNOBS: dict[str, Any] = {
     "rl.prompts_per_step": P,
     "rl.responses_per_prompt": R,
     "rl.max_new_tokens": T,
-    "rl.window": 8,
+    "rl.window": T,
     "rl.vocab_chunks": 2,
     "rl.learning_rate": 3e-3,
     "rl.warmup_fraction": 0.0,
@@ -155,14 +157,69 @@ class Recorder:
 
 def start(cfg: config.Config, mesh: jax.sharding.Mesh, seed: int = 0) -> TrainState:
     """A state whose anchor is not its policy."""
-    from t1jax import rl
-
     state = step.init_state(cfg, mesh, rl.make_optimizer(cfg), make_params(cfg, mesh, seed), anchor=True)
     random = np.random.default_rng(7)
     offset = jax.tree.map(
         lambda x: jax.device_put(random.normal(0, 0.02, x.shape).astype(np.float32), x.sharding), state.anchor_offset
     )
     return state.replace(anchor_offset=offset)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fused:
+    """A train step and what belongs to it. `step` is compiled by its first call."""
+
+    cfg: config.Config
+    mesh: jax.sharding.Mesh
+    scorer: Recorder
+    step: Any
+
+    def start(self) -> TrainState:
+        return start(self.cfg, self.mesh)
+
+    def prompts(self, seed: int = 0, padding: int = 0) -> Prompts:
+        return on_devices(prompt_rows(seed, padding), self.mesh)
+
+    def run(self, state: TrainState, steps: Iterator[int] | range) -> tuple[TrainState, list[dict[str, np.ndarray]]]:
+        """The state after a few steps, each with prompts of its own, and their reports."""
+        reports = []
+        for seed in steps:
+            state, report = self.step(state, self.prompts(seed))
+            reports.append(to_numpy(report))
+        return state, reports
+
+
+@functools.cache
+def fused(shape: tuple[int, int, int]) -> Fused:
+    """The train step on a mesh, shared by all tests of a run."""
+    cfg, mesh, scorer = make_config(), make_mesh(shape), Recorder()
+    return Fused(cfg, mesh, scorer, step.make_train_step(cfg, mesh, scorer, stop_tokens=STOPS))
+
+
+@contextmanager
+def scoring(scorer: Recorder, rule: Callable[..., Any]) -> Iterator[None]:
+    """`scorer` goes by `rule` for a while."""
+    before, scorer.rule = scorer.rule, rule
+    try:
+        yield
+    finally:
+        scorer.rule = before
+
+
+@contextmanager
+def counting_compilations() -> Iterator[list[str]]:
+    """The list that is given grows by one entry for each program that the compiler makes meanwhile."""
+    made: list[str] = []
+
+    def listen(event: str, seconds: float, **_: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            made.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield made
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def with_rl(cfg: config.Config, **knobs: Any) -> config.Config:

@@ -137,6 +137,18 @@ def test_a_token_without_probability_is_never_drawn():
         assert np.isfinite(logprob).all() and np.isfinite(entropy).all()
 
 
+def test_rounding_of_the_running_sum_never_picks_an_entry_without_mass():
+    """Summed in parallel, a running sum can rise by rounding where the mass is 0. Point exactly at such places."""
+    random = np.random.default_rng(0)
+    mass = np.exp(random.normal(0, 3, (500, 512))) * (random.random((500, 512)) < 0.5)
+    mass = mass.astype(np.float32)
+    running = np.asarray(jnp.cumsum(mass, axis=-1))
+    row, before = np.nonzero((np.diff(running) > 0) & (mass[:, 1:] == 0))
+    entry, rest = sampling._pick(jnp.asarray(mass[row]), jnp.asarray(running[row, before]))
+    assert (mass[row, entry] > 0).all()
+    assert (rest >= 0).all()
+
+
 def test_a_vocabulary_of_152k_is_drawn_accurately():
     logits = random_logits(8, 152_064, scale=2.0)
     uniform = np.linspace(0, LAST, 8, dtype=np.float32)

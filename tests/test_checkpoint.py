@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is restored is what was saved, on other devices too; the right steps are kept; the data goes on where it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from configs import tiny
+from t1jax import checkpoint, config, data, sharding, tokenizer
+from t1jax.checkpoint import Checkpoints
+from t1jax.config import Config, ConfigError
+from t1jax.tasks.pairs import PairsTask
+from t1jax.types import TrainState
+
+
+def make_config(**knobs: object) -> Config:
+    tree = config.load(tiny.get_config()).to_dict()
+    tree["checkpoint"].update(every=5, keep=2)
+    for name, value in knobs.items():
+        section, _, knob = name.partition("__")
+        tree[section][knob] = value
+    return config.load(tree)
+
+
+CFG = make_config()
+TASK = PairsTask(CFG.task)
+OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    model = tokenizer.train_sentencepiece(TASK.corpus(300, 0), CFG.model.vocab_size, TASK.symbols(), 0)
+    return tokenizer.SentencePieceTokenizer(model)
+
+
+def make_mesh(*shape: int) -> Mesh:
+    devices = np.array(jax.devices()[: int(np.prod(shape))]).reshape(shape)
+    return Mesh(devices, sharding.MESH_AXES)
+
+
+def shardings(mesh: Mesh, state: TrainState) -> TrainState:
+    """Matrices over fsdp and tensor, all else whole on each device."""
+
+    def one(x: jax.Array) -> NamedSharding:
+        return NamedSharding(mesh, PartitionSpec("fsdp", "tensor") if x.ndim == 2 else PartitionSpec())
+
+    return jax.tree.map(one, state)
+
+
+def make_state(mesh: Mesh, scale: float = 1.0, anchor: bool = True) -> TrainState:
+    w = np.random.default_rng(0).standard_normal((16, 8)).astype(np.float32) * scale
+    params = {"layers": {"w": w, "bias": np.arange(8, dtype=np.float32)}, "head": w[::-1].copy()}
+    state = TrainState(
+        step=np.int32(7),
+        params=params,
+        opt_state=OPTIMIZER.init(params),
+        anchor_offset=jax.tree.map(lambda x: x * 1e-6, params) if anchor else None,
+        rng=np.array([1, 2], np.uint32),
+    )
+    return jax.tree.map(jax.device_put, state, shardings(mesh, state))
+
+
+def abstract(state: TrainState, mesh: Mesh) -> TrainState:
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings(mesh, state))
+
+
+def assert_same(one: TrainState, other: TrainState) -> None:
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 2), (1, 8, 1), (1, 1, 1), (2, 1, 4)])
+@pytest.mark.parametrize("anchor", [True, False])
+def test_a_sharded_state_comes_back_bit_for_bit_on_any_mesh(tmp_path, tokens, shape, anchor):
+    state, mesh = make_state(make_mesh(2, 2, 2), anchor=anchor), make_mesh(*shape)
+    with Checkpoints(tmp_path, CFG, tokens) as checkpoints:
+        assert checkpoints.restore(abstract(state, mesh)) is None
+        checkpoints.save(7, state)
+    with Checkpoints(tmp_path, CFG, tokens) as checkpoints:
+        restored = checkpoints.restore(abstract(state, mesh))
+    assert isinstance(restored, TrainState)
+    assert_same(restored, state)
+    assert jax.tree.map(lambda x: x.sharding, restored) == shardings(mesh, state)
+
+
+def test_a_state_may_be_donated_while_it_is_still_being_written(tmp_path, tokens):
+    mesh = make_mesh(2, 2, 2)
+    state = make_state(mesh)
+    state = state.replace(
+        params=state.params
+        | {"big": jax.device_put(jnp.ones((1024, 1024)), NamedSharding(mesh, PartitionSpec("fsdp")))}
+    )
+    expected = jax.tree.map(np.array, state)
+    spoil = jax.jit(lambda tree: jax.tree.map(lambda x: x * 0 + 3, tree), donate_argnums=0)
+    with Checkpoints(tmp_path, CFG, tokens) as checkpoints:
+        checkpoints.save(1, state)
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+        jax.block_until_ready(spoil(state))
+        checkpoints.wait()
+        restored = checkpoints.restore(shapes)
+    assert restored is not None
+    assert_same(restored, expected)
+
+
+def save_all(checkpoints: Checkpoints, scores: list[float | None]) -> None:
+    state = make_state(make_mesh(1, 1, 1))
+    for step, score in enumerate(scores, start=1):
+        checkpoints.save(step, state.replace(step=jnp.int32(step)), score=score)
+    checkpoints.wait()
+
+
+@pytest.mark.parametrize(
+    ("scores", "kept", "best"),
+    [
+        ([0.1, 0.5, 0.2, None, 0.3, 0.4], [2, 5, 6], 2),
+        ([0.1, 0.2, 0.3], [2, 3], 3),
+        ([None, None, None, None], [3, 4], None),
+        ([0.4, None, None, None], [1, 3, 4], 1),
+        ([0.4, 0.4, None, None, None], [2, 4, 5], 2),
+        ([0.2, float("nan"), float("inf"), None, None], [1, 4, 5], 1),
+        ([0.0, -1.0, None, None], [1, 3, 4], 1),
+    ],
+)
+def test_the_newest_and_the_best_are_kept(tmp_path, tokens, scores, kept, best):
+    with Checkpoints(tmp_path, CFG, tokens) as checkpoints:
+        save_all(checkpoints, scores)
+        assert (checkpoints.steps(), checkpoints.latest(), checkpoints.best()) == (kept, len(scores), best)
+    assert sorted(int(path.name) for path in tmp_path.iterdir() if path.is_dir()) == kept
+    with Checkpoints(tmp_path, CFG, tokens) as checkpoints:
+        assert (checkpoints.steps(), checkpoints.latest(), checkpoints.best()) == (kept, len(scores), best)
+
+
+def test_a_chosen_step_is_restored_and_a_saved_step_is_left_alone(tmp_path, tokens):
+    state = make_state(make_mesh(1, 1, 1))
+    with Checkpoints(tmp_path, CFG, tokens) as checkpoints:
+        save_all(checkpoints, [0.5, 0.1, 0.2])
+        checkpoints.save(3, make_state(make_mesh(1, 1, 1), scale=9.0))
+        checkpoints.wait()
+        shapes = abstract(state, make_mesh(1, 1, 1))
+        restored = [checkpoints.restore(shapes, step=step) for step in (1, 3, None)]
+    assert [int(r.step) for r in restored if r is not None] == [1, 3, 3]
+    np.testing.assert_array_equal(restored[1].params["head"], state.params["head"])  # type: ignore[union-attr]
+
+
+def test_the_stream_goes_on_where_it_was_saved(tmp_path, tokens):
+    def streams():
+        return data.prompt_stream(CFG, TASK, tokens, "train", 4, 0), data.sft_stream(CFG, TASK, tokens)
+
+    state = make_state(make_mesh(1, 1, 1))
+    for number, (stream, fresh) in enumerate(zip(streams(), streams(), strict=True)):
+        with Checkpoints(tmp_path / str(number), CFG, tokens) as checkpoints:
+            for _ in range(3):
+                next(stream)
+            checkpoints.save(3, state, stream)
+            expected = [next(stream) for _ in range(3)]
+        with Checkpoints(tmp_path / str(number), CFG, tokens) as checkpoints:
+            assert checkpoints.restore(abstract(state, make_mesh(1, 1, 1)), fresh) is not None
+        for one, other in zip([next(fresh) for _ in range(3)], expected, strict=True):
+            assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+        stream.close()
+        fresh.close()
+
+
+def test_config_and_tokenizer_lie_with_the_checkpoint(tmp_path, tokens):
+    with Checkpoints(tmp_path, CFG, tokens) as checkpoints:
+        save_all(checkpoints, [None])
+        assert config.load(checkpoints.config(1)) == CFG
+    text = "Pick two of 6, 13, 14 that sum to 20.\n<think>\n"
+    assert tokenizer.load(tmp_path).encode(text) == tokens.encode(text)
+
+
+def test_a_model_of_another_shape_is_refused_by_the_knobs_that_differ(tmp_path, tokens):
+    state = make_state(make_mesh(1, 1, 1))
+    with Checkpoints(tmp_path, CFG, tokens) as checkpoints:
+        save_all(checkpoints, [None])
+    other = make_config(model__num_layers=CFG.model.num_layers + 1, model__remat="full", rl__num_steps=9)
+    shapes = abstract(state, make_mesh(1, 1, 1))
+    with Checkpoints(tmp_path, other, tokens) as checkpoints, pytest.raises(ConfigError) as error:
+        checkpoints.restore(shapes)
+    assert f"model.num_layers = {CFG.model.num_layers} (now {CFG.model.num_layers + 1})" in str(error.value)
+    assert "rl." not in str(error.value) and str(tmp_path / "1") in str(error.value)
+
+
+def test_what_a_killed_run_left_half_written_is_no_checkpoint(tmp_path, tokens):
+    with Checkpoints(tmp_path, CFG, tokens) as checkpoints:
+        save_all(checkpoints, [None])
+    half = tmp_path / "9.orbax-checkpoint-tmp"
+    (half / "state").mkdir(parents=True)
+    with Checkpoints(tmp_path, CFG, tokens) as checkpoints:
+        assert checkpoints.steps() == [1] and checkpoints.latest() == 1
+        checkpoints.save(2, make_state(make_mesh(1, 1, 1)))
+        checkpoints.wait()
+        assert checkpoints.steps() == [1, 2]
+    assert not half.exists()
+
+
+def test_only_process_0_writes_the_tokenizer(tmp_path, tokens, monkeypatch):
+    monkeypatch.setattr(checkpoint.multihost, "is_main", lambda: False)
+    with Checkpoints(tmp_path, CFG, tokens):
+        assert not (tmp_path / tokenizer.FILE_NAME).exists()
+
+
+def test_saving_says_nothing(tmp_path, tokens, caplog, capfd):
+    with caplog.at_level(logging.WARNING), Checkpoints(tmp_path, CFG, tokens) as checkpoints:
+        save_all(checkpoints, [0.3, None])
+    assert caplog.records == [] and capfd.readouterr() == ("", "")
+
+
+def test_fields_that_are_saved_are_all_there_are():
+    """A new field of TrainState must be part of the round trip above."""
+    assert {field.name for field in dataclasses.fields(TrainState)} == {
+        "step",
+        "params",
+        "opt_state",
+        "anchor_offset",
+        "rng",
+    }

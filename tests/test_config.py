@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every knob of every config has a typed view, and what cannot work is refused by the knob's name."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from configs import base, tiny
+from t1jax import config
+from t1jax.config import ConfigError
+
+CONFIGS = sorted(path.stem for path in Path(base.__file__).parent.glob("*.py") if path.stem != "__init__")
+
+
+PINNED = {  # what the expected messages below rely on
+    "model__vocab_size": 96,
+    "model__hidden_size": 128,
+    "model__num_heads": 4,
+    "model__num_kv_heads": 2,
+    "model__mlp_size": 256,
+    "task__min_numbers": 4,
+    "task__max_numbers": 8,
+    "sft__batch_size": 32,
+    "sft__micro_batches": 1,
+    "rl__prompts_per_step": 32,
+    "rl__responses_per_prompt": 8,
+    "rl__micro_batches": 1,
+    "eval__batch_size": 256,
+}
+
+
+def changed(**knobs: object) -> config.Config:
+    """configs/tiny.py with some knobs set: rl__num_steps=5."""
+    tree = config.load(tiny.get_config()).to_dict()
+    for name, value in (PINNED | knobs).items():
+        section, _, knob = name.rpartition("__")
+        (tree[section] if section else tree)[knob] = value
+    return config.load(tree)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_of_the_repository_loads_and_is_valid_on_one_device(name):
+    tree = importlib.import_module(f"configs.{name}").get_config()
+    assert tree.is_locked
+    cfg = config.load(tree)
+    config.validate(cfg, 1)
+    assert config.load(cfg.to_dict()) == cfg
+    assert config.load(json.loads(json.dumps(cfg.to_dict()))) == cfg
+    assert hash(cfg) == hash(config.load(cfg.to_dict()))
+
+
+def test_base_explains_each_knob_on_its_line_with_a_tag():
+    lines = Path(base.__file__).read_text(encoding="utf-8").splitlines()
+    for knob in config.knobs():
+        (line,) = [line for line in lines if line.strip().startswith(f"cfg.{knob} = ")]
+        assert re.search(r"#.*\w.*\[(paper|kin|ours|hw)\b.*\]", line) or re.search(r"#.*\[(paper|kin|ours|hw)", line), (
+            line
+        )
+
+
+def test_the_views_hold_the_values_of_the_file():
+    cfg = config.load(base.get_config())
+    assert cfg.rl.responses_per_prompt == 64 and cfg.rl.learning_rate == 1.5e-6
+    assert cfg.model.tie_embeddings is False and cfg.model.compute_dtype == "bfloat16"
+    assert cfg.scaling.budgets == (256, 512, 1024, 2048, 4096, 8192, 16384)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        cfg.rl.num_steps = 3  # type: ignore[misc]
+
+
+def test_any_changed_knob_changes_the_fingerprint():
+    tree = changed().to_dict()
+    prints = {config.fingerprint(config.load(tree))}
+    for knob in config.knobs():
+        section, _, name = knob.rpartition(".")
+        value = (tree[section] if section else tree)[name]
+        other = {bool: lambda v: not v, str: lambda v: v + "x", tuple: lambda v: (*v, 999)}.get(
+            type(value), lambda v: v + 1
+        )(value)
+        prints.add(config.fingerprint(changed(**{knob.replace(".", "__"): other})))
+    assert len(prints) == len(config.knobs()) + 1
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("rl.num_stpes", "rl.num_steps"),
+        ("num_steps", "num_steps"),
+        ("model.num_head", "model.num_heads"),
+        ("sead", "seed"),
+    ],
+)
+def test_an_unknown_knob_is_named_with_the_nearest(name, near):
+    with pytest.raises(ConfigError, match=re.escape(f"unknown knob {name}; did you mean ")) as error:
+        raise config.unknown_knob(name)
+    assert near in str(error.value).partition("did you mean")[2]
+
+
+def test_a_knob_like_no_other_points_to_the_list():
+    assert str(config.unknown_knob("zzz.qqq")) == "unknown knob zzz.qqq; configs/base.py lists them"
+
+
+def test_a_misspelt_or_missing_knob_in_a_file_is_named():
+    tree = config.load(tiny.get_config()).to_dict()
+    tree["rl"]["num_stpes"] = tree["rl"].pop("num_steps")
+    with pytest.raises(ConfigError, match=r"unknown knob rl\.num_stpes; did you mean rl\.num_steps"):
+        config.load(tree)
+    del tree["rl"]["num_stpes"], tree["seed"]
+    with pytest.raises(ConfigError, match=r"missing knob rl\.num_steps"):
+        config.load(tree | {"seed": 0})
+    with pytest.raises(ConfigError, match="missing knob seed"):
+        config.load(tree)
+    with pytest.raises(ConfigError, match="rl is 3; expected a section"):
+        config.load(tree | {"seed": 0, "rl": 3})
+
+
+@pytest.mark.parametrize(
+    ("knob", "value", "says"),
+    [
+        ("rl__num_steps", 5.0, "rl.num_steps is 5.0; expected a whole number"),
+        ("rl__num_steps", True, "rl.num_steps is True; expected a whole number"),
+        ("rl__temperature", "hot", "rl.temperature is 'hot'; expected a number"),
+        ("rl__temperature", float("nan"), "rl.temperature is nan; expected a finite number"),
+        ("model__tie_embeddings", 1, "model.tie_embeddings is 1; expected True or False"),
+        ("model__remat", None, "model.remat is None; expected text"),
+        ("scaling__budgets", 8, "scaling.budgets is 8; expected whole numbers in brackets, like (1, 2, 4)"),
+        ("scaling__budgets", (1, 2.5), "scaling.budgets is 2.5; expected a whole number"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused(knob, value, says):
+    with pytest.raises(ConfigError) as error:
+        changed(**{knob: value})
+    assert str(error.value) == says
+
+
+def test_a_whole_number_may_stand_for_a_number_and_a_list_for_a_tuple():
+    cfg = changed(rl__temperature=1, scaling__budgets=[1, 2])
+    assert (cfg.rl.temperature, type(cfg.rl.temperature), cfg.scaling.budgets) == (1.0, float, (1, 2))
+
+
+REFUSED = [
+    ({"model__num_heads": 3}, "model.num_heads is 3; expected a multiple of model.num_kv_heads = 2"),
+    ({"model__head_dim": 31}, "model.head_dim is 31; expected an even number"),
+    ({"model__hidden_size": 0}, "model.hidden_size is 0; expected at least 1"),
+    ({"model__num_layers": -1}, "model.num_layers is -1; expected at least 1"),
+    ({"model__rope_theta": 0.5}, "model.rope_theta is 0.5; expected more than 1"),
+    ({"model__norm_eps": 0.0}, "model.norm_eps is 0.0; expected more than 0"),
+    ({"model__remat": "ful"}, "model.remat is ful; expected one of none, dots, full; did you mean full?"),
+    ({"model__compute_dtype": "int8"}, "model.compute_dtype is int8; expected one of float32, bfloat16"),
+    ({"task__min_numbers": 2}, "task.min_numbers is 2; expected at least 3"),
+    ({"task__max_numbers": 3}, "task.max_numbers is 3; expected at least task.min_numbers = 4"),
+    ({"task__max_value": 7}, "task.max_value is 7; expected at least task.max_numbers = 8"),
+    ({"task__held_out_percent": 100}, "task.held_out_percent is 100; expected 1 to 99"),
+    ({"task__give_up": 1.5}, "task.give_up is 1.5; expected a share, 0 to 1"),
+    ({"tokenizer__corpus_texts": 0}, "tokenizer.corpus_texts is 0; expected at least 1"),
+    ({"data__prompt_length": -4}, "data.prompt_length is -4; expected at least 1"),
+    ({"seed": -1}, "seed is -1; expected 0 to 4294967295"),
+    ({"sft__batch_size": -32}, "sft.batch_size is -32; expected at least 1"),
+    ({"sft__micro_batches": 5}, "sft.batch_size is 32; expected a multiple of sft.micro_batches = 5"),
+    ({"sft__warmup_steps": -1}, "sft.warmup_steps is -1; expected at least 0"),
+    ({"sft__optimizer": "adam"}, "sft.optimizer is adam; expected one of adamw, muon; did you mean adamw?"),
+    ({"sft__b2": 1.0}, "sft.b2 is 1.0; expected 0 or more and below 1"),
+    ({"rl__grad_clip": 0.0}, "rl.grad_clip is 0.0; expected more than 0"),
+    ({"rl__weight_decay": -0.1}, "rl.weight_decay is -0.1; expected at least 0"),
+    ({"rl__responses_per_prompt": 1}, "rl.responses_per_prompt is 1; expected at least 2: the leave-one-out"),
+    ({"rl__micro_batches": 3}, "rl.prompts_per_step * rl.responses_per_prompt is 256; expected a multiple of rl.micro"),
+    ({"rl__num_steps": 0}, "rl.num_steps is 0; expected at least 1"),
+    ({"rl__temperature": 0.0}, "rl.temperature is 0.0; expected more than 0"),
+    ({"rl__top_k": 97}, "rl.top_k is 97; expected 0 (off) to model.vocab_size = 96"),
+    ({"rl__top_p": 0.0}, "rl.top_p is 0.0; expected more than 0, at most 1 (off)"),
+    ({"rl__min_p": 1.0}, "rl.min_p is 1.0; expected 0 (off) or more and below 1"),
+    ({"rl__anchor_decay": 1.01}, "rl.anchor_decay is 1.01; expected a share, 0 to 1"),
+    ({"rl__kl_coef": -1e-3}, "rl.kl_coef is -0.001; expected at least 0"),
+    ({"rl__repeat_count": 1}, "rl.repeat_count is 1; expected at least 2"),
+    ({"rl__kl_site": "rewards"}, "rl.kl_site is rewards; expected one of reward, loss; did you mean reward?"),
+    ({"rl__penalty_site": "loss"}, "rl.penalty_site is loss; expected one of reward, advantage"),
+    ({"rl__loss_normalisation": "tokens"}, "rl.loss_normalisation is tokens; expected one of response, token; did"),
+    ({"eval__every": -1}, "eval.every is -1; expected at least 0"),
+    ({"scaling__budgets": (8, 8)}, "scaling.budgets is (8, 8); expected positive numbers, each above the last"),
+    ({"scaling__budgets": (0, 8)}, "scaling.budgets is (0, 8); expected positive"),
+    ({"scaling__budgets": ()}, "scaling.budgets is (); expected positive"),
+    ({"checkpoint__keep": 0}, "checkpoint.keep is 0; expected at least 1"),
+]
+
+
+@pytest.mark.parametrize(("knobs", "says"), REFUSED, ids=[says.partition(" is ")[0] for _, says in REFUSED])
+def test_what_cannot_work_is_refused_in_one_line(knobs, says):
+    with pytest.raises(ConfigError) as error:
+        config.validate(changed(**knobs), 1)
+    assert str(error.value).startswith(says) and "\n" not in str(error.value)
+
+
+ON_EIGHT = [
+    (
+        {"mesh__data": 3},
+        "mesh.data, mesh.fsdp, mesh.tensor are 3, -1, 1; expected a product of 8, the number of devices",
+    ),
+    ({"mesh__data": -1}, "mesh.data, mesh.fsdp, mesh.tensor are -1, -1, 1; expected a product of 8"),
+    ({"mesh__fsdp": 4}, "mesh.data, mesh.fsdp, mesh.tensor are 1, 4, 1; expected a product of 8"),
+    ({"mesh__data": 0}, "mesh.data, mesh.fsdp, mesh.tensor are 0, -1, 1; expected a product of 8"),
+    ({"mesh__data": -2, "mesh__tensor": -4, "mesh__fsdp": 1}, "mesh.data, mesh.fsdp, mesh.tensor are -2, 1, -4"),
+    ({"mesh__tensor": 4}, "model.num_kv_heads is 2; expected a multiple of mesh.tensor = 4"),
+    ({"mesh__tensor": 2, "model__vocab_size": 97}, "model.vocab_size is 97; expected a multiple of mesh.tensor = 2"),
+    ({"mesh__tensor": 2, "model__mlp_size": 255}, "model.mlp_size is 255; expected a multiple of mesh.tensor = 2"),
+    ({"mesh__tensor": 8, "model__num_kv_heads": 4}, "model.num_heads is 4; expected a multiple of mesh.tensor = 8"),
+    ({"model__hidden_size": 132}, "model.hidden_size is 132; expected a multiple of mesh.fsdp = 8"),
+    ({"rl__prompts_per_step": 12}, "rl.prompts_per_step is 12; expected a multiple of mesh.data * mesh.fsdp = 8"),
+    (
+        {"rl__micro_batches": 64},
+        "rl.prompts_per_step * rl.responses_per_prompt / rl.micro_batches is 4; expected a multiple of mesh.data",
+    ),
+    (
+        {"sft__micro_batches": 8},
+        "sft.batch_size / sft.micro_batches is 4; expected a multiple of mesh.data * mesh.fsdp",
+    ),
+    ({"eval__batch_size": 12}, "eval.batch_size is 12; expected a multiple of mesh.data * mesh.fsdp = 8"),
+]
+
+
+@pytest.mark.parametrize(("knobs", "says"), ON_EIGHT, ids=[says.partition(" is ")[0] for _, says in ON_EIGHT])
+def test_what_does_not_fit_the_devices_is_refused(knobs, says):
+    with pytest.raises(ConfigError) as error:
+        config.validate(changed(**knobs), 8)
+    assert str(error.value).startswith(says)
+
+
+def test_the_mesh_takes_what_is_left():
+    cfg = changed(mesh__data=2, mesh__tensor=2)
+    assert config.mesh_shape(cfg.mesh, 8) == (2, 2, 2)
+    assert config.mesh_shape(changed(mesh__data=2, mesh__fsdp=4).mesh, 8) == (2, 4, 1)
+    config.validate(cfg, 8)

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batches are what they say, splits share no problem, processes share the work, streams go on where they were."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from configs import tiny
+from t1jax import config, data, tokenizer
+from t1jax.config import Config, ConfigError
+from t1jax.tasks.pairs import PairsTask
+
+
+def make_config(**knobs: int) -> Config:
+    tree = config.load(tiny.get_config()).to_dict()
+    tree["sft"].update({"batch_size": 8, "sequence_length": 128} | knobs)
+    tree["data"]["prompt_length"] = 24
+    return config.load(tree)
+
+
+CFG = make_config()
+TASK = PairsTask(CFG.task)
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    model = tokenizer.train_sentencepiece(TASK.corpus(300, 0), CFG.model.vocab_size, TASK.symbols(), 0)
+    return tokenizer.SentencePieceTokenizer(model)
+
+
+def take(stream, count):
+    with_stream = list(itertools.islice(stream, count))
+    stream.close()
+    return with_stream
+
+
+def same(one, other):
+    return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+
+
+def prompts(tokens, split="train", batch=4, seed=0, **processes):
+    return data.prompt_stream(CFG, TASK, tokens, split, batch, seed, **processes)
+
+
+# prompts
+
+
+def test_a_batch_of_prompts_is_the_text_of_its_problems_padded_on_the_right(tokens):
+    (batch,) = take(prompts(tokens), 1)
+    assert [(x.shape, x.dtype) for x in jax.tree.leaves(batch)] == [
+        ((4, 24), np.int32),
+        ((4, 24), np.bool_),
+        ((4,), np.int32),
+    ]
+    for row, valid, index in zip(batch.tokens_PC, batch.valid_PC, batch.problem_P, strict=True):
+        assert tokens.decode(row[valid]) == TASK.prompt(TASK.problem(int(index), "train"))
+        assert valid[: valid.sum()].all() and (row[~valid] == tokens.pad_id).all()
+
+
+def test_a_prompt_that_is_too_long_names_the_knob(tokens):
+    text = TASK.prompt(TASK.problem(0, "train"))
+    length = len(tokens.encode(text))
+    assert data.tokenise_prompts(tokens, [text], [5], length).valid_PC.all()
+    with pytest.raises(ConfigError, match=f"data.prompt_length is {length - 1}; expected at least {length}"):
+        data.tokenise_prompts(tokens, [text], [5], length - 1)
+
+
+def test_an_error_in_the_pipeline_reaches_the_loop_as_it_is(tokens):
+    tree = CFG.to_dict()
+    tree["data"]["prompt_length"] = 3
+    stream = data.prompt_stream(config.load(tree), TASK, tokens, "train", 4, 0)
+    with pytest.raises(ConfigError, match="data.prompt_length is 3"):
+        next(stream)
+    stream.close()
+
+
+def test_problems_do_not_come_twice_and_the_seed_chooses_them(tokens):
+    seen = [np.concatenate([b.problem_P for b in take(prompts(tokens, seed=seed), 20)]) for seed in (0, 0, 1)]
+    assert len(set(seen[0])) == 80
+    assert np.array_equal(seen[0], seen[1]) and not set(seen[0]) & set(seen[2])
+
+
+def test_training_and_held_out_prompts_are_of_different_problems(tokens):
+    texts = {}
+    for split in ("train", "held_out"):
+        batches = take(prompts(tokens, split, batch=100), 3)
+        texts[split] = {
+            tokens.decode(row[valid]) for b in batches for row, valid in zip(b.tokens_PC, b.valid_PC, strict=True)
+        }
+        assert len(texts[split]) > 250
+    assert not texts["train"] & texts["held_out"]
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_the_processes_rows_in_order_are_the_batch_of_one_process(tokens, count):
+    whole = take(prompts(tokens), 3)
+    parts = [take(prompts(tokens, process_index=i, process_count=count), 3) for i in range(count)]
+    for step, batch in enumerate(whole):
+        joined = jax.tree.map(lambda *rows: np.concatenate(rows), *(part[step] for part in parts))
+        assert same(joined, batch)
+
+
+def test_rows_that_do_not_divide_over_the_processes_are_refused(tokens):
+    with pytest.raises(ConfigError, match="a batch is 4 prompts; expected a multiple of 3, the number of processes"):
+        prompts(tokens, process_count=3)
+    with pytest.raises(ConfigError, match="a batch is 8 rows; expected a multiple of 3"):
+        data.sft_stream(CFG, TASK, tokens, process_count=3)
+
+
+# packed rows
+
+
+def texts_of(batch):
+    """(tokens, positions, target) of each text of a packed batch."""
+    for tokens, segment, position, target in zip(*jax.tree.leaves(batch), strict=True):
+        for number in range(1, segment.max() + 1):
+            at = segment == number
+            yield tokens[at], position[at], target[at]
+
+
+def test_packed_rows_hold_whole_texts_one_after_the_other(tokens):
+    batches = take(data.sft_stream(CFG, TASK, tokens), 6)
+    assert [(x.shape, x.dtype) for x in jax.tree.leaves(batches[0])] == [((8, 128), np.int32)] * 3 + [
+        ((8, 128), np.bool_)
+    ]
+    cut = whole = 0
+    for batch in batches:
+        padding = batch.segment_BT == 0
+        assert not batch.target_BT[padding].any() and (batch.tokens_BT[padding] == tokens.pad_id).all()
+        steps = np.diff(np.where(padding, 10**6, batch.segment_BT), axis=1)
+        assert np.isin(steps[steps < 10**5], (0, 1)).all() and (batch.segment_BT[:, 0] == 1).all()
+        for text, position, target in texts_of(batch):
+            assert np.array_equal(position, np.arange(len(text)))
+            prompt, response = tokens.decode(text[~target]), tokens.decode(text[target])
+            assert (
+                prompt.startswith("Pick two of ")
+                and prompt.endswith("<think>\n")
+                and not target[: (~target).sum()].any()
+            )
+            if text[-1] in tokens.stop_ids:
+                whole += 1
+                assert response.endswith("}") and "</think>\n\\boxed{" in response
+            else:
+                cut += 1
+                assert len(text) == 128
+    assert whole > 50 and cut <= whole // 10
+
+
+def test_little_is_padding(tokens):
+    filled = [(batch.segment_BT > 0).mean() for batch in take(data.sft_stream(CFG, TASK, tokens), 10)]
+    assert np.mean(filled) > 0.85
+
+
+def test_no_text_is_lost_or_comes_twice(tokens):
+    """Everything that the pipeline makes is in some row: long texts are not dropped."""
+    stream = data.sft_stream(CFG, TASK, tokens)
+    batches = [next(stream) for _ in range(10)]
+    made = stream.get_state()["parent"]["next_index"]
+    stream.close()
+    packed = [bytes(text.tobytes()) for batch in batches for text, _, _ in texts_of(batch)]
+    assert len(packed) == made and len(set(packed)) > 0.95 * made
+
+
+def test_a_text_longer_than_a_row_is_cut_and_a_prompt_that_fills_one_is_refused(tokens):
+    (batch,) = take(data.sft_stream(make_config(sequence_length=30), TASK, tokens), 1)
+    assert max(len(text) for text, _, _ in texts_of(batch)) == 30
+    stream = data.sft_stream(make_config(sequence_length=12), TASK, tokens)
+    with pytest.raises(ConfigError, match="sft.sequence_length is 12; expected more than"):
+        next(stream)
+    stream.close()
+
+
+def test_processes_pack_different_texts(tokens):
+    whole, halves = (
+        [
+            {bytes(text.tobytes()) for batch in take(stream, 4) for text, _, _ in texts_of(batch)}
+            for stream in (data.sft_stream(CFG, TASK, tokens, process_index=i, process_count=n) for i in range(n))
+        ]
+        for n in (1, 2)
+    )
+    assert len(halves[0] & halves[1]) < 0.02 * len(halves[0])
+    assert len((halves[0] | halves[1]) & whole[0]) > 0.8 * len(whole[0])
+
+
+# resume
+
+
+def make_streams(tokens):
+    return {
+        "prompts": lambda: prompts(tokens),
+        "a half of the prompts": lambda: prompts(tokens, process_index=1, process_count=2),
+        "packed": lambda: data.sft_stream(CFG, TASK, tokens),
+        "a half of the packed": lambda: data.sft_stream(CFG, TASK, tokens, process_index=1, process_count=2),
+    }
+
+
+@pytest.mark.parametrize("kind", ["prompts", "a half of the prompts", "packed", "a half of the packed"])
+@pytest.mark.parametrize("done", [0, 1, 5])
+def test_a_stream_goes_on_with_exactly_the_next_batch(tokens, kind, done):
+    make = make_streams(tokens)[kind]
+    stream = make()
+    for _ in range(done):
+        next(stream)
+    state = json.dumps(stream.get_state())
+    rest = take(stream, 4)
+    fresh = make()
+    fresh.set_state(json.loads(state))
+    assert all(same(a, b) for a, b in zip(take(fresh, 4), rest, strict=True))
+    used = make()
+    for _ in range(done + 3):
+        next(used)
+    used.set_state(json.loads(state))
+    assert all(same(a, b) for a, b in zip(take(used, 4), rest, strict=True))

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A mistake on the command line is one line and exit code 2; nothing is written or heavily imported for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+
+from t1jax import main
+from t1jax.config import Config, ConfigError
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def runs(monkeypatch, tmp_path):
+    """The (config, workdir) of each call of the pipeline, which is not really run."""
+    calls: list[tuple[Config, Path]] = []
+
+    def run(cfg: Config, workdir: Path) -> Path:
+        calls.append((cfg, workdir))
+        return workdir / "report.html"
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    stub = types.ModuleType("t1jax.pipeline")
+    stub.run = run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "t1jax.pipeline", stub)
+    monkeypatch.setattr("t1jax.pipeline", stub, raising=False)
+    return calls
+
+
+def call(*args: str) -> int:
+    return main.main(["t1jax", *args])
+
+
+# what is run
+
+# tiny.py does not fit the eight devices of the tests without this
+FITS = ("--config=configs/tiny.py", "--config.mesh.data=2", "--config.mesh.fsdp=2", "--config.mesh.tensor=2")
+
+
+def test_overrides_reach_the_pipeline_and_the_workdir_has_the_name_of_the_config(runs, capsys):
+    overrides = (
+        *("--config.rl.num_steps=5", "--config.rl.temperature", "1", "--config.scaling.budgets=(4, 8)"),
+        *("--noconfig.model.tie_embeddings", "-config.rl.kl_site=loss"),
+    )
+    assert call(*FITS, *overrides) == 0
+    ((cfg, workdir),) = runs
+    assert workdir == Path("workdirs/tiny")
+    assert (cfg.rl.num_steps, cfg.rl.temperature, cfg.scaling.budgets) == (5, 1.0, (4, 8))
+    assert (cfg.model.tie_embeddings, cfg.rl.kl_site) == (False, "loss")
+    assert capsys.readouterr().out == f"report: {Path('workdirs/tiny/report.html').resolve()}\n"
+    assert not Path("workdirs").exists()
+
+
+def test_without_flags_tiny_is_run_even_where_there_is_no_configs_folder(runs, tmp_path):
+    with_folder = main.parse(["t1jax"])
+    (tmp_path / "configs").unlink()
+    assert main.parse(["t1jax"]) == with_folder
+    assert with_folder[1] == Path("workdirs/tiny")
+
+
+def test_a_config_of_ones_own_and_a_workdir(runs, tmp_path):
+    mine = tmp_path / "mine.py"
+    mine.write_text("from configs import tiny\ndef get_config():\n  c = tiny.get_config()\n  c.seed = 7\n  return c\n")
+    cfg, workdir = main.parse(["t1jax", f"--config={mine}"])
+    assert (cfg.seed, workdir) == (7, Path("workdirs/mine"))
+    cfg, workdir = main.parse(
+        ["t1jax", "--config.rl.num_steps=3", "--config", str(mine), "--workdir", str(tmp_path / "here" / "there")]
+    )
+    assert (cfg.seed, cfg.rl.num_steps, workdir) == (7, 3, tmp_path / "here" / "there")
+
+
+def test_help_names_the_flags(runs, capsys):
+    assert call("--help") == 0
+    out = capsys.readouterr().out
+    assert "--config=FILE" in out and "--workdir=DIR" in out and "configs/base.py" in out
+    assert runs == []
+
+
+# what is refused
+
+REFUSED = {
+    "--config.rl.num_stpes=5": "unknown knob rl.num_stpes; did you mean rl.num_steps?",
+    "--config.num_steps=5": "unknown knob num_steps; did you mean ",
+    "--config.rl=5": "unknown knob rl; ",
+    "--noconfig.model.tie": "unknown knob model.tie; did you mean ",
+    "--config.rl.num_steps=abc": "rl.num_steps is 'abc'; expected a whole number",
+    "--config.rl.num_steps=5.5": "rl.num_steps is '5.5'; expected a whole number",
+    "--config.rl.num_steps=": "rl.num_steps is ''; expected a whole number",
+    "--config.rl.temperature=hot": "rl.temperature is 'hot'; expected a number",
+    "--config.rl.temperature=nan": "rl.temperature is nan; expected a finite number",
+    "--config.model.tie_embeddings=maybe": "model.tie_embeddings is 'maybe'; expected True or False",
+    "--config.scaling.budgets=abc": "scaling.budgets is 'abc'; expected a whole number",
+    "--config.scaling.budgets=(8,": "scaling.budgets is ",
+    "--config.rl.num_steps": "Missing value for flag --config.rl.num_steps",
+    "--noconfig.rl.num_steps": "Unknown command line flag 'noconfig.rl.num_steps'",
+    "--config=configs/nope.py": "--config=configs/nope.py: no such file; expected a Python file like configs/tiny.py",
+    "--config": "--config=: no such file; ",
+    "--config=configs": "--config=configs: no such file; ",
+    "--wrkdir=x": "Unknown command line flag 'wrkdir'. Did you mean: workdir ?",
+    "steps=5": "unexpected argument 'steps=5'; flags start with --",
+    "--workdir=a_file": "--workdir=a_file: ",
+    "--workdir=a_file/below": "--workdir=a_file/below: ",
+    "--workdir=": "--workdir is empty; expected a directory",
+    # impossible combinations, on the eight devices of the tests
+    "--config.model.num_heads=3": "model.num_heads is 3; expected a multiple of model.num_kv_heads = 2",
+    "--config.rl.responses_per_prompt=1": "rl.responses_per_prompt is 1; expected at least 2",
+    "--config.rl.prompts_per_step=12": "rl.prompts_per_step is 12; expected a multiple of mesh.data * mesh.fsdp = 8",
+    "--config.mesh.data=3": "mesh.data, mesh.fsdp, mesh.tensor are 3, -1, 1; expected a product of 8",
+    "--config.mesh.tensor=4": "model.num_kv_heads is 2; expected a multiple of mesh.tensor = 4",
+    "--config.model.remat=fulll": "model.remat is fulll; expected one of none, dots, full; did you mean full?",
+}
+
+
+@pytest.mark.parametrize("flag", REFUSED)
+def test_a_mistake_is_one_line_and_exit_code_2(runs, capsys, flag, tmp_path):
+    (tmp_path / "a_file").write_text("")
+    before = sorted(os.listdir())
+    assert call(flag) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"t1jax: config: {REFUSED[flag]}"), captured.err
+    assert captured.err.count("\n") == 1 and captured.out == ""
+    assert runs == [] and sorted(os.listdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("def get_config(:\n", "SyntaxError: "),
+        ("import no_such_module\n", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("x = 1\n", "KeyError: 'get_config'; expected a get_config() that works"),
+        ("def get_config():\n  raise ValueError('one\\ntwo')\n", "ValueError: one two"),
+        ("def get_config():\n  return None\n", "get_config() returned NoneType; expected a ConfigDict"),
+        (
+            "from configs import base\ndef get_config():\n  c = base.get_config()\n  c.rl.num_stpes = 5\n",
+            "AttributeError: ",
+        ),
+        (
+            "from configs import base\ndef get_config():\n  c = base.get_config().unlock()\n  c.rl.step = 5\n"
+            "  return c\n",
+            "unknown knob rl.step; did you mean rl.num_steps?",
+        ),
+    ],
+)
+def test_a_broken_config_file_is_one_line_with_its_name_and_what_it_raised(runs, capsys, tmp_path, text, says):
+    (tmp_path / "mine.py").write_text(text)
+    assert call("--config=mine.py") == 2
+    err = capsys.readouterr().err
+    assert err.startswith("t1jax: config: ") and err.count("\n") == 1
+    assert says in err and ("mine.py" in err or "knob" in says)
+    assert runs == []
+
+
+def test_a_mistake_that_the_pipeline_finds_is_one_line_too(runs, capsys, monkeypatch):
+    def refuse(cfg: Config, workdir: Path) -> None:
+        raise ConfigError("model.vocab_size is 3;\n  raise it")
+
+    monkeypatch.setattr("t1jax.pipeline.run", refuse)
+    assert call(*FITS) == 2
+    assert capsys.readouterr().err == "t1jax: config: model.vocab_size is 3; raise it\n"
+
+
+def test_an_interrupt_is_one_line_and_exit_code_130(runs, capsys, monkeypatch):
+    def interrupted(cfg: Config, workdir: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("t1jax.pipeline.run", interrupted)
+    assert call(*FITS) == 130
+    assert capsys.readouterr().err == "t1jax: interrupted; the same command continues from the newest checkpoint\n"
+
+
+def test_a_failure_that_is_no_mistake_of_the_user_keeps_its_traceback(runs, monkeypatch):
+    def fail(cfg: Config, workdir: Path) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr("t1jax.pipeline.run", fail)
+    with pytest.raises(RuntimeError, match="broken"):
+        call(*FITS)
+
+
+# in a process of its own: what a user sees
+
+
+def program(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, *args], cwd=cwd, env=env, capture_output=True, text=True, timeout=120)
+
+
+def test_a_mistake_in_a_process_of_its_own(tmp_path):
+    done = program("-m", "t1jax.main", "--config.rl.num_stpes=5", f"--workdir={tmp_path / 'run'}", cwd=ROOT)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == "t1jax: config: unknown knob rl.num_stpes; did you mean rl.num_steps?\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_impossible_combination_in_a_process_of_its_own(tmp_path):
+    done = program("-m", "t1jax.main", "--config.model.num_heads=3", f"--workdir={tmp_path / 'run'}", cwd=ROOT)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == "t1jax: config: model.num_heads is 3; expected a multiple of model.num_kv_heads = 2\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_and_import_load_nothing_heavy(tmp_path):
+    code = (
+        "import sys, json, t1jax, t1jax.main\n"
+        "assert t1jax.main.main(['t1jax', '--help']) == 0\n"
+        "t1jax.main.parse(['t1jax', '--config.rl.num_steps=3'])\n"
+        "heavy = ['jax', 'jaxlib', 'flax', 'optax', 'orbax', 'grain', 'matplotlib', 'sentencepiece', 'numpy', 'rich']\n"
+        "print(json.dumps([name for name in heavy if name in sys.modules]))\n"
+    )
+    began = time.perf_counter()
+    done = program("-c", code, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == []
+    assert time.perf_counter() - began < 10  # 0.3 s on an idle core; this machine may be busy
+
+
+def test_ctrl_c_in_a_process_of_its_own(tmp_path):
+    code = (
+        "import sys, time, types\n"
+        "from t1jax import main\n"
+        "def run(cfg, workdir):\n"
+        "    print('running', flush=True)\n"
+        "    time.sleep(60)\n"
+        "sys.modules['t1jax.pipeline'] = types.SimpleNamespace(run=run)\n"
+        "import t1jax; t1jax.pipeline = sys.modules['t1jax.pipeline']\n"
+        f"sys.argv = ['t1jax', {', '.join(map(repr, FITS))}]\n"
+        "main.cli()\n"
+    )
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "running\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == "t1jax: interrupted; the same command continues from the newest checkpoint\n"

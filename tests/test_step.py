@@ -1,0 +1,404 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One iteration is one program; its pieces, its parts and its devices change nothing; its gradient is the equation's."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import small
+from small import ONE, STOPS, P, R, T
+
+from t1jax import optim, rl, sft, sharding, step
+from t1jax.rewards.score import HostScores
+from t1jax.types import Prompts, Rollouts, Scores
+
+B = P * R
+
+
+def close(a, b, **tolerance):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), small.to_numpy(a), small.to_numpy(b))
+
+
+def equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, small.to_numpy(a), small.to_numpy(b))
+
+
+@pytest.fixture(scope="module")
+def drawn() -> tuple[Prompts, Rollouts, Scores]:
+    """What one device samples and scores in the first step: prompts, rollouts, scores, the last with failed checks."""
+    one = small.fused(ONE)
+    state, prompts = one.start(), one.prompts()
+    sample = jax.jit(step.make_sample(one.cfg, one.mesh, STOPS))
+    rollouts = sample(state.params, prompts, state.rng, state.step)
+    score = jax.jit(step.make_score(sharding.train_layout(one.mesh), R, small.parity))
+    scores = score(prompts, rollouts)
+    one.scorer.take()
+    return prompts, rollouts, scores
+
+
+@pytest.fixture(scope="module")
+def updated(drawn):
+    """The update alone, on what was drawn alone."""
+    one = small.fused(ONE)
+    return jax.jit(step.make_update(one.cfg, one.mesh))(one.start(), *drawn)
+
+
+# One program.
+
+
+def test_one_call_compiles_one_program_and_the_next_none():
+    small.fused.cache_clear()
+    one = small.fused(ONE)
+    state, batches = one.start(), [one.prompts(seed) for seed in range(2)]
+    for batch, programs in zip(batches, (1, 0), strict=True):
+        with small.counting_compilations() as compiled:
+            state, report = jax.block_until_ready(one.step(state, batch))
+        assert len(compiled) == programs
+    assert one.step._cache_size() == 1
+    assert int(state.step) == 2 and set(report) >= {"loss", "reward", "logprob_gap"}
+
+
+def test_the_state_is_donated_and_the_prompts_are_not():
+    one = small.fused(ONE)
+    state, prompts = one.start(), one.prompts()
+    after, _ = one.step(state, prompts)
+    assert all(x.is_deleted() for x in jax.tree.leaves(state))
+    assert not any(x.is_deleted() for x in jax.tree.leaves((after, prompts)))
+
+
+@pytest.mark.parametrize("shape", [ONE, (2, 2, 2)])
+def test_nothing_of_the_size_of_a_parameter_leaves_the_devices(shape):
+    """In the compiled program: what callbacks are given, what comes out beside the state, what is kept in place."""
+    one = small.fused(shape)
+    state = one.start()
+    compiled = one.step.lower(state, one.prompts()).compile()
+    text = compiled.as_text()
+    leaves = jax.tree.leaves(state)
+    matrices = [x for name, x in state.params["layers"].items() if name in optim.MATRICES]
+    smallest = min(x.addressable_shards[0].data.size for x in matrices)
+    rows = B // sharding.train_layout(one.mesh).batch_shards
+    assert rows * T < smallest
+    callbacks = re.findall(r"target=\"\S*callback\S*\", operand_layout_constraints=(.*?), custom_call_has", text)
+    assert len(callbacks) == 1 and not re.search(r" (infeed|outfeed|send|recv)\(", text)
+    given = [np.prod([int(n) for n in dims.split(",")]) for dims in re.findall(r"\w\[([\d,]+)\]", callbacks[0])]
+    assert sorted(given) == sorted([rows, rows * T, rows * T, rows]) and max(given) < smallest
+    after, report = jax.eval_shape(one.step, state, one.prompts())
+    assert all(x.shape == () for x in jax.tree.leaves(report))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
+    memory = compiled.memory_analysis()
+    assert memory.alias_size_in_bytes == sum(x.addressable_shards[0].data.nbytes for x in leaves)
+    assert "all-gather" in text or shape == ONE
+
+
+def test_the_new_state_lies_where_the_old_one_lay():
+    for shape in (ONE, (2, 2, 2)):
+        one = small.fused(shape)
+        expected = step.state_shardings(one.cfg, one.mesh, rl.make_optimizer(one.cfg), anchor=True)
+        state = one.start()
+        after, _ = one.step(jax.tree.map(jnp.copy, state), one.prompts())
+        for tree in (state, after):
+            jax.tree.map(lambda x, s: (x.sharding == s) or pytest.fail(f"{x.sharding} {s}"), tree, expected)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_all_that_mirrors_the_parameters_lies_like_them(optimizer):
+    """Moments and anchor are split over fsdp and tensor as the weights are; the anchor is float32 in any compute dtype."""
+    cfg = small.make_config(sft__optimizer=optimizer, model__compute_dtype="bfloat16")
+    mesh = small.make_mesh((2, 2, 2))
+    shapes = step.state_shapes(cfg, mesh, sft.make_optimizer(cfg), anchor=True)
+    weights = {x.shape: x.sharding for x in jax.tree.leaves(shapes.params)}
+    moments = [x for x in jax.tree.leaves(shapes.opt_state) if x.shape in weights]
+    assert len(moments) == 2 * 14 - (len(optim.MATRICES) if optimizer == "muon" else 0)  # Muon has one a matrix
+    assert all(x.sharding == weights[x.shape] for x in moments)
+    assert sum(x.size for x in jax.tree.leaves(shapes.opt_state) if x.shape not in weights) < 20
+    assert all(not x.sharding.is_fully_replicated for x in moments if x.size > 1000)
+    jax.tree.map(lambda a, p: (a == p and a.sharding == p.sharding) or pytest.fail(str(a)), shapes.anchor_offset,
+                 shapes.params)  # fmt: skip
+    assert {x.dtype for x in jax.tree.leaves((shapes.params, shapes.anchor_offset))} == {jnp.dtype("float32")}
+    assert step.state_shapes(cfg, mesh, sft.make_optimizer(cfg), anchor=False).anchor_offset is None
+
+
+# Pieces, parts, devices.
+
+
+def test_the_pieces_apart_are_the_step(drawn, updated):
+    """Sample, score and update, each a program of its own, give the samples, state and report of the fused step."""
+    one = small.fused(ONE)
+    one.scorer.take()
+    state, report = one.step(one.start(), one.prompts())
+    problem, *rows = one.scorer.rows()
+    prompts, rollouts, _ = drawn
+    np.testing.assert_array_equal(problem, np.repeat(prompts.problem_P, R))
+    equal(tuple(rows), (rollouts.tokens_BT, rollouts.sampled_BT, rollouts.stopped_B))
+    assert 0.2 < rollouts.stopped_B.mean() < 0.9 and len(np.unique(rollouts.sampled_BT.sum(-1))) > 3
+    close(state, updated[0], rtol=1e-5, atol=1e-6)
+    close(report, updated[1], rtol=1e-5, atol=1e-6)
+    moved = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - b).max(), state.params, one.start().params)
+    assert min(jax.tree.leaves(moved)) > 1e-4
+
+
+def test_parts_of_a_batch_add_up_to_the_batch(drawn, updated):
+    one = small.fused(ONE)
+    cfg = small.with_rl(one.cfg, micro_batches=8)
+    state, report = jax.jit(step.make_update(cfg, one.mesh))(one.start(), *drawn)
+    assert abs(report["loss"] - updated[1]["loss"]) < 1e-6 * max(1, abs(updated[1]["loss"]))
+    close(report, updated[1], rtol=1e-5, atol=1e-6)
+    close(state, updated[0], rtol=1e-4, atol=2e-6)
+
+
+def test_split_takes_rows_from_every_shard_and_merge_is_its_inverse():
+    rows = {"a": jnp.arange(12), "b": jnp.arange(24).reshape(12, 2)}
+    parts = step.split(rows, 3)
+    np.testing.assert_array_equal(parts["a"], [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]])
+    assert parts["b"].shape == (3, 4, 2) and parts["b"][1, 2].tolist() == [14, 15]
+    equal(step.merge(parts), rows)
+
+
+def test_join_sets_the_prompt_against_the_response():
+    """By hand: a prompt of 2 of 3 positions and one of 3, two responses each."""
+    prompts = Prompts(
+        jnp.array([[7, 8, 9], [4, 5, 6]]), jnp.array([[1, 1, 0], [1, 1, 1]], bool), jnp.array([0, 1])
+    )
+    sampled = jnp.array([[1, 1], [1, 0], [1, 1], [1, 0]], bool)
+    tokens = jnp.array([[21, 22], [23, 0], [24, 25], [26, 0]])
+    zero = jnp.zeros((4, 2))
+    rows = step.join(prompts, Rollouts(tokens, sampled, zero, zero, jnp.ones(4, bool)))
+    np.testing.assert_array_equal(
+        rows.tokens_BS, [[0, 7, 8, 21, 22], [0, 7, 8, 23, 0], [4, 5, 6, 24, 25], [4, 5, 6, 26, 0]]
+    )
+    np.testing.assert_array_equal(rows.segment_BS, [[0, 1, 1, 1, 1], [0, 1, 1, 1, 0], [1] * 5, [1, 1, 1, 1, 0]])
+    np.testing.assert_array_equal(rows.position_BS[1:3], [[0, 0, 1, 2, 3], [0, 1, 2, 3, 4]])
+
+
+MESHES = [(1, 1, 2), (2, 2, 2), (8, 1, 1), (1, 4, 2)]
+
+
+@pytest.fixture(scope="module")
+def three_steps():
+    """Samples and losses of three steps on one device. The weights' seed is one at which no mesh's rounding turns a
+    draw: of the other seeds that were tried, none did either, but nothing forbids it."""
+    return run_three(ONE)
+
+
+def run_three(shape):
+    one = small.fused(shape)
+    one.scorer.take()
+    state, samples, reports = one.start(), [], []
+    for seed in range(3):
+        state, (report,) = one.run(state, [seed])
+        calls = one.scorer.take()
+        samples.append(sorted(calls, key=lambda call: call[0][0]))
+        reports.append(report)
+    return state, samples, reports
+
+
+@pytest.mark.parametrize("shape", MESHES)
+def test_devices_change_nothing(shape, three_steps):
+    """Three steps: the same samples, token for token, and losses within 1e-4."""
+    state, samples, reports = run_three(shape)
+    for calls, expected in zip(samples, three_steps[1], strict=True):
+        together = [np.concatenate(part) for part in zip(*calls, strict=True)]
+        equal(together, list(expected[0]))
+    for report, expected in zip(reports, three_steps[2], strict=True):
+        assert abs(report["loss"] - expected["loss"]) < 1e-4
+        assert report["logprob_gap"] < 1e-4
+        close(report, expected, rtol=1e-4, atol=1e-4)
+    close(state.params, three_steps[0].params, atol=2e-4)
+    assert len({float(report["loss"]) for report in reports}) == 3
+
+
+@pytest.mark.parametrize("shape", [ONE, *MESHES])
+def test_each_shard_scores_its_own_rows_once(shape):
+    """Each call of the scorer gets the rows of one shard; copies of a shard (tensor > 1) do not ask again."""
+    one = small.fused(shape)
+    one.scorer.take()
+    state, _ = one.step(one.start(), one.prompts())
+    jax.block_until_ready(state)
+    calls = one.scorer.take()
+    shards = shape[0] * shape[1]
+    assert len(calls) == shards
+    asked = sorted(tuple(call[0]) for call in calls)
+    assert asked == [tuple(part) for part in np.repeat(np.arange(100, 100 + P), R).reshape(shards, -1)]
+    for problem, tokens, sampled, stopped in calls:
+        assert tokens.shape == sampled.shape == (len(problem), T) and stopped.shape == (len(problem),)
+        assert (tokens.dtype, sampled.dtype, stopped.dtype) == (np.int32, np.bool_, np.bool_)
+
+
+@pytest.mark.parametrize("shape", [ONE, (1, 4, 2)])
+def test_scores_come_back_to_their_rows(shape):
+    """Each row's outcome, by problem, is in the report: 3 of 8 problems right, one of them unscorable instead."""
+    one = small.fused(shape)
+
+    def rule(problem, tokens, sampled, stopped):
+        outcome = np.where(problem == 101, -1, problem < 103).astype(np.int8)
+        return HostScores(outcome, problem == 103, problem == 104, problem >= 106)
+
+    with small.scoring(one.scorer, rule):
+        _, (report,) = one.run(one.start(), [0])
+    assert report["unscorable"] == 1 / 8 and report["accuracy"] == np.float32(2 / 7)
+    assert (report["overlong"], report["repetition"], report["garbled"]) == (1 / 8, 1 / 8, 2 / 8)
+    assert report["reward"] == np.float32((2 - 4) / 7) and report["mixed_groups"] == 0 == report["failed"]
+
+
+@pytest.mark.parametrize("shape", [ONE, (1, 4, 2)])
+@pytest.mark.parametrize("fault", ["raises", "too few"])
+def test_a_scorer_that_fails_is_seen_and_no_device_waits_for_it(shape, fault, caplog):
+    """Its rows are not learnt from, the report says which share they are, and the program ends."""
+    one = small.fused(shape)
+    whole = shape[0] * shape[1] == 1
+
+    def rule(problem, *rest):
+        if 101 in problem:
+            if fault == "raises":
+                raise KeyError("no such problem")
+            return HostScores(*(x[:1] for x in small.parity(problem, *rest)))
+        return small.parity(problem, *rest)
+
+    with small.scoring(one.scorer, rule):
+        state, (report,) = one.run(one.start(), [0])
+    assert report["failed"] == report["unscorable"] == (1 if whole else 1 / 4)
+    assert np.isfinite(state.params["final_norm"]).all()
+    assert "the scorer failed on" in caplog.text and ("no such problem" in caplog.text or fault == "too few")
+
+
+# The gradient, against the equations in float64.
+
+
+def reference_logits(params, tokens_S, cfg):
+    """float64[S, V]: Qwen2.5 on one row without padding, written from the paper's equations, one head at a time."""
+    S, H = len(tokens_S), cfg.head_dim
+    angle = np.arange(S)[:, None] * cfg.rope_theta ** (-np.arange(H // 2) / (H // 2))[None]
+
+    def norm(x, scale):
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + cfg.norm_eps) * scale
+
+    def rotate(x):
+        a, b = x[:, : H // 2], x[:, H // 2 :]
+        return np.concatenate([a * np.cos(angle) - b * np.sin(angle), b * np.cos(angle) + a * np.sin(angle)], -1)
+
+    x = params["embedding"][tokens_S]
+    for layer in range(cfg.num_layers):
+        w = {name: value[layer] for name, value in params["layers"].items()}
+        y = norm(x, w["attention_norm"])
+        for n in range(cfg.num_heads):
+            k = n // (cfg.num_heads // cfg.num_kv_heads)
+            query = rotate(y @ w["q"][:, n] + w["q_bias"][n])
+            key = rotate(y @ w["k"][:, k] + w["k_bias"][k])
+            score = np.where(np.tri(S, dtype=bool), query @ key.T / np.sqrt(H), -np.inf)
+            weight = np.exp(score - score.max(-1, keepdims=True))
+            x = x + (weight / weight.sum(-1, keepdims=True)) @ (y @ w["v"][:, k] + w["v_bias"][k]) @ w["o"][n]
+        y = norm(x, w["mlp_norm"])
+        gate = y @ w["gate"]
+        x = x + (gate / (1 + np.exp(-gate)) * (y @ w["up"])) @ w["down"]
+    return norm(x, params["final_norm"]) @ params["embedding"].T
+
+
+def reference_tokens(params, row, cfg):
+    """(log-probability, entropy) of each response token, float64, at the learner's temperature."""
+    prompt, response = row
+    z = reference_logits(params, np.concatenate([prompt, response]), cfg.model) / cfg.rl.learner_temperature
+    z = z[len(prompt) - 1 : -1]
+    logp = z - np.log(np.exp(z - z.max(-1, keepdims=True)).sum(-1, keepdims=True)) - z.max(-1, keepdims=True)
+    return logp[np.arange(len(response)), response], -(np.exp(logp) * logp).sum(-1)
+
+
+def reference_advantages(outcome, penalised, kl, cfg):
+    """A_i = r'_i - mean of the others' r' - beta (k_i - mean of the others' k), one response at a time."""
+    rl, result = cfg.rl, np.zeros(B)
+    in_reward = rl.penalty_site == "reward"
+    reward = np.where(penalised & in_reward, rl.penalty, outcome == 1)
+    for i in range(B):
+        others = [j for j in range(i // R * R, i // R * R + R) if j != i and outcome[j] >= 0]
+        if outcome[i] < 0:
+            continue
+        if others:
+            result[i] = reward[i] - reward[others].mean()
+            if rl.kl_site == "reward":
+                result[i] -= rl.kl_coef * (kl[i] - kl[others].mean())
+        if not in_reward and penalised[i]:
+            result[i] = rl.penalty
+    return result
+
+
+def reference_loss(params, rows, scorable, advantage, anchor, cfg):
+    """L = - mean_i A_i sum_t log pi - alpha H [+ beta mean_i sum_t (log pi - log pi_ref)^2 / 2]."""
+    policy = entropy = tokens = 0.0
+    for i, row in enumerate(rows):
+        logprob, h = reference_tokens(params, row, cfg)
+        entropy, tokens = entropy + h.sum(), tokens + len(h)
+        if scorable[i]:
+            policy -= advantage[i] * logprob.sum()
+            if cfg.rl.kl_site == "loss":
+                policy += cfg.rl.kl_coef * ((logprob - anchor[i]) ** 2).sum() / 2
+    by = sum(len(row[1]) for row, s in zip(rows, scorable, strict=True) if s)
+    count = by if cfg.rl.loss_normalisation == "token" else sum(scorable)
+    return policy / count - cfg.rl.entropy_coef * entropy / tokens
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {},
+        {"kl_site": "loss", "penalty_site": "advantage", "loss_normalisation": "token", "micro_batches": 4},
+    ],
+)
+def test_the_gradient_is_that_of_the_equations(drawn, knobs, monkeypatch):
+    """All of the update up to the optimiser: advantages, anchor, log-probabilities, entropy, loss, gradient.
+
+    The reference shares no code with it. Its derivative is by central differences, for each parameter along the
+    gradient and along a random direction.
+    """
+    one = small.fused(ONE)
+    cfg = small.with_rl(one.cfg, kl_coef=0.5, entropy_coef=0.3, kl_clip=0.1, **knobs)
+    keep = optax.GradientTransformation(
+        lambda params: jax.tree.map(jnp.zeros_like, params),
+        lambda gradient, state, params: (jax.tree.map(jnp.zeros_like, params), gradient),
+    )
+    monkeypatch.setattr(optim, "make_optimizer", lambda *_: keep)
+    prompts, rollouts, scores = drawn
+    scores = dataclasses.replace(scores, outcome_B=scores.outcome_B.at[jnp.array([1, 6, 8, 9, 10])].set(-1))
+    before = one.start()
+    before = before.replace(opt_state=keep.init(before.params))
+    state, report = jax.jit(step.make_update(cfg, one.mesh))(before, prompts, rollouts, scores)
+    gradient = state.opt_state
+
+    params = jax.tree.map(lambda x: np.asarray(x, np.float64), before.params)
+    anchor_params = jax.tree.map(lambda x, d: x + np.asarray(d, np.float64), params, before.anchor_offset)
+    tokens, sampled = np.asarray(rollouts.tokens_BT), np.asarray(rollouts.sampled_BT)
+    prompt = [np.asarray(prompts.tokens_PC[p])[np.asarray(prompts.valid_PC[p])] for p in range(P)]
+    rows = [(prompt[b // R], tokens[b][sampled[b]]) for b in range(B)]
+    outcome = np.asarray(scores.outcome_B)
+    penalised = np.asarray(scores.overlong_B) | np.asarray(scores.repetition_B) | np.asarray(scores.garbled_B)
+    anchor = [reference_tokens(anchor_params, row, cfg)[0] for row in rows]
+    own = [reference_tokens(params, row, cfg)[0] for row in rows]
+    clipped = [np.clip(a - b, -0.1, 0.1) for a, b in zip(own, anchor, strict=True)]
+    assert 0.05 < np.mean(np.abs(np.concatenate(clipped)) == 0.1) < 0.95
+    kl = np.array([x.sum() for x in clipped])
+    advantage = reference_advantages(outcome, penalised, kl, cfg)
+    np.testing.assert_allclose(report["kl_anchor"], kl.mean(), atol=1e-5)
+
+    def loss(tree):
+        return reference_loss(tree, rows, outcome >= 0, advantage, anchor, cfg)
+
+    np.testing.assert_allclose(report["loss"], loss(params), rtol=1e-5)
+    np.testing.assert_allclose(report["grad_norm"], optax.tree.norm(gradient), rtol=1e-5)
+    leaves, tree = jax.tree.flatten(params)
+    random = np.random.default_rng(0)
+    for i, g in enumerate(jax.tree.leaves(gradient)):
+        g = np.asarray(g, np.float64)
+        length = np.sqrt((g**2).sum())
+        noise = random.normal(size=g.shape)
+        for direction in (g / length, noise / np.sqrt((noise**2).sum())):
+            ends = (
+                loss(tree.unflatten([x + sign * 1e-4 * direction if j == i else x for j, x in enumerate(leaves)]))
+                for sign in (1, -1)
+            )
+            slope = (next(ends) - next(ends)) / 2e-4
+            assert abs(slope - (g * direction).sum()) < 1e-3 * length
+    assert len(leaves) == 14
