@@ -31,12 +31,12 @@ def get_config() -> ConfigDict:
     cfg.tokenizer.corpus_texts = 4000  # texts of the task that the model is trained on, count [ours]
 
     cfg.task = ConfigDict()  # the embedded task: find two numbers with a given sum (t1jax/tasks/pairs.py)
-    cfg.task.min_numbers = 4  # fewest numbers to choose from: the easiest difficulty [ours]
+    cfg.task.min_numbers = 5  # fewest numbers to choose from: the easiest difficulty [ours]
     cfg.task.max_numbers = 8  # most numbers to choose from: the hardest difficulty [ours]
     cfg.task.max_value = 20  # numbers are 1..max_value [ours]
     cfg.task.held_out_percent = 5  # share of all problems, by hash, that training never sees, percent [ours]
-    cfg.task.impatient_share = 0.85  # share of cold-start chains whose writer may give up [ours]
-    cfg.task.give_up = 0.7  # an impatient writer's chance to give up after each failed attempt [ours]
+    cfg.task.impatient_share = 0.78  # share of cold-start chains whose writer may give up [ours]
+    cfg.task.give_up = 0.9  # an impatient writer's chance to give up after each failed attempt [ours]
     cfg.task.row_order_share = 0.75  # share of chains that try pairs row by row, the worse order [ours]
 
     cfg.data = ConfigDict()
@@ -104,6 +104,7 @@ def get_config() -> ConfigDict:
     cfg.scaling.answer_tokens = 256  # tokens for the answer after the cut [ours]
 
     cfg.checkpoint = ConfigDict()
-    cfg.checkpoint.every = 20  # steps between checkpoints [ours]
+    cfg.checkpoint.sft_every = 250  # updates of the cold start between checkpoints [ours]
+    cfg.checkpoint.every = 10  # RL steps between checkpoints [ours]
     cfg.checkpoint.keep = 3  # newest checkpoints kept, beside the best, count [ours]
     return cfg.lock()

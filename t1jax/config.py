@@ -139,6 +139,7 @@ class ScalingConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
+    sft_every: int
     every: int
     keep: int
 
@@ -293,7 +294,7 @@ def _validate_measuring(cfg: Config) -> None:
     increasing = all(low < high for low, high in itertools.pairwise((0, *cfg.scaling.budgets)))
     _check(cfg, "scaling.budgets", len(cfg.scaling.budgets) > 0 and increasing, "positive numbers, each above the last")
     _at_least(cfg, 1, "scaling", "answer_tokens")
-    _at_least(cfg, 1, "checkpoint", "every keep")
+    _at_least(cfg, 1, "checkpoint", "sft_every every keep")
 
 
 def _validate_mesh(cfg: Config, data: int, fsdp: int, tensor: int) -> None:

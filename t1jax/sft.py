@@ -100,7 +100,7 @@ def train(
         for number in range(start + 1, last + 1):
             state, report = sft_step(state, multihost.global_batch(next(stream), layout))
             log.push(number, report)
-            if due(number, cfg.checkpoint.every, last):
+            if due(number, cfg.checkpoint.sft_every, last):
                 log.flush()
                 checkpoints.save(number, state, stream)
     return state

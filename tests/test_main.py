@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import types
 from pathlib import Path
 
@@ -212,17 +211,16 @@ def test_an_impossible_combination_in_a_process_of_its_own(tmp_path):
 
 def test_help_and_import_load_nothing_heavy(tmp_path):
     code = (
-        "import sys, json, t1jax, t1jax.main\n"
+        "import sys, json, time, t1jax, t1jax.main\n"
         "assert t1jax.main.main(['t1jax', '--help']) == 0\n"
         "t1jax.main.parse(['t1jax', '--config.rl.num_steps=3'])\n"
         "heavy = ['jax', 'jaxlib', 'flax', 'optax', 'orbax', 'grain', 'matplotlib', 'sentencepiece', 'numpy', 'rich']\n"
-        "print(json.dumps([name for name in heavy if name in sys.modules]))\n"
+        "print(json.dumps([[name for name in heavy if name in sys.modules], time.process_time()]))\n"
     )
-    began = time.perf_counter()
     done = program("-c", code, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == []
-    assert time.perf_counter() - began < 10  # 0.3 s on an idle core; this machine may be busy
+    loaded, seconds = json.loads(done.stdout.splitlines()[-1])
+    assert loaded == [] and seconds < 3  # of processor time: a busy machine is no fault
 
 
 def test_ctrl_c_in_a_process_of_its_own(tmp_path):
