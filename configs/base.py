@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
     cfg.task.max_numbers = 8  # most numbers to choose from: the hardest difficulty [ours]
     cfg.task.max_value = 20  # numbers are 1..max_value [ours]
     cfg.task.held_out_percent = 5  # share of all problems, by hash, that training never sees, percent [ours]
-    cfg.task.impatient_share = 0.78  # share of cold-start chains whose writer may give up [ours]
+    cfg.task.impatient_share = 0.76  # share of cold-start chains whose writer may give up [ours]
     cfg.task.give_up = 0.9  # an impatient writer's chance to give up after each failed attempt [ours]
     cfg.task.row_order_share = 0.75  # share of chains that try pairs row by row, the worse order [ours]
 

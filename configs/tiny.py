@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
 
     cfg.data.prompt_length = 24
 
-    cfg.sft.num_steps = 2600
+    cfg.sft.num_steps = 2800
     cfg.sft.batch_size = 12
     cfg.sft.sequence_length = 160  # a prompt and the longest response: later positions would never be trained
     cfg.sft.vocab_chunks = 1
@@ -34,18 +34,18 @@ def get_config() -> ConfigDict:
     cfg.sft.learning_rate = 3e-3
     cfg.sft.weight_decay = 0.01
 
-    cfg.rl.num_steps = 32
+    cfg.rl.num_steps = 36
     cfg.rl.responses_per_prompt = 16
     cfg.rl.max_new_tokens = 128
     cfg.rl.window = 32
     cfg.rl.micro_batches = 1
     cfg.rl.vocab_chunks = 1
-    cfg.rl.learning_rate = 1e-4
+    cfg.rl.learning_rate = 1.5e-4
     cfg.rl.kl_coef = 1e-3
     cfg.rl.anchor_decay = 0.98
 
     cfg.eval.batch_size = 512
-    cfg.eval.every = 8
+    cfg.eval.every = 9
 
     cfg.scaling.budgets = (4, 8, 16, 24, 32, 48, 64, 96, 128)
     cfg.scaling.answer_tokens = 8

@@ -46,13 +46,16 @@ def run(cfg: Config, workdir: Path) -> Path:
     """
     config.validate(cfg, jax.device_count())
     mesh = sharding.make_mesh(cfg.mesh)
-    claim(cfg, workdir)
+    refuse_other_run(cfg, workdir)
     task = PairsTask(cfg.task)
     with Progress() as progress:
         if (workdir / "results.json").exists() and (workdir / "report.html").exists():
             progress.note(f"{workdir} is done; give another --workdir to run again")
             return workdir / "report.html"
-        tokens = load_tokenizer(cfg, task, workdir)
+        tokens = make_tokenizer(cfg, task, workdir)
+        if multihost.is_main():
+            files.write_json(workdir / "config.json", cfg.to_dict())
+            tokens.save(workdir / "tokenizer")
         evaluator = Evaluator(
             cfg, mesh, task, tokens, lambda done, live: progress.sampling(int(done), cfg.rl.max_new_tokens, int(live))
         )
@@ -68,21 +71,19 @@ def run(cfg: Config, workdir: Path) -> Path:
         return finish(cfg, workdir, first, last)
 
 
-def claim(cfg: Config, workdir: Path) -> None:
-    """Notes the config in a new workdir; of one that is in use, checks that it is the same.
+def refuse_other_run(cfg: Config, workdir: Path) -> None:
+    """Checks that a workdir that is in use was started with the same knobs.
 
     Raises:
-      ConfigError: it is another; names the first knob that differs.
+      ConfigError: it was not; names the first knob that differs.
     """
     path = workdir / "config.json"
-    mine = files.json_ready(cfg.to_dict())
-    if path.exists():
-        theirs = json.loads(path.read_text(encoding="utf-8"))
-        for section in mine:
-            if mine[section] != theirs.get(section):
-                raise ConfigError(_difference(section, theirs.get(section), mine[section], workdir))
-    elif multihost.is_main():
-        files.write_json(path, mine)
+    if not path.exists():
+        return
+    mine, theirs = files.json_ready(cfg.to_dict()), json.loads(path.read_text(encoding="utf-8"))
+    for section in mine:
+        if mine[section] != theirs.get(section):
+            raise ConfigError(_difference(section, theirs.get(section), mine[section], workdir))
 
 
 def _difference(section: str, theirs: Any, mine: Any, workdir: Path) -> str:
@@ -92,15 +93,15 @@ def _difference(section: str, theirs: Any, mine: Any, workdir: Path) -> str:
     return f"{section} is {mine}, but {workdir} was started with {theirs}: give that, or another --workdir"
 
 
-def load_tokenizer(cfg: Config, task: PairsTask, workdir: Path) -> tokenizer.SentencePieceTokenizer:
-    """The tokenizer of the workdir, trained on the task's own text the first time."""
+def make_tokenizer(cfg: Config, task: PairsTask, workdir: Path) -> tokenizer.SentencePieceTokenizer:
+    """The tokenizer of the workdir; the first time, one trained on the task's own text, the same on every process."""
     folder = workdir / "tokenizer"
-    if not (folder / tokenizer.FILE_NAME).exists() and multihost.is_main():
-        texts = task.corpus(cfg.tokenizer.corpus_texts, cfg.seed)
-        model = tokenizer.train_sentencepiece(texts, cfg.model.vocab_size, task.symbols(), cfg.seed)
-        tokenizer.SentencePieceTokenizer(model).save(folder)
-    multihost.barrier("tokenizer")
-    return tokenizer.load(folder)
+    if (folder / tokenizer.FILE_NAME).exists():
+        return tokenizer.load(folder)
+    texts = task.corpus(cfg.tokenizer.corpus_texts, cfg.seed)
+    return tokenizer.SentencePieceTokenizer(
+        tokenizer.train_sentencepiece(texts, cfg.model.vocab_size, task.symbols(), cfg.seed)
+    )
 
 
 def resume_after(sft_checkpoints: Checkpoints, rl_checkpoints: Checkpoints) -> dict[str, int]:
@@ -162,9 +163,7 @@ def finish(cfg: Config, workdir: Path, first: dict[str, Any], last: dict[str, An
     return path
 
 
-def collect(
-    cfg: Config, rows: list[dict[str, Any]], first: dict[str, Any], last: dict[str, Any]
-) -> dict[str, Any]:
+def collect(cfg: Config, rows: list[dict[str, Any]], first: dict[str, Any], last: dict[str, Any]) -> dict[str, Any]:
     """The content of results.json from what the two stages measured."""
     seconds = dict.fromkeys(("sft", "rl", "evaluate"), 0.0)
     for row in rows:

@@ -191,7 +191,7 @@ class Progress:
             room = self.console.width - names - bar - counts - 14 - 8  # 14: longest time, 8: gaps
             table = Table.grid(padding=(0, 2, 0, 0))
             for justify in ("left", "left", "right", "left", "right"):
-                table.add_column(justify=justify, no_wrap=True)  # type: ignore[arg-type]
+                table.add_column(justify=justify, no_wrap=True)
             for s in self._stages:
                 stopped = s.ended and s.done < s.total
                 table.add_row(

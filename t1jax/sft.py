@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -70,7 +71,7 @@ def make_sft_step(cfg: Config, mesh: Mesh) -> Callable[[TrainState, Packed], tup
             "tokens": (packed.segment_BT > 0).sum(dtype=jnp.float32),
         }
         params = optax.apply_updates(state.params, change)
-        return state.replace(step=state.step + 1, params=params, opt_state=opt_state), report
+        return replace(state, step=state.step + 1, params=params, opt_state=opt_state), report
 
     shardings = step.state_shardings(cfg, mesh, optimizer, anchor=False)
     return jax.jit(sft_step, donate_argnums=0, out_shardings=(shardings, None))

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -108,9 +109,7 @@ def make_score(layout: Layout, num_responses: int, scorer: Scorer) -> Callable[[
         flags = (x.astype(bool) for x in (scores.overlong_B, scores.repetition_B, scores.garbled_B))
         return Scores(scores.outcome_B.astype(jnp.int8), *flags)
 
-    sharded = jax.shard_map(
-        local, mesh=layout.mesh, in_specs=(rows, rows, rows, rows), out_specs=rows, check_vma=False
-    )
+    sharded = jax.shard_map(local, mesh=layout.mesh, in_specs=(rows, rows, rows, rows), out_specs=rows, check_vma=False)
     return lambda prompts, rollouts: sharded(
         prompts.problem_P, rollouts.tokens_BT, rollouts.sampled_BT, rollouts.stopped_B
     )
@@ -194,9 +193,7 @@ def make_update(
         rows = join(prompts, rollouts)
         anchor = optim.anchor_params(state.anchor_offset, state.params)
         anchor_logprob_BT = merge(jax.lax.map(lambda part: token_stats(anchor, part)[0], split(rows, parts)))
-        kl_B = advantages.kl_of_response(
-            rollouts.logprob_BT, anchor_logprob_BT, rollouts.sampled_BT, cfg.rl.kl_clip
-        )
+        kl_B = advantages.kl_of_response(rollouts.logprob_BT, anchor_logprob_BT, rollouts.sampled_BT, cfg.rl.kl_clip)
         scorable_B = advantages.scorable(scores)
         advantage_B = advantages.advantages(scores, kl_B, cfg.rl)
         counts = losses.loss_counts(rollouts.sampled_BT, scorable_B, cfg.rl.loss_normalisation)
@@ -228,7 +225,8 @@ def make_update(
             "learning_rate": schedule(state.step),
             "logprob_gap": logprob_gap,
         }
-        state = state.replace(
+        state = replace(
+            state,
             step=state.step + 1,
             params=params,
             opt_state=opt_state,

@@ -14,10 +14,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 from flax import struct
 
-Array = jax.Array
+Array = Any  # a jax.Array, or what stands for one in the same place: NumPy on the host, its shape, its sharding
 Params = Any  # nested dict of float32 arrays, as Flax Linen returns it (unboxed)
 
 

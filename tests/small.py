@@ -11,18 +11,20 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import linen as nn
 
 from configs import tiny
 from t1jax import config, multihost, rl, sharding, step
 from t1jax.model import qwen
 from t1jax.rewards.score import HostScores
-from t1jax.types import Packed, Prompts, TrainState
+from t1jax.types import Packed, Prompts, Rollouts, Scores, TrainState
 
 ONE = (1, 1, 1)
 V, P, R, C, T = 64, 8, 4, 7, 12
-STOPS = (1, 9, 17, 33, 50)
+STOPS = (0, 9, 17, 33, 50)  # 0 is what pads prompts, too: masks that are guessed from tokens go wrong everywhere
 KNOBS: dict[str, Any] = {
     "model.num_layers": 2,
     "model.hidden_size": 32,
@@ -194,6 +196,31 @@ def fused(shape: tuple[int, int, int]) -> Fused:
     """The train step on a mesh, shared by all tests of a run."""
     cfg, mesh, scorer = make_config(), make_mesh(shape), Recorder()
     return Fused(cfg, mesh, scorer, step.make_train_step(cfg, mesh, scorer, stop_tokens=STOPS))
+
+
+@functools.cache
+def drawn() -> tuple[Prompts, Rollouts, Scores]:
+    """What the first step of `fused(ONE)` samples and scores, by the pieces: prompts, rollouts, scores."""
+    one = fused(ONE)
+    state, prompts = one.start(), one.prompts()
+    rollouts = jax.jit(step.make_sample(one.cfg, one.mesh, STOPS))(state.params, prompts, state.rng, state.step)
+    return prompts, rollouts, jax.jit(step.make_score(sharding.train_layout(one.mesh), R, parity))(prompts, rollouts)
+
+
+@functools.cache
+def update() -> Any:
+    """The update of `fused(ONE)` as a program of its own; nothing is donated."""
+    one = fused(ONE)
+    return jax.jit(step.make_update(one.cfg, one.mesh))
+
+
+def keeping_the_gradient() -> optax.GradientTransformation:
+    """An optimiser that changes no parameter; its state after an update is the gradient."""
+
+    def still(params: Any) -> Any:
+        return jax.tree.map(jnp.zeros_like, params)
+
+    return optax.GradientTransformation(still, lambda gradient, _, params: (still(params), gradient))
 
 
 @contextmanager

@@ -12,7 +12,15 @@ from configs import tiny
 from t1jax import config, sharding
 from t1jax.model import qwen
 
-SMALL = dict(vocab_size=40, num_layers=3, hidden_size=32, num_heads=4, num_kv_heads=2, head_dim=8, mlp_size=48)
+SMALL = {
+    "vocab_size": 40,
+    "num_layers": 3,
+    "hidden_size": 32,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "head_dim": 8,
+    "mlp_size": 48,
+}
 
 
 def make_model(mesh_shape=(1, 1, 1), decode=False, **changes):

@@ -52,11 +52,12 @@ def attend(q_BNTH: jax.Array, *sources: KeyValues) -> jax.Array:
         scores.append(s.swapaxes(1, 2).reshape(B, N, T, S))
     highest = jnp.max(jnp.stack([s.max(-1, initial=-1e30) for s in scores]), axis=0)
     weights = [jnp.exp(s - jax.lax.stop_gradient(highest)[..., None]) for s in scores]
-    total = sum(w.sum(-1) for w in weights)
+    total_BNT = jnp.zeros(q_BNTH.shape[:3], jnp.float32)
     out = jnp.zeros(q_BNTH.shape, jnp.float32)
     for w_BNTS, (_, v_XKSH, _) in zip(weights, sources, strict=True):
         X, K, S, _ = v_XKSH.shape
         w_XRKGTS = w_BNTS.reshape(X, B // X, K, N // K, T, S).astype(v_XKSH.dtype)
         o = jnp.einsum("XRKGTS,XKSH->XKRGTH", w_XRKGTS, v_XKSH, preferred_element_type=jnp.float32)
         out = out + o.swapaxes(1, 2).reshape(B, N, T, H)
-    return (out / total[..., None]).astype(q_BNTH.dtype)
+        total_BNT = total_BNT + w_BNTS.sum(-1)
+    return (out / total_BNT[..., None]).astype(q_BNTH.dtype)

@@ -12,6 +12,7 @@ Deliberately not here: sampling (decode.py), losses over the vocabulary (losses.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -49,7 +50,9 @@ class Block(nn.Module):
 
     def weight(self, name: str, init: Any, **shape: int) -> jax.Array:
         """A parameter in compute dtype; `shape` maps each logical axis, in order, to its size."""
-        value = self.param(name, nn.with_logical_partitioning(init, tuple(shape)), tuple(shape.values()), jnp.float32)
+        value: Any = self.param(
+            name, nn.with_logical_partitioning(init, tuple(shape)), tuple(shape.values()), jnp.float32
+        )
         return value.astype(self.cfg.compute_dtype)
 
     @nn.compact
@@ -107,10 +110,10 @@ class Transformer(nn.Module):
         cfg = self.cfg
         V, D = cfg.vocab_size, cfg.hidden_size
         axes = nn.with_logical_partitioning
-        embedding_VD = self.param("embedding", axes(scaled(D), ("vocab", "embed")), (V, D), jnp.float32)
+        embedding_VD: Any = self.param("embedding", axes(scaled(D), ("vocab", "embed")), (V, D), jnp.float32)
         if not cfg.tie_embeddings:  # made here with the other weights; used by `head_weight`
             self.param("head", axes(scaled(D), ("embed", "vocab")), (D, V), jnp.float32)
-        norm_D = self.param("final_norm", axes(ONES, ("embed",)), (D,), jnp.float32)
+        norm_D: Any = self.param("final_norm", axes(ONES, ("embed",)), (D,), jnp.float32)
 
         table_VD = self.layout.constrain(embedding_VD.astype(cfg.compute_dtype), "vocab", None)  # as `head_weight`
         x_BTD = jnp.take(table_VD, tokens_BT, axis=0)
@@ -147,7 +150,7 @@ class Transformer(nn.Module):
         (x_BTD, *own), _ = layers(cfg, self.layout, name="layers")(carry, prompt_kv, shared)
         if cache is not None:
             cursor = cache.cursor + tokens_BT.shape[1]
-            cache = cache.replace(k_LBKSH=own[0], v_LBKSH=own[1], cursor=cursor)
+            cache = replace(cache, k_LBKSH=own[0], v_LBKSH=own[1], cursor=cursor)
         return rms_norm(x_BTD, norm_D, cfg.norm_eps), cache
 
 
@@ -174,7 +177,8 @@ def forward(
       segment_BT: int32, 0 for padding; required without a cache, unused with one.
       cache: rows must match tokens_BT; its own length must hold cursor + T positions.
     """
-    return model.apply({"params": params}, tokens_BT, position_BT, segment_BT, cache)
+    out: Any = model.apply({"params": params}, tokens_BT, position_BT, segment_BT, cache)
+    return out
 
 
 def head_weight(model: Transformer, params: Params) -> jax.Array:
@@ -230,8 +234,8 @@ def empty_cache(
     own = [model.layout.constrain(jnp.zeros(shape, cfg.compute_dtype), *axes) for _ in range(2)]
     valid_BS = jnp.ones((rows, length), bool) if valid_BS is None else valid_BS
     if prompt is not None:
-        parts = (prompt.k_LBKSH, prompt.v_LBKSH, prompt.valid_BS)
+        prompt_k, prompt_v, prompt_valid_PC = prompt.k_LBKSH, prompt.v_LBKSH, prompt.valid_BS
     else:
-        nothing = jnp.zeros((*shape[:3], 0, cfg.head_dim), cfg.compute_dtype)
-        parts = (nothing, nothing, jnp.zeros((rows, 0), bool))
-    return KVCache(*parts, *own, valid_BS, jnp.int32(0))
+        prompt_k = prompt_v = jnp.zeros((*shape[:3], 0, cfg.head_dim), cfg.compute_dtype)
+        prompt_valid_PC = jnp.zeros((rows, 0), bool)
+    return KVCache(prompt_k, prompt_v, prompt_valid_PC, own[0], own[1], valid_BS, jnp.int32(0))

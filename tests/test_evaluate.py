@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluation: numbers by hand, bans and temperatures that reach the sampler, and cuts of a thought at a budget."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import pytest
+import small
+
+from t1jax import evaluate, scaling, tokenizer
+from t1jax.tasks.pairs import PairsTask
+
+CFG = small.make_config(
+    data__prompt_length=24, rl__max_new_tokens=24, rl__window=24, eval__batch_size=8, scaling__budgets=(3, 8, 16, 24)
+)
+TASK = PairsTask(CFG.task)
+TOKENS = tokenizer.SentencePieceTokenizer(
+    tokenizer.train_sentencepiece(TASK.corpus(300, 0), CFG.model.vocab_size, TASK.symbols())
+)
+
+
+@pytest.fixture(scope="module")
+def evaluator():
+    return evaluate.Evaluator(CFG, small.make_mesh(), TASK, TOKENS)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return small.make_params(CFG, small.make_mesh())
+
+
+def response(evaluator, index, text):
+    return evaluator.judge(TASK.problem(index, "held_out"), [*TOKENS.encode(text), *TOKENS.stop_ids])
+
+
+def write(problem, verified=True):
+    """A right answer to `problem`, verified or just boxed."""
+    gold = TASK.gold(problem)
+    left, right = gold.split("+")
+    line = f"{gold}={problem.target}, need {problem.target}: yes\ncheck {problem.target}-{left}={right}: yes\n"
+    return f"{line if verified else ''}</think>\n\\boxed{{{gold}}}"
+
+
+def test_the_summary_by_hand(evaluator):
+    """Two right and verified, one guessed right, one that claims what is not so."""
+    problems = evaluator.problems(4)
+    low, high = problems[3].numbers[:2]
+    lie = f"{low}+{high}={problems[3].target}, need {problems[3].target}: yes\n</think>\n\\boxed{{{low}+{high}}}"
+    texts = [write(problems[0]), write(problems[1]), write(problems[2], verified=False), lie]
+    responses = [response(evaluator, i, text) for i, text in enumerate(texts)]
+    assert low + high != problems[3].target
+    row = evaluate.summary(responses)
+    assert (row["accuracy"], row["n"], row["gave_up"], row["false_claims"]) == (0.75, 4, 0.25, 0.25)
+    assert 0.3 < row["low"] < 0.75 < row["high"] < 1
+    assert row["response_length"] == sum(len(TOKENS.encode(text)) + 1 for text in texts) / 4
+    assert row["skills"]["arithmetic"] == 4 / 5  # three sums and two checks, of which the lie's sum is wrong
+    assert row["skills"]["late_arithmetic"] is None
+    flat = evaluate.metrics_row(responses)
+    assert flat["arithmetic"] == 4 / 5 and "skills" not in flat
+
+
+def test_an_unscorable_response_is_neither_right_nor_wrong(evaluator):
+    right = response(evaluator, 0, write(evaluator.problems(1)[0]))
+    unscorable = dataclasses.replace(right, outcome=-1)
+    assert evaluate.accuracy([right, unscorable])["n"] == 1
+    assert evaluate.accuracy([right, unscorable])["accuracy"] == 1.0
+
+
+def test_difficulties_share_out_all_responses(evaluator):
+    responses = [response(evaluator, i, write(p, False)) for i, p in enumerate(evaluator.problems(30))]
+    parts = evaluate.by_difficulty(responses, "rl")
+    assert sum(part["n"] for part in parts) == 30 and [part["stage"] for part in parts] == ["rl"] * len(parts)
+    assert [part["difficulty"] for part in parts] == sorted({p.difficulty for p in evaluator.problems(30)})
+
+
+def test_batches_change_no_response(evaluator, params):
+    """11 problems in batches of 8 and of 3, padded: the same responses, one a problem, in order."""
+    problems = evaluator.problems(11)
+    cfg = dataclasses.replace(CFG, eval=dataclasses.replace(CFG.eval, batch_size=3))
+    other = evaluate.Evaluator(cfg, small.make_mesh(), TASK, TOKENS)
+    one, two = (e.respond(params, problems, "x") for e in (evaluator, other))
+    assert [r.tokens for r in one] == [r.tokens for r in two]
+    assert [r.problem for r in one] == problems and len({r.tokens for r in one}) > 8
+    assert [r.tokens for r in evaluator.respond(params, problems, "y")] != [r.tokens for r in one]
+
+
+def test_greedy_does_not_depend_on_the_random_stream(evaluator, params):
+    one, two = (evaluator.respond(params, evaluator.problems(8), name, temperature=0.0) for name in "ab")
+    assert [r.tokens for r in one] == [r.tokens for r in two]
+
+
+def test_forbidden_to_give_up_the_thinking_ends_only_after_a_yes(evaluator):
+    """With weights that all but always end the thinking at once, only the ban keeps the token from coming."""
+    token, allowed = TASK.forbid_giving_up(TOKENS)
+    params = jax.tree.map(lambda x: x * 0, small.make_params(CFG, small.make_mesh()))
+    params["final_norm"] = params["final_norm"] + 1
+    params["embedding"] = params["embedding"].at[token].set(1.0) + 1e-2
+    free = evaluator.respond(params, evaluator.problems(8), "x", temperature=0.05)
+    assert all(token in r.tokens for r in free)
+    banned = evaluator.respond(params, evaluator.problems(8), "x", temperature=0.05, forbid_giving_up=True)
+    followed = [r.tokens[i - 1] if i else None for r in banned for i, t in enumerate(r.tokens) if t == token]
+    assert all(before in allowed for before in followed)
+
+
+class Answering(evaluate.Evaluator):
+    """Answers each prompt with the right pair if the prompt's thought is longer than six tokens, else wrongly."""
+
+    def continue_from(self, params, prompts, name, *, length, new_tokens, **rest):
+        self.asked = getattr(self, "asked", []) + [(name, [TOKENS.decode(p) for p in prompts])]
+        assert all(len(prompt) <= length for prompt in prompts)
+        answers = []
+        for prompt in prompts:
+            question, thought = TOKENS.decode(prompt).split("<think>\n")
+            problem = next(p for p in self.problems(4) if TASK.prompt(p).startswith(question))
+            text = TASK.gold(problem) if len(TOKENS.encode(thought)) > 6 + 3 else "1+1"
+            answers.append([*TOKENS.encode(text + "}"), *TOKENS.stop_ids])
+        return answers
+
+
+def test_a_thought_is_cut_at_the_budget_and_answered_from_there():
+    evaluator = Answering(CFG, small.make_mesh(), TASK, TOKENS)
+    problems = evaluator.problems(4)
+    responses = [response(evaluator, i, write(p)) for i, p in enumerate(problems)]  # 15 tokens of thought, then </think>
+    points = scaling.inference_scaling(evaluator, None, responses, "rl")
+    assert [(p["budget"], p["accuracy"], p["n"]) for p in points] == [(3, 0, 4), (8, 1, 4), (16, 1, 4), (24, 1, 4)]
+    asked = {name: prompts for name, prompts in evaluator.asked}
+    first = TASK.prompt(problems[0])
+    gold = TASK.gold(problems[0])
+    assert asked["scaling/rl/3"][0] == f"{first}{gold}\n</think>\n\\boxed{{"  # cut within a line: the line is ended
+    line = f"{gold}={problems[0].target}, need {problems[0].target}: yes\n"
+    assert asked["scaling/rl/8"][0] == f"{first}{line}</think>\n\\boxed{{"  # cut after a line: nothing to end
+    assert asked["scaling/rl/16"] == asked["scaling/rl/24"] == []  # thought within the budget: its own answer stands
+
+
+def test_a_response_that_never_ended_is_answered_from_all_of_its_thought():
+    evaluator = Answering(CFG, small.make_mesh(), TASK, TOKENS)
+    problem = evaluator.problems(1)[0]
+    low, high = problem.numbers[:2]
+    endless = f"{low}+{high}={low + high}, need {problem.target}: too small\n" * 3
+    cut = evaluator.judge(problem, TOKENS.encode(endless)[:24])
+    points = scaling.inference_scaling(evaluator, None, [cut], "sft")
+    assert [p["accuracy"] for p in points] == [0, 1, 1, 1]
+    assert evaluator.asked[-1][1][0].endswith(f"{endless}</think>\n\\boxed{{")

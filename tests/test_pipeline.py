@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole of T1 in miniature: what a run leaves, that it goes on where it stopped, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import small
+
+from t1jax import checkpoint, pipeline
+from t1jax.config import ConfigError
+
+KNOBS = {
+    "data__prompt_length": 24,
+    "mesh__fsdp": 1,
+    "mesh__data": 8,
+    "sft__num_steps": 5,
+    "sft__sequence_length": 64,
+    "rl__num_steps": 5,
+    "rl__max_new_tokens": 24,
+    "rl__window": 12,
+    "eval__num_problems": 12,
+    "eval__batch_size": 8,
+    "eval__quick_problems": 8,
+    "eval__every": 4,
+    "eval__samples": 2,
+    "scaling__budgets": (4, 16),
+    "checkpoint__sft_every": 2,
+    "checkpoint__every": 2,
+}
+CFG = small.make_config(**KNOBS)
+TIMES = ("seconds", "tokens_per_second")
+
+
+def rows_of(workdir):
+    """The metrics rows without what a clock says."""
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
+
+
+def last_state(workdir):
+    """Every array of the last RL checkpoint."""
+    from t1jax import rl, step
+
+    mesh = pipeline.sharding.make_mesh(CFG.mesh)
+    shapes = step.state_shapes(CFG, mesh, rl.make_optimizer(CFG), anchor=True)
+    tokens = pipeline.tokenizer.load(workdir / "tokenizer")
+    with checkpoint.Checkpoints(workdir / "checkpoints/rl", CFG, tokens) as kept:
+        assert kept.latest() == CFG.rl.num_steps
+        return jax.tree.map(np.asarray, kept.restore(shapes))
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("unbroken") / "run"
+    pipeline.run(CFG, workdir)
+    return workdir
+
+
+def test_a_run_leaves_what_it_promises(unbroken):
+    results = json.loads((unbroken / "results.json").read_text())
+    for stage in ("sft", "rl"):
+        assert {"accuracy", "n", "low", "high", "response_length", "false_claims", "gave_up"} <= set(results[stage])
+        assert results[stage]["n"] == 12 and results[stage]["low"] <= results[stage]["accuracy"]
+    assert [(p["stage"], p["budget"]) for p in results["scaling"]] == [(s, b) for s in ("sft", "rl") for b in (4, 16)]
+    assert all({"accuracy", "low", "high", "n"} <= set(point) for point in results["scaling"])
+    assert {"sft", "rl", "measure_sft", "measure_rl", "total"} <= set(results["seconds"])
+    assert results["config"]["rl"]["num_steps"] == 5 and "jax" in results["versions"]
+    for name in ("report.html", "config.json", "tokenizer/tokenizer.model", "accuracy.png", "scaling.png"):
+        assert (unbroken / name).stat().st_size > 0
+    assert list((unbroken / "tensorboard").rglob("events*"))
+    rows = rows_of(unbroken)
+    assert [(r["stage"], r["step"]) for r in rows] == [
+        *(("sft", n) for n in range(1, 6)),
+        *(("rl", n) for n in range(1, 5)),
+        ("evaluate", 4),
+        ("rl", 5),
+    ]
+    named = "loss reward accuracy response_length entropy kl_anchor overlong repetition garbled unscorable grad_norm"
+    for row in rows:
+        assert set(named.split()) | {"learning_rate", "logprob_gap"} <= set(row)
+        if row["stage"] == "rl":
+            assert all(row[name] is not None for name in named.split()) and row["logprob_gap"] < 1e-4
+
+
+def test_a_finished_run_says_so_and_changes_nothing(unbroken, capsys):
+    before = {path: path.stat().st_mtime_ns for path in unbroken.rglob("*")}
+    assert pipeline.run(CFG, unbroken) == unbroken / "report.html"
+    assert "is done" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in unbroken.rglob("*")} == before
+
+
+def test_a_workdir_of_other_knobs_is_refused_and_left_alone(unbroken):
+    before = {path: path.stat().st_mtime_ns for path in unbroken.rglob("*")}
+    with pytest.raises(ConfigError, match=r"^rl\.temperature is 1\.0, but .* was started with 1\.2"):
+        pipeline.run(small.make_config(**KNOBS, rl__temperature=1.0), unbroken)
+    assert {path: path.stat().st_mtime_ns for path in unbroken.rglob("*")} == before
+
+
+@pytest.mark.parametrize("stage, after", [("sft", 2), ("rl", 2)])
+def test_an_interrupted_run_ends_as_the_unbroken_one(unbroken, tmp_path, monkeypatch, stage, after):
+    """Stopped in the step after a checkpoint, then the same command again: the same rows, once each, and bits."""
+    save = checkpoint.Checkpoints.save
+
+    def stop(self, step, *rest):
+        if self.directory.name == stage and step > after:
+            raise KeyboardInterrupt
+        save(self, step, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint.Checkpoints, "save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run(CFG, tmp_path / "run")
+    steps = [row["step"] for row in rows_of(tmp_path / "run") if row["stage"] == stage]
+    assert max(steps) > after  # rows that must be written again
+    pipeline.run(CFG, tmp_path / "run")
+    assert rows_of(tmp_path / "run") == rows_of(unbroken)
+    jax.tree.map(np.testing.assert_array_equal, last_state(tmp_path / "run"), last_state(unbroken))
+    clock = ("seconds", "config")
+    mine, theirs = (json.loads((w / "results.json").read_text()) for w in (tmp_path / "run", unbroken))
+    assert {k: v for k, v in mine.items() if k not in clock} == {k: v for k, v in theirs.items() if k not in clock}
+
+
+def test_a_vocabulary_too_small_for_the_task_leaves_nothing_behind(tmp_path):
+    with pytest.raises(ConfigError, match=r"^model\.vocab_size is 56; .* needs at least 61"):
+        pipeline.run(small.make_config(**KNOBS, model__vocab_size=56), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
