@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The smallest training setup that the tests of the loops share: a config, weights, prompts, a scorer that remembers."""
+"""The smallest training setup, shared by the tests of the loops: config, weights, prompts, a scorer that remembers."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ KNOBS: dict[str, Any] = {
     "sft.sequence_length": 24,
     "sft.optimizer": "adamw",
     "sft.num_steps": 20,
+    "sft.learning_rate": 1e-2,
     "sft.warmup_steps": 0,
     "sft.vocab_chunks": 2,
     "rl.num_steps": 20,

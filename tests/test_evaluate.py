@@ -122,10 +122,10 @@ class Answering(evaluate.Evaluator):
 def test_a_thought_is_cut_at_the_budget_and_answered_from_there():
     evaluator = Answering(CFG, small.make_mesh(), TASK, TOKENS)
     problems = evaluator.problems(4)
-    responses = [response(evaluator, i, write(p)) for i, p in enumerate(problems)]  # 15 tokens of thought, then </think>
+    responses = [response(evaluator, i, write(p)) for i, p in enumerate(problems)]  # 15 tokens, </think>
     points = scaling.inference_scaling(evaluator, None, responses, "rl")
     assert [(p["budget"], p["accuracy"], p["n"]) for p in points] == [(3, 0, 4), (8, 1, 4), (16, 1, 4), (24, 1, 4)]
-    asked = {name: prompts for name, prompts in evaluator.asked}
+    asked = dict(evaluator.asked)
     first = TASK.prompt(problems[0])
     gold = TASK.gold(problems[0])
     assert asked["scaling/rl/3"][0] == f"{first}{gold}\n</think>\n\\boxed{{"  # cut within a line: the line is ended

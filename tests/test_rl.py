@@ -180,7 +180,7 @@ def test_trap_7_an_unscorable_response_is_not_a_wrong_one():
 
 
 def test_trap_7_with_nothing_scorable_only_the_entropy_pulls():
-    """No response has a score: the gradient is that of - alpha H, whatever the responses' advantages would have been."""
+    """No response has a score: the gradient is that of - alpha H, whatever the advantages would have been."""
     one = small.fused(ONE)
 
     def unscorable(problem, *rest):
@@ -248,7 +248,8 @@ def test_a_failed_scorer_ends_the_loop_before_anything_is_written():
 
 
 @pytest.mark.parametrize(
-    "step, every, last, expected", [(4, 2, 9, True), (5, 2, 9, False), (9, 2, 9, True), (4, 0, 9, False), (9, 0, 9, True)]
+    "step, every, last, expected",
+    [(4, 2, 9, True), (5, 2, 9, False), (9, 2, 9, True), (4, 0, 9, False), (9, 0, 9, True)],
 )
 def test_due(step, every, last, expected):
     assert loop.due(step, every, last) is expected

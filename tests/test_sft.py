@@ -90,9 +90,7 @@ def test_padding_is_not_learnt_and_not_read():
     packed = small.packed_rows(CFG)
     padding = packed.segment_BT == 0
     assert 0.2 < padding.mean() < 0.9
-    other = packed.replace(
-        tokens_BT=np.where(padding, 3, packed.tokens_BT), target_BT=packed.target_BT | padding
-    )
+    other = packed.replace(tokens_BT=np.where(padding, 3, packed.tokens_BT), target_BT=packed.target_BT | padding)
     first, second = gradient(packed), gradient(other)
     jax.tree.map(np.testing.assert_array_equal, first, second)
 

@@ -18,7 +18,7 @@ MESH = small.make_mesh((2, 2, 2))
 
 
 def test_training_splits_weights_and_decoding_keeps_them_still():
-    """q is [layers, embed, q_heads, head_dim]: over fsdp and tensor in training, over tensor alone in the token loop."""
+    """q is [layers, embed, q_heads, head_dim]: over fsdp and tensor in training, tensor alone in the token loop."""
     axes = ("layers", "embed", "q_heads", "head_dim")
     assert sharding.train_layout(MESH).spec(*axes) == PartitionSpec(None, "fsdp", "tensor", None)
     assert sharding.decode_layout(MESH).spec(*axes) == PartitionSpec(None, None, "tensor", None)

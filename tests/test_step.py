@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One iteration is one program; its pieces, its parts and its devices change nothing; its gradient is the equation's."""
+"""One iteration is one program; its pieces, parts and devices change nothing; its gradient is the equation's."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_the_new_state_lies_where_the_old_one_lay():
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_all_that_mirrors_the_parameters_lies_like_them(optimizer):
-    """Moments and anchor are split over fsdp and tensor as the weights are; the anchor is float32 in any compute dtype."""
+    """Moments and anchor are split over fsdp and tensor as the weights are; the anchor is always float32."""
     cfg = small.make_config(sft__optimizer=optimizer, model__compute_dtype="bfloat16")
     mesh = small.make_mesh((2, 2, 2))
     shapes = step.state_shapes(cfg, mesh, sft.make_optimizer(cfg), anchor=True)
@@ -154,9 +154,7 @@ def test_split_takes_rows_from_every_shard_and_merge_is_its_inverse():
 
 def test_join_sets_the_prompt_against_the_response():
     """By hand: a prompt of 2 of 3 positions and one of 3, two responses each."""
-    prompts = Prompts(
-        jnp.array([[7, 8, 9], [4, 5, 6]]), jnp.array([[1, 1, 0], [1, 1, 1]], bool), jnp.array([0, 1])
-    )
+    prompts = Prompts(jnp.array([[7, 8, 9], [4, 5, 6]]), jnp.array([[1, 1, 0], [1, 1, 1]], bool), jnp.array([0, 1]))
     sampled = jnp.array([[1, 1], [1, 0], [1, 1], [1, 0]], bool)
     tokens = jnp.array([[21, 22], [23, 0], [24, 25], [26, 0]])
     zero = jnp.zeros((4, 2))
