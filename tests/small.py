@@ -97,7 +97,7 @@ def to_numpy(tree: Any) -> Any:
 def prompt_rows(seed: int = 0, padding: int = 0) -> Prompts:
     """Ragged prompts in NumPy: 1 .. C tokens each, padded with the id `padding`."""
     random = np.random.default_rng(seed)
-    tokens = random.integers(2, V, (P, C)).astype(np.int32)
+    tokens = random.integers(0, V, (P, C)).astype(np.int32)
     valid = np.arange(C)[None] < (1 + (np.arange(P) * 3) % C)[:, None]
     return Prompts(np.where(valid, tokens, np.int32(padding)), valid, np.arange(100, 100 + P, dtype=np.int32))
 
