@@ -219,19 +219,34 @@ class Written(list):
         self[-1] += (step,)
 
 
-def report(**values):
-    return {name: jnp.float32(value) for name, value in ({"loss": 0.5, "tokens": 10.0} | values).items()}
+class Later:
+    """A value that the device is still computing."""
+
+    def __init__(self, value, ready=False):
+        self.value, self.ready = value, ready
+
+    def is_ready(self):
+        return self.ready
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.value, np.float32)
 
 
-def test_the_log_writes_each_step_once_and_in_order():
+def report(ready=False, **values):
+    return {name: Later(value, ready) for name, value in ({"loss": 0.5, "tokens": 10.0} | values).items()}
+
+
+def test_the_log_writes_each_step_once_in_order_and_waits_for_none_but_the_one_before():
     written = Written()
     log = loop.StepLog("rl", written, written)
     for number in (1, 2, 3):
         log.push(number, report(loss=number, failed=0.0))
+        assert len(written) == number - 1
     log.flush()
     log.flush()
+    log.push(4, report(ready=True, loss=4))
     assert [(stage, number, row["loss"], told) for stage, number, row, told in written] == [
-        ("rl", n, float(n), n) for n in (1, 2, 3)
+        ("rl", n, float(n), n) for n in (1, 2, 3, 4)
     ]
     for _, _, row, _ in written:
         assert row["seconds"] > 0 and "failed" not in row

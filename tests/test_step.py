@@ -166,6 +166,21 @@ def test_join_sets_the_prompt_against_the_response():
     np.testing.assert_array_equal(rows.position_BS[1:3], [[0, 0, 1, 2, 3], [0, 1, 2, 3, 4]])
 
 
+def test_each_step_draws_afresh_from_its_seed_and_number():
+    """The same weights and prompts: other samples at another step or from another root, the same ones again."""
+    one = small.fused(ONE)
+
+    def samples(**change):
+        one.scorer.take()
+        one.step(one.start().replace(**change), one.prompts())
+        return one.scorer.rows()[1]
+
+    first = samples()
+    np.testing.assert_array_equal(samples(), first)
+    for change in ({"step": jnp.int32(1)}, {"rng": jax.random.key_data(jax.random.key(1))}):
+        assert (samples(**change) != first).any(-1).mean() > 0.9
+
+
 MESHES = [(1, 1, 2), (2, 2, 2), (8, 1, 1), (1, 4, 2)]
 
 
