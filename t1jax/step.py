@@ -317,7 +317,7 @@ def state_shardings(cfg: Config, mesh: Mesh, optimizer: optax.GradientTransforma
 def init_state(
     cfg: Config, mesh: Mesh, optimizer: optax.GradientTransformation, params: Params, *, anchor: bool
 ) -> TrainState:
-    """A train state at step 0 from parameters that are already sharded; with `anchor`, theta_ref = theta."""
+    """A train state at step 0 from sharded parameters, which it takes over; with `anchor`, theta_ref = theta."""
 
     def make(params: Params) -> TrainState:
         return TrainState(
@@ -328,4 +328,5 @@ def init_state(
             rng=jax.random.key_data(jax.random.key(cfg.seed)),
         )
 
-    return jax.jit(make, out_shardings=state_shardings(cfg, mesh, optimizer, anchor=anchor))(params)
+    shardings = state_shardings(cfg, mesh, optimizer, anchor=anchor)
+    return jax.jit(make, donate_argnums=0, out_shardings=shardings)(params)
