@@ -37,7 +37,6 @@ KNOBS: dict[str, Any] = {
     "sft.batch_size": 8,
     "sft.sequence_length": 24,
     "sft.optimizer": "adamw",
-    "sft.learning_rate": 1e-2,
     "sft.num_steps": 20,
     "sft.learning_rate": 1e-2,
     "sft.warmup_steps": 0,
