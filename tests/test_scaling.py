@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a thought is cut and where it is not, with an evaluator that answers every cut thought wrongly."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import small
+from test_evaluate import CFG, TASK, TOKENS
+
+from t1jax import evaluate, scaling
+from t1jax.rewards.score import RIGHT
+
+BUDGETS = CFG.scaling.budgets
+
+
+class Wrong(evaluate.Evaluator):
+    """Remembers what it was asked, and answers with a pair that is never right."""
+
+    def __init__(self):
+        super().__init__(CFG, small.make_mesh(), TASK, TOKENS)
+        self.asked = []
+
+    def continue_from(self, params, prompts, name, *, length, new_tokens, **rest):
+        assert (params, new_tokens, rest) == ("weights", CFG.scaling.answer_tokens, {})
+        assert all(len(prompt) <= length for prompt in prompts)
+        self.asked.append(prompts)
+        return [[*TOKENS.encode("1+1}"), *TOKENS.stop_ids] for _ in prompts]
+
+
+@pytest.fixture
+def evaluator():
+    return Wrong()
+
+
+def patient_chains(evaluator, count):
+    """Right responses of the task's own writer, long and short."""
+    chosen, seed = [], 0
+    while len(chosen) < count:
+        problem = TASK.problem(seed, "held_out")
+        tokens = [*TOKENS.encode(TASK.chain(problem, random.Random(seed))), *TOKENS.stop_ids]
+        response = evaluator.judge(problem, tokens)
+        chosen += [response] * (response.outcome == RIGHT)
+        seed += 1
+    return chosen
+
+
+def points(evaluator, responses):
+    return scaling.inference_scaling(evaluator, "weights", responses, "rl")
+
+
+def test_a_thought_as_long_as_the_budget_keeps_its_own_answer(evaluator):
+    """Thoughts of 8 and of 9 tokens at a budget of 8: the end of the first comes just in time, the second is cut."""
+    problem = TASK.problem(0, "held_out")
+    answer = TOKENS.encode(f"</think>\n\\boxed{{{TASK.gold(problem)}}}")
+    filler = TOKENS.encode("7+7=14, need 15: too small\n")
+    assert len(filler) >= 8 and 8 in BUDGETS
+    for length, right in ((8, 1.0), (9, 0.0)):
+        response = evaluator.judge(problem, [*(filler * 2)[:length], *answer, *TOKENS.stop_ids])
+        assert response.right
+        found = {point["budget"]: point["accuracy"] for point in points(evaluator, [response])}
+        assert found[8] == right
+        assert found[max(BUDGETS)] == 1.0
+
+
+def test_a_response_that_ended_without_an_answer_is_not_asked_for_one(evaluator):
+    """It stopped by itself in the middle of its thinking: nothing was cut."""
+    response = evaluator.judge(TASK.problem(0, "held_out"), [*TOKENS.encode("7+7"), *TOKENS.stop_ids])
+    assert [point["accuracy"] for point in points(evaluator, [response])] == [0.0] * len(BUDGETS)
+    thought = len(TOKENS.encode("7+7"))
+    assert [len(prompts) for prompts in evaluator.asked] == [int(budget < thought) for budget in BUDGETS]
+    assert all(TOKENS.stop_ids[0] not in prompt for prompts in evaluator.asked for prompt in prompts)
+
+
+def test_accuracy_rises_with_the_budget_up_to_the_responses_own(evaluator):
+    """Cut thoughts are answered wrongly here, so a response counts from the budget on that its thinking needs."""
+    responses = patient_chains(evaluator, 30)
+    found = points(evaluator, responses)
+    closing, _ = TASK.forbid_giving_up(TOKENS)
+    needed = [r.tokens.index(closing) for r in responses]
+    assert [point["accuracy"] for point in found] == [sum(n <= b for n in needed) / 30 for b in BUDGETS]
+    assert 0 < found[-1]["accuracy"] and found[0]["accuracy"] < found[-1]["accuracy"]
+    assert all((point["stage"], point["n"]) == ("rl", 30) for point in found)
+    assert [point["budget"] for point in found] == list(BUDGETS)
+
+
+def test_a_cut_text_is_one_that_a_writer_could_have_written(evaluator):
+    """The question, the thought as it was sampled, a line end if the line was open, the end of the thinking, a box;
+    in the tokens that the tokenizer gives the same text."""
+    responses = patient_chains(evaluator, 10)
+    points(evaluator, responses)
+    seen = 0
+    for budget, prompts in zip(BUDGETS, evaluator.asked, strict=True):
+        texts = {TOKENS.decode(prompt) for prompt in prompts}
+        assert len(texts) == len(prompts)
+        for prompt in prompts:
+            text = TOKENS.decode(prompt)
+            question, _, thought = text.partition("<think>\n")
+            thought, prefix, rest = thought.rpartition("\n</think>\n\\boxed{")
+            assert prefix and not rest and not thought.endswith("\n")
+            response = next(r for r in responses if TASK.prompt(r.problem).startswith(question))
+            assert TOKENS.decode(response.tokens[:budget]) in (thought, thought + "\n")
+            assert TOKENS.encode(text) == list(prompt)
+            seen += 1
+    assert seen > 10
