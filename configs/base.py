@@ -8,12 +8,15 @@ Typed views and validation: t1jax/config.py.
 
 from ml_collections import ConfigDict
 
+BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
+
 
 def get_config() -> ConfigDict:
     cfg = ConfigDict()
     cfg.seed = 0  # root of every random number [ours]
 
     cfg.model = ConfigDict()  # a Qwen2.5-style transformer (t1jax/model/qwen.py)
+    cfg.model.checkpoint = ""  # weights and tokenizer to start from: HF's folder or t1jax.convert's; "": none [ours]
     cfg.model.vocab_size = 152064  # V, tokens [paper: Qwen2.5-32B]
     cfg.model.num_layers = 64  # L [paper: Qwen2.5-32B]
     cfg.model.hidden_size = 5120  # D, width of the residual stream [paper: Qwen2.5-32B]
@@ -21,7 +24,15 @@ def get_config() -> ConfigDict:
     cfg.model.num_kv_heads = 8  # K, key/value heads, divides num_heads [paper: Qwen2.5-32B]
     cfg.model.head_dim = 128  # H, width of a head, even [paper: Qwen2.5-32B]
     cfg.model.mlp_size = 27648  # F, inner width of the SwiGLU [paper: Qwen2.5-32B]
+    cfg.model.qkv_bias = True  # a bias on q, k and v: Qwen2 has it, Qwen3 and Llama do not [paper: Qwen2.5-32B]
+    cfg.model.qk_norm = False  # RMSNorm of each head's q and k: Qwen3 has it [paper: Qwen2.5-32B]
     cfg.model.rope_theta = 1_000_000.0  # base of the rotary frequencies [paper: Qwen2.5-32B]
+    cfg.model.rope_scaling = "none"  # for longer texts: none | linear | yarn | llama3 [ours]
+    cfg.model.rope_factor = 1.0  # slow frequencies are divided by this [ours]
+    cfg.model.rope_original_length = 32768  # positions trained on before scaling, tokens [paper: Qwen2.5-32B]
+    cfg.model.rope_low = 1.0  # a frequency with fewer turns than this in the original length is slow [ours]
+    cfg.model.rope_high = 32.0  # one with more turns than this stays as it is; a ramp in between [ours]
+    cfg.model.rope_attention_factor = 0.0  # yarn's factor of q and k; 0: 0.1 ln(rope_factor) + 1 [ours]
     cfg.model.norm_eps = 1e-6  # added to the mean square in RMSNorm [paper: Qwen2.5-32B]
     cfg.model.tie_embeddings = False  # the head reuses the embedding matrix [paper: Qwen2.5-32B]
     cfg.model.compute_dtype = "bfloat16"  # activations and matmuls; parameters are float32 [hw]
@@ -40,7 +51,16 @@ def get_config() -> ConfigDict:
     cfg.task.row_order_share = 0.75  # share of chains that try pairs row by row, the worse order [ours]
 
     cfg.data = ConfigDict()
-    cfg.data.prompt_length = 1024  # C, prompt positions; a longer prompt is an error [kin]
+    cfg.data.train = ""  # problems: JSON lines, a JSON array or Parquet, local, gs:// or s3://; "": the task [ours]
+    cfg.data.eval = ""  # held-out problems, likewise; with data.train [ours]
+    cfg.data.sft = ""  # texts of the cold start: `messages`, or `prompt` and `response`; "": the task's [ours]
+    cfg.data.problem_column = ""  # of the files; "": the first of problem, question, prompt [ours]
+    cfg.data.answer_column = ""  # of the files; "": the first of answer, solution, gold [ours]
+    cfg.data.system_prompt = ""  # what the system says before the problem, if data.chat; "": the template's own [ours]
+    cfg.data.template = "{problem}\n" + BOXED  # what the user says, {problem} being the problem [ours]
+    cfg.data.chat = True  # wrap it in the tokenizer's chat template; False: as it is [ours]
+    cfg.data.response_prefix = ""  # how every response begins: part of the prompt, like "<think>\n" [ours]
+    cfg.data.prompt_length = 1024  # C, prompt positions; longer prompts of a file are dropped, and counted [kin]
 
     cfg.mesh = ConfigDict()  # devices = data * fsdp * tensor; -1 for at most one of them: all that are left
     cfg.mesh.data = 1  # replicas of the parameters [hw]
@@ -48,7 +68,7 @@ def get_config() -> ConfigDict:
     cfg.mesh.tensor = 1  # shards of heads, MLP and vocabulary [hw]
 
     cfg.sft = ConfigDict()  # the cold start
-    cfg.sft.num_steps = 3000  # optimiser updates [ours; the paper: 3 epochs over 12k problems]
+    cfg.sft.num_steps = 3000  # optimiser updates; 0: no cold start [ours; the paper: 3 epochs over 12k problems]
     cfg.sft.batch_size = 32  # packed rows an update [ours]
     cfg.sft.sequence_length = 16384  # T, tokens of a packed row [ours]
     cfg.sft.micro_batches = 1  # parts an update's rows are split into, to save memory [hw]
@@ -101,7 +121,16 @@ def get_config() -> ConfigDict:
 
     cfg.scaling = ConfigDict()  # cut the thinking at a budget, answer from the cut thought
     cfg.scaling.budgets = (256, 512, 1024, 2048, 4096, 8192, 16384)  # thinking tokens [ours]
+    cfg.scaling.answer_prefix = "\n</think>\n\nThe final answer is \\boxed{"  # ends a cut thought of files [ours]
     cfg.scaling.answer_tokens = 256  # tokens for the answer after the cut [ours]
+
+    cfg.verifier = ConfigDict()  # processes that compare answers of problems from files (t1jax/rewards/verifier.py)
+    cfg.verifier.workers = 0  # processes; 0: one a core [hw]
+    cfg.verifier.deadline = 3.0  # an answer that takes longer is unscorable, seconds [ours]
+    cfg.verifier.memory = 1024  # a process may take this much, MiB [hw]
+    cfg.verifier.recycle = 5000  # answers after which a process is replaced, count [ours]
+
+    cfg.benchmarks = ConfigDict()  # name -> data, samples: what t1jax.evaluate runs (configs/eval_t1.py) [ours]
 
     cfg.checkpoint = ConfigDict()
     cfg.checkpoint.sft_every = 250  # updates of the cold start between checkpoints [ours]

@@ -2,8 +2,7 @@
 """The configuration as frozen, typed views, and the checks that tell a user which knob to turn.
 
 Where: before everything else. configs/base.py documents each knob; `load` gives the same sections and names, typed.
-`validate` refuses what cannot work, before anything is compiled or written.
-Deliberately not here: defaults (configs/), command-line flags (main.py).
+Deliberately not here: defaults (configs/), what may stand together (validation.py), command-line flags (cli.py).
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
-import itertools
 import json
 import math
 import typing
@@ -26,6 +24,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class ModelConfig:
+    checkpoint: str
     vocab_size: int
     num_layers: int
     hidden_size: int
@@ -33,7 +32,15 @@ class ModelConfig:
     num_kv_heads: int
     head_dim: int
     mlp_size: int
+    qkv_bias: bool
+    qk_norm: bool
     rope_theta: float
+    rope_scaling: str
+    rope_factor: float
+    rope_original_length: int
+    rope_low: float
+    rope_high: float
+    rope_attention_factor: float
     norm_eps: float
     tie_embeddings: bool
     compute_dtype: str
@@ -58,6 +65,15 @@ class TaskConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
+    train: str
+    eval: str
+    sft: str
+    problem_column: str
+    answer_column: str
+    system_prompt: str
+    template: str
+    chat: bool
+    response_prefix: str
     prompt_length: int
 
 
@@ -134,7 +150,24 @@ class EvalConfig:
 @dataclass(frozen=True)
 class ScalingConfig:
     budgets: tuple[int, ...]
+    answer_prefix: str
     answer_tokens: int
+
+
+@dataclass(frozen=True)
+class VerifierConfig:
+    workers: int
+    deadline: float
+    memory: int
+    recycle: int
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """One file of problems that `t1jax.evaluate` samples."""
+
+    data: str
+    samples: int
 
 
 @dataclass(frozen=True)
@@ -156,6 +189,8 @@ class Config:
     rl: RlConfig
     eval: EvalConfig
     scaling: ScalingConfig
+    verifier: VerifierConfig
+    benchmarks: Mapping[str, BenchmarkConfig] = dataclasses.field(hash=False)
     checkpoint: CheckpointConfig
 
     def to_dict(self) -> dict[str, Any]:
@@ -189,7 +224,7 @@ def unknown_knob(name: str) -> ConfigError:
 
 
 def knobs() -> list[str]:
-    """The dotted name of every knob."""
+    """The dotted name of every knob; those of a benchmark only as `benchmarks`."""
     sections = typing.get_type_hints(Config)
     return [
         f"{name}.{field.name}" if field else name
@@ -200,9 +235,10 @@ def knobs() -> list[str]:
 
 def expected_type(knob: str) -> str:
     """What the value of a knob must be, in words."""
-    section, _, name = knob.rpartition(".")
-    kind = typing.get_type_hints(Config)[section] if section else Config
-    return _words(typing.get_type_hints(kind)[name])
+    kind: Any = Config
+    for name in knob.split("."):
+        kind = typing.get_args(kind)[1] if typing.get_origin(kind) is Mapping else typing.get_type_hints(kind)[name]
+    return _words(kind)
 
 
 def mesh_shape(mesh: MeshConfig, num_devices: int) -> tuple[int, int, int]:
@@ -223,128 +259,6 @@ def mesh_shape(mesh: MeshConfig, num_devices: int) -> tuple[int, int, int]:
     return sizes[0], sizes[1], sizes[2]
 
 
-def validate(cfg: Config, num_devices: int) -> None:
-    """Refuses what cannot work on `num_devices` devices.
-
-    Raises:
-      ConfigError: names the knob, what it is, what was expected.
-    """
-    for check in (_validate_model, _validate_task, _validate_training, _validate_rl, _validate_measuring):
-        check(cfg)
-    _validate_mesh(cfg, *mesh_shape(cfg.mesh, num_devices))
-
-
-def _validate_model(cfg: Config) -> None:
-    _at_least(cfg, 1, "model", "vocab_size num_layers hidden_size num_heads num_kv_heads head_dim mlp_size")
-    _multiple("model.num_heads", cfg.model.num_heads, "model.num_kv_heads", cfg.model.num_kv_heads)
-    _check(cfg, "model.head_dim", cfg.model.head_dim % 2 == 0, "an even number: rotary positions turn pairs")
-    _check(cfg, "model.rope_theta", cfg.model.rope_theta > 1, "more than 1")
-    _check(cfg, "model.norm_eps", cfg.model.norm_eps > 0, "more than 0")
-    _one_of(cfg, "model.compute_dtype", "float32", "bfloat16")
-    _one_of(cfg, "model.remat", "none", "dots", "full")
-
-
-def _validate_task(cfg: Config) -> None:
-    task, low, high = cfg.task, cfg.task.min_numbers, cfg.task.max_numbers
-    _at_least(cfg, 3, "task", "min_numbers")
-    _check(cfg, "task.max_numbers", high >= low, f"at least task.min_numbers = {low}")
-    _check(cfg, "task.max_value", task.max_value >= high, f"at least task.max_numbers = {high}: no number comes twice")
-    _check(cfg, "task.held_out_percent", 0 < task.held_out_percent < 100, "1 to 99")
-    _share(cfg, "task", "impatient_share give_up row_order_share")
-    _at_least(cfg, 1, "tokenizer", "corpus_texts")
-    _at_least(cfg, 1, "data", "prompt_length")
-
-
-def _validate_training(cfg: Config) -> None:
-    _check(cfg, "seed", 0 <= cfg.seed < 2**32, "0 to 4294967295")
-    _at_least(cfg, 1, "sft", "num_steps batch_size sequence_length micro_batches vocab_chunks")
-    _at_least(cfg, 0, "sft", "warmup_steps")
-    _multiple("sft.batch_size", cfg.sft.batch_size, "sft.micro_batches", cfg.sft.micro_batches)
-    _one_of(cfg, "sft.optimizer", "adamw", "muon")
-    for section in ("sft", "rl"):
-        _positive(cfg, section, "learning_rate grad_clip")
-        _at_least(cfg, 0, section, "weight_decay")
-        for knob in (f"{section}.b1", f"{section}.b2"):
-            _check(cfg, knob, 0 <= _get(cfg, knob) < 1, "0 or more and below 1")
-
-
-def _validate_rl(cfg: Config) -> None:
-    rl, vocab_size = cfg.rl, cfg.model.vocab_size
-    _at_least(cfg, 1, "rl", "num_steps prompts_per_step max_new_tokens window micro_batches vocab_chunks repeat_length")
-    baseline = "at least 2: the leave-one-out baseline is the mean of a prompt's other responses"
-    _check(cfg, "rl.responses_per_prompt", rl.responses_per_prompt >= 2, baseline)
-    rows = rl.prompts_per_step * rl.responses_per_prompt
-    _multiple("rl.prompts_per_step * rl.responses_per_prompt", rows, "rl.micro_batches", rl.micro_batches)
-    _positive(cfg, "rl", "temperature kl_clip")
-    _at_least(cfg, 0, "rl", "logprob_temperature")
-    _check(cfg, "rl.top_k", 0 <= rl.top_k <= vocab_size, f"0 (off) to model.vocab_size = {vocab_size}")
-    _check(cfg, "rl.top_p", 0 < rl.top_p <= 1, "more than 0, at most 1 (off)")
-    _check(cfg, "rl.min_p", 0 <= rl.min_p < 1, "0 (off) or more and below 1")
-    _share(cfg, "rl", "warmup_fraction anchor_decay garbled_share")
-    _at_least(cfg, 0, "rl", "entropy_coef kl_coef")
-    _at_least(cfg, 2, "rl", "repeat_count")
-    _one_of(cfg, "rl.kl_site", "reward", "loss")
-    _one_of(cfg, "rl.penalty_site", "reward", "advantage")
-    _one_of(cfg, "rl.loss_normalisation", "response", "token")
-
-
-def _validate_measuring(cfg: Config) -> None:
-    _at_least(cfg, 1, "eval", "num_problems batch_size quick_problems")
-    _at_least(cfg, 0, "eval", "every samples")
-    increasing = all(low < high for low, high in itertools.pairwise((0, *cfg.scaling.budgets)))
-    _check(cfg, "scaling.budgets", len(cfg.scaling.budgets) > 0 and increasing, "positive numbers, each above the last")
-    _at_least(cfg, 1, "scaling", "answer_tokens")
-    _at_least(cfg, 1, "checkpoint", "sft_every every keep")
-
-
-def _validate_mesh(cfg: Config, data: int, fsdp: int, tensor: int) -> None:
-    for knob in ("model.vocab_size", "model.num_heads", "model.num_kv_heads", "model.mlp_size"):
-        _multiple(knob, _get(cfg, knob), "mesh.tensor", tensor)
-    _multiple("model.hidden_size", cfg.model.hidden_size, "mesh.fsdp", fsdp)
-    rl, sft, shards = cfg.rl, cfg.sft, "mesh.data * mesh.fsdp"
-    rows = rl.prompts_per_step * rl.responses_per_prompt // rl.micro_batches
-    _multiple("rl.prompts_per_step", rl.prompts_per_step, shards, data * fsdp)
-    _multiple("rl.prompts_per_step * rl.responses_per_prompt / rl.micro_batches", rows, shards, data * fsdp)
-    _multiple("sft.batch_size / sft.micro_batches", sft.batch_size // sft.micro_batches, shards, data * fsdp)
-    _multiple("eval.batch_size", cfg.eval.batch_size, shards, data * fsdp)
-
-
-def _get(cfg: Config, knob: str) -> Any:
-    section, _, name = knob.rpartition(".")
-    return getattr(getattr(cfg, section) if section else cfg, name)
-
-
-def _check(cfg: Config, knob: str, holds: bool, expected: str) -> None:
-    if not holds:
-        raise ConfigError(f"{knob} is {_get(cfg, knob)}; expected {expected}")
-
-
-def _multiple(what: str, found: int, of: str, divisor: int) -> None:
-    if found % divisor:
-        raise ConfigError(f"{what} is {found}; expected a multiple of {of} = {divisor}")
-
-
-def _one_of(cfg: Config, knob: str, *choices: str) -> None:
-    near = difflib.get_close_matches(_get(cfg, knob), choices, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    _check(cfg, knob, _get(cfg, knob) in choices, f"one of {', '.join(choices)}{hint}")
-
-
-def _at_least(cfg: Config, least: int, section: str, names: str) -> None:
-    for knob in (f"{section}.{name}" for name in names.split()):
-        _check(cfg, knob, _get(cfg, knob) >= least, f"at least {least}")
-
-
-def _positive(cfg: Config, section: str, names: str) -> None:
-    for knob in (f"{section}.{name}" for name in names.split()):
-        _check(cfg, knob, _get(cfg, knob) > 0, "more than 0")
-
-
-def _share(cfg: Config, section: str, names: str) -> None:
-    for knob in (f"{section}.{name}" for name in names.split()):
-        _check(cfg, knob, 0 <= _get(cfg, knob) <= 1, "a share, 0 to 1")
-
-
 def _section(kind: Any, tree: Any, prefix: str) -> Any:
     """A dataclass of type `kind` from a mapping that has exactly its fields."""
     if not hasattr(tree, "keys"):  # a ConfigDict is no Mapping
@@ -362,6 +276,8 @@ def _value(kind: Any, value: Any, knob: str) -> Any:
     """`value` as `kind`; an int may stand for a float, a list for a tuple, nothing else for anything else."""
     if dataclasses.is_dataclass(kind):
         return _section(kind, value, f"{knob}.")
+    if typing.get_origin(kind) is Mapping and hasattr(value, "keys"):
+        return {name: _value(typing.get_args(kind)[1], value[name], f"{knob}.{name}") for name in sorted(value)}
     if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
         return tuple(_value(typing.get_args(kind)[0], item, knob) for item in value)
     if kind is float and type(value) is int:

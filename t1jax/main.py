@@ -19,7 +19,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from t1jax import config
+from t1jax import config, validation
 from t1jax.config import Config, ConfigError
 
 USAGE = """\
@@ -93,7 +93,7 @@ def _validate(cfg: Config) -> None:
     """All checks of the config, for the devices that are here."""
     import jax
 
-    config.validate(cfg, jax.device_count())
+    validation.validate(cfg, jax.device_count())
 
 
 def _take_config_file(argv: list[str]) -> tuple[str, list[str]]:

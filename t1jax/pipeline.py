@@ -26,7 +26,7 @@ from typing import Any
 
 import jax
 
-from t1jax import config, evaluate, files, multihost, report, rl, scaling, sft, sharding, tokenizer
+from t1jax import evaluate, files, multihost, report, rl, scaling, sft, sharding, tokenizer, validation
 from t1jax.checkpoint import Checkpoints
 from t1jax.config import Config, ConfigError
 from t1jax.evaluate import Evaluator, Response
@@ -44,7 +44,7 @@ def run(cfg: Config, workdir: Path) -> Path:
     Raises:
       ConfigError: the workdir holds a run with other knobs, or the config cannot work on these devices.
     """
-    config.validate(cfg, jax.device_count())
+    validation.validate(cfg, jax.device_count())
     mesh = sharding.make_mesh(cfg.mesh)
     refuse_other_run(cfg, workdir)
     task = PairsTask(cfg.task)

@@ -232,7 +232,7 @@ def test_ctrl_c_in_a_process_of_its_own(tmp_path):
         "from t1jax import main\n"
         "def run(cfg, workdir):\n"
         "    print('running', flush=True)\n"
-        "    for _ in range(600): time.sleep(0.1)\n"  # a signal between the last check and one long sleep would wait it out
+        "    for _ in range(600): time.sleep(0.1)\n"  # one long sleep may begin just after a signal, and sleep on
         "sys.modules['t1jax.pipeline'] = types.SimpleNamespace(run=run)\n"
         "import t1jax; t1jax.pipeline = sys.modules['t1jax.pipeline']\n"
         f"sys.argv = ['t1jax', {', '.join(map(repr, FITS))}]\n"

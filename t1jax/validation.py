@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which knobs cannot work, together or on these devices: refused with the knob to turn, before anything is compiled.
+
+Deliberately not here: types of knobs (config.py); what a file turns out to hold (tasks/, hf/).
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from typing import Any
+
+from t1jax.config import Config, ConfigError, mesh_shape
+
+
+def validate(cfg: Config, num_devices: int) -> None:
+    """Refuses what cannot work on `num_devices` devices.
+
+    Raises:
+      ConfigError: names the knob, what it is, what was expected.
+    """
+    for check in CHECKS:
+        check(cfg)
+    _validate_mesh(cfg, *mesh_shape(cfg.mesh, num_devices))
+
+
+def _validate_model(cfg: Config) -> None:
+    _at_least(cfg, 1, "model", "vocab_size num_layers hidden_size num_heads num_kv_heads head_dim mlp_size")
+    _multiple("model.num_heads", cfg.model.num_heads, "model.num_kv_heads", cfg.model.num_kv_heads)
+    _check(cfg, "model.head_dim", cfg.model.head_dim % 2 == 0, "an even number: rotary positions turn pairs")
+    _check(cfg, "model.rope_theta", cfg.model.rope_theta > 1, "more than 1")
+    _one_of(cfg, "model.rope_scaling", "none", "linear", "yarn", "llama3")
+    _check(cfg, "model.rope_factor", cfg.model.rope_factor >= 1, "at least 1")
+    _at_least(cfg, 1, "model", "rope_original_length")
+    _positive(cfg, "model", "rope_low rope_high")
+    _at_least(cfg, 0, "model", "rope_attention_factor")
+    _check(cfg, "model.norm_eps", cfg.model.norm_eps > 0, "more than 0")
+    _one_of(cfg, "model.compute_dtype", "float32", "bfloat16")
+    _one_of(cfg, "model.remat", "none", "dots", "full")
+
+
+def _validate_task(cfg: Config) -> None:
+    task, low, high = cfg.task, cfg.task.min_numbers, cfg.task.max_numbers
+    _at_least(cfg, 3, "task", "min_numbers")
+    _check(cfg, "task.max_numbers", high >= low, f"at least task.min_numbers = {low}")
+    _check(cfg, "task.max_value", task.max_value >= high, f"at least task.max_numbers = {high}: no number comes twice")
+    _check(cfg, "task.held_out_percent", 0 < task.held_out_percent < 100, "1 to 99")
+    _share(cfg, "task", "impatient_share give_up row_order_share")
+    _at_least(cfg, 1, "tokenizer", "corpus_texts")
+
+
+def _validate_data(cfg: Config) -> None:
+    data = cfg.data
+    _at_least(cfg, 1, "data", "prompt_length")
+    _check(cfg, "data.template", data.template.count("{problem}") == 1, "a text with {problem} in it, once")
+    _check(cfg, "data.eval", bool(data.eval) == bool(data.train), "a file if data.train names one, else nothing")
+    for knob in ("data.train", "data.sft"):
+        if _get(cfg, knob) and not cfg.model.checkpoint:
+            raise ConfigError(f"{knob} is {_get(cfg, knob)}; expected model.checkpoint too: files need its tokenizer")
+    if data.train and cfg.sft.num_steps and not data.sft:
+        raise ConfigError(
+            f"sft.num_steps is {cfg.sft.num_steps}; expected 0 (no cold start), or a file of responses in data.sft"
+        )
+
+
+def _validate_training(cfg: Config) -> None:
+    _check(cfg, "seed", 0 <= cfg.seed < 2**32, "0 to 4294967295")
+    _at_least(cfg, 0, "sft", "num_steps")
+    _at_least(cfg, 1, "sft", "batch_size sequence_length micro_batches vocab_chunks")
+    _at_least(cfg, 0, "sft", "warmup_steps")
+    _multiple("sft.batch_size", cfg.sft.batch_size, "sft.micro_batches", cfg.sft.micro_batches)
+    _one_of(cfg, "sft.optimizer", "adamw", "muon")
+    for section in ("sft", "rl"):
+        _positive(cfg, section, "learning_rate grad_clip")
+        _at_least(cfg, 0, section, "weight_decay")
+        for knob in (f"{section}.b1", f"{section}.b2"):
+            _check(cfg, knob, 0 <= _get(cfg, knob) < 1, "0 or more and below 1")
+
+
+def _validate_rl(cfg: Config) -> None:
+    rl, vocab_size = cfg.rl, cfg.model.vocab_size
+    _at_least(cfg, 1, "rl", "num_steps prompts_per_step max_new_tokens window micro_batches vocab_chunks repeat_length")
+    baseline = "at least 2: the leave-one-out baseline is the mean of a prompt's other responses"
+    _check(cfg, "rl.responses_per_prompt", rl.responses_per_prompt >= 2, baseline)
+    rows = rl.prompts_per_step * rl.responses_per_prompt
+    _multiple("rl.prompts_per_step * rl.responses_per_prompt", rows, "rl.micro_batches", rl.micro_batches)
+    _positive(cfg, "rl", "temperature kl_clip")
+    _at_least(cfg, 0, "rl", "logprob_temperature")
+    _check(cfg, "rl.top_k", 0 <= rl.top_k <= vocab_size, f"0 (off) to model.vocab_size = {vocab_size}")
+    _check(cfg, "rl.top_p", 0 < rl.top_p <= 1, "more than 0, at most 1 (off)")
+    _check(cfg, "rl.min_p", 0 <= rl.min_p < 1, "0 (off) or more and below 1")
+    _share(cfg, "rl", "warmup_fraction anchor_decay garbled_share")
+    _at_least(cfg, 0, "rl", "entropy_coef kl_coef")
+    _at_least(cfg, 2, "rl", "repeat_count")
+    _one_of(cfg, "rl.kl_site", "reward", "loss")
+    _one_of(cfg, "rl.penalty_site", "reward", "advantage")
+    _one_of(cfg, "rl.loss_normalisation", "response", "token")
+
+
+def _validate_measuring(cfg: Config) -> None:
+    _at_least(cfg, 1, "eval", "num_problems batch_size quick_problems")
+    _at_least(cfg, 0, "eval", "every samples")
+    increasing = all(low < high for low, high in itertools.pairwise((0, *cfg.scaling.budgets)))
+    _check(cfg, "scaling.budgets", increasing, "positive numbers, each above the last")
+    _at_least(cfg, 1, "scaling", "answer_tokens")
+    _positive(cfg, "verifier", "deadline")
+    _at_least(cfg, 0, "verifier", "workers")
+    _at_least(cfg, 64, "verifier", "memory")
+    _at_least(cfg, 1, "verifier", "recycle")
+    for name, benchmark in cfg.benchmarks.items():
+        if benchmark.samples < 1:
+            raise ConfigError(f"benchmarks.{name}.samples is {benchmark.samples}; expected at least 1")
+    _at_least(cfg, 1, "checkpoint", "sft_every every keep")
+
+
+def _validate_mesh(cfg: Config, data: int, fsdp: int, tensor: int) -> None:
+    for knob in ("model.vocab_size", "model.num_heads", "model.num_kv_heads", "model.mlp_size"):
+        _multiple(knob, _get(cfg, knob), "mesh.tensor", tensor)
+    _multiple("model.hidden_size", cfg.model.hidden_size, "mesh.fsdp", fsdp)
+    rl, sft, shards = cfg.rl, cfg.sft, "mesh.data * mesh.fsdp"
+    rows = rl.prompts_per_step * rl.responses_per_prompt // rl.micro_batches
+    _multiple("rl.prompts_per_step", rl.prompts_per_step, shards, data * fsdp)
+    _multiple("rl.prompts_per_step * rl.responses_per_prompt / rl.micro_batches", rows, shards, data * fsdp)
+    _multiple("sft.batch_size / sft.micro_batches", sft.batch_size // sft.micro_batches, shards, data * fsdp)
+    _multiple("eval.batch_size", cfg.eval.batch_size, shards, data * fsdp)
+
+
+CHECKS = (_validate_model, _validate_task, _validate_data, _validate_training, _validate_rl, _validate_measuring)
+
+
+def _get(cfg: Config, knob: str) -> Any:
+    section, _, name = knob.rpartition(".")
+    return getattr(getattr(cfg, section) if section else cfg, name)
+
+
+def _check(cfg: Config, knob: str, holds: bool, expected: str) -> None:
+    if not holds:
+        raise ConfigError(f"{knob} is {_get(cfg, knob)}; expected {expected}")
+
+
+def _multiple(what: str, found: int, of: str, divisor: int) -> None:
+    if found % divisor:
+        raise ConfigError(f"{what} is {found}; expected a multiple of {of} = {divisor}")
+
+
+def _one_of(cfg: Config, knob: str, *choices: str) -> None:
+    near = difflib.get_close_matches(_get(cfg, knob), choices, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    _check(cfg, knob, _get(cfg, knob) in choices, f"one of {', '.join(choices)}{hint}")
+
+
+def _at_least(cfg: Config, least: int, section: str, names: str) -> None:
+    for knob in (f"{section}.{name}" for name in names.split()):
+        _check(cfg, knob, _get(cfg, knob) >= least, f"at least {least}")
+
+
+def _positive(cfg: Config, section: str, names: str) -> None:
+    for knob in (f"{section}.{name}" for name in names.split()):
+        _check(cfg, knob, _get(cfg, knob) > 0, "more than 0")
+
+
+def _share(cfg: Config, section: str, names: str) -> None:
+    for knob in (f"{section}.{name}" for name in names.split()):
+        _check(cfg, knob, 0 <= _get(cfg, knob) <= 1, "a share, 0 to 1")
