@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 from t1jax import data, decode, multihost, rng, step
 from t1jax.config import Config
 from t1jax.model import qwen
-from t1jax.rewards.score import RIGHT, UNSCORABLE
+from t1jax.rewards.answers import RIGHT, UNSCORABLE
 from t1jax.sampling import SamplingSettings
 from t1jax.sharding import decode_layout
 from t1jax.statistics import wilson

@@ -16,7 +16,7 @@ import pytest
 from configs import tiny
 from t1jax import config, tokenizer
 from t1jax.config import ConfigError
-from t1jax.rewards.score import RIGHT, UNSCORABLE, WRONG
+from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
 from t1jax.tasks import chains
 from t1jax.tasks.pairs import PairsTask, Problem
 

@@ -15,7 +15,8 @@ import pytest
 from configs import tiny
 from t1jax import config, tokenizer
 from t1jax.rewards import answers, penalties
-from t1jax.rewards.score import RIGHT, UNSCORABLE, WRONG, make_scorer
+from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
+from t1jax.rewards.score import make_scorer
 from t1jax.tasks.pairs import PairsTask
 
 CFG = config.load(tiny.get_config())

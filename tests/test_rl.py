@@ -13,7 +13,8 @@ import small
 from small import ONE, STOPS, P, R, T
 
 from t1jax import checkpoint, config, loop, step
-from t1jax.rewards.score import HostScores, Outcome, make_scorer
+from t1jax.rewards.answers import Outcome
+from t1jax.rewards.score import HostScores, make_scorer
 
 
 def equal(a, b):

@@ -10,7 +10,7 @@ import small
 from test_evaluate import CFG, TASK, TOKENS
 
 from t1jax import evaluate, scaling
-from t1jax.rewards.score import RIGHT
+from t1jax.rewards.answers import RIGHT
 
 BUDGETS = CFG.scaling.budgets
 

@@ -2,13 +2,25 @@
 """Find the answer in a response, and compare it with what is right.
 
 Where: rollouts -> rewards. Host only: nothing here imports jax.
-Deliberately not here: penalties for the form of a response (penalties.py), the three outcomes (score.py).
+Deliberately not here: penalties for the form of a response (penalties.py), a response as a whole (score.py).
 """
 
 from __future__ import annotations
 
+import enum
 import re
 from collections.abc import Sequence
+
+
+class Outcome(enum.IntEnum):
+    """What the check of the task says about a response."""
+
+    RIGHT = 1
+    WRONG = 0
+    UNSCORABLE = -1
+
+
+RIGHT, WRONG, UNSCORABLE = Outcome.RIGHT, Outcome.WRONG, Outcome.UNSCORABLE
 
 BOX = "\\boxed{"
 _SUM = re.compile(r"\s*([0-9]{1,9})\s*\+\s*([0-9]{1,9})\s*")

@@ -9,7 +9,6 @@ Deliberately not here: rewards as numbers. The outcome stays raw here; penalties
 
 from __future__ import annotations
 
-import enum
 import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -18,20 +17,10 @@ import numpy as np
 
 from t1jax.config import RlConfig
 from t1jax.rewards import penalties
+from t1jax.rewards.answers import UNSCORABLE, Outcome
 from t1jax.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
-
-
-class Outcome(enum.IntEnum):
-    """What the check of the task says about a response."""
-
-    RIGHT = 1
-    WRONG = 0
-    UNSCORABLE = -1
-
-
-RIGHT, WRONG, UNSCORABLE = Outcome.RIGHT, Outcome.WRONG, Outcome.UNSCORABLE
 
 
 class HostScores(NamedTuple):

@@ -28,7 +28,7 @@ from typing import Literal
 
 from t1jax.config import ConfigError, TaskConfig
 from t1jax.rewards import answers
-from t1jax.rewards.score import RIGHT, UNSCORABLE, WRONG, Outcome
+from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG, Outcome
 from t1jax.tasks import analysis, chains
 from t1jax.tokenizer import Tokenizer
 
