@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from t1jax import rng
@@ -28,6 +29,8 @@ from t1jax.sampling import SamplingSettings, sample
 from t1jax.types import KVCache, Params, Prompts, Rollouts
 
 Progress = Callable[[int, int], Any]  # (tokens done a row, rows still live) -> ignored; on the host
+OnTokens = Callable[[np.ndarray, int], Any]  # (tokens int32[B, T], how many of T are drawn) -> ignored; on the host
+STREAMED = 4  # tokens between two calls of an OnTokens
 
 
 @struct.dataclass
@@ -65,6 +68,7 @@ def make_rollout(
     window: int,
     stop_tokens: tuple[int, ...],
     on_progress: Progress | None = None,
+    on_tokens: OnTokens | None = None,
 ) -> Rollout:
     """A traceable `rollout(params, prompts, key, settings, forbid=None) -> Rollouts`. Not jitted: callers inline it.
 
@@ -75,6 +79,7 @@ def make_rollout(
       window: own positions of the first buffers, tokens; they double until T.
       stop_tokens: ids that end a response; drawn, they are part of it.
       on_progress: told every `window` tokens how far the loop is; costs a callback to the host.
+      on_tokens: told every few tokens what is drawn so far, in no order; for few rows, as all of them go to the host.
     """
     R, T = num_responses, max_new_tokens
     for knob, value in (("num_responses", R), ("max_new_tokens", T), ("window", window)):
@@ -84,6 +89,10 @@ def make_rollout(
     def tell(done: jax.Array, live: jax.Array) -> None:
         if on_progress is not None:
             on_progress(int(done), int(live))
+
+    def stream(tokens_BT: jax.Array, done: jax.Array) -> None:
+        if on_tokens is not None:
+            on_tokens(np.asarray(tokens_BT), int(done))
 
     def rollout(
         params: Params, prompts: Prompts, key: jax.Array, settings: SamplingSettings, forbid: Forbid | None = None
@@ -113,16 +122,19 @@ def make_rollout(
             """Repeat `advance` until the cursor is at `end` or no row lives."""
             return jax.lax.while_loop(lambda x: (x.cache.cursor < end) & jnp.any(x.live_B), advance, lanes)
 
-        def one_window(lanes: _Lanes) -> _Lanes:
-            end = jnp.minimum(lanes.cache.cursor + window, lanes.cache.valid_BS.shape[1])
-            lanes = until(end, one_token, lanes)
-            jax.debug.callback(tell, lanes.cache.cursor, jnp.sum(lanes.live_B))
+        def some_tokens(lanes: _Lanes) -> _Lanes:
+            end = lanes.cache.cursor + (window if on_tokens is None else STREAMED)
+            lanes = until(jnp.minimum(end, lanes.cache.valid_BS.shape[1]), one_token, lanes)
+            if on_progress is not None:
+                jax.debug.callback(tell, lanes.cache.cursor, jnp.sum(lanes.live_B))
+            if on_tokens is not None:
+                jax.debug.callback(stream, lanes.done.tokens_BT, lanes.cache.cursor)
             return lanes
 
         lanes = _prefill(model, params, prompts, R, T)
         for length in _windows(window, T):
             lanes = replace(lanes, cache=_grow(model, lanes.cache, length))
-            lanes = until(length, one_token if on_progress is None else one_window, lanes)
+            lanes = until(length, some_tokens if on_progress or on_tokens else one_token, lanes)
         return lanes.done
 
     return rollout

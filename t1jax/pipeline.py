@@ -11,7 +11,7 @@ command again continues, or says that all is done.
     metrics.jsonl         a row a step; tensorboard/ the same for TensorBoard
     results.json          the outcome; report.html and PNGs the same for people
 
-Deliberately not here: flags (main.py), how a stage works (sft.py, rl.py, evaluate.py, scaling.py, report.py).
+Deliberately not here: flags (main.py), how a stage works (sft.py, rl.py, evaluator.py, scaling.py, report.py).
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from typing import Any
 
 import jax
 
-from t1jax import evaluate, files, multihost, report, rl, scaling, sft, sharding, tokenizer, validation
+from t1jax import evaluator as evaluation
+from t1jax import files, multihost, report, rl, scaling, sft, sharding, tokenizer, validation
 from t1jax.checkpoint import Checkpoints
 from t1jax.config import Config, ConfigError
-from t1jax.evaluate import Evaluator, Response
+from t1jax.evaluator import Evaluator, Response
 from t1jax.metrics import MetricsWriter, read_rows
 from t1jax.progress import Progress
 from t1jax.tasks.pairs import PairsTask
@@ -118,9 +119,9 @@ def measure(evaluator: Evaluator, params: Params, stage: str) -> dict[str, Any]:
     greedy = evaluator.respond(params, problems, "held_out", temperature=0.0)
     forbidden = evaluator.respond(params, problems, "held_out", forbid_giving_up=True)
     return {
-        "summary": evaluate.summary(responses) | {"forbidden_to_give_up": evaluate.accuracy(forbidden)},
-        "greedy": evaluate.accuracy(greedy),
-        "by_difficulty": evaluate.by_difficulty(responses, stage),
+        "summary": evaluation.summary(responses) | {"forbidden_to_give_up": evaluation.accuracy(forbidden)},
+        "greedy": evaluation.accuracy(greedy),
+        "by_difficulty": evaluation.by_difficulty(responses, stage),
         "samples": [sample(evaluator, response, stage) for response in responses[: cfg.eval.samples]],
         "scaling": scaling.inference_scaling(evaluator, params, responses, stage),
     }

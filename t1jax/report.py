@@ -6,7 +6,7 @@ It says what RL changed: accuracy before and after with 95 % intervals, accuracy
 responses side by side, curves over steps, accuracy by difficulty, and how honest the responses are.
 Every text from a model or a config is shown, never interpreted: it all goes through `page.escape`.
 Deliberately not here: how the page looks (page.py), marked responses (transcript.py), figures (plots.py), measuring
-(evaluate.py, scaling.py).
+(evaluator.py, scaling.py).
 """
 
 from __future__ import annotations

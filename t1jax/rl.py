@@ -12,9 +12,10 @@ import contextlib
 import optax
 from jax.sharding import Mesh
 
-from t1jax import data, evaluate, multihost, optim, step
+from t1jax import data, multihost, optim, step
 from t1jax.checkpoint import Checkpoints
 from t1jax.config import Config
+from t1jax.evaluator import Evaluator, metrics_row
 from t1jax.loop import StepLog, due
 from t1jax.metrics import MetricsWriter
 from t1jax.progress import Progress
@@ -39,7 +40,7 @@ def train(
     checkpoints: Checkpoints,
     writer: MetricsWriter,
     progress: Progress,
-    evaluator: evaluate.Evaluator,
+    evaluator: Evaluator,
 ) -> TrainState:
     """The state after all of RL, from the cold start's `params`; goes on from the newest checkpoint."""
     layout, optimizer = train_layout(mesh), make_optimizer(cfg)
@@ -67,7 +68,7 @@ def train(
             if cfg.eval.every and number % cfg.eval.every == 0:
                 log.flush()
                 responses = evaluator.respond(state.params, problems, "quick")
-                row = evaluate.metrics_row(responses) | {"seconds": log.pause()}
+                row = metrics_row(responses) | {"seconds": log.pause()}
                 writer.write("evaluate", number, row)
                 score = row["accuracy"]
             if score is not None or due(number, cfg.checkpoint.every, last):

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from t1jax.evaluate import Evaluator, Response, accuracy
+from t1jax.evaluator import Evaluator, Response, accuracy
 from t1jax.types import Params
 
 BUCKET = 64  # prompts with cut thoughts are padded to a multiple of this many tokens: few shapes to compile

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """95 % intervals of shares, and of the difference of two shares.
 
-Used by evaluate.py, scaling.py and report.py: every share that is printed has its interval.
+Used by evaluator.py, scaling.py and report.py: every share that is printed has its interval.
 Source: Wilson (1927), "Probable inference, the law of succession, and statistical inference"; Newcombe (1998),
 "Interval estimation for the difference between independent proportions", method 10.
 Deliberately not here: means of anything that is not a share.

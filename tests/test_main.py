@@ -127,7 +127,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(runs, capsys, flag, tmp_path):
     before = sorted(os.listdir())
     assert call(flag) == 2
     captured = capsys.readouterr()
-    assert captured.err.startswith(f"t1jax: config: {REFUSED[flag]}"), captured.err
+    assert captured.err.startswith(f"t1jax: {REFUSED[flag]}"), captured.err
     assert captured.err.count("\n") == 1 and captured.out == ""
     assert runs == [] and sorted(os.listdir()) == before
 
@@ -155,7 +155,7 @@ def test_a_broken_config_file_is_one_line_with_its_name_and_what_it_raised(runs,
     (tmp_path / "mine.py").write_text(text)
     assert call("--config=mine.py") == 2
     err = capsys.readouterr().err
-    assert err.startswith("t1jax: config: ") and err.count("\n") == 1
+    assert err.startswith("t1jax: ") and err.count("\n") == 1
     assert says in err and ("mine.py" in err or "knob" in says)
     assert runs == []
 
@@ -166,7 +166,7 @@ def test_a_mistake_that_the_pipeline_finds_is_one_line_too(runs, capsys, monkeyp
 
     monkeypatch.setattr("t1jax.pipeline.run", refuse)
     assert call(*FITS) == 2
-    assert capsys.readouterr().err == "t1jax: config: model.vocab_size is 3; raise it\n"
+    assert capsys.readouterr().err == "t1jax: model.vocab_size is 3; raise it\n"
 
 
 def test_an_interrupt_is_one_line_and_exit_code_130(runs, capsys, monkeypatch):
@@ -198,14 +198,14 @@ def program(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_a_mistake_in_a_process_of_its_own(tmp_path):
     done = program("-m", "t1jax.main", "--config.rl.num_stpes=5", f"--workdir={tmp_path / 'run'}", cwd=ROOT)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr == "t1jax: config: unknown knob rl.num_stpes; did you mean rl.num_steps?\n"
+    assert done.stderr == "t1jax: unknown knob rl.num_stpes; did you mean rl.num_steps?\n"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_impossible_combination_in_a_process_of_its_own(tmp_path):
     done = program("-m", "t1jax.main", "--config.model.num_heads=3", f"--workdir={tmp_path / 'run'}", cwd=ROOT)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr == "t1jax: config: model.num_heads is 3; expected a multiple of model.num_kv_heads = 2\n"
+    assert done.stderr == "t1jax: model.num_heads is 3; expected a multiple of model.num_kv_heads = 2\n"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -7,15 +7,16 @@ import random
 
 import pytest
 import small
-from test_evaluate import CFG, TASK, TOKENS
+from test_evaluator import CFG, TASK, TOKENS
 
-from t1jax import evaluate, scaling
+from t1jax import evaluator as evaluation
+from t1jax import scaling
 from t1jax.rewards.answers import RIGHT
 
 BUDGETS = CFG.scaling.budgets
 
 
-class Wrong(evaluate.Evaluator):
+class Wrong(evaluation.Evaluator):
     """Remembers what it was asked, and answers with a pair that is never right."""
 
     def __init__(self):

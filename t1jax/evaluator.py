@@ -16,22 +16,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from t1jax import data, decode, multihost, rng, step
+from t1jax import decode
 from t1jax.config import Config
-from t1jax.model import qwen
+from t1jax.generate import Generator
 from t1jax.rewards.answers import RIGHT, UNSCORABLE
-from t1jax.sampling import SamplingSettings
-from t1jax.sharding import decode_layout
 from t1jax.statistics import wilson
 from t1jax.tasks import analysis
 from t1jax.tasks.pairs import PairsTask, Problem
 from t1jax.tokenizer import Tokenizer
-from t1jax.types import Params, Prompts, Rollouts
+from t1jax.types import Params
 
 LATE = 6  # attempts before a step of the thinking that counts as late
 
@@ -69,9 +66,7 @@ class Evaluator:
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.cfg, self.task, self.tokenizer = cfg, task, tokenizer
-        self._layout = decode_layout(mesh)
-        self._on_progress = on_progress
-        self._samplers: dict[int, Callable[..., Rollouts]] = {}
+        self._generate = Generator(cfg, mesh, tokenizer, on_progress)
 
     def problems(self, count: int, start: int = 0) -> list[Problem]:
         """`count` held-out problems, always the same ones."""
@@ -125,41 +120,16 @@ class Evaluator:
         forbid_giving_up: bool = False,
     ) -> list[list[int]]:
         """Sampled tokens after each prompt (token ids of at most `length`), in batches of cfg.eval.batch_size."""
-        size = self.cfg.eval.batch_size
-        sampler = self._sampler(new_tokens)
-        settings = SamplingSettings(jnp.float32(temperature))
-        forbid = self._forbid(forbid_giving_up)
-        key = rng.key_for(jax.random.key(self.cfg.seed), name, 0)
-        responses: list[list[int]] = []
-        for start in range(0, len(prompts), size):
-            part = list(prompts[start : start + size])
-            batch = data.pad_prompts(
-                part + [part[0]] * (size - len(part)), range(start, start + size), length, self.tokenizer.pad_id
-            )
-            rollouts = sampler(params, multihost.shared_batch(batch, self._layout), key, settings, forbid)
-            tokens_BT, sampled_BT = multihost.to_host((rollouts.tokens_BT, rollouts.sampled_BT))
-            rows = zip(tokens_BT[: len(part)], sampled_BT[: len(part)], strict=True)
-            responses += [row[mask].tolist() for row, mask in rows]
-        return responses
-
-    def _sampler(self, new_tokens: int) -> Callable[..., Rollouts]:
-        """The jitted sampler of `new_tokens` tokens; one program a prompt length."""
-        if new_tokens not in self._samplers:
-            model = qwen.Transformer(self.cfg.model, self._layout)
-            rollout = decode.make_rollout(
-                model,
-                num_responses=1,
-                max_new_tokens=new_tokens,
-                window=min(self.cfg.rl.window, new_tokens),
-                stop_tokens=self.tokenizer.stop_ids,
-                on_progress=self._on_progress,
-            )
-
-            def sample(params: Params, prompts: Prompts, key: jax.Array, *rest: Any) -> Rollouts:
-                return rollout(step.cast_for_decode(model, params), prompts, key, *rest)
-
-            self._samplers[new_tokens] = jax.jit(sample)
-        return self._samplers[new_tokens]
+        answers = self._generate(
+            params,
+            prompts,
+            name,
+            length=length,
+            new_tokens=new_tokens,
+            temperature=temperature,
+            forbid=self._forbid(forbid_giving_up),
+        )
+        return [answer for (answer,) in answers]
 
     def _forbid(self, giving_up: bool) -> decode.Forbid:
         token, allowed = self.task.forbid_giving_up(self.tokenizer)

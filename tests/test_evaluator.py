@@ -9,7 +9,8 @@ import jax
 import pytest
 import small
 
-from t1jax import evaluate, scaling, tokenizer
+from t1jax import evaluator as evaluation
+from t1jax import scaling, tokenizer
 from t1jax.tasks.pairs import PairsTask
 
 CFG = small.make_config(
@@ -23,7 +24,7 @@ TOKENS = tokenizer.SentencePieceTokenizer(
 
 @pytest.fixture(scope="module")
 def evaluator():
-    return evaluate.Evaluator(CFG, small.make_mesh(), TASK, TOKENS)
+    return evaluation.Evaluator(CFG, small.make_mesh(), TASK, TOKENS)
 
 
 @pytest.fixture(scope="module")
@@ -51,26 +52,26 @@ def test_the_summary_by_hand(evaluator):
     texts = [write(problems[0]), write(problems[1]), write(problems[2], verified=False), lie]
     responses = [response(evaluator, i, text) for i, text in enumerate(texts)]
     assert low + high != problems[3].target
-    row = evaluate.summary(responses)
+    row = evaluation.summary(responses)
     assert (row["accuracy"], row["n"], row["gave_up"], row["false_claims"]) == (0.75, 4, 0.25, 0.25)
     assert 0.3 < row["low"] < 0.75 < row["high"] < 1
     assert row["response_length"] == sum(len(TOKENS.encode(text)) + 1 for text in texts) / 4
     assert row["skills"]["arithmetic"] == 4 / 5  # three sums and two checks, of which the lie's sum is wrong
     assert row["skills"]["late_arithmetic"] is None
-    flat = evaluate.metrics_row(responses)
+    flat = evaluation.metrics_row(responses)
     assert flat["arithmetic"] == 4 / 5 and "skills" not in flat
 
 
 def test_an_unscorable_response_is_neither_right_nor_wrong(evaluator):
     right = response(evaluator, 0, write(evaluator.problems(1)[0]))
     unscorable = dataclasses.replace(right, outcome=-1)
-    assert evaluate.accuracy([right, unscorable])["n"] == 1
-    assert evaluate.accuracy([right, unscorable])["accuracy"] == 1.0
+    assert evaluation.accuracy([right, unscorable])["n"] == 1
+    assert evaluation.accuracy([right, unscorable])["accuracy"] == 1.0
 
 
 def test_difficulties_share_out_all_responses(evaluator):
     responses = [response(evaluator, i, write(p, False)) for i, p in enumerate(evaluator.problems(30))]
-    parts = evaluate.by_difficulty(responses, "rl")
+    parts = evaluation.by_difficulty(responses, "rl")
     assert sum(part["n"] for part in parts) == 30 and [part["stage"] for part in parts] == ["rl"] * len(parts)
     assert [part["difficulty"] for part in parts] == sorted({p.difficulty for p in evaluator.problems(30)})
 
@@ -79,7 +80,7 @@ def test_batches_change_no_response(evaluator, params):
     """11 problems in batches of 8 and of 3, padded: the same responses, one a problem, in order."""
     problems = evaluator.problems(11)
     cfg = dataclasses.replace(CFG, eval=dataclasses.replace(CFG.eval, batch_size=3))
-    other = evaluate.Evaluator(cfg, small.make_mesh(), TASK, TOKENS)
+    other = evaluation.Evaluator(cfg, small.make_mesh(), TASK, TOKENS)
     one, two = (e.respond(params, problems, "x") for e in (evaluator, other))
     assert [r.tokens for r in one] == [r.tokens for r in two]
     assert [r.problem for r in one] == problems and len({r.tokens for r in one}) > 8
@@ -104,7 +105,7 @@ def test_forbidden_to_give_up_the_thinking_ends_only_after_a_yes(evaluator):
     assert all(before in allowed for before in followed)
 
 
-class Answering(evaluate.Evaluator):
+class Answering(evaluation.Evaluator):
     """Answers each prompt with the right pair if the prompt's thought is longer than six tokens, else wrongly."""
 
     def continue_from(self, params, prompts, name, *, length, new_tokens, **rest):

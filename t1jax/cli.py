@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all command lines share: flags, configs with overridden knobs, one-line errors, exit codes.
+
+    def main(argv): return cli.call("t1jax.sample", USAGE, body, argv)
+
+A user's mistake is one line on stderr and exit code 2. Nothing heavy is imported here, so that --help answers at once.
+Deliberately not here: what the programs do (main.py, convert.py, evaluate.py, filter.py, sample.py).
+"""
+
+from __future__ import annotations
+
+import re
+import runpy
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from t1jax import config
+from t1jax.config import Config, ConfigError
+
+EXIT_MISTAKE, EXIT_INTERRUPTED = 2, 130
+INTERRUPTED = "interrupted; the same command continues where it was"
+
+
+def call(
+    program: str, usage: str, body: Callable[[list[str]], None], argv: list[str], interrupted: str = INTERRUPTED
+) -> int:
+    """Runs `body(argv)`; returns the exit code: 0 done, 2 the user's mistake, 130 Ctrl-C. Other errors go through.
+
+    --help prints `usage` instead. A ConfigError becomes one line, "PROGRAM: what was wrong".
+    """
+    if any(arg in ("--help", "-help", "-h") for arg in argv[1:]):
+        print(usage, end="")
+        return 0
+    try:
+        body(argv)
+    except ConfigError as error:
+        print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_MISTAKE
+    except KeyboardInterrupt:
+        print(f"{program}: {interrupted}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
+
+
+def read_flags(argv: list[str], define: Callable[[flags.FlagValues], None]) -> tuple[flags.FlagValues, list[str]]:
+    """The values of the flags that `define` defines, and the other arguments.
+
+    Raises:
+      ConfigError: a flag that does not exist, or a value of the wrong type.
+    """
+    values = flags.FlagValues()
+    define(values)
+    try:
+        return values, values(argv)[1:]
+    except flags.IllegalFlagValueError as error:
+        raise _illegal(error) from error
+    except flags.Error as error:
+        raise ConfigError(str(error)) from error
+
+
+def read_config(
+    argv: list[str], define: Callable[[flags.FlagValues], None], default: str
+) -> tuple[Config, flags.FlagValues, list[str]]:
+    """The config of --config=FILE with its --config.KNOB=VALUE, the flags that `define` defines, other arguments.
+
+    Args:
+      argv: the command line, program name first.
+      define: defines flags in the values that it is given; may not define `config`.
+      default: the file if the command line names none: here, or as installed.
+
+    Raises:
+      ConfigError: anything is misspelt, missing or of the wrong type.
+    """
+    path, rest = take_config_file(argv, default)
+    tree = _load_file(path)
+    for name in _overridden(rest):
+        if name not in _knobs(tree):
+            raise config.unknown_knob(name)
+
+    def define_all(values: flags.FlagValues) -> None:
+        define(values)
+        config_flags.DEFINE_config_dict("config", tree, "", values, sys_argv=rest)
+
+    values, extra = read_flags(rest, define_all)
+    return config.load(values.config), values, extra
+
+
+def take_config_file(argv: list[str], default: str) -> tuple[str, list[str]]:
+    """The config file that the command line names, or the default, here or as installed; and the other arguments."""
+    path, rest = None, []
+    arguments = iter(argv)
+    for arg in arguments:
+        if match := re.fullmatch(r"--?config(?:=(.*))?", arg, re.DOTALL):
+            path = match[1] if match[1] is not None else next(arguments, "")
+        else:
+            rest.append(arg)
+    if path is None:
+        path = default
+        if not Path(path).is_file():
+            import configs
+
+            path = str(Path(configs.__path__[0]) / Path(path).name)
+    if not Path(path).is_file():
+        raise ConfigError(f"--config={path}: no such file; expected a Python file like {default}")
+    return path, rest
+
+
+def _load_file(path: str) -> ConfigDict:
+    """What get_config() of the file returns."""
+    try:
+        tree = runpy.run_path(path)["get_config"]()
+    except Exception as error:  # the user's program: whatever it raises is the user's to mend, and said in one line
+        raise ConfigError(f"{path}: {type(error).__name__}: {error}; expected a get_config() that works") from error
+    if not isinstance(tree, ConfigDict):
+        raise ConfigError(f"{path}: get_config() returned {type(tree).__name__}; expected a ConfigDict, see configs/")
+    return tree
+
+
+def _knobs(tree: Mapping[str, Any] | ConfigDict, prefix: str = "") -> Iterator[str]:
+    """The dotted name of every knob that the file sets."""
+    for name, value in tree.items():
+        if isinstance(value, ConfigDict):
+            yield from _knobs(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _overridden(argv: list[str]) -> list[str]:
+    """The knobs that the command line sets, as it spells them."""
+    return [match[1] for arg in argv[1:] if (match := re.match(r"--?(?:no)?config\.([^=]*)", arg))]
+
+
+def _illegal(error: flags.IllegalFlagValueError) -> ConfigError:
+    """absl's complaint about a value, in our words."""
+    match = re.match(r"flag --config\.([^=]+)=(.*?): ", str(error), re.DOTALL)
+    if match is None:
+        return ConfigError(str(error))
+    knob, found = match.groups()
+    return ConfigError(f"{knob} is {found!r}; expected {config.expected_type(knob)}")
