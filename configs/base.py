@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
     cfg.model.rope_low = 1.0  # a frequency with fewer turns than this in the original length is slow [ours]
     cfg.model.rope_high = 32.0  # one with more turns than this stays as it is; a ramp in between [ours]
     cfg.model.rope_attention_factor = 0.0  # yarn's factor of q and k; 0: 0.1 ln(rope_factor) + 1 [ours]
-    cfg.model.norm_eps = 1e-6  # added to the mean square in RMSNorm [paper: Qwen2.5-32B]
+    cfg.model.norm_eps = 1e-5  # added to the mean square in RMSNorm [paper: Qwen2.5-32B]
     cfg.model.tie_embeddings = False  # the head reuses the embedding matrix [paper: Qwen2.5-32B]
     cfg.model.compute_dtype = "bfloat16"  # activations and matmuls; parameters are float32 [hw]
     cfg.model.remat = "full"  # recompute in backward: none | dots (keep matmul outputs) | full (a layer) [hw]

@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
     cfg.model.head_dim = 32
     cfg.model.mlp_size = 256
     cfg.model.rope_theta = 10_000.0
+    cfg.model.norm_eps = 1e-6
     cfg.model.tie_embeddings = True
     cfg.model.compute_dtype = "float32"
 

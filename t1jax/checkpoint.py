@@ -30,6 +30,8 @@ from t1jax.data import Stream
 from t1jax.tokenizer import Tokenizer
 from t1jax.types import TrainState
 
+NOT_SHAPE = ("checkpoint", "compute_dtype", "remat")  # knobs of the model that may differ from those it was saved with
+
 
 class Checkpoints:
     """The checkpoints of one stage. A context manager: leaving it waits until everything is on disk.
@@ -127,7 +129,7 @@ class Checkpoints:
 
     def _refuse_other_model(self, step: int) -> None:
         saved, model = self.config(step)["model"], self._cfg.to_dict()["model"]
-        names = [name for name in {**saved, **model} if saved.get(name) != model.get(name)]
+        names = [n for n in {**saved, **model} if n not in NOT_SHAPE and saved.get(n) != model.get(n)]
         if names:
             found = ", ".join(f"model.{name} = {saved.get(name)} (now {model.get(name)})" for name in sorted(names))
             raise ConfigError(f"{self.directory / str(step)} has {found}; set it back or start a new workdir")

@@ -26,7 +26,7 @@ from t1jax.generate import Generator
 from t1jax.rewards.answers import RIGHT, UNSCORABLE
 from t1jax.statistics import wilson
 from t1jax.tasks import analysis
-from t1jax.tasks.pairs import PairsTask, Problem
+from t1jax.tasks.task import Problem, Task
 from t1jax.tokenizer import Tokenizer
 from t1jax.types import Params
 
@@ -41,7 +41,7 @@ class Response:
     tokens: tuple[int, ...]
     text: str
     outcome: int
-    analysis: analysis.Analysis
+    analysis: analysis.Analysis | None  # None: the task cannot tell what was tried and claimed
 
     @property
     def right(self) -> bool:
@@ -61,15 +61,18 @@ class Evaluator:
         self,
         cfg: Config,
         mesh: Mesh,
-        task: PairsTask,
+        task: Task,
         tokenizer: Tokenizer,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.cfg, self.task, self.tokenizer = cfg, task, tokenizer
         self._generate = Generator(cfg, mesh, tokenizer, on_progress)
 
-    def problems(self, count: int, start: int = 0) -> list[Problem]:
-        """`count` held-out problems, always the same ones."""
+    def problems(self, count: int, start: int = 0) -> list[Any]:
+        """`count` held-out problems from number `start` on, always the same ones; a small file gives what it has."""
+        size = self.task.size("held_out")
+        if size is not None and size < start + count:
+            start, count = 0, min(count, size)
         return [self.task.problem(start + i, "held_out") for i in range(count)]
 
     def respond(
@@ -100,13 +103,16 @@ class Evaluator:
             temperature=temperature,
             forbid_giving_up=forbid_giving_up,
         )
-        return [self.judge(problem, row) for problem, row in zip(problems, tokens, strict=True)]
+        return self.judge(problems, tokens)
 
-    def judge(self, problem: Problem, tokens: Sequence[int]) -> Response:
-        """A response with its outcome and what it tried and claimed."""
-        text = self.tokenizer.decode(tokens)
-        outcome = self.task.score(problem, text)
-        return Response(problem, tuple(tokens), text, int(outcome), self.task.analyse(problem, text))
+    def judge(self, problems: Sequence[Any], responses: Sequence[Sequence[int]]) -> list[Response]:
+        """Each response, as token ids, with its outcome and what it tried and claimed."""
+        texts = [self.tokenizer.decode(tokens) for tokens in responses]
+        outcomes = self.task.score(problems, texts)
+        return [
+            Response(problem, tuple(tokens), text, int(outcome), self.task.analyse(problem, text))
+            for problem, tokens, text, outcome in zip(problems, responses, texts, outcomes, strict=True)
+        ]
 
     def continue_from(
         self,
@@ -131,8 +137,11 @@ class Evaluator:
         )
         return [answer for (answer,) in answers]
 
-    def _forbid(self, giving_up: bool) -> decode.Forbid:
-        token, allowed = self.task.forbid_giving_up(self.tokenizer)
+    def _forbid(self, giving_up: bool) -> decode.Forbid | None:
+        ban = self.task.forbid_giving_up(self.tokenizer)
+        if ban is None:
+            return None
+        token, allowed = ban
         after_V = np.isin(np.arange(self.cfg.model.vocab_size), allowed)
         return decode.Forbid(jnp.int32(token if giving_up else -1), jnp.asarray(after_V))
 
@@ -144,15 +153,21 @@ def accuracy(responses: Sequence[Response]) -> dict[str, float | int]:
 
 
 def summary(responses: Sequence[Response]) -> dict[str, Any]:
-    """What results.json says of a stage: accuracy with its interval, length, honesty and skills."""
+    """What results.json says of a stage: accuracy with its interval, length; if the task can tell, honesty, skills."""
     n = max(1, len(responses))
-    skills = analysis.tally([r.analysis for r in responses], LATE)
-    return accuracy(responses) | {
+    row = accuracy(responses) | {
         "response_length": sum(len(r.tokens) for r in responses) / n,
-        "false_claims": sum(r.analysis.false_claim for r in responses) / n,
-        "gave_up": sum(r.analysis.gave_up for r in responses) / n,
-        "attempts": sum(len(r.analysis.attempts) for r in responses) / n,
-        "orders": {o: sum(r.analysis.order == o for r in responses) / n for o in ("row", "two_pointer", "other")},
+        "unscorable": sum(r.outcome == UNSCORABLE for r in responses) / n,
+    }
+    analyses = [r.analysis for r in responses if r.analysis is not None]
+    if not analyses:
+        return row
+    skills = analysis.tally(analyses, LATE)
+    return row | {
+        "false_claims": sum(a.false_claim for a in analyses) / n,
+        "gave_up": sum(a.gave_up for a in analyses) / n,
+        "attempts": sum(len(a.attempts) for a in analyses) / n,
+        "orders": {o: sum(a.order == o for a in analyses) / n for o in ("row", "two_pointer", "other")},
         "skills": {name: right / shown if shown else None for name, (right, shown) in skills.items()},
     }
 
@@ -169,5 +184,5 @@ def by_difficulty(responses: Sequence[Response], stage: str) -> list[dict[str, A
 def metrics_row(responses: Sequence[Response]) -> dict[str, Any]:
     """The `summary` as a flat row of metrics.jsonl."""
     row = summary(responses)
-    orders, skills = row.pop("orders"), row.pop("skills")
+    orders, skills = row.pop("orders", {}), row.pop("skills", {})
     return row | {f"order_{name}": value for name, value in orders.items()} | skills

@@ -38,7 +38,7 @@ MATRICES = {
     "down": MuonDimensionNumbers((1,), (2,)),  # [L, F, D]
 }
 TABLES = ("embedding", "head")  # matrices too, but a row a token: decayed, never by Muon
-VECTORS = ("q_bias", "k_bias", "v_bias", "attention_norm", "mlp_norm", "final_norm")  # no decay
+VECTORS = ("q_bias", "k_bias", "v_bias", "q_norm", "k_norm", "attention_norm", "mlp_norm", "final_norm")  # no decay
 
 
 def make_schedule(

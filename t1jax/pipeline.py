@@ -27,13 +27,18 @@ from typing import Any
 import jax
 
 from t1jax import evaluator as evaluation
-from t1jax import files, multihost, report, rl, scaling, sft, sharding, tokenizer, validation
+from t1jax import files, multihost, report, rl, scaling, sft, sharding, tokenizer, validation, weights
 from t1jax.checkpoint import Checkpoints
 from t1jax.config import Config, ConfigError
 from t1jax.evaluator import Evaluator, Response
+from t1jax.hf.tokenizer import HFTokenizer
 from t1jax.metrics import MetricsWriter, read_rows
 from t1jax.progress import Progress
+from t1jax.rewards.verifier import Verifier
 from t1jax.tasks.pairs import PairsTask
+from t1jax.tasks.problems import ProblemsTask
+from t1jax.tasks.task import Task
+from t1jax.tokenizer import Tokenizer
 from t1jax.types import Params
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy")
@@ -48,12 +53,13 @@ def run(cfg: Config, workdir: Path) -> Path:
     validation.validate(cfg, jax.device_count())
     mesh = sharding.make_mesh(cfg.mesh)
     refuse_other_run(cfg, workdir)
-    task = PairsTask(cfg.task)
-    with Progress() as progress:
+    with Progress() as progress, Verifier(cfg.verifier) as verifier:
         if (workdir / "results.json").exists() and (workdir / "report.html").exists():
             progress.note(f"{workdir} is done; give another --workdir to run again")
             return workdir / "report.html"
-        tokens = make_tokenizer(cfg, task, workdir)
+        task, tokens = make_task(cfg, workdir, verifier)
+        for note in getattr(task, "notes", ()):
+            progress.note(note)
         if multihost.is_main():
             files.write_json(workdir / "config.json", cfg.to_dict())
             tokens.save(workdir / "tokenizer")
@@ -65,7 +71,12 @@ def run(cfg: Config, workdir: Path) -> Path:
             Checkpoints(workdir / "checkpoints/rl", cfg, tokens) as rl_checkpoints,
             MetricsWriter(workdir, resume_after(sft_checkpoints, rl_checkpoints)) as writer,
         ):
-            before = sft.train(cfg, mesh, task, tokens, sft_checkpoints, writer, progress).params
+            before = None  # weights after the cold start: not needed once RL has a checkpoint of its own
+            if rl_checkpoints.latest() is None or not measurement(workdir, "sft").exists():
+                if cfg.sft.num_steps:
+                    before = sft.train(cfg, mesh, task, tokens, sft_checkpoints, writer, progress).params
+                else:
+                    before = sft.initial_params(cfg, mesh)
             first = measured("sft", workdir, progress, lambda: measure(evaluator, before, "sft"))
             after = rl.train(cfg, mesh, task, tokens, before, rl_checkpoints, writer, progress, evaluator).params
             last = measured("rl", workdir, progress, lambda: measure(evaluator, after, "rl"))
@@ -94,15 +105,40 @@ def _difference(section: str, theirs: Any, mine: Any, workdir: Path) -> str:
     return f"{section} is {mine}, but {workdir} was started with {theirs}: give that, or another --workdir"
 
 
-def make_tokenizer(cfg: Config, task: PairsTask, workdir: Path) -> tokenizer.SentencePieceTokenizer:
-    """The tokenizer of the workdir; the first time, one trained on the task's own text, the same on every process."""
-    folder = workdir / "tokenizer"
-    if (folder / tokenizer.FILE_NAME).exists():
-        return tokenizer.load(folder)
-    texts = task.corpus(cfg.tokenizer.corpus_texts, cfg.seed)
-    return tokenizer.SentencePieceTokenizer(
-        tokenizer.train_sentencepiece(texts, cfg.model.vocab_size, task.symbols(), cfg.seed)
-    )
+def make_task(cfg: Config, workdir: Path, verifier: Verifier) -> tuple[Task, Tokenizer]:
+    """The task and its tokenizer: problems from files, or the embedded task.
+
+    The tokenizer is the workdir's; the first time, that of cfg.model.checkpoint, or one trained on the embedded task's
+    own text, the same on every process.
+
+    Raises:
+      ConfigError: the checkpoint, its tokenizer or a file of problems cannot be used.
+    """
+    tokens = None
+    if (workdir / "tokenizer").exists():
+        tokens = tokenizer.load(workdir / "tokenizer")
+    elif cfg.model.checkpoint:
+        source = weights.find(cfg.model.checkpoint)
+        weights.refuse_mismatch(source, cfg.model)
+        tokens = tokenizer.load(source.folder)
+    if tokens is not None:
+        tokenizer.refuse_too_big(tokens, cfg.model.vocab_size, cfg.model.checkpoint)
+    if cfg.data.train:
+        if not isinstance(tokens, HFTokenizer):
+            raise ConfigError(f"model.checkpoint is {cfg.model.checkpoint}; expected one with a tokenizer.json")
+        return ProblemsTask(cfg, tokens, verifier), tokens
+    task = PairsTask(cfg.task)
+    if tokens is None:
+        texts = task.corpus(cfg.tokenizer.corpus_texts, cfg.seed)
+        tokens = tokenizer.SentencePieceTokenizer(
+            tokenizer.train_sentencepiece(texts, cfg.model.vocab_size, task.symbols(), cfg.seed)
+        )
+    if not isinstance(tokens, tokenizer.SentencePieceTokenizer):
+        raise ConfigError(
+            f"data.train is empty and model.checkpoint is {cfg.model.checkpoint}; expected a file of problems: the "
+            "embedded task needs a tokenizer of its own"
+        )
+    return task, tokens
 
 
 def resume_after(sft_checkpoints: Checkpoints, rl_checkpoints: Checkpoints) -> dict[str, int]:
@@ -117,9 +153,12 @@ def measure(evaluator: Evaluator, params: Params, stage: str) -> dict[str, Any]:
     problems = evaluator.problems(cfg.eval.num_problems)
     responses = evaluator.respond(params, problems, "held_out")
     greedy = evaluator.respond(params, problems, "held_out", temperature=0.0)
-    forbidden = evaluator.respond(params, problems, "held_out", forbid_giving_up=True)
+    summary = evaluation.summary(responses)
+    if evaluator.task.forbid_giving_up(evaluator.tokenizer) is not None:
+        forbidden = evaluator.respond(params, problems, "held_out", forbid_giving_up=True)
+        summary["forbidden_to_give_up"] = evaluation.accuracy(forbidden)
     return {
-        "summary": evaluation.summary(responses) | {"forbidden_to_give_up": evaluation.accuracy(forbidden)},
+        "summary": summary,
         "greedy": evaluation.accuracy(greedy),
         "by_difficulty": evaluation.by_difficulty(responses, stage),
         "samples": [sample(evaluator, response, stage) for response in responses[: cfg.eval.samples]],
@@ -140,9 +179,14 @@ def sample(evaluator: Evaluator, response: Response, stage: str) -> dict[str, An
     }
 
 
+def measurement(workdir: Path, stage: str) -> Path:
+    """Where what was measured after a stage is kept."""
+    return workdir / "measured" / f"{stage}.json"
+
+
 def measured(stage: str, workdir: Path, progress: Progress, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What `work` returns, from measured/STAGE.json if it was done before."""
-    path = workdir / "measured" / f"{stage}.json"
+    path = measurement(workdir, stage)
     if not path.exists():
         began = time.perf_counter()
         with progress.stage(f"measure {stage}", total=1):
@@ -174,7 +218,7 @@ def collect(cfg: Config, rows: list[dict[str, Any]], first: dict[str, Any], last
         "sft": first["summary"],
         "rl": last["summary"],
         "greedy": {"sft": first["greedy"], "rl": last["greedy"]},
-        "skills": {"sft": first["summary"]["skills"], "rl": last["summary"]["skills"]},
+        "skills": {"sft": first["summary"].get("skills", {}), "rl": last["summary"].get("skills", {})},
         "by_difficulty": first["by_difficulty"] + last["by_difficulty"],
         "scaling": first["scaling"] + last["scaling"],
         "samples": first["samples"] + last["samples"],

@@ -21,7 +21,7 @@ from t1jax.metrics import MetricsWriter
 from t1jax.progress import Progress
 from t1jax.rewards.score import make_scorer
 from t1jax.sharding import train_layout
-from t1jax.tasks.pairs import PairsTask
+from t1jax.tasks.task import Task
 from t1jax.tokenizer import Tokenizer
 from t1jax.types import Params, TrainState
 
@@ -34,21 +34,26 @@ def make_optimizer(cfg: Config) -> optax.GradientTransformation:
 def train(
     cfg: Config,
     mesh: Mesh,
-    task: PairsTask,
+    task: Task,
     tokenizer: Tokenizer,
-    params: Params,
+    params: Params | None,
     checkpoints: Checkpoints,
     writer: MetricsWriter,
     progress: Progress,
     evaluator: Evaluator,
 ) -> TrainState:
-    """The state after all of RL, from the cold start's `params`; goes on from the newest checkpoint."""
+    """The state after all of RL, from the cold start's `params`; goes on from the newest checkpoint.
+
+    `params` may be None where there is a checkpoint.
+    """
     layout, optimizer = train_layout(mesh), make_optimizer(cfg)
     stream = data.prompt_stream(
         cfg, task, tokenizer, "train", cfg.rl.prompts_per_step, cfg.seed + 1, **multihost.share()
     )
     state = checkpoints.restore(step.state_shapes(cfg, mesh, optimizer, anchor=True), stream)
     if state is None:
+        if params is None:
+            raise ValueError("reinforcement learning needs params or a checkpoint, got neither")
         state = step.init_state(cfg, mesh, optimizer, params, anchor=True)
     start, last = int(state.step), cfg.rl.num_steps
     train_step = step.make_train_step(

@@ -10,10 +10,12 @@ Deliberately not here: the plot (plots.py).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from t1jax.evaluator import Evaluator, Response, accuracy
+from t1jax.tokenizer import TokenIds, Tokenizer
 from t1jax.types import Params
 
 BUCKET = 64  # prompts with cut thoughts are padded to a multiple of this many tokens: few shapes to compile
@@ -31,13 +33,12 @@ def inference_scaling(
       stage: "sft" or "rl".
     """
     cfg, task, tokenizer = evaluator.cfg, evaluator.task, evaluator.tokenizer
-    end_of_thought, _ = task.forbid_giving_up(tokenizer)
-    ends = {end_of_thought, *tokenizer.stop_ids}
+    ends = [end_of(r.tokens, task.thought_end(r.tokens, tokenizer), tokenizer) for r in responses]
     longest_prefix = len(tokenizer.encode(task.cut_answer_prefix))
     points = []
     for budget in cfg.scaling.budgets:
-        cut = [i for i, r in enumerate(responses) if ends.isdisjoint(r.tokens[: budget + 1])]
-        thoughts = [_close(evaluator, responses[i].tokens[:budget]) for i in cut]
+        cut = [i for i, end in enumerate(ends) if end > budget]
+        thoughts = [close(responses[i].tokens[:budget], task.cut_answer_prefix, tokenizer) for i in cut]
         questions = [tokenizer.encode(task.prompt(responses[i].problem)) for i in cut]
         longest = cfg.data.prompt_length + min(budget, cfg.rl.max_new_tokens) + longest_prefix
         answers = evaluator.continue_from(
@@ -48,16 +49,23 @@ def inference_scaling(
             new_tokens=cfg.scaling.answer_tokens,
         )
         judged = list(responses)
-        for i, thought, answer in zip(cut, thoughts, answers, strict=True):
-            judged[i] = evaluator.judge(responses[i].problem, thought + answer)
+        problems = [responses[i].problem for i in cut]
+        completed = [thought + answer for thought, answer in zip(thoughts, answers, strict=True)]
+        for i, response in zip(cut, evaluator.judge(problems, completed), strict=True):
+            judged[i] = response
         points.append({"stage": stage, "budget": budget, **accuracy(judged)})
     return points
 
 
-def _close(evaluator: Evaluator, tokens: Sequence[int]) -> list[int]:
+def end_of(tokens: TokenIds, thought_end: int | None, tokenizer: Tokenizer) -> float:
+    """Tokens before a response ends its thinking, or itself; infinite if it does neither."""
+    stopped = len(tokens) > 0 and tokens[-1] in tokenizer.stop_ids
+    return min(math.inf if thought_end is None else thought_end, len(tokens) - 1 if stopped else math.inf)
+
+
+def close(tokens: TokenIds, prefix: str, tokenizer: Tokenizer) -> list[int]:
     """A cut thought, and the words after which only the answer is left to write. A line that is whole stays whole."""
-    prefix = evaluator.task.cut_answer_prefix
-    text = evaluator.tokenizer.decode(tokens)
+    text = tokenizer.decode(tokens)
     if not text or text.endswith("\n"):
         prefix = prefix.removeprefix("\n")
-    return [*tokens, *evaluator.tokenizer.encode(prefix)]
+    return [*tokens, *tokenizer.encode(prefix)]

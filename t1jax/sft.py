@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from t1jax import data, losses, multihost, optim, rng, step
+from t1jax import data, losses, multihost, optim, rng, step, weights
 from t1jax.checkpoint import Checkpoints
 from t1jax.config import Config
 from t1jax.loop import StepLog, due
@@ -26,7 +26,7 @@ from t1jax.metrics import MetricsWriter
 from t1jax.model import qwen
 from t1jax.progress import Progress
 from t1jax.sharding import train_layout
-from t1jax.tasks.pairs import PairsTask
+from t1jax.tasks.task import Task
 from t1jax.tokenizer import Tokenizer
 from t1jax.types import Packed, Params, Report, TrainState
 
@@ -77,23 +77,31 @@ def make_sft_step(cfg: Config, mesh: Mesh) -> Callable[[TrainState, Packed], tup
     return jax.jit(sft_step, donate_argnums=0, out_shardings=(shardings, None))
 
 
+def initial_params(cfg: Config, mesh: Mesh) -> Params:
+    """The weights that training starts from: those of cfg.model.checkpoint in float32, or random ones."""
+    model = qwen.Transformer(cfg.model, train_layout(mesh))
+    if cfg.model.checkpoint:
+        return weights.load(weights.find(cfg.model.checkpoint), model)
+    return qwen.init_params(model, rng.key_for(jax.random.key(cfg.seed), "init", 0))
+
+
 def train(
     cfg: Config,
     mesh: Mesh,
-    task: PairsTask,
+    task: Task,
     tokenizer: Tokenizer,
     checkpoints: Checkpoints,
     writer: MetricsWriter,
     progress: Progress,
 ) -> TrainState:
     """The state after the whole cold start; goes on from the newest checkpoint."""
+    if not cfg.sft.num_steps:
+        raise ValueError("sft.num_steps is 0: there is no cold start")
     layout, optimizer = train_layout(mesh), make_optimizer(cfg)
     stream = data.sft_stream(cfg, task, tokenizer, **multihost.share())
     state = checkpoints.restore(step.state_shapes(cfg, mesh, optimizer, anchor=False), stream)
     if state is None:
-        model = qwen.Transformer(cfg.model, layout)
-        params = qwen.init_params(model, rng.key_for(jax.random.key(cfg.seed), "init", 0))
-        state = step.init_state(cfg, mesh, optimizer, params, anchor=False)
+        state = step.init_state(cfg, mesh, optimizer, initial_params(cfg, mesh), anchor=False)
     start, last = int(state.step), cfg.sft.num_steps
     sft_step = make_sft_step(cfg, mesh)
     with contextlib.closing(stream), progress.stage("cold start", total=last, done=start) as stage:

@@ -253,6 +253,8 @@ def describe(rollouts: Rollouts, scores: Scores, kl_B: jax.Array, cfg: Config) -
         "overlong": scores.overlong_B.mean(dtype=jnp.float32),
         "repetition": scores.repetition_B.mean(dtype=jnp.float32),
         "garbled": scores.garbled_B.mean(dtype=jnp.float32),
+        "right": (scores.outcome_B == 1).mean(dtype=jnp.float32),
+        "wrong": (scores.outcome_B == 0).mean(dtype=jnp.float32),
         "unscorable": 1.0 - scorable_B.mean(dtype=jnp.float32),
         "failed": (scores.outcome_B == FAILED).mean(dtype=jnp.float32),
         "mixed_groups": mixed_P.mean(dtype=jnp.float32),

@@ -45,11 +45,13 @@ def changed(**knobs: object) -> config.Config:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_config_of_the_repository_loads_and_is_valid_on_one_device(name):
-    tree = importlib.import_module(f"configs.{name}").get_config()
+def test_every_config_of_the_repository_loads_and_is_valid_on_its_slice(name):
+    module = importlib.import_module(f"configs.{name}")
+    tree = module.get_config()
+    chips = re.search(r"Slice: \S+, (\d+) chips", module.__doc__)
     assert tree.is_locked
     cfg = config.load(tree)
-    validation.validate(cfg, 1)
+    validation.validate(cfg, int(chips[1]) if chips else 1)
     assert config.load(cfg.to_dict()) == cfg
     assert config.load(json.loads(json.dumps(cfg.to_dict()))) == cfg
     assert hash(cfg) == hash(config.load(cfg.to_dict()))

@@ -33,7 +33,8 @@ def params():
 
 
 def response(evaluator, index, text):
-    return evaluator.judge(TASK.problem(index, "held_out"), [*TOKENS.encode(text), *TOKENS.stop_ids])
+    (judged,) = evaluator.judge([TASK.problem(index, "held_out")], [[*TOKENS.encode(text), *TOKENS.stop_ids]])
+    return judged
 
 
 def write(problem, verified=True):
@@ -140,7 +141,7 @@ def test_a_response_that_never_ended_is_answered_from_all_of_its_thought():
     problem = evaluator.problems(1)[0]
     low, high = problem.numbers[:2]
     endless = f"{low}+{high}={low + high}, need {problem.target}: too small\n" * 3
-    cut = evaluator.judge(problem, TOKENS.encode(endless)[:24])
+    (cut,) = evaluator.judge([problem], [TOKENS.encode(endless)[:24]])
     points = scaling.inference_scaling(evaluator, None, [cut], "sft")
     assert [p["accuracy"] for p in points] == [0, 1, 1, 1]
     assert evaluator.asked[-1][1][0].endswith(f"{endless}</think>\n\\boxed{{")

@@ -41,7 +41,7 @@ def patient_chains(evaluator, count):
     while len(chosen) < count:
         problem = TASK.problem(seed, "held_out")
         tokens = [*TOKENS.encode(TASK.chain(problem, random.Random(seed))), *TOKENS.stop_ids]
-        response = evaluator.judge(problem, tokens)
+        (response,) = evaluator.judge([problem], [tokens])
         chosen += [response] * (response.outcome == RIGHT)
         seed += 1
     return chosen
@@ -58,7 +58,7 @@ def test_a_thought_as_long_as_the_budget_keeps_its_own_answer(evaluator):
     filler = TOKENS.encode("7+7=14, need 15: too small\n")
     assert len(filler) >= 8 and 8 in BUDGETS
     for length, right in ((8, 1.0), (9, 0.0)):
-        response = evaluator.judge(problem, [*(filler * 2)[:length], *answer, *TOKENS.stop_ids])
+        (response,) = evaluator.judge([problem], [[*(filler * 2)[:length], *answer, *TOKENS.stop_ids]])
         assert response.right
         found = {point["budget"]: point["accuracy"] for point in points(evaluator, [response])}
         assert found[8] == right
@@ -67,7 +67,7 @@ def test_a_thought_as_long_as_the_budget_keeps_its_own_answer(evaluator):
 
 def test_a_response_that_ended_without_an_answer_is_not_asked_for_one(evaluator):
     """It stopped by itself in the middle of its thinking: nothing was cut."""
-    response = evaluator.judge(TASK.problem(0, "held_out"), [*TOKENS.encode("7+7"), *TOKENS.stop_ids])
+    (response,) = evaluator.judge([TASK.problem(0, "held_out")], [[*TOKENS.encode("7+7"), *TOKENS.stop_ids]])
     assert [point["accuracy"] for point in points(evaluator, [response])] == [0.0] * len(BUDGETS)
     thought = len(TOKENS.encode("7+7"))
     assert [len(prompts) for prompts in evaluator.asked] == [int(budget < thought) for budget in BUDGETS]

@@ -2,17 +2,22 @@
 """Rotary positions and grouped-query attention: the one place that picks how attention is computed.
 
 Axes: B rows, X rows of a key/value source (X divides B), T query positions, S key positions, N query heads,
-K kv heads, G = N // K, H head dim.
-Source: RoPE, arXiv 2104.09864; grouped-query attention, arXiv 2305.13245.
+K kv heads, G = N // K, H head dim, h = H / 2 pairs that turn.
+Source: RoPE, arXiv 2104.09864; its scalings as in transformers' modeling_rope_utils.py: linear, arXiv 2306.15595; YaRN,
+arXiv 2309.00071; Llama 3, arXiv 2407.21783 and its reference code. Grouped-query attention, arXiv 2305.13245.
 Deliberately not here: projections and caches (qwen.py).
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from t1jax.config import ModelConfig
 
 
 class KeyValues(NamedTuple):
@@ -26,12 +31,49 @@ class KeyValues(NamedTuple):
     mask_XTS: jax.Array  # bool, True = may attend; T may be 1 for all queries alike
 
 
-def rope(x_BNTH: jax.Array, position_BT: jax.Array, theta: float) -> jax.Array:
-    """x rotated by its position: pairs (h, h + H/2) by angle position * theta^(-2h/H); computed in float32."""
-    half = x_BNTH.shape[-1] // 2
-    frequency_h = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle_BTh = position_BT[:, :, None].astype(jnp.float32) * frequency_h[None, None, :]
-    cos, sin = jnp.cos(angle_BTh)[:, None], jnp.sin(angle_BTh)[:, None]
+def frequencies(cfg: ModelConfig) -> np.ndarray:
+    """float32[h] radians a position: theta^(-2i/H), slowed down for texts longer than the model has been trained on.
+
+    A frequency is divided by rope_factor as far as it is slow. How far, between not at all and wholly: llama3 goes by
+    its turns in the original length, from rope_high down to rope_low; yarn by its index, between the two whole
+    indices around those with so many turns. Constants of the compiled program.
+    """
+    index_h = np.arange(cfg.head_dim // 2)
+    fast_h = cfg.rope_theta ** (-2 * index_h / cfg.head_dim)
+    if cfg.rope_scaling == "none":
+        slow_h = np.zeros(index_h.shape)
+    elif cfg.rope_scaling == "linear":
+        slow_h = np.ones(index_h.shape)
+    elif cfg.rope_scaling == "llama3":
+        turns_h = cfg.rope_original_length * fast_h / (2 * math.pi)
+        slow_h = np.clip((cfg.rope_high - turns_h) / (cfg.rope_high - cfg.rope_low), 0, 1)
+    elif cfg.rope_scaling == "yarn":
+        first, last = (
+            cfg.head_dim * math.log(cfg.rope_original_length / (2 * math.pi * turns)) / (2 * math.log(cfg.rope_theta))
+            for turns in (cfg.rope_high, cfg.rope_low)
+        )
+        first, last = max(math.floor(first), 0), min(math.ceil(last), cfg.head_dim - 1)
+        slow_h = np.clip((index_h - first) / (last - first or 0.001), 0, 1)
+    else:
+        raise ValueError(f"got rope_scaling {cfg.rope_scaling!r}, expected none, linear, yarn or llama3")
+    return (fast_h * (1 - slow_h + slow_h / cfg.rope_factor)).astype(np.float32)
+
+
+def rotations(position_BT: jax.Array, cfg: ModelConfig) -> tuple[jax.Array, jax.Array]:
+    """cos and sin, float32[B, T, h], of position times frequency; once a forward, for all layers.
+
+    Yarn stretches both, hence q and k, by rope_attention_factor, or by 0.1 ln(rope_factor) + 1 where that is 0.
+    """
+    angle_BTh = position_BT[:, :, None].astype(jnp.float32) * frequencies(cfg)[None, None, :]
+    stretch = 1.0
+    if cfg.rope_scaling == "yarn":
+        stretch = cfg.rope_attention_factor or 0.1 * math.log(cfg.rope_factor) + 1
+    return jnp.cos(angle_BTh) * stretch, jnp.sin(angle_BTh) * stretch
+
+
+def rope(x_BNTH: jax.Array, cos_BTh: jax.Array, sin_BTh: jax.Array) -> jax.Array:
+    """x rotated by its position: pairs (i, i + H/2) by the angle of `rotations`; computed in float32."""
+    cos, sin = cos_BTh[:, None], sin_BTh[:, None]
     first, second = jnp.split(x_BNTH.astype(jnp.float32), 2, axis=-1)
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return rotated.astype(x_BNTH.dtype)

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Qwen2.5 transformer: one set of weights, one forward for training, prefill and decode.
+"""A transformer of the Qwen family: one set of weights, one forward for training, prefill and decode.
 
-RMSNorm, rotary positions, grouped-query attention with a bias on q, k and v, SwiGLU, tied or untied head. Layers are
-stacked on axis 0 and scanned. Used as pure functions: `init_params`, `forward`, `logits`.
+RMSNorm, rotary positions, grouped-query attention, SwiGLU, tied or untied head; a bias on q, k and v as in Qwen2.5, or
+a norm of each head's q and k as in Qwen3, or neither as in Llama. Layers are stacked on axis 0 and scanned. Used as
+pure functions: `init_params`, `forward`, `logits`.
 
 Axes: B rows, P prompts, T query positions, S own cache positions, C prompt positions, D width, N query heads,
 K kv heads, H head dim, F mlp width, V vocabulary, L layers.
-Source: Qwen2.5, arXiv 2412.15115; parity with transformers' Qwen2ForCausalLM is tested.
+Source: Qwen2.5, arXiv 2412.15115; Qwen3, arXiv 2505.09388; parity with transformers is tested for each family.
 Deliberately not here: sampling (decode.py), losses over the vocabulary (losses.py).
 """
 
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from t1jax.config import ModelConfig
-from t1jax.model.attention import KeyValues, attend, rope
+from t1jax.model.attention import KeyValues, attend, rope, rotations
 from t1jax.sharding import Layout, param_shardings
 from t1jax.types import KVCache, Params
 
@@ -35,11 +36,11 @@ def scaled(fan_in: int) -> Any:
 ONES, ZEROS = nn.initializers.ones, nn.initializers.zeros
 
 
-def rms_norm(x_BTD: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:
-    """x / sqrt(mean(x^2) + eps) * scale, in float32."""
-    x = x_BTD.astype(jnp.float32)
-    x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps)
-    return (x * scale_D.astype(jnp.float32)[None, None, :]).astype(x_BTD.dtype)
+def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+    """x / sqrt(mean(x^2) + eps) * scale over the last axis, in float32. x: [..., D] or [..., H]; scale: [D] or [H]."""
+    y = x.astype(jnp.float32)
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
+    return (y * jnp.broadcast_to(scale.astype(jnp.float32), y.shape)).astype(x.dtype)
 
 
 class Block(nn.Module):
@@ -67,11 +68,15 @@ class Block(nn.Module):
         q = jnp.einsum("BTD,DNH->BNTH", y, self.weight("q", scaled(D), embed=D, q_heads=N, head_dim=H))
         k = jnp.einsum("BTD,DKH->BKTH", y, self.weight("k", scaled(D), embed=D, kv_heads=K, head_dim=H))
         v = jnp.einsum("BTD,DKH->BKTH", y, self.weight("v", scaled(D), embed=D, kv_heads=K, head_dim=H))
-        q = q + self.weight("q_bias", ZEROS, q_heads=N, head_dim=H)[None, :, None, :]
-        k = k + self.weight("k_bias", ZEROS, kv_heads=K, head_dim=H)[None, :, None, :]
-        v = v + self.weight("v_bias", ZEROS, kv_heads=K, head_dim=H)[None, :, None, :]
-        q = constrain(rope(q, shared["position_BT"], cfg.rope_theta), "batch", "q_heads", "length", None)
-        k = constrain(rope(k, shared["position_BT"], cfg.rope_theta), "batch", "kv_heads", "length", None)
+        if cfg.qkv_bias:
+            q = q + self.weight("q_bias", ZEROS, q_heads=N, head_dim=H)[None, :, None, :]
+            k = k + self.weight("k_bias", ZEROS, kv_heads=K, head_dim=H)[None, :, None, :]
+            v = v + self.weight("v_bias", ZEROS, kv_heads=K, head_dim=H)[None, :, None, :]
+        if cfg.qk_norm:
+            q = rms_norm(q, self.weight("q_norm", ONES, head_dim=H), cfg.norm_eps)
+            k = rms_norm(k, self.weight("k_norm", ONES, head_dim=H), cfg.norm_eps)
+        q = constrain(rope(q, shared["cos_BTh"], shared["sin_BTh"]), "batch", "q_heads", "length", None)
+        k = constrain(rope(k, shared["cos_BTh"], shared["sin_BTh"]), "batch", "kv_heads", "length", None)
         v = constrain(v, "batch", "kv_heads", "length", None)
 
         if own:  # cached: write the new keys and values, attend the prompt's and the row's own
@@ -118,7 +123,8 @@ class Transformer(nn.Module):
         table_VD = self.layout.constrain(embedding_VD.astype(cfg.compute_dtype), "vocab", None)  # as `head_weight`
         x_BTD = jnp.take(table_VD, tokens_BT, axis=0)
         x_BTD = self.layout.constrain(x_BTD, "batch", "length", None)
-        shared = {"position_BT": position_BT}
+        cos_BTh, sin_BTh = rotations(position_BT, cfg)
+        shared = {"cos_BTh": cos_BTh, "sin_BTh": sin_BTh}
         carry: tuple[jax.Array, ...] = (x_BTD,)
         prompt_kv = None
         if cache is None:

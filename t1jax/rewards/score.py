@@ -10,7 +10,7 @@ Deliberately not here: rewards as numbers. The outcome stays raw here; penalties
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -33,11 +33,11 @@ class HostScores(NamedTuple):
 
 
 class Task(Protocol):
-    """What scoring needs of a task."""
+    """What scoring needs of a task, see tasks/task.py."""
 
     def problem(self, index: int, split: Any) -> Any: ...
 
-    def score(self, problem: Any, response: str) -> Outcome: ...
+    def score(self, problems: Sequence[Any], responses: Sequence[str]) -> list[Outcome]: ...
 
 
 Scorer = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], HostScores]
@@ -46,23 +46,27 @@ Scorer = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], HostScores]
 def make_scorer(task: Task, split: str, tokenizer: Tokenizer, cfg: RlConfig) -> Scorer:
     """A function (problem int32[n], tokens int32[n, T], sampled bool[n, T], stopped bool[n]) -> HostScores.
 
-    Rows are scored one by one and do not depend on each other, so any shard of a batch can be scored alone.
+    Rows do not depend on each other, so any shard of a batch can be scored alone.
     """
     reported = False  # the first failure of the check is logged with its traceback, the others are only counted
 
-    def score_row(index: int, text: str) -> Outcome:
+    def check(indices: list[int], texts: list[str]) -> list[Outcome]:
+        """All rows at once; where that fails, halves, so that only the rows at fault are unscorable."""
         nonlocal reported
         try:
-            return task.score(task.problem(index, split), text)
+            return task.score([task.problem(index, split) for index in indices], texts)
         except Exception:  # whatever the check trips over, the row is unscorable and the run goes on
+            half = len(texts) // 2
+            if half:
+                return check(indices[:half], texts[:half]) + check(indices[half:], texts[half:])
             if not reported:
                 reported = True
-                logger.exception("the check failed on problem %d (%s); its response is unscorable", index, split)
-            return UNSCORABLE
+                logger.exception("the check failed on problem %d (%s); its response is unscorable", indices[0], split)
+            return [UNSCORABLE]
 
     def score(problem: np.ndarray, tokens: np.ndarray, sampled: np.ndarray, stopped: np.ndarray) -> HostScores:
         texts = [tokenizer.decode(row[mask]) for row, mask in zip(tokens, sampled, strict=True)]
-        outcome = [score_row(int(index), text) for index, text in zip(problem, texts, strict=True)]
+        outcome = check([int(index) for index in problem], texts)
         return HostScores(
             outcome=np.array(outcome, np.int8),
             overlong=~np.asarray(stopped, bool),

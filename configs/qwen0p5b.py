@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""T1's method on Qwen2.5-0.5B (Hugging Face: Qwen/Qwen2.5-0.5B). Slice: v5e:2x2, 4 chips.
+
+Only what differs from configs/qwen1p5b.py; every knob is explained in configs/base.py.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import qwen1p5b
+
+
+def get_config() -> ConfigDict:
+    cfg = qwen1p5b.get_config()
+    cfg.unlock()
+    cfg.model.checkpoint = "models/Qwen2.5-0.5B"
+    cfg.model.num_layers = 24
+    cfg.model.hidden_size = 896
+    cfg.model.num_heads = 14
+    cfg.model.head_dim = 64
+    cfg.model.mlp_size = 4864
+
+    cfg.mesh.fsdp = -1  # any machine: 4 on the slice, 1 on a laptop [hw]
+    cfg.mesh.tensor = 1
+    return cfg.lock()

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""T1 on Qwen2.5-32B, the paper's largest model (Hugging Face: Qwen/Qwen2.5-32B). Slice: v5p:4x4x8, 128 chips.
+
+Give your own cold start with data.sft and sft.num_steps (the paper: 3 epochs over 12k problems), or start from weights
+that have had one. At these lengths the sampler's cache does not fit into memory yet: see README, Limits.
+
+Only what differs from configs/base.py; every knob is explained in configs/base.py.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+    cfg = base.get_config()
+    cfg.unlock()
+    cfg.model.checkpoint = "models/Qwen2.5-32B"
+
+    cfg.data.train = "data/train.jsonl"
+    cfg.data.eval = "data/math500.jsonl"
+
+    cfg.mesh.fsdp = 16
+    cfg.mesh.tensor = 8  # one kv head a chip [hw]
+
+    cfg.sft.num_steps = 0
+
+    cfg.eval.num_problems = 500  # all of MATH500 [paper]
+    cfg.eval.quick_problems = 128
+    return cfg.lock()

@@ -1,0 +1,372 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model families of Hugging Face folders: config.json <-> ModelConfig, and tensor name <-> path in our parameters.
+
+Where: WEIGHTS -> prompts -> rollouts -> ... -> report -> WEIGHTS. A family is a line of FAMILIES, a tensor a line of
+TENSORS; reading and writing go by these two. What this model cannot honour is refused with the file, the key, what was
+found and what was expected: a config.json that is read means what transformers means by it.
+
+Axes: D width, N query heads, K kv heads, H head dim, F mlp width, V vocabulary, L layers.
+Source: transformers 5.23, configurations of Qwen2, Qwen3 and Llama, and modeling_rope_utils.py for rope scaling.
+Deliberately not here: the tensors' bytes (tensors.py), their way to devices (weights.py), rope itself (attention.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from t1jax.config import ConfigError, ModelConfig
+from t1jax.hf.strict import Section, read_object
+
+# Files beside the weights that go with them as they came.
+CARRIED = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+MAX_BYTES = 1 << 20  # of a config.json; real ones have 1 to 5 kB
+
+
+@dataclass(frozen=True)
+class Family:
+    """What an architecture's name says about the model, beyond the sizes."""
+
+    architecture: str
+    model_type: str
+    qkv_bias: bool
+    qk_norm: bool
+    may_lack: tuple[str, ...]  # sizes that transformers derives from the others where the file has none
+
+
+FAMILIES = (
+    Family("Qwen2ForCausalLM", "qwen2", qkv_bias=True, qk_norm=False, may_lack=("head_dim",)),  # Qwen2.5 too
+    Family("Qwen3ForCausalLM", "qwen3", qkv_bias=False, qk_norm=True, may_lack=()),
+    Family("LlamaForCausalLM", "llama", qkv_bias=False, qk_norm=False, may_lack=("head_dim", "num_key_value_heads")),
+)
+
+# Name in the file, path in our parameters, axes in the file (letters that stand together are one axis), our axes.
+TENSORS = (
+    ("model.embed_tokens.weight", ("embedding",), "V D", "VD"),
+    ("lm_head.weight", ("head",), "V D", "DV"),
+    ("model.norm.weight", ("final_norm",), "D", "D"),
+    ("model.layers.{layer}.input_layernorm.weight", ("layers", "attention_norm"), "D", "D"),
+    ("model.layers.{layer}.self_attn.q_proj.weight", ("layers", "q"), "NH D", "DNH"),
+    ("model.layers.{layer}.self_attn.q_proj.bias", ("layers", "q_bias"), "NH", "NH"),
+    ("model.layers.{layer}.self_attn.q_norm.weight", ("layers", "q_norm"), "H", "H"),
+    ("model.layers.{layer}.self_attn.k_proj.weight", ("layers", "k"), "KH D", "DKH"),
+    ("model.layers.{layer}.self_attn.k_proj.bias", ("layers", "k_bias"), "KH", "KH"),
+    ("model.layers.{layer}.self_attn.k_norm.weight", ("layers", "k_norm"), "H", "H"),
+    ("model.layers.{layer}.self_attn.v_proj.weight", ("layers", "v"), "KH D", "DKH"),
+    ("model.layers.{layer}.self_attn.v_proj.bias", ("layers", "v_bias"), "KH", "KH"),
+    ("model.layers.{layer}.self_attn.o_proj.weight", ("layers", "o"), "D NH", "NHD"),
+    ("model.layers.{layer}.post_attention_layernorm.weight", ("layers", "mlp_norm"), "D", "D"),
+    ("model.layers.{layer}.mlp.gate_proj.weight", ("layers", "gate"), "F D", "DF"),
+    ("model.layers.{layer}.mlp.up_proj.weight", ("layers", "up"), "F D", "DF"),
+    ("model.layers.{layer}.mlp.down_proj.weight", ("layers", "down"), "D F", "FD"),
+)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a Hugging Face folder, and where it lives in our parameters."""
+
+    name: str  # "model.layers.3.self_attn.q_proj.weight"
+    shape: tuple[int, ...]  # in the file
+    path: tuple[str, ...]  # of keys in the parameters of qwen.init_params: ("layers", "q")
+    layer: int | None  # index on axis 0 of our stacked array; None: not stacked
+    split: tuple[int, ...]  # the file's tensor is reshaped to this, e.g. (N, H, D)
+    order: tuple[int, ...]  # ... and transposed by this
+
+    def to_ours(self, x: Any) -> Any:
+        """A file's array of `shape` as one layer of our array: a view, nothing is copied."""
+        return x.reshape(self.split).transpose(self.order)
+
+    def to_file(self, x: Any) -> Any:
+        """The inverse of `to_ours`, exact; a view or a copy."""
+        inverse = sorted(range(len(self.order)), key=self.order.__getitem__)
+        return x.transpose(inverse).reshape(self.shape)
+
+
+def tensors(cfg: ModelConfig) -> list[Tensor]:
+    """Every tensor that a model of these sizes has in a Hugging Face folder, each once; tied: no lm_head."""
+    size = _sizes(cfg)
+    return [
+        Tensor(
+            name=name.format(layer=layer),
+            shape=tuple(math.prod(size[axis] for axis in group) for group in in_file.split()),
+            path=path,
+            layer=layer,
+            split=tuple(size[axis] for axis in in_file if axis != " "),
+            order=tuple(in_file.replace(" ", "").index(axis) for axis in ours),
+        )
+        for name, path, in_file, ours in _rows(cfg)
+        for layer in (range(cfg.num_layers) if path[0] == "layers" else (None,))
+    ]
+
+
+def shapes(cfg: ModelConfig) -> dict[tuple[str, ...], tuple[int, ...]]:
+    """The path of each of our parameters, and its shape: [L, ...] below "layers"."""
+    size = _sizes(cfg)
+    return {
+        path: (cfg.num_layers,) * (path[0] == "layers") + tuple(size[axis] for axis in ours)
+        for _, path, _, ours in _rows(cfg)
+    }
+
+
+def _sizes(cfg: ModelConfig) -> dict[str, int]:
+    return {
+        "V": cfg.vocab_size,
+        "D": cfg.hidden_size,
+        "N": cfg.num_heads,
+        "K": cfg.num_kv_heads,
+        "H": cfg.head_dim,
+        "F": cfg.mlp_size,
+    }
+
+
+def _rows(cfg: ModelConfig) -> list[tuple[str, tuple[str, ...], str, str]]:
+    """The lines of TENSORS that this model has."""
+    absent = set()
+    if cfg.tie_embeddings:
+        absent.add("head")
+    if not cfg.qkv_bias:
+        absent |= {"q_bias", "k_bias", "v_bias"}
+    if not cfg.qk_norm:
+        absent |= {"q_norm", "k_norm"}
+    return [row for row in TENSORS if row[1][-1] not in absent]
+
+
+# Our knob, its name in config.json, and the most that is believed: a typing error must not allocate a petabyte.
+SIZES = (
+    ("vocab_size", "vocab_size", 2**24),
+    ("num_layers", "num_hidden_layers", 2**10),
+    ("hidden_size", "hidden_size", 2**17),
+    ("num_heads", "num_attention_heads", 2**10),
+    ("num_kv_heads", "num_key_value_heads", 2**10),
+    ("head_dim", "head_dim", 2**12),
+    ("mlp_size", "intermediate_size", 2**20),
+)
+MAX_LENGTH = 2**31 - 1  # positions are int32
+
+# Keys that change what a model computes, and the only value that this one computes; absent or null stands for it too.
+FIXED = (
+    ("hidden_act", "silu"),
+    ("mlp_bias", False),
+    ("attention_dropout", 0),
+    ("use_sliding_window", False),
+    ("use_mrope", False),
+    ("rope_interleaved", False),
+    ("partial_rotary_factor", 1),
+    ("pretraining_tp", 1),
+    ("original_max_position_embeddings", None),  # transformers would let it win over rope's own
+    ("dual_chunk_attention_config", None),
+    ("quantization_config", None),
+    ("logit_scale", 1),
+    ("logits_scaling", 1),
+    ("embedding_multiplier", 1),
+    ("residual_multiplier", 1),
+    ("attention_multiplier", None),
+    ("final_logit_softcapping", None),
+    ("attn_logit_softcapping", None),
+)
+
+
+@dataclass(frozen=True)
+class Rope:
+    """How config.json says one model.rope_scaling."""
+
+    type: str  # its rope_type
+    knobs: dict[str, str]  # key of the rope section -> our knob
+    defaults: dict[str, float] = dataclasses.field(default_factory=dict)  # knob -> its value where the file has no key
+
+
+ROPES = {
+    "none": Rope("default", {}),
+    "linear": Rope("linear", {"factor": "rope_factor"}),
+    "yarn": Rope(
+        "yarn",
+        {
+            "factor": "rope_factor",
+            "original_max_position_embeddings": "rope_original_length",
+            "beta_slow": "rope_low",
+            "beta_fast": "rope_high",
+            "attention_factor": "rope_attention_factor",
+        },
+        {"rope_low": 1.0, "rope_high": 32.0, "rope_attention_factor": 0.0},
+    ),
+    "llama3": Rope(
+        "llama3",
+        {
+            "factor": "rope_factor",
+            "original_max_position_embeddings": "rope_original_length",
+            "low_freq_factor": "rope_low",
+            "high_freq_factor": "rope_high",
+        },
+    ),
+}
+DEFAULT_THETA = 10_000.0  # of all three families, where the file has none
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The JSON object of folder/config.json.
+
+    Raises:
+      ConfigError: there is none, or it is too big or no JSON object.
+    """
+    return read_object(Path(folder) / "config.json", MAX_BYTES)
+
+
+def model_config(hf: Mapping[str, Any], like: ModelConfig, file: str) -> ModelConfig:
+    """The model that a config.json describes.
+
+    Args:
+      hf: the JSON object of a config.json; it is not trusted.
+      like: gives what the file does not say: compute_dtype, remat, checkpoint, and the rope knobs of other scalings.
+      file: the file's name for errors.
+
+    Raises:
+      ConfigError: an unknown architecture, an absurd size, or anything that this model would compute differently.
+    """
+    section = Section(hf, file)
+    family = _family(section)
+    for key, expected in (*FIXED, ("attention_bias", family.qkv_bias)):
+        section.fixed(key, expected)
+    if family.model_type == "llama":  # Qwen's files have a length that use_sliding_window switches off
+        section.fixed("sliding_window", None)
+
+    sizes: dict[str, Any] = {
+        knob: section.whole(key, most)
+        for knob, key, most in SIZES
+        if hf.get(key) is not None or key not in family.may_lack
+    }
+    width, heads = sizes["hidden_size"], sizes["num_heads"]
+    kv_heads = sizes.setdefault("num_kv_heads", heads)
+    if width % heads and ("head_dim" not in sizes or family.model_type == "llama"):  # LlamaConfig always wants it
+        section.refuse("hidden_size", f"a multiple of num_attention_heads, {heads}")
+    if heads % kv_heads:
+        section.refuse("num_attention_heads", f"a multiple of num_key_value_heads, {kv_heads}")
+    if sizes.setdefault("head_dim", width // heads) % 2:
+        raise ConfigError(f"{file}: head_dim is {sizes['head_dim']}; expected an even number, for rotary positions")
+    layers = ["full_attention"] * sizes["num_layers"]
+    if hf.get("layer_types") not in (None, layers):
+        section.refuse("layer_types", f"full_attention for each of {len(layers)} layers")
+    return dataclasses.replace(
+        like,
+        **sizes,
+        **_rope(section),
+        qkv_bias=family.qkv_bias,
+        qk_norm=family.qk_norm,
+        norm_eps=section.number("rms_norm_eps", 1e-12, 1e-1),
+        tie_embeddings=section.truth("tie_word_embeddings"),
+    )
+
+
+def hf_config(cfg: ModelConfig, base: Mapping[str, Any]) -> dict[str, Any]:
+    """The config.json, for transformers and vLLM, of a model: the inverse of `model_config`.
+
+    Args:
+      cfg: the model.
+      base: the config.json that came with the weights, returned as it is if it says the same; else its keys that
+        speak of other things are kept. {}: there was none, and the special tokens are null.
+
+    Raises:
+      ConfigError: no family has this model's parts, or `model_config` would refuse the result.
+    """
+    if base and model_config(base, cfg, "config.json") == cfg:
+        return dict(base)
+    found = [family for family in FAMILIES if (family.qkv_bias, family.qk_norm) == (cfg.qkv_bias, cfg.qk_norm)]
+    if not found:
+        raise ConfigError(
+            f"model.qkv_bias is {cfg.qkv_bias} and model.qk_norm is {cfg.qk_norm}; expected not both, as in "
+            + ", ".join(family.architecture for family in FAMILIES)
+        )
+    out = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None, **base}
+    out |= {"architectures": [found[0].architecture], "model_type": found[0].model_type, "hidden_act": "silu"}
+    out |= {key: getattr(cfg, knob) for knob, key, _ in SIZES}
+    out |= {"rms_norm_eps": cfg.norm_eps, "tie_word_embeddings": cfg.tie_embeddings}
+    out.pop("layer_types", None)
+
+    kind = ROPES[cfg.rope_scaling]
+    rope = {"rope_type": kind.type} | {key: getattr(cfg, knob) for key, knob in kind.knobs.items()}
+    if not cfg.rope_attention_factor:
+        rope.pop("attention_factor", None)
+    for key in ("rope_theta", "rope_scaling"):
+        out.pop(key, None)
+    if "rope_parameters" in base:
+        out["rope_parameters"] = rope | {"rope_theta": cfg.rope_theta}
+    else:
+        out |= {"rope_theta": cfg.rope_theta} | ({"rope_scaling": rope} if kind.knobs else {})
+    if "original_max_position_embeddings" in rope:
+        out.setdefault("max_position_embeddings", round(cfg.rope_original_length * cfg.rope_factor))
+    else:
+        out["max_position_embeddings"] = cfg.rope_original_length
+    model_config(out, cfg, "the config.json to write")
+    return out
+
+
+def with_dtype(hf: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """A config.json that names the weights' dtype, under the key that it has: `dtype`, or `torch_dtype` before 5."""
+    out = {key: value for key, value in hf.items() if key not in ("dtype", "torch_dtype")}
+    return out | {"dtype" if "dtype" in hf else "torch_dtype": dtype}
+
+
+def _family(section: Section) -> Family:
+    """The family that the file names, by architecture and model_type."""
+    for family in FAMILIES:
+        if section.values.get("architectures") == [family.architecture]:
+            section.fixed("model_type", family.model_type)
+            return family
+    section.refuse("architectures", "one of " + ", ".join(f'["{family.architecture}"]' for family in FAMILIES))
+
+
+def _rope(section: Section) -> dict[str, Any]:
+    """The rope knobs, from `rope_parameters` (transformers 5) or from `rope_theta` and `rope_scaling` (before)."""
+    name = "rope_scaling" if section.values.get("rope_parameters") is None else "rope_parameters"
+    if name == "rope_parameters":
+        section.fixed("rope_scaling", None)  # one of two would win
+    written = section.values.get(name)
+    if not isinstance(written, dict | None):
+        section.refuse(name, "an object with rope_type")
+    rope = Section({k: v for k, v in (written or {}).items() if v is not None}, section.file, f"{name}.")
+    named = "type" if "type" in rope.values and "rope_type" not in rope.values else "rope_type"
+    scaling = next((s for s, kind in ROPES.items() if kind.type == rope.values.get(named, "default")), None)
+    if scaling is None:
+        rope.refuse(named, "one of " + ", ".join(kind.type for kind in ROPES.values()))
+    kind = ROPES[scaling]
+    known = {"rope_type": kind.type, "type": kind.type, "partial_rotary_factor": 1}
+    for key, expected in known.items():
+        rope.fixed(key, expected)
+    for key in rope.values:
+        if key not in (*known, *kind.knobs, "rope_theta"):
+            rope.refuse(key, f"only {', '.join((*kind.knobs, 'rope_theta'))} with rope_type {kind.type}")
+    if section.values.get("rope_theta") is not None:
+        rope.fixed("rope_theta", section.values["rope_theta"])
+
+    values: dict[str, Any] = {"rope_scaling": scaling, "rope_theta": DEFAULT_THETA, **kind.defaults}
+    values["rope_original_length"] = section.whole("max_position_embeddings", MAX_LENGTH)
+    for place in (section, rope):
+        if place.values.get("rope_theta") is not None:
+            values["rope_theta"] = place.number("rope_theta", 2, 1e12)
+    for key, knob in kind.knobs.items():
+        if knob in values and key not in rope.values:
+            continue
+        if knob == "rope_original_length":
+            values[knob] = rope.whole(key, MAX_LENGTH)
+        else:
+            values[knob] = rope.number(key, 1 if knob == "rope_factor" else 1e-3, 1e6)
+    if "rope_low" in values and values["rope_low"] >= values["rope_high"]:
+        low, high = (key for key, knob in kind.knobs.items() if knob in ("rope_low", "rope_high"))
+        found = f"{low} {values['rope_low']:g} and {high} {values['rope_high']:g}"
+        raise ConfigError(f"{section.file}: {name} has {found}; expected {low} to be less")
+    return values

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every task can do: name its problems, ask them, judge responses, write demonstrations.
+
+Two tasks have this face: the embedded one (pairs.py) and problems from files (problems.py). A problem is found again
+by its index and split, so the compiled step carries only a number.
+Deliberately not here: what a problem is; host only, nothing here imports jax.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from t1jax.rewards.answers import Outcome
+from t1jax.tasks.analysis import Analysis
+from t1jax.tokenizer import TokenIds, Tokenizer
+
+
+class Problem(Protocol):
+    """What all problems have."""
+
+    @property
+    def index(self) -> int: ...
+
+    @property
+    def difficulty(self) -> Any: ...
+
+
+class Task(Protocol):
+    """Problems, prompts, the check, and chains for the cold start."""
+
+    @property
+    def cut_answer_prefix(self) -> str:
+        """What ends a cut thought and begins the answer."""
+        ...
+
+    def size(self, split: Any) -> int | None:
+        """Problems of a split ("train" or "held_out"); None: without end."""
+        ...
+
+    def problem(self, index: int, split: Any) -> Any:
+        """The problem with this index: always the same one."""
+        ...
+
+    def prompt(self, problem: Any) -> str:
+        """The text that a response continues."""
+        ...
+
+    def gold(self, problem: Any) -> str | None:
+        """A right answer; None if there is none."""
+        ...
+
+    def score(self, problems: Sequence[Any], responses: Sequence[str]) -> list[Outcome]:
+        """Right, wrong or unscorable, for each response to the problem beside it."""
+        ...
+
+    def analyse(self, problem: Any, response: str) -> Analysis | None:
+        """What a response tried and claimed; None if this task cannot tell."""
+        ...
+
+    def forbid_giving_up(self, tokenizer: Tokenizer) -> tuple[int, tuple[int, ...]] | None:
+        """(the token that ends the thinking, the tokens it may follow); None if this task cannot tell."""
+        ...
+
+    def thought_end(self, tokens: TokenIds, tokenizer: Tokenizer) -> int | None:
+        """How many of a response's tokens come before the end of its thinking; None if it does not end."""
+        ...
+
+    def num_demonstrations(self) -> int | None:
+        """Texts for the cold start; None: without end."""
+        ...
+
+    def demonstration(self, index: int, seed: int) -> tuple[str, str]:
+        """(prompt, response without stop token) number `index` for the cold start."""
+        ...
