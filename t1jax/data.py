@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Problems as arrays, by grain: batches of prompts for sampling, packed rows of chains for the cold start.
 
-Where: the PROMPTS of the sentence. Both streams are endless in practice (2^30 problems, in an order that the seed
-shuffles), are made by one background thread while the device works, and can be resumed: `get_state()` is a small
-dict that fits JSON, and `set_state` continues with exactly the batch that would have come next.
+Where: the PROMPTS of the sentence. Both streams are endless: a file's problems come again each epoch, in another order
+that the seed shuffles, and a batch may hold the end of one epoch and the beginning of the next; the embedded task has
+2^30 problems. They are made by one background thread while the device works, and can be resumed: `get_state()` is a
+small dict that fits JSON, and `set_state` continues with exactly the batch that would have come next.
 Masks are born here: `valid_PC` marks a prompt's own tokens, `segment_BT` a text's, `target_BT` a response's.
 
 Axes: P prompts, C prompt positions, B rows, T positions of a row.
@@ -12,7 +13,6 @@ Deliberately not here: what a problem or a chain is (tasks/), batches as global 
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -20,22 +20,14 @@ import grain
 import numpy as np
 
 from t1jax.config import Config, ConfigError
+from t1jax.tasks.task import Task
 from t1jax.tokenizer import Tokenizer
 from t1jax.types import Packed, Prompts
 
-NUM_PROBLEMS = 2**30  # of a split; grain shuffles fewer than 2^32, and an index fits int32
+NUM_PROBLEMS = 2**30  # of a task without end; grain shuffles fewer than 2^32, and an index fits int32
+NUM_EPOCHS = 2**20  # as good as without end; grain cannot batch what really has none
 PREFETCH = 2  # batches made ahead
 NO_READERS = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)  # _prefetched's thread does it all
-
-
-class Task(Protocol):
-    """What the pipelines need of a task."""
-
-    def problem(self, index: int, split: Any) -> Any: ...
-
-    def prompt(self, problem: Any) -> str: ...
-
-    def chain(self, problem: Any, rng: random.Random) -> str: ...
 
 
 T_co = TypeVar("T_co", covariant=True)
@@ -96,15 +88,22 @@ def prompt_stream(
 ) -> PromptStream:
     """Batches of `batch` prompts of different problems: this process's rows of each, Prompts of NumPy arrays.
 
-    The rows of all processes, in order, are the same batch whatever the number of processes.
+    The rows of all processes, in order, are the same batch whatever the number of processes. Only a batch with two
+    epochs in it may hold a problem twice.
+
+    Raises:
+      ConfigError: a batch is larger than the file, or does not divide over the processes.
     """
+    size = task.size(split)
+    if size is not None and size < batch:
+        raise ConfigError(f"a batch is {batch} prompts; expected at most {size}, the {split} problems of the file")
     rows = _share_of(batch, "prompts", process_count)
 
     def prompts(indices: np.ndarray) -> Prompts:
         texts = [task.prompt(task.problem(int(index), split)) for index in indices]
         return tokenise_prompts(tokenizer, texts, indices, cfg.data.prompt_length)
 
-    batches = grain.MapDataset.range(NUM_PROBLEMS).shuffle(seed).batch(rows)[process_index::process_count]
+    batches = _epochs(size, seed).batch(rows)[process_index::process_count]
     return _prefetched(batches.map(prompts).to_iter_dataset(NO_READERS))
 
 
@@ -113,22 +112,28 @@ def sft_stream(
 ) -> SftStream:
     """Batches of `cfg.sft.batch_size` packed rows of prompt, chain and stop token: this process's, Packed of NumPy.
 
-    Each problem has one chain, which its index and cfg.seed decide. A text longer than a row is cut at the end of
-    the row, and then has no stop token.
+    A text's index and cfg.seed decide it. One that is longer than a row is cut at the end of the row, and then has no
+    stop token.
+
+    Raises:
+      ConfigError: a file with fewer texts than a batch has rows, or rows that do not divide over the processes.
     """
+    size = task.num_demonstrations()
+    if size is not None and size < cfg.sft.batch_size:
+        raise ConfigError(
+            f"sft.batch_size is {cfg.sft.batch_size}; expected at most {size}, the texts of data.sft that are used"
+        )
     rows = _share_of(cfg.sft.batch_size, "rows", process_count)
     length, seed = cfg.sft.sequence_length, cfg.seed
     stop = tokenizer.stop_ids[0]
 
     def text(index: int) -> dict[str, np.ndarray]:
-        problem = task.problem(int(index), "train")
-        prompt = tokenizer.encode(task.prompt(problem))
-        chain = tokenizer.encode(task.chain(problem, random.Random(f"chain {seed} {index}")))
+        prompt, response = map(tokenizer.encode, task.demonstration(int(index), seed))
         if len(prompt) >= length:
             raise ConfigError(
                 f"sft.sequence_length is {length}; expected more than {len(prompt)}, the tokens of a prompt"
             )
-        tokens = np.array([*prompt, *chain, stop][:length], np.int32)
+        tokens = np.array([*prompt, *response, stop][:length], np.int32)
         return {"tokens": tokens, "target": np.arange(len(tokens), dtype=np.int32) >= len(prompt)}
 
     def packed(batch: dict[str, Any]) -> Packed:
@@ -139,7 +144,7 @@ def sft_stream(
             target_BT=batch["target"],
         )
 
-    texts = grain.MapDataset.range(NUM_PROBLEMS).shuffle(seed)[process_index::process_count].map(text)
+    texts = _epochs(size, seed)[process_index::process_count].map(text)
     packing = grain.experimental.FirstFitPackIterDataset(
         texts.to_iter_dataset(NO_READERS),
         length_struct={"tokens": length, "target": length},
@@ -149,6 +154,11 @@ def sft_stream(
         padding_struct={"tokens": tokenizer.pad_id, "target": False},
     )
     return _prefetched(packing.batch(rows).map(packed))
+
+
+def _epochs(size: int | None, seed: int) -> grain.MapDataset:
+    """Indices below `size` without end, each once an epoch; every epoch has its own order, from `seed` on."""
+    return grain.MapDataset.range(NUM_PROBLEMS if size is None else size).shuffle(seed).repeat(NUM_EPOCHS)
 
 
 def _share_of(batch: int, what: str, process_count: int) -> int:

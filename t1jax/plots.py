@@ -177,6 +177,60 @@ def draw_scaling(points: Rows, theme: Theme) -> bytes:
     return output.getvalue()
 
 
+def draw_samples(benchmarks: Mapping[str, Mapping[str, Any]], theme: Theme) -> bytes:
+    """The PNG of pass@k and maj@k against k, a panel a benchmark, 95 % intervals shaded.
+
+    `benchmarks`: name -> what measures.measure returns.
+    """
+    with _figure(theme, 4.6 * len(benchmarks), 3.5) as (figure, output):
+        (axes,) = figure.subplots(1, len(benchmarks), squeeze=False)
+        for ax, (name, result) in zip(axes, benchmarks.items(), strict=True):
+            _style(ax, theme, percent=True)
+            for column, label, colour in (
+                ("pass_at_k", "pass@k", theme.after),
+                ("majority_at_k", "maj@k", theme.before),
+            ):
+                points = [point for point in result[column] if point["value"] is not None]
+                k, value, low, high = (
+                    np.array([point[part] for point in points], float) for part in ("k", "value", "low", "high")
+                )
+                ax.fill_between(k, low, high, color=colour, alpha=0.18, linewidth=0)
+                ax.plot(k, value, color=colour, marker="o", markersize=4, linewidth=2, label=label)
+            ks = [point["k"] for point in result["pass_at_k"]]
+            ax.set_xscale("log", base=2)
+            ax.set_xticks(ks, [str(k) for k in ks])
+            ax.minorticks_off()
+            ax.set_ylim(-0.02, 1.02)
+            ax.set_xlabel("k, samples of a problem")
+            ax.set_title(name, loc="left", fontsize=11, fontweight="bold", color=theme.ink)
+            ax.legend(loc="best", fontsize=8.5)
+    return output.getvalue()
+
+
+def draw_groups(name: str, by: Mapping[str, Mapping[str, Mapping[str, Any]]], theme: Theme) -> bytes:
+    """The PNG of pass@1 of a benchmark by label, a panel a label, with 95 % intervals.
+
+    `by`: label -> value -> figure, as measures.measure returns it.
+    """
+    sizes = [len(values) for values in by.values()]
+    with _figure(theme, 6.4, 0.7 * len(by) + 0.3 * sum(sizes)) as (figure, output):
+        axes = figure.subplots(len(by), 1, squeeze=False, height_ratios=sizes)[:, 0]
+        for ax, (label, values) in zip(axes, by.items(), strict=True):
+            _style(ax, theme, percent=False)
+            ax.grid(visible=False)
+            shown = {value: figure for value, figure in values.items() if figure["value"] is not None}
+            for place, point in enumerate(shown.values()):
+                ax.plot([point["low"], point["high"]], [place, place], color=theme.after, alpha=0.35, linewidth=5)
+                ax.plot([point["value"]], [place], color=theme.after, marker="o", markersize=6)
+            names = [f"{value or 'none'} ({point['problems']})" for value, point in shown.items()]
+            ax.set_yticks(range(len(shown)), names)
+            ax.invert_yaxis()
+            ax.set_xlim(-0.02, 1.02)
+            ax.xaxis.set_major_formatter(lambda x, _: f"{100 * x:.3g} %")
+            ax.set_title(f"{name} by {label}", loc="left", fontsize=11, fontweight="bold", color=theme.ink)
+    return output.getvalue()
+
+
 @contextmanager
 def _figure(theme: Theme, width: float, height: float) -> Iterator[tuple[Any, io.BytesIO]]:
     """A figure to draw on; when the block ends, its PNG is in the buffer."""

@@ -41,6 +41,8 @@ def figures(row: Mapping[str, Any], short: bool = False) -> str:
         parts.append(f"loss {row['loss']:.3f}")
     if row.get("accuracy") is not None:
         parts.append(f"acc {row['accuracy']:.0%}" if short else f"accuracy {row['accuracy'] * 100:.1f} %")
+    if row.get("unscorable"):
+        parts.append(f"uns {row['unscorable']:.0%}" if short else f"unscorable {row['unscorable'] * 100:.1f} %")
     if row.get("response_length") is not None:
         parts.append(f"len {row['response_length']:.0f}" if short else f"length {row['response_length']:.1f}")
     if row.get("entropy") is not None:

@@ -1,15 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""95 % intervals of shares, and of the difference of two shares.
+"""95 % intervals, and what several responses to a problem say together: pass@k and maj@k.
 
-Used by evaluator.py, scaling.py and report.py: every share that is printed has its interval.
+... -> **evaluate** -> report: every figure that is printed has its interval.
+
+Axes: P problems, M measures, S resamples.
 Source: Wilson (1927), "Probable inference, the law of succession, and statistical inference"; Newcombe (1998),
-"Interval estimation for the difference between independent proportions", method 10.
-Deliberately not here: means of anything that is not a share.
+"Interval estimation for the difference between independent proportions", method 10; pass@k: Chen et al. (2021), arXiv
+2107.03374, equation 1; majority voting: Wang et al. (2022), arXiv 2203.11171.
+Deliberately not here: which responses count (measures.py).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+
+import numpy as np
 
 Z95 = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
@@ -43,3 +49,87 @@ def difference(before: tuple[float, float, float], after: tuple[float, float, fl
     low = (a - b) - math.hypot(a - a_low, b_high - b)
     high = (a - b) + math.hypot(a_high - a, b - b_low)
     return low, high
+
+
+def pass_at_k(right: int, n: int, k: int) -> float:
+    """The unbiased estimate, from `n` responses, of the chance that at least one of `k` is right.
+
+    1 - C(n - right, k) / C(n, k): the share of all choices of k of the n responses that hold a right one.
+
+    Raises:
+      ValueError: not 0 <= right <= n, or not 1 <= k <= n: no estimate from fewer than k responses is unbiased.
+    """
+    if not (0 <= right <= n and 1 <= k <= n):
+        raise ValueError(f"pass_at_k: got {right} right of {n} at k = {k}, expected 0 <= right <= n and 1 <= k <= n")
+    return 1 - math.comb(n - right, k) / math.comb(n, k)
+
+
+def majority_at_k(groups: Sequence[tuple[int, float]], abstained: int, ks: Sequence[int]) -> list[float]:
+    """The chance that the most frequent answer of `k` responses is right, for each k of `ks`: maj@k.
+
+    The expectation over all choices of k of the n responses, exactly: it depends on no order and on no luck, as the
+    first k responses or a few random choices would. Where several answers are equally frequent, each wins with the
+    same chance. Where nobody votes, the answer is wrong. maj@1 is the share of right responses.
+
+    With v votes for answer i, the other answers may have up to v each: the coefficient of x^(k - v) in
+      C(size_i, v) * (1 + x)^abstained * prod_j (sum_{u < v} C(size_j, u) x^u + y C(size_j, v) x^v)
+    counts the choices, and y the ties: t of them leave answer i a chance of 1 / (1 + t).
+
+    Args:
+      groups: (how many responses gave this answer, the share of them that is right), one for each different answer.
+      abstained: responses without an answer. They can be among the k, and do not vote.
+      ks: 1 .. n, n being the number of responses, at most 1000: binomial coefficients are float64.
+
+    Raises:
+      ValueError: a k, a size or n out of range.
+    """
+    n = abstained + sum(size for size, _ in groups)
+    if n > 1000 or abstained < 0 or any(size < 1 for size, _ in groups) or not all(1 <= k <= n for k in ks):
+        raise ValueError(f"majority_at_k: got sizes {groups}, {abstained} abstained, ks {ks}; expected 1 <= k <= n")
+    choices = [np.array([math.comb(size, u) for u in range(size + 1)], float) for size, _ in groups]
+    won = np.zeros(n + 1)  # [k]: choices of k responses, in which a right answer wins
+    for i, (size, right) in enumerate(groups):
+        for v in range(1, size + 1) if right else ():
+            ways = np.zeros((n // v + 1, n + 1))  # [ties, votes]: choices of responses other than those of answer i
+            ways[0, : abstained + 1] = [math.comb(abstained, u) for u in range(abstained + 1)]
+            for other in choices[:i] + choices[i + 1 :]:
+                more = np.zeros_like(ways)
+                for u in range(min(v, len(other))):
+                    more[:, u:] += other[u] * ways[:, : n + 1 - u]
+                if v < len(other):
+                    more[1:, v:] += other[v] * ways[:-1, : n + 1 - v]
+                ways = more
+            chance = 1 / np.arange(1, len(ways) + 1)
+            won[v:] += right * choices[i][v] * (chance @ ways)[: n + 1 - v]
+    return [float(won[k] / math.comb(n, k)) for k in ks]
+
+
+def bootstrap(values_PM: np.ndarray, seed: int = 0, resamples: int = 10_000) -> tuple[np.ndarray, np.ndarray]:
+    """95 % percentile bootstrap intervals (low float64[M], high float64[M]) of each column's mean over problems.
+
+    Problems are drawn with replacement, the same ones for all columns, so columns may be compared. Responses are not
+    drawn: a problem's value already is a mean over them, and its noise is part of the spread over problems.
+
+    Args:
+      values_PM: float[P, M]; NaN where a problem has no value of a measure: it is left out of that mean.
+      seed: the same seed gives the same interval.
+      resamples: S.
+
+    A column without values has the interval (NaN, NaN).
+    """
+    P, M = values_PM.shape
+    known_PM = ~np.isnan(values_PM)
+    both = np.concatenate([np.where(known_PM, values_PM, 0), known_PM], axis=1)
+    random = np.random.default_rng(seed)
+    mean_SM = np.full((resamples, M), np.nan)
+    part = max(1, 4_000_000 // max(P, 1))  # resamples at once, to save memory
+    for start in range(0, resamples if P else 0, part):
+        S = min(part, resamples - start)
+        drawn_SP = random.integers(P, size=(S, P)) + P * np.arange(S)[:, None]
+        times_SP = np.bincount(drawn_SP.ravel(), minlength=S * P).reshape(S, P)
+        total_SM, count_SM = np.split(times_SP @ both, 2, axis=1)
+        np.divide(total_SM, count_SM, out=mean_SM[start : start + S], where=count_SM > 0)
+    low_M, high_M = np.full(M, np.nan), np.full(M, np.nan)
+    for m in np.flatnonzero(known_PM.any(axis=0)):
+        low_M[m], high_M[m] = np.nanquantile(mean_SM[:, m], (0.025, 0.975))
+    return low_M, high_M

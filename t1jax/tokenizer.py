@@ -2,10 +2,11 @@
 """Text to token ids and back, behind one small interface.
 
 Where: before the prompts. The data pipeline encodes, the scorer and the report decode.
-Here: the interface, and a SentencePiece model trained on the task's own text, so that nothing is downloaded.
-Encoding is lossless or an error: there is no normalisation, no space is added or squeezed, and a character
-that the model does not know raises.
-Deliberately not here: padding and packing (data.py), and which symbols a task needs (tasks/).
+Here: the interface, `load` for whatever a folder holds, and a SentencePiece model trained on the task's own text, so
+that nothing is downloaded. That one encodes without loss or raises: there is no normalisation, no space is added or
+squeezed, and a character that the model does not know is an error.
+Deliberately not here: tokenizers of Hugging Face (hf/tokenizer.py), padding and packing (data.py), and which symbols a
+task needs (tasks/).
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import sentencepiece
 
 from t1jax import files
 from t1jax.config import ConfigError
+from t1jax.hf import tokenizer as hf
+from t1jax.hf.tokenizer import HFTokenizer
 
 FILE_NAME = "tokenizer.model"
 PAD_ID, STOP_ID, UNKNOWN_ID = 0, 1, 2
@@ -92,12 +95,34 @@ class SentencePieceTokenizer:
         return character != SPACE and self._unknown_id not in self._model.encode(character)
 
 
-def load(directory: Path) -> SentencePieceTokenizer:
-    """The tokenizer that `save` wrote to `directory`."""
-    path = Path(directory) / FILE_NAME
+def load(directory: str | Path) -> Tokenizer:
+    """The tokenizer of a folder: Hugging Face's where there is a tokenizer.json, else what `save` wrote.
+
+    Raises:
+      ConfigError: there is neither, or its file is no tokenizer.
+    """
+    folder = Path(directory)
+    if (folder / hf.FILE_NAME).is_file():
+        return HFTokenizer(folder)
+    path = folder / FILE_NAME
     if not path.is_file():
-        raise ConfigError(f"{path}: not found; expected the tokenizer saved with the checkpoint: start a new workdir")
-    return SentencePieceTokenizer(path.read_bytes())
+        raise ConfigError(f"{folder}: no tokenizer; expected {hf.FILE_NAME} or {FILE_NAME}, the one of t1jax")
+    try:
+        found = SentencePieceTokenizer(path.read_bytes())
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: {error}; expected a SentencePiece model") from error
+    if found.pad_id != PAD_ID:  # one that came with Llama, say, whose spaces and digits t1jax would treat wrongly
+        raise ConfigError(f"{path}: not made by t1jax; expected {hf.FILE_NAME} beside it")
+    return found
+
+
+def refuse_too_big(tokenizer: Tokenizer, vocab_size: int, where: str) -> None:
+    """ConfigError if the tokenizer, of the folder `where`, has ids that a model with `vocab_size` tokens lacks."""
+    if tokenizer.vocab_size > vocab_size:
+        raise ConfigError(
+            f"{where}: the tokenizer has ids up to {tokenizer.vocab_size - 1}; expected ids below the model's "
+            f"vocabulary of {vocab_size}: take the tokenizer that belongs to these weights"
+        )
 
 
 def train_sentencepiece(

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import collections
+import hashlib
 import itertools
 import json
 
@@ -216,3 +218,109 @@ def test_a_stream_goes_on_with_exactly_the_next_batch(tokens, kind, done):
         next(used)
     used.set_state(json.loads(state))
     assert all(same(a, b) for a, b in zip(take(used, 4), rest, strict=True))
+
+
+# a file: problems and texts come again, in another order
+
+
+class Small(PairsTask):
+    """The embedded task cut to the first few problems and texts, as a file has."""
+
+    def __init__(self, problems, texts=10):
+        super().__init__(CFG.task)
+        self.problems, self.texts = problems, texts
+
+    def size(self, split):
+        return self.problems
+
+    def num_demonstrations(self):
+        return self.texts
+
+
+def indices(tokens, problems, batch, count, seed=0, **processes):
+    stream = data.prompt_stream(CFG, Small(problems), tokens, "train", batch, seed, **processes)
+    return [batch.problem_P.tolist() for batch in take(stream, count)]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 7])
+def test_every_problem_comes_once_an_epoch_in_a_new_order(tokens, batch):
+    flat = sum(indices(tokens, 7, batch, 42 // batch), [])
+    epochs = [flat[i : i + 7] for i in range(0, 42, 7)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 6
+    assert flat == sum(indices(tokens, 7, batch, 42 // batch), [])
+    assert flat[:7] != sum(indices(tokens, 7, 1, 7, seed=1), [])
+
+
+def test_a_batch_may_hold_the_end_of_one_epoch_and_the_beginning_of_the_next(tokens):
+    assert sum(indices(tokens, 7, 3, 14), []) == sum(indices(tokens, 7, 1, 42), [])
+
+
+def test_streams_of_the_embedded_task_are_what_they_have_always_been(tokens):
+    """A changed order or chain would change every run of the embedded task, and break the resume of an old one."""
+    expected = {
+        "prompts": "2cf50ab9f0afc799",
+        "a half of the prompts": "7cc17fa7a2bd806a",
+        "packed": "ed6a8a0a039f0055",
+        "a half of the packed": "3efc4e916865ed4d",
+    }
+    for kind, make in make_streams(tokens).items():
+        digest = hashlib.sha256()
+        for batch in take(make(), 20):
+            for leaf in jax.tree.leaves(batch):
+                digest.update(leaf.tobytes())
+        assert digest.hexdigest()[:16] == expected[kind], kind
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_share_the_epochs(tokens, count):
+    whole = indices(tokens, 7, 4, 9)
+    parts = [indices(tokens, 7, 4, 9, process_index=i, process_count=count) for i in range(count)]
+    assert [sum(rows, []) for rows in zip(*parts, strict=True)] == whole
+
+
+@pytest.mark.parametrize("kind", ["prompts", "texts"])
+@pytest.mark.parametrize("done", [1, 2, 5])
+@pytest.mark.parametrize("process", [(0, 1), (1, 2)])
+def test_a_stream_goes_on_exactly_over_the_end_of_an_epoch(tokens, kind, done, process):
+    """Epochs of 7 problems in batches of 4, and of 10 texts in batches of 8 rows: every place relative to the end."""
+    where = dict(zip(("process_index", "process_count"), process, strict=True))
+
+    def make():
+        if kind == "prompts":
+            return data.prompt_stream(CFG, Small(7), tokens, "train", 4, 0, **where)
+        return data.sft_stream(CFG, Small(7), tokens, **where)
+
+    stream = make()
+    for _ in range(done):
+        next(stream)
+    state = json.dumps(stream.get_state())
+    rest = take(stream, 5)
+    fresh = make()
+    fresh.set_state(json.loads(state))
+    assert all(same(a, b) for a, b in zip(take(fresh, 5), rest, strict=True))
+
+
+def test_every_text_of_the_cold_start_comes_once_an_epoch(tokens):
+    task = Small(7, texts=10)
+    stream = data.sft_stream(CFG, task, tokens)
+    batches = [next(stream) for _ in range(12)]
+    made = stream.get_state()["parent"]["next_index"]
+    stream.close()
+    packed = collections.Counter(bytes(text.tobytes()) for batch in batches for text, _, _ in texts_of(batch))
+    assert made > 50 and sum(packed.values()) == made
+    wanted = [task.demonstration(index, CFG.seed) for index in range(10)]
+    wanted = {
+        np.array([*tokens.encode(p), *tokens.encode(r), *tokens.stop_ids][:128], np.int32).tobytes() for p, r in wanted
+    }
+    assert set(packed) == wanted and max(packed.values()) - min(packed.values()) <= 1
+
+
+def test_a_batch_larger_than_the_file_is_refused(tokens):
+    assert len(indices(tokens, 4, 4, 3)) == 3
+    with pytest.raises(ConfigError, match="a batch is 4 prompts; expected at most 3, the train problems of the file"):
+        indices(tokens, 3, 4, 1)
+    take(data.sft_stream(CFG, Small(7, texts=8), tokens), 1)
+    for texts in (7, 0):
+        with pytest.raises(ConfigError, match=f"sft.batch_size is 8; expected at most {texts}, the texts of data.sft"):
+            data.sft_stream(CFG, Small(7, texts), tokens)

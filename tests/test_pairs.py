@@ -26,6 +26,11 @@ ROOT = Path(__file__).parents[1]
 EXAMPLE = Problem(index=0, numbers=(6, 13, 14, 16, 22), target=20, difficulty=5, split="train")
 
 
+def judged(problem, response, task=TASK):
+    (outcome,) = task.score([problem], [response])
+    return outcome
+
+
 def task_with(**knobs) -> PairsTask:
     return PairsTask(dataclasses.replace(CFG.task, **knobs))
 
@@ -146,7 +151,7 @@ def test_patient_writers_are_always_right():
     patient = task_with(impatient_share=0.0)
     for index in range(500):
         problem = patient.problem(index, "train")
-        assert patient.score(problem, patient.chain(problem, rng)) == RIGHT
+        assert judged(problem, patient.chain(problem, rng), patient) == RIGHT
 
 
 def test_impatient_writers_give_up_as_often_as_asked_and_guess_a_pair_they_have_not_tried():
@@ -165,7 +170,7 @@ def test_impatient_writers_give_up_as_often_as_asked_and_guess_a_pair_they_have_
             assert box not in {f"{attempt.left}+{attempt.right}" for attempt in found.attempts}
             assert all(int(number) in problem.numbers for number in box.split("+"))
         else:  # never after a yes
-            assert impatient.score(problem, response) == RIGHT and len(found.checks) == 1
+            assert judged(problem, response, impatient) == RIGHT and len(found.checks) == 1
     assert given_up / failed == pytest.approx(0.7, abs=0.03)
 
 
@@ -210,22 +215,31 @@ def test_everything_the_writer_says_is_true():
     ],
 )
 def test_answers_are_checked(response, outcome):
-    assert TASK.score(EXAMPLE, response) == outcome
+    assert judged(EXAMPLE, response) == outcome
+
+
+def test_many_responses_are_judged_at_once_each_by_its_own_problem():
+    two = dataclasses.replace(EXAMPLE, numbers=(4, 6, 14, 16))
+    impossible = dataclasses.replace(EXAMPLE, target=100)
+    assert TASK.score([EXAMPLE, two, impossible], ["\\boxed{4+16}"] * 3) == [WRONG, RIGHT, UNSCORABLE]
+    assert TASK.score([], []) == []
+    with pytest.raises(ValueError):
+        TASK.score([EXAMPLE], [])
 
 
 def test_any_right_pair_is_right():
     two = dataclasses.replace(EXAMPLE, numbers=(4, 6, 14, 16))
-    assert TASK.score(two, "\\boxed{4+16}") == RIGHT == TASK.score(two, "\\boxed{6+14}")
+    assert judged(two, "\\boxed{4+16}") == RIGHT == judged(two, "\\boxed{6+14}")
 
 
 def test_a_number_may_not_be_used_twice():
-    assert TASK.score(dataclasses.replace(EXAMPLE, numbers=(6, 10, 14)), "\\boxed{10+10}") == WRONG
+    assert judged(dataclasses.replace(EXAMPLE, numbers=(6, 10, 14)), "\\boxed{10+10}") == WRONG
 
 
 def test_a_problem_without_an_answer_is_unscorable_and_not_wrong():
     impossible = dataclasses.replace(EXAMPLE, target=100)
     assert TASK.gold(impossible) is None
-    assert TASK.score(impossible, "\\boxed{6+14}") == UNSCORABLE == TASK.score(impossible, "")
+    assert judged(impossible, "\\boxed{6+14}") == UNSCORABLE == judged(impossible, "")
     assert TASK.gold(EXAMPLE) == "6+14"
 
 
@@ -265,6 +279,21 @@ def test_the_end_of_thinking_may_follow_a_yes_alone(trained):
         assert before_the_end(given_up) not in allowed
 
 
+def test_the_thought_ends_before_its_closing_token(trained):
+    response = "6+14=20, need 20: yes\n</think>\n\\boxed{6+14}</think>"
+    assert TASK.thought_end(trained.encode(response), trained) == len(trained.encode("6+14=20, need 20: yes\n")) == 8
+    assert TASK.thought_end(trained.encode("</think>"), trained) == 0
+    assert TASK.thought_end(trained.encode("6+14=20, need 20: yes\n"), trained) is None
+
+
+def test_there_is_no_end_of_problems_and_each_has_a_demonstration():
+    assert TASK.size("train") is TASK.size("held_out") is TASK.num_demonstrations() is None
+    prompt, chain = TASK.demonstration(7, 3)
+    problem = TASK.problem(7, "train")
+    assert prompt == TASK.prompt(problem) and chain == TASK.chain(problem, random.Random("chain 3 7"))
+    assert len({TASK.demonstration(7, seed)[1] for seed in range(20)}) > 1
+
+
 def test_forbidding_needs_tokens_that_tell_the_verdicts_apart():
     texts = list(TASK.corpus(50, 0))
     coarse = tokenizer.SentencePieceTokenizer(tokenizer.train_sentencepiece(texts, 64, ["</think>"], 0))
@@ -279,5 +308,5 @@ def test_a_thought_cut_at_any_token_can_be_answered(trained):
         cut = trained.decode(prompt + thought[:budget] + trained.encode(TASK.cut_answer_prefix))
         assert cut.endswith("\n</think>\n\\boxed{")
         response = cut.removeprefix(TASK.prompt(EXAMPLE)) + trained.decode(trained.encode("6+14}"))
-        assert TASK.score(EXAMPLE, response) == RIGHT
+        assert judged(EXAMPLE, response) == RIGHT
         assert TASK.analyse(EXAMPLE, response).closed

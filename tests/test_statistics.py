@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Intervals against published numbers, an independent implementation and simulated coverage."""
+"""Statistics against published numbers, enumeration of all choices, hand numbers and simulated coverage."""
 
 from __future__ import annotations
+
+import itertools
+from collections import Counter
 
 import numpy as np
 import pytest
 from scipy.stats import binom
 
-from t1jax.statistics import Z95, difference, wilson
+from t1jax.statistics import Z95, bootstrap, difference, majority_at_k, pass_at_k, wilson
 
 
 def test_wilson_gives_published_numbers():
@@ -53,3 +56,107 @@ def test_difference_of_a_fall_mirrors_that_of_a_rise():
     low_share, high_share = (0.2, 0.15, 0.27), (0.7, 0.62, 0.75)
     low, high = difference(low_share, high_share)
     assert difference(high_share, low_share) == (pytest.approx(-high), pytest.approx(-low))
+
+
+def by_trying_all(groups, abstained, k):
+    """maj@k by going through every choice of k responses."""
+    responses = [i for i, (size, _) in enumerate(groups) for _ in range(size)] + [None] * abstained
+    chances = []
+    for chosen in itertools.combinations(responses, k):
+        votes = Counter(answer for answer in chosen if answer is not None)
+        most = [answer for answer, count in votes.items() if count == max(votes.values())]
+        chances.append(sum(groups[answer][1] for answer in most) / len(most) if most else 0.0)
+    return sum(chances) / len(chances)
+
+
+def test_pass_at_k_by_trying_all_choices():
+    for n in range(1, 8):
+        for right, k in itertools.product(range(n + 1), range(1, n + 1)):
+            choices = list(itertools.combinations([True] * right + [False] * (n - right), k))
+            expected = sum(any(choice) for choice in choices) / len(choices)
+            assert pass_at_k(right, n, k) == pytest.approx(expected, abs=1e-15)
+
+
+def test_pass_at_k_by_hand():
+    assert pass_at_k(1, 2, 1) == 0.5
+    assert pass_at_k(2, 5, 2) == pytest.approx(1 - 3 / 10)
+    assert pass_at_k(1, 1000, 500) == 0.5  # where floats of C(n, k) would lose it
+    assert pass_at_k(10, 100, 100) == 1.0 and pass_at_k(0, 100, 7) == 0.0
+
+
+@pytest.mark.parametrize("right, n, k", [(1, 2, 3), (3, 2, 1), (-1, 2, 1), (0, 2, 0), (0, 0, 1)])
+def test_pass_at_k_refuses_what_cannot_be(right, n, k):
+    with pytest.raises(ValueError, match="pass_at_k"):
+        pass_at_k(right, n, k)
+
+
+@pytest.mark.parametrize(
+    "groups, abstained",
+    [
+        ([(3, 1.0), (2, 0.0)], 0),
+        ([(2, 1.0), (2, 0.0), (2, 0.0)], 0),
+        ([(1, 0.0), (2, 0.0), (1, 1.0)], 3),
+        ([(2, 1.0), (1, 1.0), (3, 0.0), (1, 0.5)], 2),
+        ([(1, 1.0), (1, 0.0), (1, 0.0), (1, 0.0), (1, 0.0), (1, 0.0)], 1),
+        ([(4, 0.25), (4, 1.0)], 1),
+        ([], 3),
+        ([(5, 1.0)], 0),
+    ],
+)
+def test_majority_by_trying_all_choices(groups, abstained):
+    n = abstained + sum(size for size, _ in groups)
+    expected = [by_trying_all(groups, abstained, k) for k in range(1, n + 1)]
+    np.testing.assert_allclose(majority_at_k(groups, abstained, range(1, n + 1)), expected, atol=1e-12)
+
+
+def test_majority_by_hand():
+    # 2 of 4 right, two wrong answers: of the 4 choices of 3, two hold both right ones (1), two one of each (1/3)
+    assert majority_at_k([(2, 1.0), (1, 0.0), (1, 0.0)], 0, [1, 3, 4]) == pytest.approx([0.5, (2 + 2 / 3) / 4, 1.0])
+    assert majority_at_k([(2, 1.0), (2, 0.0)], 0, [4]) == [0.5]  # a tie is won in half of the cases
+    assert majority_at_k([(1, 1.0)], 3, [1, 4]) == pytest.approx([0.25, 1.0])  # who has no answer does not vote
+    assert majority_at_k([], 2, [1, 2]) == [0.0, 0.0]
+
+
+def test_majority_of_many_responses_keeps_its_precision():
+    found = majority_at_k([(300, 1.0), (200, 0.0), (100, 0.0), *[(1, 0.0)] * 20], 380, [1, 1000])
+    assert found == pytest.approx([0.3, 1.0], rel=1e-9)
+
+
+@pytest.mark.parametrize("groups, abstained, ks", [([(1, 1.0)], 0, [2]), ([(0, 1.0)], 1, [1]), ([(1001, 0.0)], 0, [1])])
+def test_majority_refuses_what_cannot_be(groups, abstained, ks):
+    with pytest.raises(ValueError, match="majority_at_k"):
+        majority_at_k(groups, abstained, ks)
+
+
+def test_bootstrap_of_shares_nears_the_binomial():
+    """The mean of resampled zeros and ones is a binomial share: its quantiles are known."""
+    values = np.r_[np.ones(30), np.zeros(70)][:, None]
+    (low,), (high,) = bootstrap(values)
+    np.testing.assert_allclose([low, high], binom.ppf([0.025, 0.975], 100, 0.3) / 100, atol=0.011)
+    assert bootstrap(values) == bootstrap(values) != bootstrap(values, seed=1, resamples=50)
+
+
+def test_bootstrap_covers_in_95_percent_of_samples():
+    random = np.random.default_rng(0)
+    samples = random.beta(0.5, 1.0, (60, 400))  # 400 benchmarks of 60 problems
+    covered = 0
+    for column in range(0, 400, 100):  # one interval a column; their columns are independent draws
+        low, high = bootstrap(samples[:, column : column + 100], seed=column, resamples=1000)
+        covered += int(((low <= 1 / 3) & (1 / 3 <= high)).sum())
+    assert 0.90 < covered / 400 < 0.98
+
+
+def test_bootstrap_leaves_missing_values_out():
+    values = np.array([[1.0, np.nan, 5.0], [0.0, np.nan, np.nan], [1.0, np.nan, 5.0]])
+    low, high = bootstrap(values)
+    assert (low[0], high[0]) == (0.0, 1.0)
+    assert np.isnan([low[1], high[1]]).all()
+    assert (low[2], high[2]) == (5.0, 5.0)
+    assert np.isnan(bootstrap(np.zeros((0, 2)))[0]).all()
+
+
+def test_bootstrap_of_many_problems():
+    """More problems than fit at once: the interval shrinks with their square root, and no resample is left out."""
+    values = np.tile([[0.0], [1.0]], (4000, 1))
+    low, high = bootstrap(values, resamples=1500)  # three parts of 500
+    assert high[0] - low[0] == pytest.approx(2 * 1.96 * 0.5 / np.sqrt(8000), rel=0.08)

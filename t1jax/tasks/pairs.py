@@ -22,7 +22,7 @@ from __future__ import annotations
 import itertools
 import random
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,7 +30,7 @@ from t1jax.config import ConfigError, TaskConfig
 from t1jax.rewards import answers
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG, Outcome
 from t1jax.tasks import analysis, chains
-from t1jax.tokenizer import Tokenizer
+from t1jax.tokenizer import TokenIds, Tokenizer
 
 Split = Literal["train", "held_out"]
 
@@ -62,6 +62,9 @@ class PairsTask:
         self.cfg = cfg
         self._values = range(1, cfg.max_value + 1)
 
+    def size(self, split: Split) -> None:
+        """None: a split has no end."""
+
     def problem(self, index: int, split: Split) -> Problem:
         """The problem with this index in this split: always the same one, on every machine."""
         if split not in ("train", "held_out") or index < 0:
@@ -83,8 +86,19 @@ class PairsTask:
         """One cold-start response to the prompt, without a stop token."""
         return chains.write_chain(problem.numbers, problem.target, self.cfg, rng)
 
-    def score(self, problem: Problem, response: str) -> Outcome:
+    def num_demonstrations(self) -> None:
+        """None: every training problem has one."""
+
+    def demonstration(self, index: int, seed: int) -> tuple[str, str]:
+        """(prompt, chain) of the training problem with this index; it and the seed decide the chain."""
+        problem = self.problem(index, "train")
+        return self.prompt(problem), self.chain(problem, random.Random(f"chain {seed} {index}"))
+
+    def score(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[Outcome]:
         """Right if the last box holds two of the numbers with the asked sum; unscorable if no pair has it."""
+        return [self._outcome(problem, response) for problem, response in zip(problems, responses, strict=True)]
+
+    def _outcome(self, problem: Problem, response: str) -> Outcome:
         if self.gold(problem) is None:
             return UNSCORABLE
         answer = answers.last_box(response)
@@ -100,6 +114,11 @@ class PairsTask:
     def analyse(self, problem: Problem, response: str) -> analysis.Analysis:
         """What the response tried, claimed and got wrong on the way."""
         return analysis.analyse(problem.numbers, problem.target, response)
+
+    def thought_end(self, tokens: TokenIds, tokenizer: Tokenizer) -> int | None:
+        """Tokens before the </think>, which is one token; None if there is none."""
+        (closing,) = tokenizer.encode(chains.CLOSE)
+        return next((place for place, token in enumerate(tokens) if token == closing), None)
 
     def corpus(self, count: int, seed: int) -> Iterator[str]:
         """`count` texts, prompt and chain, of training problems: what a tokenizer is trained on."""

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line of evaluation: a checkpoint and files of problems -> responses, figures, tables, plots.
+
+    python -m t1jax.evaluate --checkpoint=DIR --data=math500.jsonl --samples=4 --out=DIR
+
+checkpoint -> prompts -> rollouts -> rewards -> **evaluate** -> report. In --out:
+
+    NAME/responses.jsonl   every response and verdict of a benchmark, see responses.py
+    NAME/budget-N.jsonl    likewise, of those whose thinking was cut after N tokens
+    results.json           all figures; results.md the same as tables
+    samples.png, scaling.png, NAME/groups.png
+
+Deliberately not here: how any of it is done (questions.py, responses.py, measures.py, scoreboard.py, plots.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from t1jax import cli as command_line
+from t1jax.config import BenchmarkConfig, Config, ConfigError
+
+if TYPE_CHECKING:
+    from t1jax.questions import Opened
+    from t1jax.responses import Question, Responder
+    from t1jax.tasks.problems import Problem
+
+USAGE = """\
+usage: python -m t1jax.evaluate --checkpoint=DIR --data=FILE --out=DIR [--samples=N] [--temperature=T] ...
+       python -m t1jax.evaluate --config=configs/eval_t1.py --checkpoint=DIR --out=DIR ...
+
+How good a model is: pass@1, pass@k, maj@k with 95 % intervals, by subject and level, by budget of thinking.
+
+  --checkpoint=DIR    weights: Hugging Face's folder, t1jax.convert's, or a run's workdir
+                      (default: model.checkpoint of the config)
+  --data=FILE         problems: JSON lines, a JSON array or Parquet, local, gs:// or s3://
+                      (default: all benchmarks of the config)
+  --out=DIR           what is written, and where the same command continues
+  --samples=N         responses to each problem (default: 1, or what the benchmark says)
+  --temperature=T     of sampling; 0: greedy (default: 1)
+  --budgets=N,N,...   cut the thinking after N tokens and let the model answer, for each N
+  --limit=N           only the first N problems of each file
+  --config=FILE       a Python file with get_config() (default: configs/base.py); the sizes of the
+                      model come from the checkpoint
+  --config.KNOB=...   any other knob, such as --config.rl.max_new_tokens=4096 (longest response),
+                      --config.data.prompt_length=512, --config.eval.batch_size=64 (rows a call)
+  --help              this text
+
+Exit codes: 0 done, 1 a failure (with its traceback), 2 a mistake in flags or files, 130 interrupted.
+"""
+DEFAULT_CONFIG = "configs/base.py"
+MOST_SAMPLES = 1000  # see statistics.majority_at_k
+
+
+def cli() -> None:
+    """What `python -m t1jax.evaluate` calls."""
+    sys.exit(main(sys.argv))
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command line `argv` (program name first); returns the exit code."""
+    return command_line.call("t1jax.evaluate", USAGE, _run, argv)
+
+
+def evaluate(
+    responder: Responder,
+    name: str,
+    benchmark: BenchmarkConfig,
+    problems: Sequence[Problem],
+    questions: Sequence[Question],
+    folder: Path,
+    temperature: float,
+    budgets: Sequence[int],
+) -> dict[str, Any]:
+    """What results.json says of a benchmark; its files are in `folder`."""
+    from t1jax.measures import measure
+    from t1jax.questions import cut_thoughts
+    from t1jax.scaling import BUCKET
+
+    cfg, samples = responder.cfg, benchmark.samples
+    prefix = len(responder.tokenizer.encode(cfg.scaling.answer_prefix))
+    folder.mkdir(parents=True, exist_ok=True)
+    responses = responder.respond(
+        folder / "responses.jsonl", name, questions, data=benchmark.data, samples=samples, temperature=temperature,
+        length=cfg.data.prompt_length, new_tokens=cfg.rl.max_new_tokens,
+    )  # fmt: skip
+    result = {"data": benchmark.data, **measure(problems, responses, samples), "budgets": []}
+    for budget, cut in cut_thoughts(responder, questions, responses, samples, budgets).items():
+        longest = cfg.data.prompt_length + min(budget, cfg.rl.max_new_tokens) + prefix
+        answered = responder.respond(
+            folder / f"budget-{budget}.jsonl", f"{name} at {budget}", cut, data=benchmark.data, samples=1,
+            temperature=temperature, length=-(-longest // BUCKET) * BUCKET, new_tokens=cfg.scaling.answer_tokens,
+        )  # fmt: skip
+        judged = {(r.problem, r.response): r for r in [*responses, *answered]}  # a cut response replaces the whole one
+        point = measure(problems, list(judged.values()), samples)
+        result["budgets"].append(
+            {
+                "budget": budget,
+                "cut": len(cut) / len(responses),
+                "pass@1": point["pass@1"],
+                "majority": point["majority_at_k"][-1],
+                "response_length": point["response_length"],
+            }
+        )
+    return result
+
+
+def _define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("checkpoint", None, "", values)
+    flags.DEFINE_string("data", None, "", values)
+    flags.DEFINE_string("out", None, "", values)
+    flags.DEFINE_integer("samples", None, "", 1, MOST_SAMPLES, flag_values=values)
+    flags.DEFINE_float("temperature", 1.0, "", 0.0, flag_values=values)
+    flags.DEFINE_string("budgets", "", "", values)
+    flags.DEFINE_integer("limit", None, "", 1, flag_values=values)
+
+
+def _run(argv: list[str]) -> None:
+    cfg, values, extra = command_line.read_config(argv, _define, DEFAULT_CONFIG)
+    if extra:
+        raise ConfigError(f"unexpected argument {extra[0]!r}; flags start with --, see --help")
+    budgets = _budgets(values.budgets)
+    benchmarks = _benchmarks(cfg, values)
+    out = _folder(values.out)
+
+    from t1jax import multihost, scoreboard
+    from t1jax.progress import Progress
+    from t1jax.questions import open_checkpoint, read_questions
+    from t1jax.rewards.verifier import Verifier
+
+    opened = open_checkpoint(cfg, values.checkpoint, argv)
+
+    found: dict[str, Any] = {}
+    with Progress() as progress, Verifier(cfg.verifier) as verifier:
+        read = {}
+        for name, benchmark in benchmarks.items():
+            try:
+                read[name] = read_questions(benchmark.data, opened, verifier, values.limit)
+            except ConfigError as error:
+                if values.data:
+                    raise
+                raise ConfigError(f"{error}; set --config.benchmarks.{name}.data=FILE") from error
+            for note in read[name][2]:
+                progress.note(note)
+        responder = opened.responder(verifier, progress)
+        for name, (problems, questions, _) in read.items():
+            found[name] = evaluate(
+                responder, name, benchmarks[name], problems, questions, out / name, values.temperature, budgets
+            )
+            if multihost.is_main():
+                notes = [note for others in read.values() for note in others[2]]
+                _report(out, opened, values.temperature, found, notes, verifier.counts())
+        if multihost.is_main():
+            tables = scoreboard.sheets(found)
+    if multihost.is_main():
+        scoreboard.show(tables, progress.console)
+        print(f"results: {(out / 'results.md').resolve()}")
+
+
+def _report(
+    out: Path,
+    opened: Opened,
+    temperature: float,
+    found: Mapping[str, Any],
+    notes: Sequence[str],
+    verifier: Mapping[str, int],
+) -> None:
+    """Writes results.json, results.md and the plots of the benchmarks so far."""
+    from t1jax import files, plots, scoreboard
+
+    settings = {
+        "checkpoint": str(opened.source.step or opened.source.folder),
+        "temperature": temperature,
+        "max_new_tokens": opened.cfg.rl.max_new_tokens,
+        "seed": opened.cfg.seed,
+    }
+    files.write_json(out / "results.json", {**settings, "benchmarks": found, "notes": notes, "verifier": verifier})
+    said = [f"{name}: {value}" for name, value in settings.items()]
+    files.write_text(out / "results.md", scoreboard.markdown(scoreboard.sheets(found), [*said, *notes]))
+    several = {name: result for name, result in found.items() if result["samples"] > 1}
+    if several:
+        files.write_bytes(out / "samples.png", plots.draw_samples(several, plots.LIGHT))
+    points = [
+        {"stage": name, "budget": point["budget"], "accuracy": point["pass@1"]["value"], **point["pass@1"]}
+        for name, result in found.items()
+        for point in result["budgets"]
+        if point["pass@1"]["value"] is not None
+    ]
+    if points:
+        files.write_bytes(out / "scaling.png", plots.draw_scaling(points, plots.LIGHT))
+    for name, result in found.items():
+        if result["by"]:
+            files.write_bytes(out / name / "groups.png", plots.draw_groups(name, result["by"], plots.LIGHT))
+
+
+def _budgets(text: str) -> list[int]:
+    """The numbers of --budgets, smallest first."""
+    parts = [part.strip() for part in text.split(",")] if text else []
+    if not all(part.isdecimal() and 0 < int(part) < 2**31 for part in parts):
+        raise ConfigError(f"--budgets={text}; expected positive whole numbers like 512,1024")
+    return sorted(set(map(int, parts)))
+
+
+def _benchmarks(cfg: Config, values: flags.FlagValues) -> dict[str, BenchmarkConfig]:
+    """name -> what to sample: the file of --data, or the config's, with --samples if that is given."""
+    if values.data is not None:
+        name = re.sub(r"[^\w-]", "_", Path(values.data).name.split(".")[0]) or "data"
+        found = {name: BenchmarkConfig(values.data, values.samples or 1)}
+    else:
+        found = {
+            name: dataclasses.replace(benchmark, samples=values.samples or benchmark.samples)
+            for name, benchmark in cfg.benchmarks.items()
+        }
+    if not found:
+        raise ConfigError("--data is missing; expected a file of problems, or --config=configs/eval_t1.py")
+    for name, benchmark in found.items():
+        if benchmark.samples > MOST_SAMPLES:
+            raise ConfigError(f"benchmarks.{name}.samples is {benchmark.samples}; expected at most {MOST_SAMPLES}")
+        if benchmark.samples > 1 and values.temperature == 0:
+            raise ConfigError(
+                f"--temperature=0 with {benchmark.samples} samples of {name}, which would all be the same; expected "
+                "--samples=1, or a temperature above 0"
+            )
+    return found
+
+
+def _folder(out: str | None) -> Path:
+    """The folder --out, made if need be."""
+    if not out:
+        raise ConfigError("--out is missing; expected a folder for what is written")
+    try:
+        Path(out).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out={out}: {error.strerror}; expected a folder that can be written") from error
+    return Path(out)
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""T1's filter of problems, a command line: keep those that the model rarely solves.
+
+    python -m t1jax.filter --checkpoint=DIR --data=train.jsonl --out=kept.jsonl
+
+... -> prompts: what reinforcement learning is given. A problem that the model nearly always solves teaches nothing, as
+the leave-one-out reward of a group of right answers is zero. The temperature is that of reinforcement learning, so the
+pass rate is the one that training will meet.
+Source: T1 (arXiv 2501.11651) section 3: at most 0.3 of 16 tries.
+Deliberately not here: sampling and judging (responses.py).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from t1jax import cli as command_line
+from t1jax.config import ConfigError
+
+if TYPE_CHECKING:
+    from t1jax.journal import Response
+
+USAGE = """\
+usage: python -m t1jax.filter --checkpoint=DIR --data=FILE --out=FILE.jsonl [--samples=N] ...
+
+T1's filter: keeps the rows of a file of problems that the model rarely solves, with their pass rate.
+
+  --checkpoint=DIR      weights: Hugging Face's folder, t1jax.convert's, or a run's workdir
+                        (default: model.checkpoint of the config)
+  --data=FILE           problems: JSON lines, a JSON array or Parquet (default: data.train of the config)
+  --out=FILE.jsonl      the rows that are kept, in their order, with all their columns and `pass_rate`;
+                        FILE.responses.jsonl beside it has every response: the same command continues there
+  --samples=N           responses to each problem (default: 16)
+  --max_pass_rate=X     keep a problem if at most this share of them is right (default: 0.3)
+  --min_pass_rate=X     ... and at least this share; 0 keeps problems that were never solved (default: 0)
+  --temperature=T       of sampling (default: rl.temperature)
+  --limit=N             only the first N problems
+  --config=FILE         a Python file with get_config() (default: configs/base.py); the sizes of the
+                        model come from the checkpoint
+  --config.KNOB=...     any other knob, such as --config.rl.max_new_tokens=4096 (longest response)
+  --help                this text
+
+Exit codes: 0 done, 1 a failure (with its traceback), 2 a mistake in flags or files, 130 interrupted.
+"""
+DEFAULT_CONFIG = "configs/base.py"
+COLUMN = "pass_rate"
+
+
+def cli() -> None:
+    """What `python -m t1jax.filter` calls."""
+    sys.exit(main(sys.argv))
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command line `argv` (program name first); returns the exit code."""
+    return command_line.call("t1jax.filter", USAGE, _run, argv)
+
+
+def pass_rates(responses: Sequence[Response]) -> dict[int, float | None]:
+    """row of the file -> share of right responses among the scorable ones; None if there is none."""
+    from t1jax.rewards.answers import RIGHT, UNSCORABLE
+
+    right, scorable = Counter[int](), Counter[int]()
+    for response in responses:
+        right[response.row] += response.outcome == RIGHT
+        scorable[response.row] += response.outcome != UNSCORABLE
+    return {row: right[row] / count if (count := scorable[row]) else None for row in right}
+
+
+def verdict(rate: float | None, lowest: float, highest: float) -> str:
+    """What becomes of a problem: kept, too easy, too hard or unscorable."""
+    if rate is None:
+        return "unscorable"
+    return "too easy" if rate > highest else "too hard" if rate < lowest else "kept"
+
+
+def write_kept(path: str, out: Path, rates: Mapping[int, float | None], lowest: float, highest: float) -> Counter[str]:
+    """Writes the rows of `path` that are kept to `out`, whole or not at all; returns how many rows met each verdict.
+
+    All columns stay as they are, and pass_rate is set. What JSON cannot hold, such as a date of Parquet, becomes text.
+    Rows without a rate are those that no problem could be made of.
+    """
+    from t1jax import files
+    from t1jax.tasks.rows import read_rows
+
+    counts, lines = Counter[str](), []
+    for number, row in read_rows(path):
+        if number not in rates:
+            counts["not asked"] += 1
+            continue
+        counts[found := verdict(rates[number], lowest, highest)] += 1
+        if found == "kept":
+            lines.append(json.dumps({**row, COLUMN: rates[number]}, default=str) + "\n")
+    files.write_text(out, "".join(lines))
+    return counts
+
+
+def _define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("checkpoint", None, "", values)
+    flags.DEFINE_string("data", None, "", values)
+    flags.DEFINE_string("out", None, "", values)
+    flags.DEFINE_integer("samples", 16, "", 1, 1000, flag_values=values)
+    flags.DEFINE_float("max_pass_rate", 0.3, "", 0.0, 1.0, flag_values=values)
+    flags.DEFINE_float("min_pass_rate", 0.0, "", 0.0, 1.0, flag_values=values)
+    flags.DEFINE_float("temperature", None, "", 0.0, flag_values=values)
+    flags.DEFINE_integer("limit", None, "", 1, flag_values=values)
+
+
+def _run(argv: list[str]) -> None:
+    cfg, values, extra = command_line.read_config(argv, _define, DEFAULT_CONFIG)
+    if extra:
+        raise ConfigError(f"unexpected argument {extra[0]!r}; flags start with --, see --help")
+    data, out = values.data or cfg.data.train, _out(values.out)
+    temperature = cfg.rl.temperature if values.temperature is None else values.temperature
+    if not data:
+        raise ConfigError("--data is missing; expected a file of problems")
+    if Path(data).absolute() == out.absolute():
+        raise ConfigError(f"--out={out} is --data; expected another file: the problems are never overwritten")
+    if values.min_pass_rate > values.max_pass_rate:
+        raise ConfigError(
+            f"--min_pass_rate={values.min_pass_rate}; expected at most --max_pass_rate={values.max_pass_rate}"
+        )
+    if temperature == 0 and values.samples > 1:
+        raise ConfigError(f"--temperature=0 with {values.samples} samples, which would all be the same; expected more")
+
+    from t1jax import multihost
+    from t1jax.progress import Progress
+    from t1jax.questions import open_checkpoint, read_questions
+    from t1jax.rewards.verifier import Verifier
+
+    opened = open_checkpoint(cfg, values.checkpoint, argv)
+    cfg = opened.cfg
+    with Progress() as progress, Verifier(cfg.verifier) as verifier:
+        _, questions, notes = read_questions(data, opened, verifier, values.limit)
+        for note in notes:
+            progress.note(note)
+        responses = opened.responder(verifier, progress).respond(
+            out.with_suffix(".responses.jsonl"), "filter", questions, data=data, samples=values.samples,
+            temperature=temperature, length=cfg.data.prompt_length, new_tokens=cfg.rl.max_new_tokens,
+        )  # fmt: skip
+    if multihost.is_main():
+        counts = write_kept(data, out, pass_rates(responses), values.min_pass_rate, values.max_pass_rate)
+        words = (f"{counts[name]} {name}" for name in ("kept", "too easy", "too hard", "unscorable", "not asked"))
+        print(f"{out}: {', '.join(words)}")
+
+
+def _out(name: str | None) -> Path:
+    """The file --out; its folder is made if need be."""
+    if not name or Path(name).suffix != ".jsonl":
+        raise ConfigError(f"--out={name or ''}; expected a file that ends in .jsonl")
+    try:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out={name}: {error.strerror}; expected a folder that can be written") from error
+    return Path(name)
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Safetensors files in and out, a piece at a time: what a folder holds is believed only after its headers add up.
+
+Where: WEIGHTS -> prompts -> rollouts -> ... -> report -> WEIGHTS. Reading maps a tensor into memory, so that a slice
+costs only its own pages; writing streams pieces into shards whose headers are known before. (The safetensors library
+wants a whole shard in memory to write one; it is used here to check what is read, and by tests to check what is
+written.)
+Source: https://github.com/huggingface/safetensors#format, and model.safetensors.index.json as transformers writes it.
+Deliberately not here: which tensors a model has (families.py), where they go (weights.py).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import reprlib
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from t1jax.config import ConfigError
+
+DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+MAX_JSON = 16 << 20  # bytes of a header or an index; a shard of a 72B model has 100 kB
+LISTED = 5  # names that one error shows
+SHORT = reprlib.Repr()
+SHORT.maxstring = 120  # real names of tensors are whole, hostile ones are not
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor of a safetensors file, not read yet."""
+
+    name: str
+    file: Path
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    offset: int  # of its first byte in the file
+
+    def view(self) -> np.ndarray:
+        """The tensor mapped into memory, read-only. Drop it soon: touched pages stay resident as long as it lives."""
+        return np.memmap(self.file, self.dtype, "r", self.offset, self.shape)
+
+
+@dataclass(frozen=True)
+class NewTensor:
+    """One tensor to be written: `pieces()` gives its bytes in order, as contiguous arrays of any shape."""
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    pieces: Callable[[], Iterator[np.ndarray]]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def several(names: Iterable[str]) -> str:
+    """The first few names, and how many more there are: for errors, whatever a file calls its tensors."""
+    listed = sorted(names)
+    more = f" and {len(listed) - LISTED} more" if len(listed) > LISTED else ""
+    return ", ".join(SHORT.repr(name) for name in listed[:LISTED]) + more
+
+
+def open_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """Every tensor of a folder's model.safetensors, or of the shards that its index names; no data is read.
+
+    Raises:
+      ConfigError: a file is missing, left over, outside the folder or damaged, or index and shards disagree.
+    """
+    weight_map = _read_index(folder / INDEX) if (folder / INDEX).exists() else None
+    files = {SINGLE} if weight_map is None else set(weight_map.values())
+    listed = f"{INDEX} names" if weight_map is not None else f"{SINGLE}, as there is no {INDEX}, is"
+    present = {path.name for path in folder.glob("*.safetensors")}
+    if missing := files - present:
+        raise ConfigError(f"{folder} has no {several(missing)}; expected the files that {listed}; download it again")
+    if extra := present - files:
+        raise ConfigError(f"{folder} has {several(extra)} too; expected only what {listed}; move the others away")
+    tensors: dict[str, StoredTensor] = {}
+    for name in sorted(files):
+        for tensor in _read_header(inside(folder, name)):
+            if tensor.name in tensors:
+                raise ConfigError(
+                    f"{tensor.file} and {tensors[tensor.name].file.name} both hold {several([tensor.name])}; "
+                    "expected each tensor once"
+                )
+            tensors[tensor.name] = tensor
+    if weight_map is not None:
+        _compare(folder, weight_map, tensors)
+    return tensors
+
+
+def _compare(folder: Path, weight_map: dict[str, str], tensors: dict[str, StoredTensor]) -> None:
+    """Checks that each tensor lies in the shard where the index says, and that the index names each."""
+    where = folder / INDEX
+    if missing := weight_map.keys() - tensors.keys():
+        raise ConfigError(f"{where} names {several(missing)}, which no shard holds; download the folder again")
+    if extra := tensors.keys() - weight_map.keys():
+        raise ConfigError(f"{where} lacks {several(extra)}, which a shard holds; download the folder again")
+    if moved := [name for name, file in weight_map.items() if tensors[name].file.name != file]:
+        found = tensors[moved[0]].file.name
+        raise ConfigError(f"{where} says {several(moved[:1])} is in {weight_map[moved[0]]}; found it in {found}")
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    """The index's weight_map: tensor -> name of a file beside it."""
+    with _reading(path) as file:
+        content = file.read(MAX_JSON + 1)
+    if len(content) > MAX_JSON:
+        raise ConfigError(f"{path} has more than {MAX_JSON} bytes; expected an index of at most that")
+    weight_map = _json(content, f"{path}").get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ConfigError(f"{path}: weight_map is {SHORT.repr(weight_map)}; expected an object tensor -> file")
+    for name, file in weight_map.items():
+        if not isinstance(file, str) or file in (".", "..") or "/" in file or "\\" in file or "\0" in file:
+            raise ConfigError(
+                f"{path}: {several([name])} is in {SHORT.repr(file)}; expected the name of a file in this folder"
+            )
+        if not file.endswith(".safetensors"):
+            raise ConfigError(f"{path}: {several([name])} is in {SHORT.repr(file)}; expected a *.safetensors file")
+    return weight_map
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The file, if it really lies in `folder`, or where the hub's cache keeps the files of this snapshot.
+
+    Raises:
+      ConfigError: it is a link to another place.
+    """
+    allowed = [folder.resolve()]
+    if folder.resolve().parent.name == "snapshots":  # MODEL/snapshots/REVISION/file -> MODEL/blobs/HASH
+        allowed.append(folder.resolve().parent.parent / "blobs")
+    real = (folder / name).resolve()
+    if real.parent not in allowed:
+        raise ConfigError(f"{folder / name} is a link to {real}; expected a file inside {folder}")
+    return folder / name
+
+
+def _read_header(path: Path) -> list[StoredTensor]:
+    """What a safetensors file says it holds, checked against the format and the file's size."""
+    with _reading(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        first = file.read(8)
+        length = int.from_bytes(first, "little")
+        if len(first) < 8 or length > size - 8:
+            raise ConfigError(
+                f"{path}: the header ends at byte {8 + length}, the file at {size}; expected a whole file; get it again"
+            )
+        if length > MAX_JSON:
+            raise ConfigError(f"{path}: the header has {length} bytes; expected at most {MAX_JSON}")
+        header = _json(file.read(length), f"{path}: the header")
+    start = 8 + length
+    header.pop("__metadata__", None)
+    spans = []
+    for name, entry in header.items():
+        where = f"{path}: tensor {several([name])}"
+        match entry:
+            case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]}:
+                pass
+            case _:
+                raise ConfigError(f"{where} is {SHORT.repr(entry)}; expected dtype, shape and data_offsets")
+        if dtype not in DTYPES:
+            raise ConfigError(f"{where} has dtype {SHORT.repr(dtype)}; expected one of {', '.join(DTYPES)}")
+        if not all(type(n) is int and n >= 0 for n in shape):
+            raise ConfigError(f"{where} has shape {SHORT.repr(shape)}; expected whole numbers, none negative")
+        expected = math.prod(shape) * DTYPES[dtype].itemsize
+        if end - begin != expected:
+            raise ConfigError(
+                f"{where} has {end - begin} bytes; expected {expected} for shape {SHORT.repr(shape)} of {dtype}"
+            )
+        spans.append((begin, end, StoredTensor(name, path, DTYPES[dtype], tuple(shape), start + begin)))
+    reached = 0
+    for begin, end, tensor in sorted(spans, key=lambda span: span[:2]):
+        if begin != reached:
+            raise ConfigError(
+                f"{path}: tensor {several([tensor.name])} begins at data byte {begin}; expected {reached}, where the "
+                f"tensor before it ends: they {'overlap' if begin < reached else 'leave a gap'}"
+            )
+        reached = end
+    if start + reached != size:
+        raise ConfigError(f"{path} has {size} bytes; expected {start + reached} by its header; get it again")
+    try:
+        with safe_open(path, framework="numpy"):  # what else the format's own library has against it
+            pass
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f"{path}: {error}; expected a safetensors file") from error
+    return [tensor for _, _, tensor in spans]
+
+
+def _reading(path: Path) -> Any:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; expected a file that can be read") from error
+
+
+def _json(content: bytes, what: str) -> dict[str, Any]:
+    """A JSON object without duplicate keys at any depth."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = dict(pairs)
+        if len(keys) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ConfigError(f"{what} names {several([twice])} twice; expected each key once")
+        return keys
+
+    try:
+        found = json.loads(content, object_pairs_hook=unique)
+    except ConfigError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{what} is no JSON: {str(error)[:200]}; expected a JSON object") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{what} is {SHORT.repr(found)}; expected a JSON object")
+    return found
+
+
+def shards(tensors: Sequence[NewTensor], max_bytes: int) -> list[list[NewTensor]]:
+    """The tensors in order, as few shards as hold at most `max_bytes` of data each; a larger tensor has its own."""
+    parts: list[list[NewTensor]] = [[]]
+    filled = 0
+    for tensor in tensors:
+        if parts[-1] and filled + tensor.nbytes > max_bytes:
+            parts.append([])
+            filled = 0
+        parts[-1].append(tensor)
+        filled += tensor.nbytes
+    return parts
+
+
+def write_tensors(folder: Path, tensors: Sequence[NewTensor], max_bytes: int) -> None:
+    """Writes model.safetensors, or shards of at most `max_bytes` each and their index; all is on disk on return.
+
+    One piece at a time is in memory.
+
+    Raises:
+      OSError: the disk is full, or the folder cannot be written.
+      ValueError: the pieces of a tensor are more or less than its shape says.
+    """
+    parts = shards(tensors, max_bytes)
+    names = [f"model-{i:05d}-of-{len(parts):05d}.safetensors" for i in range(1, len(parts) + 1)]
+    if len(parts) == 1:
+        names = [SINGLE]
+    for name, part in zip(names, parts, strict=True):
+        _write_shard(folder / name, part)
+    if len(parts) > 1:
+        weight_map = {tensor.name: name for name, part in zip(names, parts, strict=True) for tensor in part}
+        total = sum(tensor.nbytes for tensor in tensors)
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        with open(folder / INDEX, "wb") as file:
+            file.write(json.dumps(index, indent=2).encode() + b"\n")
+            _flush(file)
+
+
+def _write_shard(path: Path, tensors: Sequence[NewTensor]) -> None:
+    codes = {dtype: code for code, dtype in DTYPES.items()}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for tensor in tensors:
+        span = [at, at + tensor.nbytes]
+        header[tensor.name] = {"dtype": codes[tensor.dtype], "shape": list(tensor.shape), "data_offsets": span}
+        at += tensor.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # so that the data is aligned
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for tensor in tensors:
+            written = 0
+            for piece in tensor.pieces():
+                written += file.write(piece.view(np.uint8).data)
+            if written != tensor.nbytes:
+                raise ValueError(f"{tensor.name} has {written} bytes; expected {tensor.nbytes} for {tensor.shape}")
+        _flush(file)
+
+
+def _flush(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tokenizer of a Hugging Face folder: text to token ids and back, chats to text.
+
+Where: before the prompts; the scorer and the report decode. Ids are those of transformers' AutoTokenizer for the same
+tokenizer.json, of which `tokenizers` is the engine there too. Every file is checked when the folder is read.
+What decodes: all text, as it was sampled (spaces are not "cleaned up"); special tokens give nothing; ids without a
+token, which a model with a padded vocabulary can draw, and half characters give U+FFFD.
+Padding is `pad_id`, which may be a stop token: nothing may tell padding by its id, masks are carried.
+Source: transformers 5.23, tokenization_utils_tokenizers.py.
+Deliberately not here: the template's language (chat.py); tokenizers without a tokenizer.json.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+
+from t1jax import files
+from t1jax.config import ConfigError
+from t1jax.hf import strict
+from t1jax.hf.chat import ChatTemplate
+from t1jax.hf.families import CARRIED
+
+FILE_NAME, SETTINGS, JINJA, OLD_JINJA = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+MAX_BYTES = 1 << 28  # of a file; the largest real tokenizer.json has 35 MB
+MAX_SETTINGS = 1 << 24  # of the small JSON files; real ones have up to 100 kB
+MAX_IDS = 1 << 24  # of a vocabulary; the largest real ones have 2^18
+BROKEN = "\ufffd"
+
+
+class HFTokenizer:
+    """tokenizer.json with its special tokens, stop tokens and chat template. Any thread may call it.
+
+    Attributes:
+      vocab_size: the highest id + 1, added tokens included; a model's vocabulary may be larger.
+      stop_ids: of generation_config.json, else config.json, else tokenizer_config.json's eos_token.
+      pad_id: of tokenizer_config.json's pad_token, else the first stop id.
+      special_texts: what encodes as a control token wherever it stands: no problem should hold one.
+      has_chat: the folder has a chat template.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        """Reads the folder.
+
+        Raises:
+          ConfigError: a file is missing, malformed, too large, or contradicts another; there is no stop token.
+        """
+        self._folder = Path(folder)
+        self._carried = {name: self._read(name) for name in CARRIED if (self._folder / name).is_file()}
+        if FILE_NAME not in self._carried:
+            raise ConfigError(f"{self._folder / FILE_NAME}: not found; expected a tokenizer in Hugging Face's format")
+        self._tokenizer, bos_ids = self._engine()
+        self._vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)  # text -> id
+        self.vocab_size = max(self._vocabulary.values(), default=-1) + 1
+        if not 0 < self.vocab_size <= MAX_IDS:
+            raise ConfigError(f"{self._folder / FILE_NAME}: {self.vocab_size} ids; expected 1 to {MAX_IDS}")
+        self._known = np.zeros(self.vocab_size, bool)
+        self._known[list(self._vocabulary.values())] = True
+
+        settings = self._settings()
+        self._tokens = {name: self._token(name, settings[name]) for name in NAMED if settings.get(name) is not None}
+        self.stop_ids = self._stop_ids()
+        pad = self._tokens.get("pad_token")
+        self.pad_id: int = self.stop_ids[0] if pad is None else self._vocabulary[pad]
+        self._make_special(settings)
+        self._bos = "".join(self._tokenizer.id_to_token(token) or "" for token in bos_ids)
+        if self.encode(self._bos) != bos_ids:
+            raise ConfigError(f"{self._folder / FILE_NAME}: text begins with {self._bos!r}, which is no added token")
+
+        self._chat = self._chat_template(settings)
+        self.has_chat = self._chat is not None
+        source = "" if self._chat is None else self._chat.source
+        self.special_texts: tuple[str, ...] = tuple(
+            token.content
+            for _, token in sorted(self._tokenizer.get_added_tokens_decoder().items())
+            if token.special or (token.content in source and not token.content.isspace())
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`: no token is added, those that `text` spells out are recognised.
+
+        Raises:
+          ValueError: `text` is not Unicode (half of a surrogate pair).
+        """
+        try:
+            return self._tokenizer.encode(text, add_special_tokens=False).ids
+        except TypeError as error:
+            raise ValueError(f"{text[:80]!r} is not Unicode text; expected no lone surrogates") from error
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of `ids`, int[T]: special tokens give nothing, ids without a token U+FFFD each.
+
+        Raises:
+          ValueError: an id is negative.
+        """
+        ids_T = np.asarray(ids, np.int64)
+        if ids_T.size and ids_T.min() < 0:
+            raise ValueError(f"token id {ids_T.min()}; expected 0 or more")
+        known_T = self._known[np.minimum(ids_T, self.vocab_size - 1)] & (ids_T < self.vocab_size)
+        if known_T.all():
+            return self._tokenizer.decode(ids_T.tolist(), skip_special_tokens=True)
+        runs = np.split(np.arange(ids_T.size), np.flatnonzero(np.diff(known_T)) + 1)
+        return "".join(self.decode(ids_T[run]) if known_T[run[0]] else BROKEN * run.size for run in runs)
+
+    def chat(self, messages: Sequence[Mapping[str, str]], *, generate: bool = True) -> str:
+        """The text of a chat by the folder's template, its BOS included if it has one: encode it as it is.
+
+        Args:
+          messages: each with `role` and `content`.
+          generate: end with what begins the assistant's answer.
+
+        Raises:
+          ConfigError: there is no template, or it refuses the messages.
+        """
+        if self._chat is None:
+            raise ConfigError(f"{self._folder}: no chat template; set data.chat to False, or add {JINJA}")
+        return self._chat.render(messages, self._tokens, generate)
+
+    def plain(self, text: str) -> str:
+        """`text`, after the BOS token's text if the tokenizer begins texts with one."""
+        return self._bos + text
+
+    def save(self, directory: str | Path) -> None:
+        """Writes the tokenizer's files and both configs, as they came, to `directory`; each whole or not at all."""
+        for name, content in self._carried.items():
+            files.write_bytes(Path(directory) / name, content)
+
+    def _read(self, name: str) -> bytes:
+        path = self._folder / name
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise ConfigError(f"{path}: {size} bytes; expected at most {MAX_BYTES}")
+        return path.read_bytes()
+
+    def _text(self, name: str) -> str:
+        try:
+            return self._carried[name].decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{self._folder / name}: byte {error.start} is not UTF-8; expected text") from error
+
+    def _object(self, name: str) -> dict[str, Any]:
+        """The JSON object in a file; empty if there is no such file."""
+        return strict.read_object(self._folder / name, MAX_SETTINGS) if name in self._carried else {}
+
+    def _engine(self) -> tuple[tokenizers.Tokenizer, list[int]]:
+        """The tokenizer of tokenizer.json, and the ids that it puts before a text of its own accord."""
+        text = self._text(FILE_NAME)
+        try:
+            engine = tokenizers.Tokenizer.from_str(text)
+            engine.no_truncation()
+            engine.no_padding()
+            encoding = engine.encode("1")
+        except BaseException as error:  # the library panics on some files, and its panics are no Exceptions
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
+            what = " ".join(str(error).split())[:200]
+            raise ConfigError(f"{self._folder / FILE_NAME}: {what}; expected a tokenizer of Hugging Face") from error
+        if getattr(engine.model, "dropout", None):
+            raise ConfigError(f"{self._folder / FILE_NAME}: model.dropout is {engine.model.dropout}; expected none")
+        added = takewhile(lambda pair: pair[1], zip(encoding.ids, encoding.special_tokens_mask, strict=True))
+        return engine, [token for token, _ in added]
+
+    def _settings(self) -> dict[str, Any]:
+        """tokenizer_config.json, with the older special_tokens_map.json where transformers reads that."""
+        settings = self._object(SETTINGS)
+        if "added_tokens_decoder" not in settings:
+            return settings | self._object("special_tokens_map.json")
+        listed = settings["added_tokens_decoder"]
+        if not isinstance(listed, dict) or not all(key.isdecimal() for key in listed):
+            raise ConfigError(f"{self._folder / SETTINGS}: added_tokens_decoder is no table of ids and tokens")
+        for key, value in listed.items():
+            text = self._token(f"added_tokens_decoder[{key}]", value)
+            if (found := self._vocabulary[text]) != int(key):
+                raise ConfigError(f"{self._folder / SETTINGS}: {text!r} has id {key}; in {FILE_NAME} it has {found}")
+        return settings
+
+    def _token(self, name: str, value: Any) -> str:
+        """The text of a token that a setting names, which tokenizer.json must have."""
+        text = value.get("content") if isinstance(value, dict) else value
+        if not isinstance(text, str):
+            raise ConfigError(f"{self._folder / SETTINGS}: {name} is {reprlib.repr(value)}; expected a token's text")
+        if text not in self._vocabulary:
+            raise ConfigError(f"{self._folder / SETTINGS}: {name} is {text!r}, which {FILE_NAME} does not have")
+        return text
+
+    def _stop_ids(self) -> tuple[int, ...]:
+        for name in ("generation_config.json", "config.json"):
+            found = self._object(name).get("eos_token_id")
+            if found is None or found == []:
+                continue
+            ids = found if isinstance(found, list) else [found]
+            for token in ids:
+                if type(token) is not int or not 0 <= token < self.vocab_size or not self._known[token]:
+                    raise ConfigError(
+                        f"{self._folder / name}: eos_token_id is {reprlib.repr(found)}; expected ids of tokens "
+                        f"that {FILE_NAME} has, below {self.vocab_size}"
+                    )
+            return tuple(dict.fromkeys(ids))
+        if "eos_token" in self._tokens:
+            return (self._vocabulary[self._tokens["eos_token"]],)
+        raise ConfigError(
+            f"{self._folder}: no stop token; expected eos_token_id in generation_config.json or config.json, or "
+            f"eos_token in {SETTINGS}"
+        )
+
+    def _make_special(self, settings: Mapping[str, Any]) -> None:
+        """Named tokens and added tokens that stop are special, whatever tokenizer.json says: they decode to nothing."""
+        more = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or []
+        if not isinstance(more, list | dict):
+            raise ConfigError(
+                f"{self._folder / SETTINGS}: {reprlib.repr(more)} as extra_special_tokens; expected a list"
+            )
+        more = [self._token("extra_special_tokens", x) for x in (more.values() if isinstance(more, dict) else more)]
+        added = self._tokenizer.get_added_tokens_decoder()
+        stops = [added[token].content for token in self.stop_ids if token in added]
+        known = {token.content: token for token in added.values()}
+        for text in dict.fromkeys((*self._tokens.values(), *more, *stops)):
+            token = known.get(text, tokenizers.AddedToken(text, special=True, normalized=False))
+            if text not in known or not token.special:
+                token.special = True
+                self._tokenizer.add_special_tokens([token])
+
+    def _chat_template(self, settings: Mapping[str, Any]) -> ChatTemplate | None:
+        """From the first of: chat_template.jinja, tokenizer_config.json, chat_template.json."""
+        if JINJA in self._carried:
+            return ChatTemplate(self._text(JINJA), str(self._folder / JINJA))
+        for name, found in ((SETTINGS, settings), (OLD_JINJA, self._object(OLD_JINJA))):
+            source = found.get("chat_template")
+            if source is None:
+                continue
+            path = self._folder / name
+            if isinstance(source, list):  # [{"name": "default", "template": "..."}, ...]
+                named = {entry.get("name"): entry.get("template") for entry in source if isinstance(entry, dict)}
+                source = named.get("default")
+                if source is None:
+                    raise ConfigError(f"{path}: chat_template has {sorted(map(str, named))}; expected one 'default'")
+            if not isinstance(source, str):
+                raise ConfigError(f"{path}: chat_template is a JSON {type(source).__name__}; expected text")
+            return ChatTemplate(source, str(path))
+        return None

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Judged responses -> figures with 95 % intervals: pass@1, pass@k, maj@k, by label, length, overlong, unscorable.
+
+... -> **evaluate** -> report. Every figure is a mean over problems of a problem's value, so that each problem counts
+once, and its interval is a bootstrap over problems: another benchmark of the same kind could have held other ones.
+
+An unscorable response is neither right nor wrong. It is left out of pass@1, pass@k and maj@k, as if it had not been
+sampled, and counted in `unscorable`. A problem with fewer than k scorable responses has no unbiased estimate and is
+left out of that k; `problems` says over how many a figure goes. A response without an answer is wrong, and casts no
+vote. The vote does not know the gold answer: two answers are one where their text or their number is the same
+(rewards/answers.py), and not where only algebra tells.
+Source: statistics.py. Deliberately not here: tables and files (scoreboard.py), sampling (responses.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from t1jax.journal import Response
+from t1jax.rewards import answers
+from t1jax.rewards.answers import RIGHT, UNSCORABLE
+from t1jax.statistics import bootstrap, majority_at_k, pass_at_k, wilson
+from t1jax.tasks.problems import Problem
+
+Figure = dict[str, float | int | None]  # value, low, high, problems
+
+
+def powers(samples: int) -> list[int]:
+    """1, 2, 4, ... below `samples`, and `samples`."""
+    return [1 << i for i in range(samples.bit_length()) if 1 << i < samples] + [samples]
+
+
+def votes(responses: Sequence[Response]) -> tuple[list[tuple[int, float]], int]:
+    """(how many responses gave each different answer and the share of them that is right, how many gave none)."""
+    groups: dict[str, list[int]] = {}  # the first text of an answer -> [responses, right ones]
+    same: dict[str, str] = {}  # any text of an answer -> its first text
+    for response in responses:
+        if (answer := response.answer) is None:
+            continue
+        if answer not in same:
+            same[answer] = next((first for first in groups if answers.quick(answer, first)), answer)
+        group = groups.setdefault(same[answer], [0, 0])
+        group[0] += 1
+        group[1] += response.outcome == RIGHT
+    voted = [(count, right / count) for count, right in groups.values()]
+    return voted, len(responses) - sum(count for count, _ in voted)
+
+
+def measure(problems: Sequence[Problem], responses: Sequence[Response], samples: int) -> dict[str, Any]:
+    """What results.json says of a benchmark.
+
+    Args:
+      problems: every one of them has `samples` responses.
+      responses: in any order.
+
+    Returns:
+      {problems, samples, pass@1, pass_at_k, majority_at_k, by, response_length, overlong, unscorable, no_answer}.
+      A figure is {value, low, high, problems}; pass_at_k and majority_at_k list them with their `k`; `by` has, for
+      each label (subject, level ...) that at least two values were seen of, value -> figure of pass@1. response_length
+      is in tokens, all others are shares.
+    """
+    of_problem: dict[int, list[Response]] = {problem.index: [] for problem in problems}
+    for response in responses:
+        of_problem[response.problem].append(response)
+    ks = powers(samples)
+    columns: dict[Any, list[float]] = {(kind, k): [] for kind in ("pass", "majority") for k in ks}
+    for mine in of_problem.values():
+        scorable = [response for response in mine if response.outcome != UNSCORABLE]
+        n, right = len(scorable), sum(response.outcome == RIGHT for response in scorable)
+        possible = [k for k in ks if k <= n]
+        majority = dict(zip(possible, majority_at_k(*votes(scorable), possible), strict=True))
+        for k in ks:
+            columns["pass", k].append(pass_at_k(right, n, k) if k in possible else np.nan)
+            columns["majority", k].append(majority.get(k, np.nan))
+    counted: dict[str, Callable[[Response], float]] = {
+        "response_length": lambda r: len(r.ids),
+        "overlong": lambda r: r.overlong,
+        "unscorable": lambda r: r.outcome == UNSCORABLE,
+        "no_answer": lambda r: r.answer is None,
+    }
+    for name, value_of in counted.items():
+        columns[name] = [sum(map(value_of, mine)) / len(mine) for mine in of_problem.values()]
+    for name in sorted({name for problem in problems for name in problem.labels}):
+        values = {problem.labels.get(name, "") for problem in problems}
+        for value in sorted(values, key=_order) if len(values) > 1 else ():
+            columns["by", name, value] = [
+                share if problem.labels.get(name, "") == value else np.nan
+                for problem, share in zip(problems, columns["pass", 1], strict=True)
+            ]
+    figures = _figures(columns)
+    by: dict[str, dict[str, Figure]] = {}
+    for key in columns:
+        if key[0] == "by":
+            by.setdefault(key[1], {})[key[2]] = figures[key]
+    return {
+        "problems": len(problems),
+        "samples": samples,
+        "pass@1": figures["pass", 1],
+        "pass_at_k": [{"k": k, **figures["pass", k]} for k in ks],
+        "majority_at_k": [{"k": k, **figures["majority", k]} for k in ks],
+        **{name: figures[name] for name in counted},
+        "by": by,
+    }
+
+
+def _figures(columns: Mapping[Any, Sequence[float]]) -> dict[Any, Figure]:
+    """The mean of each column over problems, with its interval.
+
+    Resampling cannot see that all problems could have failed to agree: where they all are 0, or all 1, the interval is
+    Wilson's.
+    """
+    values_PM = np.array(list(columns.values()), float).T
+    low_M, high_M = bootstrap(values_PM)
+    figures: dict[Any, Figure] = {}
+    for key, column, low, high in zip(columns, values_PM.T, low_M, high_M, strict=True):
+        known = column[~np.isnan(column)]
+        if not known.size:
+            figures[key] = {"value": None, "low": None, "high": None, "problems": 0}
+            continue
+        if key != "response_length" and (known == known[0]).all() and known[0] in (0, 1):
+            low, high = wilson(int(known.sum()), len(known))
+        figures[key] = {"value": float(known.mean()), "low": float(low), "high": float(high), "problems": len(known)}
+    return figures
+
+
+def _order(label: str) -> tuple[bool, float, str]:
+    """Numbers by size, then texts."""
+    return (False, float(label), "") if label.replace(".", "", 1).isdecimal() else (True, 0.0, label)

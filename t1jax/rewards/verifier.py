@@ -1,0 +1,364 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compare answers with right answers: text and numbers here, everything else by math-verify in other processes.
+
+    with Verifier(cfg.verifier) as verifier:
+        outcomes = verifier.check([(answer, gold), ...])
+
+math-verify hangs on hostile LaTeX, eats memory, and raises off the main thread. So it runs in workers (worker.py) that
+are started afresh, never forked from a program with JAX threads, and that are killed when an answer takes longer than
+verifier.deadline. Such an answer is unscorable; no other answer is touched.
+
+One thread a worker owns it, because the kernel ends a worker when the thread that started it ends.
+
+Where: rollouts -> rewards. Host only. Called from several threads at once: those of io_callback.
+Deliberately not here: the algebra (worker.py), what text and exact numbers can tell (answers.py).
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import queue
+import re
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from t1jax.config import ConfigError, VerifierConfig
+from t1jax.rewards import answers
+from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG, Outcome
+from t1jax.rewards.worker import HEADER
+
+logger = logging.getLogger(__name__)
+
+Pair = tuple[str, str]  # answer, gold
+
+_PROGRAM = Path(__file__).with_name("worker.py")
+_LOST = ("timed_out", "crashed")
+_CACHED = 2**15  # verdicts kept
+_START_LIMIT = 60.0  # a worker that is not ready by then counts as failed, seconds
+_STARTS = 3  # failed starts in a row before the verifier gives up
+_SHORTEST = 0.2  # deadline of a batch that hangs again and again, seconds; 20 times what an ordinary answer takes
+
+# Answers that take for ever or all memory are not asked: each would cost a deadline. No gold of MATH is near these.
+_LONGEST = 1500  # characters
+_DEEPEST = 10  # braces and brackets within each other: nested fractions take twice the time a level
+_MOST_ITEMS = 200  # commas and row ends
+_TALLEST = 10**6  # exponent of an integer
+_HUGE = re.compile(
+    r"[0-9]{5,}[)}\s]*!"  # the factorial of 10000 and more
+    r"|![)}\s]+!"  # a factorial of a factorial
+    r"|[0-9)}]\s*\^\s*\{?[-+(\s]*[0-9]{7,}"  # an exponent of more than _TALLEST
+    r"|(?:[0-9]\s*\^\s*[{(\s]*){3}[0-9]"  # 2^2^2^2
+    r"|(?:\w\s*\^\s*[{(\s]*){6}"  # x^x^x^x^x^x^
+)
+_TOWER = re.compile(r"[0-9]\s*\^\s*[{(\s]*([0-9]+)\s*\^\s*[{(\s]*([0-9]+)")  # 9^{9^9}
+
+
+def intractable(text: str) -> bool:
+    """Whether `text` is too long, too deep or writes too large a number to be compared in reasonable time."""
+    if len(text) > _LONGEST or text.count(",") + text.count("\\\\") > _MOST_ITEMS:
+        return True
+    depth = deepest = 0
+    for character in text:
+        depth += (character in "{([") - (character in "})]")
+        deepest = max(deepest, abs(depth))
+    if deepest > _DEEPEST or _HUGE.search(text):
+        return True
+    return any(len(top) > 2 or int(base) ** int(top) > _TALLEST for base, top in _TOWER.findall(text))
+
+
+class _Died(Exception):
+    """The worker ended, or did not answer in time."""
+
+    def __init__(self, timed_out: bool):
+        super().__init__()
+        self.timed_out = timed_out
+
+
+class _Worker:
+    """One process and the pipes to it."""
+
+    def __init__(self, cfg: VerifierConfig):
+        arguments = [str(cfg.deadline), str(cfg.memory), str(os.getpid())]
+        accelerators = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "TPU_VISIBLE_CHIPS": ""}
+        self.process = subprocess.Popen(
+            [
+                sys.executable,
+                "-P",
+                str(_PROGRAM),
+                *arguments,
+            ],  # -P: no module beside worker.py is in the way of a library
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            env=os.environ | accelerators | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"},
+        )
+        self.answered = 0
+
+    def greet(self) -> str | None:
+        """Wait until it is ready; what went wrong, or None."""
+        try:
+            message = self._hear(time.monotonic() + _START_LIMIT)
+        except _Died as death:
+            if death.timed_out:
+                return f"not ready after {_START_LIMIT:.0f} s"
+            assert self.process.stderr is not None
+            said = self.process.stderr.read(4000).decode(errors="replace").strip()
+            return f"exit status {self.process.wait()}: {said.splitlines()[-1] if said else 'it said nothing'}"
+        return message.get("error")
+
+    def compare(self, pair: Pair, deadline: float) -> Outcome:
+        """Ask about one pair.
+
+        Raises:
+          _Died: no answer within `deadline` seconds, or the process ended.
+        """
+        assert self.process.stdin is not None
+        data = json.dumps(pair).encode()
+        until = time.monotonic() + deadline
+        try:
+            os.write(self.process.stdin.fileno(), HEADER.pack(len(data)) + data)  # shorter than what a pipe holds
+        except OSError:
+            raise _Died(timed_out=False) from None
+        self.answered += 1
+        return Outcome(self._hear(until))
+
+    def _hear(self, until: float) -> Any:
+        (length,) = HEADER.unpack(self._read(HEADER.size, until))
+        return json.loads(self._read(length, until))
+
+    def _read(self, size: int, until: float) -> bytes:
+        assert self.process.stdout is not None
+        poll = select.poll()  # select.select fails on the 1,025th file of a program
+        poll.register(self.process.stdout, select.POLLIN)
+        data = b""
+        while len(data) < size:
+            if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
+                raise _Died(timed_out=True)
+            if not (part := os.read(self.process.stdout.fileno(), size - len(data))):
+                raise _Died(timed_out=False)
+            data += part
+        return data
+
+    def kill(self) -> None:
+        """End the process and wait until it is gone."""
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            assert pipe is not None
+            pipe.close()
+
+
+class _Batch:
+    """The pairs of one call that workers have to compare."""
+
+    def __init__(self, pairs: Sequence[Pair]):
+        self.outcomes: dict[Pair, Outcome] = {}
+        self.missing = len(pairs)
+        self.lost: Counter[str] = Counter()  # timed_out, crashed
+        self.example: Pair | None = None  # the first that was lost
+        self.over = threading.Event()
+        self.error: Exception | None = None
+
+    def fail(self, error: Exception) -> None:
+        self.error = error
+        self.over.set()
+
+
+class Verifier:
+    """A pool of workers that start with the first pair that needs one. `check` may be called from any thread.
+
+    Raises:
+      ConfigError: from `check`, if workers cannot be started: math-verify is missing, or the memory is too small.
+    """
+
+    def __init__(self, cfg: VerifierConfig):
+        self._cfg = cfg
+        self._size = cfg.workers or (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
+        self._lock = threading.Lock()  # held for all below, and never while waiting
+        self._jobs: queue.SimpleQueue[tuple[Pair, _Batch] | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._workers: set[_Worker] = set()
+        self._cache: OrderedDict[Pair, Outcome] = OrderedDict()
+        self._counts: Counter[str] = Counter()
+        self._failed_starts = 0
+        self._broken: Exception | None = None  # why no worker will be asked any more
+
+    def check(self, pairs: Sequence[Pair]) -> list[Outcome]:
+        """One outcome a pair (answer, gold), in their order. A pair that occurs twice is compared once.
+
+        Raises:
+          ConfigError: no worker can be started.
+          RuntimeError: the verifier is closed.
+        """
+        outcomes: dict[Pair, Outcome] = {}
+        open_pairs: dict[Pair, Pair] = {}  # pair -> what is left of it when tidied
+        counts: Counter[str] = Counter(checked=len(pairs))
+        for pair in pairs:
+            if pair in outcomes or pair in open_pairs:
+                counts["cached"] += 1
+                continue
+            if (equal := answers.quick(*pair)) is not None:
+                counts["quick"] += 1
+                outcomes[pair] = RIGHT if equal else WRONG
+            elif not pair[1].strip() or intractable(pair[0]) or intractable(pair[1]):
+                counts["refused"] += 1
+                outcomes[pair] = UNSCORABLE
+            else:
+                open_pairs[pair] = (answers.tidy(pair[0]), answers.tidy(pair[1]))
+        counts["cached"] += len(open_pairs) - len(set(open_pairs.values()))
+        with self._lock:
+            self._counts.update(counts)
+        compared = self._compare(set(open_pairs.values())) if open_pairs else {}
+        return [outcomes[pair] if pair in outcomes else compared[open_pairs[pair]] for pair in pairs]
+
+    def counts(self) -> dict[str, int]:
+        """Since the start: `checked` pairs, of which `cached` (seen before), `quick` (by text or number), `refused`
+        (too large, or no right answer), `compared` (by math-verify), `unread` (a right answer that math-verify cannot
+        read), `timed_out` and `crashed`. These two, the refused and the unread are unscorable. `started`: processes."""
+        names = ("checked", "cached", "quick", "refused", "compared", "unread", "timed_out", "crashed", "started")
+        with self._lock:
+            return {name: self._counts[name] for name in names}
+
+    def close(self) -> None:
+        """End all workers and wait for them. A `check` that still waits raises RuntimeError."""
+        with self._lock:
+            self._broken = self._broken or RuntimeError("the verifier is closed")
+            threads, self._threads = self._threads, []
+            for worker in self._workers:
+                worker.process.kill()
+            for _ in threads:
+                self._jobs.put(None)
+        for thread in threads:
+            thread.join()
+        atexit.unregister(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _compare(self, pairs: set[Pair]) -> dict[Pair, Outcome]:
+        """Outcomes from the cache or from workers; waits for them."""
+        with self._lock:
+            if self._broken:
+                raise self._broken
+            known = {pair: self._cache[pair] for pair in pairs if pair in self._cache}
+            for pair in known:
+                self._cache.move_to_end(pair)
+            self._counts["cached"] += len(known)
+            unknown = sorted(pairs - known.keys(), key=lambda pair: (len(pair[0]), pair))  # what may hang comes last
+            if not unknown:
+                return known
+            batch = _Batch(unknown)
+            for pair in unknown:
+                self._jobs.put((pair, batch))
+            if not self._threads:
+                atexit.register(self.close)
+            while len(self._threads) < min(self._size, len(unknown)):
+                self._threads.append(threading.Thread(target=self._serve, name="t1jax-verifier", daemon=True))
+                self._threads[-1].start()
+        try:
+            batch.over.wait()
+        finally:
+            batch.over.set()  # Ctrl-C: nobody waits for the rest
+        if batch.error:
+            raise batch.error
+        if batch.example:
+            lost = (
+                "%d of %d answers are unscorable: math-verify hung on %d and died on %d, first on (answer, gold) %.200r"
+            )
+            hung, died = batch.lost["timed_out"], batch.lost["crashed"]
+            logger.warning(lost, hung + died, len(pairs), hung, died, batch.example)
+        return known | batch.outcomes
+
+    def _serve(self) -> None:
+        """The life of one thread: take a pair, have its worker compare it, replace the worker when it is due."""
+        worker: _Worker | None = None
+        try:
+            while (job := self._jobs.get()) is not None:
+                pair, batch = job
+                if batch.over.is_set():
+                    continue
+                if worker is None and (worker := self._start()) is None:
+                    batch.fail(self._broken or RuntimeError("no worker"))
+                    continue
+                deadline = self._deadline(batch)
+                try:
+                    outcome = worker.compare(pair, deadline)
+                    kind = "unread" if outcome == UNSCORABLE else "compared"
+                except _Died as death:
+                    outcome, kind = UNSCORABLE, "timed_out" if death.timed_out else "crashed"
+                self._settle(pair, batch, outcome, kind, cache=deadline == self._cfg.deadline or kind not in _LOST)
+                if kind in _LOST or worker.answered >= self._cfg.recycle:
+                    self._end(worker)
+                    worker = None
+        finally:
+            if worker is not None:
+                self._end(worker)
+
+    def _deadline(self, batch: _Batch) -> float:
+        """Seconds for the next pair. It halves with every four hung answers a worker: a batch is not hours late."""
+        return max(
+            min(_SHORTEST, self._cfg.deadline),
+            self._cfg.deadline * 0.5 ** (batch.lost["timed_out"] // (4 * self._size)),
+        )
+
+    def _settle(self, pair: Pair, batch: _Batch, outcome: Outcome, kind: str, cache: bool) -> None:
+        with self._lock:
+            if self._broken:
+                batch.fail(self._broken)
+                return
+            self._counts[kind] += 1
+            if cache and kind != "crashed":
+                self._cache[pair] = outcome
+                if len(self._cache) > _CACHED:
+                    self._cache.popitem(last=False)
+            batch.outcomes[pair] = outcome
+            if kind in _LOST:
+                batch.lost[kind] += 1
+                batch.example = batch.example or pair
+            batch.missing -= 1
+            if batch.missing == 0:
+                batch.over.set()
+
+    def _start(self) -> _Worker | None:
+        """A worker that is ready; None if the verifier is closed or workers do not start."""
+        while True:
+            with self._lock:
+                if self._broken:
+                    return None
+                worker = _Worker(self._cfg)
+                self._workers.add(worker)
+                self._counts["started"] += 1
+            problem = worker.greet()
+            with self._lock:
+                if problem is None and not self._broken:
+                    self._failed_starts = 0
+                    return worker
+                self._failed_starts += 1
+                if not self._broken and self._failed_starts >= _STARTS:
+                    self._broken = ConfigError(
+                        f"the verifier's process does not start: {problem} ({sys.executable}, verifier.memory is "
+                        f"{self._cfg.memory} MiB); expected it to import math-verify: install it, or raise that knob"
+                    )
+            self._end(worker)
+
+    def _end(self, worker: _Worker) -> None:
+        worker.kill()
+        with self._lock:
+            self._workers.discard(worker)

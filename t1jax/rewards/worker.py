@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One process that compares answers with math-verify, and that may be killed at any time.
+
+verifier.py starts it as a program (`python -P worker.py DEADLINE_S MEMORY_MIB PARENT_PID`) and talks to it over its
+standard input and output: a message is four bytes of length and that many bytes of JSON. First it says {"ready": true}
+or {"error": "..."}; then it answers each [answer, gold] with 1, 0 or -1 (right, wrong, could not compare).
+
+Where: rollouts -> rewards, beside the program that trains. Only the standard library and math-verify are imported,
+so that a new one is there in half a second and no accelerator is touched.
+It never outlives its parent: idle it sees the end of its input; busy, the kernel ends it with the parent (Linux), and
+everywhere by an alarm of its own two seconds after the deadline. The limit of memory holds on Linux only.
+Deliberately not here: which answers are asked (verifier.py); deadlines, because a parent can keep them and a process
+that is stuck in one long multiplication cannot.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import itertools
+import json
+import os
+import re
+import resource
+import signal
+import struct
+import sys
+from typing import Any
+
+HEADER = struct.Struct(">I")
+_MAX_DIGITS = 10_000  # of integers that become text or come from it, which takes quadratic time
+_NO_TEXT = re.compile(r"[\x00\ud800-\udfff]")  # NUL bytes and halves of UTF-16 pairs
+_PR_SET_PDEATHSIG = 1
+_WARM_UP = (("\\frac{1}{2}", "0.5"), ("2x+1", "1+2x"), ("\\sqrt{8}", "2\\sqrt{2}"), ("(1,2]", "(1,3]"), ("3,4", "4,3"))
+
+
+@functools.lru_cache(maxsize=256)  # many answers to one problem: its right answer is read once
+def read(text: str) -> list[Any]:
+    """What math-verify makes of the whole `text`, at most one expression; [] if it cannot read it."""
+    from math_verify import LatexExtractionConfig, parse  # type: ignore[import-untyped]
+
+    config = [LatexExtractionConfig(boxed_match_priority=0)]  # the whole text or nothing, never a number out of it
+    boxed = f"\\boxed{{{_NO_TEXT.sub(' ', text)}}}"
+    # Without its fallback, the text of what it cannot read: it cuts that where it takes letters for units.
+    return parse(boxed, config, "no_fallback", "first_match", parsing_timeout=None)
+
+
+def compare(answer: str, gold: str) -> int:
+    """1 if math-verify finds `answer` equal to `gold`, 0 if not, -1 if `gold` is nothing that it can read.
+
+    Raises:
+      MemoryError, RecursionError: too big to compare.
+    """
+    from math_verify import verify
+
+    if not (golds := read(gold)):
+        return -1
+    for ours, right in itertools.product(read(answer), golds):
+        try:
+            if verify(right, ours, timeout_seconds=None, raise_on_error=True):
+                return 1
+        except (MemoryError, RecursionError):
+            raise
+        except Exception:  # what sympy cannot compare is not equal
+            continue
+    return 0
+
+
+def _limit(memory: int, parent: int) -> None:
+    """Memory in MiB, no core files, and the end of this process when its parent ends."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    sys.set_int_max_str_digits(_MAX_DIGITS)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    if sys.platform == "linux":
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        size = memory * 2**20 if hard == resource.RLIM_INFINITY else min(memory * 2**20, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (size, size))
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before the line above
+            sys.exit(0)
+
+
+def _start() -> dict[str, Any]:
+    """Import math-verify and use each part of it once, so that the first answer is as quick as the others."""
+    try:
+        for answer, gold in _WARM_UP:
+            compare(answer, gold)
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+    return {"ready": True}
+
+
+def main(argv: list[str]) -> None:
+    """Answer until the input ends. argv: deadline in seconds, memory in MiB, the parent's process id."""
+    deadline, memory, parent = float(argv[0]), int(argv[1]), int(argv[2])
+    source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 1)  # whatever a library prints must not look like an answer
+    _limit(memory, parent)
+
+    def say(message: Any) -> None:
+        data = json.dumps(message).encode()
+        sink.write(HEADER.pack(len(data)) + data)
+        sink.flush()
+
+    say(_start())
+    os.dup2(nowhere, 2)
+    while len(header := source.read(HEADER.size)) == HEADER.size:
+        answer, gold = json.loads(source.read(*HEADER.unpack(header)))
+        signal.setitimer(signal.ITIMER_REAL, deadline + 2)
+        try:
+            outcome = compare(answer, gold)
+        except (MemoryError, RecursionError):
+            os._exit(1)  # nothing here can be trusted any more
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        say(outcome)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The figures of an evaluation for people: tables on the terminal and in Markdown.
+
+... -> evaluate -> **report**. One list of tables for both, so that they cannot differ.
+Source: T1's own figures, arXiv 2501.11651, table 1.
+Deliberately not here: what is measured (measures.py), plots (plots.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+# pass@1 in percent of T1 on GLM-4-9B, Qwen2.5-14B and Qwen2.5-32B; AIME24: mean over 32 samples
+T1 = {
+    "math500": (65.8, 87.4, 92.4),
+    "aime24": (9.2, 30.5, 50.6),
+    "omni_math_500": (24.4, 38.6, 49.6),
+    "gpqa": (38.1, 48.3, 56.1),
+}
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table of text: the first column names the row, the others are numbers."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def percent(figure: Mapping[str, Any]) -> str:
+    """`52.1 [48.0, 56.2]`, in percent."""
+    if figure["value"] is None:
+        return "-"
+    value, low, high = (100 * figure[name] for name in ("value", "low", "high"))
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def sheets(benchmarks: Mapping[str, Mapping[str, Any]]) -> list[Sheet]:
+    """The tables of results.json's `benchmarks`: all of them, then for each its k, budgets and labels."""
+    found, rows = [_overview(benchmarks)], list[Sequence[str]]()
+    for name, result in benchmarks.items():
+        if result["samples"] > 1:
+            rows = [
+                (str(one["k"]), percent(one), percent(most))
+                for one, most in zip(result["pass_at_k"], result["majority_at_k"], strict=True)
+            ]
+            found.append(Sheet(f"{name}: k of {result['samples']} samples", ("k", "pass@k %", "maj@k %"), rows))
+        if result["budgets"]:
+            rows = [
+                (
+                    f"{point['budget']:,}",
+                    percent(point["pass@1"]),
+                    percent(point["majority"]),
+                    _number(point["response_length"]),
+                    f"{100 * point['cut']:.1f}",
+                )
+                for point in result["budgets"]
+            ]
+            header = ("thinking tokens", "pass@1 %", f"maj@{result['samples']} %", "tokens", "cut %")
+            found.append(Sheet(f"{name}: inference scaling", header, rows))
+        for label, values in result["by"].items():
+            rows = [(value or "-", str(figure["problems"]), percent(figure)) for value, figure in values.items()]
+            found.append(Sheet(f"{name} by {label}", (label, "problems", "pass@1 %"), rows))
+    return found
+
+
+def show(tables: Sequence[Sheet], console: Console) -> None:
+    """Prints the tables."""
+    for sheet in tables:
+        table = Table(title=Text(sheet.title), title_justify="left", title_style="bold")
+        for place, name in enumerate(sheet.header):
+            table.add_column(Text(name), justify="right" if place else "left")
+        for row in sheet.rows:
+            table.add_row(*map(Text, row))
+        console.print(table)
+
+
+def markdown(tables: Sequence[Sheet], notes: Sequence[str]) -> str:
+    """The tables in Markdown, after the notes."""
+    parts = ["# Evaluation", "\n".join(f"* {_escaped(note)}" for note in notes)]
+    for sheet in tables:
+        lines = [sheet.header, ["---", *["---:"] * (len(sheet.header) - 1)], *sheet.rows]
+        parts += [f"## {_escaped(sheet.title)}", "\n".join(f"| {' | '.join(map(_escaped, line))} |" for line in lines)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _overview(benchmarks: Mapping[str, Mapping[str, Any]]) -> Sheet:
+    """A row a benchmark; a column for pass@n and maj@n if any has several samples, and for T1 if it is known."""
+    several = any(result["samples"] > 1 for result in benchmarks.values())
+    known = any(name in T1 for name in benchmarks)
+    header = ["benchmark", "problems", "samples", "pass@1 %"]
+    header += ["pass@n %", "maj@n %"] * several + ["tokens", "overlong %", "unscorable %"]
+    header += ["T1 9B / 14B / 32B"] * known
+    rows = []
+    for name, result in benchmarks.items():
+        row = [name, str(result["problems"]), str(result["samples"]), percent(result["pass@1"])]
+        row += [percent(result["pass_at_k"][-1]), percent(result["majority_at_k"][-1])] * several
+        row += [_number(result["response_length"])]
+        row += [f"{100 * result[share]['value']:.1f}" for share in ("overlong", "unscorable")]
+        row += [" / ".join(map(str, T1[name])) if name in T1 else "-"] * known
+        rows.append(row)
+    return Sheet("Evaluation: share of right answers, 95 % intervals", header, rows)
+
+
+def _number(figure: Mapping[str, Any]) -> str:
+    return f"{figure['value']:,.0f}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Problems from files, with the face of every task (task.py): read, cleaned, asked, judged.
+
+Where: the prompts of the sentence, and the rule that checks an answer. What cannot be used is left out when the files
+are read, and `notes` says how many rows, why, and which:
+    no problem or no answer; the same problem as an earlier row (the first one stays); the text of a special token;
+    a prompt longer than data.prompt_length; a training problem that is also held out.
+An answer that, put into a box, does not verify against itself could never be found right. Its training problem is
+dropped: no response to it could be rewarded, which teaches nothing and costs as much as any other. Its held-out problem
+stays, and every response to it is unscorable: a benchmark keeps its number of problems, and the share of unscorable
+shows what the verifier cannot judge, where dropping would hide it and wrong would blame the model.
+All this depends on the files, the tokenizer and the data knobs alone, never on time: equal text is right for the
+verifier without a deadline. So every process, and every resumed run, numbers the problems alike.
+Deliberately not here: files (rows.py), what makes two texts the same (overlap.py), prompts (prompts.py), the cold
+start's texts (demonstrations.py), comparing answers (rewards/).
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from t1jax.config import Config, ConfigError, DataConfig
+from t1jax.rewards import answers
+from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG, Outcome
+from t1jax.tasks.demonstrations import read_demonstrations
+from t1jax.tasks.overlap import Known, normalise
+from t1jax.tasks.prompts import ChatTokenizer, has_any, render
+from t1jax.tasks.rows import Dropped, Row, names, one_line, read_rows, text_of
+from t1jax.tokenizer import TokenIds, Tokenizer
+
+PROBLEM_COLUMNS = ("problem", "question", "prompt")
+ANSWER_COLUMNS = ("answer", "solution", "gold")  # the first that a file has
+SOLUTION = "solution"  # a column whose text ends in an answer
+LABELS = ("subject", "type", "level", "difficulty")  # columns that tables are made by
+EXACT = 2**53  # floats below this are exact whole numbers
+CLOSE = "</think>"
+T = TypeVar("T")
+_GSM8K = re.compile(r"####\s*([^#\n]+?)\s*\Z")  # the last line of a solution of GSM8K
+_FORMULA = re.compile(r"\$+([^$]+)\$+")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A problem of a file, and its answer."""
+
+    index: int  # what finds it again in its split
+    split: str  # "train" or "held_out"
+    text: str
+    gold: str  # the right answer, as it would stand in a box
+    difficulty: str  # its level, else its difficulty rounded down, else ""
+    labels: Mapping[str, str] = field(hash=False)  # those of LABELS that the file has
+    row: int  # in the file, see rows.read_rows
+    source: str  # the file
+
+
+class Checker(Protocol):
+    """What judging needs of a verifier, see rewards/verifier.py."""
+
+    def check(self, pairs: Sequence[tuple[str, str]]) -> list[Outcome]: ...
+
+
+class ProblemsTask:
+    """The problems of data.train and data.eval, and the texts of data.sft if there is a cold start."""
+
+    def __init__(self, cfg: Config, tokenizer: ChatTokenizer, verifier: Checker) -> None:
+        self.cfg, self._tokenizer, self._verifier = cfg, tokenizer, verifier
+        self.cut_answer_prefix = cfg.scaling.answer_prefix
+        self.notes: list[str] = []  # a line for each reason to leave rows out
+        held_out = self._noted(read_problems(cfg.data.eval, cfg.data, "held_out"))
+        train = self._noted(read_problems(cfg.data.train, cfg.data, "train"))
+        known = Known(problem.text for problem in held_out)
+        train = self._noted(_others(train, known, f"also in {cfg.data.eval}"))
+        train = self._noted(usable(train, cfg.data, tokenizer))
+        train = self._noted(verifiable(train, verifier, "dropped"))
+        held_out = _numbered(self._noted(usable(held_out, cfg.data, tokenizer)))
+        self._scorable = {problem.index for problem in self._noted(verifiable(held_out, verifier, "unscorable"))}
+        self._problems = {"train": _numbered(train), "held_out": held_out}
+        self._demonstrations: list[tuple[str, str]] = []
+        if cfg.data.sft and cfg.sft.num_steps:
+            self._demonstrations = self._noted(read_demonstrations(cfg.data.sft, cfg, tokenizer, known))
+
+    def size(self, split: str) -> int:
+        """Problems of "train" or "held_out"."""
+        return len(self._problems[split])
+
+    def problem(self, index: int, split: str) -> Problem:
+        """The problem with this index: the same one as long as the files and the data knobs stay the same."""
+        if split not in self._problems or not 0 <= index < self.size(split):
+            sizes = {name: len(problems) for name, problems in self._problems.items()}
+            raise ValueError(f"problem {index} of split {split!r}; expected an index from 0 to below one of {sizes}")
+        return self._problems[split][index]
+
+    def prompt(self, problem: Problem) -> str:
+        """The problem in template and chat, and the response's beginning."""
+        return render(problem.text, self.cfg.data, self._tokenizer)
+
+    def gold(self, problem: Problem) -> str | None:
+        """The right answer; None if the verifier cannot judge it."""
+        unscorable = problem.split == "held_out" and problem.index not in self._scorable
+        return None if unscorable else problem.gold
+
+    def score(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[Outcome]:
+        """Whether the final answer of each response is that of the problem beside it; all checked at once."""
+        golds = [self.gold(problem) for problem in problems]
+        pairs = [(text, gold) for text, gold in zip(responses, golds, strict=True) if gold is not None]
+        outcomes = iter(judge(pairs, self._verifier))
+        return [UNSCORABLE if gold is None else next(outcomes) for gold in golds]
+
+    def analyse(self, problem: Problem, response: str) -> None:
+        """None: what such a response tried and claimed cannot be checked."""
+
+    def forbid_giving_up(self, tokenizer: Tokenizer) -> None:
+        """None: nobody can tell from the tokens where such a response gives up."""
+
+    def thought_end(self, tokens: TokenIds, tokenizer: Tokenizer) -> int | None:
+        """The most tokens that hold nothing of the first </think>, be it one token or several; None without it."""
+        closing = tokenizer.encode(CLOSE)
+        if len(closing) == 1:  # decoding may leave it out
+            return next((place for place, token in enumerate(tokens) if token == closing[0]), None)
+        position = tokenizer.decode(tokens).find(CLOSE)
+        if position < 0:
+            return None
+        counts = range(len(tokens) + 1)
+        return bisect.bisect_right(counts, position, key=lambda count: len(tokenizer.decode(tokens[:count]))) - 1
+
+    def num_demonstrations(self) -> int:
+        """Texts of data.sft; 0 without a cold start."""
+        return len(self._demonstrations)
+
+    def demonstration(self, index: int, seed: int) -> tuple[str, str]:
+        """(prompt, response without stop token) number `index` of data.sft, whatever the seed."""
+        return self._demonstrations[index]
+
+    def _noted(self, found: tuple[list[T], list[str]]) -> list[T]:
+        kept, notes = found
+        self.notes += notes
+        return kept
+
+
+def read_problems(path: str, cfg: DataConfig, split: str) -> tuple[list[Problem], list[str]]:
+    """(the problems of a file, each once and with an answer; a line for each reason to drop rows).
+
+    The columns are those of data.problem_column and data.answer_column, else the first of the common names that the
+    file's first row has. The problems are numbered from 0 on.
+
+    Raises:
+      ConfigError: the file, a column or its type is not as expected, or no row is left.
+    """
+    answer_of: dict[str, str] = {}  # of a normalised problem
+    problems: list[Problem] = []
+    dropped = Dropped(path)
+    columns: tuple[str, str] | None = None
+    for number, row in read_rows(path):
+        columns = columns or (
+            _column(path, row, "data.problem_column", cfg.problem_column, PROBLEM_COLUMNS),
+            _column(path, row, "data.answer_column", cfg.answer_column, ANSWER_COLUMNS),
+        )
+        text, gold = text_of(path, number, row, columns[0]), _gold(path, number, row, columns[1])
+        key = normalise(text)
+        if not key or not gold:
+            dropped.add("no problem or no answer", number)
+        elif key in answer_of:
+            other = normalise(gold) != normalise(answer_of[key])
+            dropped.add("an earlier row's problem" + ", its answer written differently" * other, number)
+        else:
+            answer_of[key] = gold
+            labels = {name: label for name in LABELS if (label := _label(row.get(name)))}
+            problems.append(Problem(len(problems), split, text, gold, _difficulty(row), labels, number, path))
+    return dropped.rest(problems)
+
+
+def usable(problems: Sequence[Problem], cfg: DataConfig, tokenizer: ChatTokenizer) -> tuple[list[Problem], list[str]]:
+    """(the problems of one file whose prompt can be encoded and fits; a line for each reason to drop others)."""
+    kept, dropped = [], Dropped(problems[0].source)
+    for problem in problems:
+        if has_any(problem.text, tokenizer.special_texts):
+            dropped.add("the text of a special token", problem.row)
+        elif len(tokenizer.encode(render(problem.text, cfg, tokenizer))) > cfg.prompt_length:
+            dropped.add(f"a prompt of more than data.prompt_length = {cfg.prompt_length} tokens", problem.row)
+        else:
+            kept.append(problem)
+    return dropped.rest(kept)
+
+
+def verifiable(
+    problems: Sequence[Problem], verifier: Checker, others: str = "dropped"
+) -> tuple[list[Problem], list[str]]:
+    """(the problems of one file whose own answer in a box is judged right; a line on the `others`, with examples)."""
+    kept, dropped = [], Dropped(problems[0].source)
+    outcomes = judge([(f"{answers.BOX}{problem.gold}}}", problem.gold) for problem in problems], verifier)
+    for problem, outcome in zip(problems, outcomes, strict=True):
+        if outcome == RIGHT:
+            kept.append(problem)
+        else:
+            dropped.add("the answer does not verify against itself", problem.row, problem.gold)
+    return dropped.rest(kept, others)
+
+
+def judge(pairs: Sequence[tuple[str, str]], verifier: Checker) -> list[Outcome]:
+    """Of each (response, right answer): whether the response's final answer is that; without one it is wrong."""
+    found = [answers.final_answer(response) for response, _ in pairs]
+    outcomes = iter(
+        verifier.check([(answer, gold) for answer, (_, gold) in zip(found, pairs, strict=True) if answer is not None])
+    )
+    return [WRONG if answer is None else next(outcomes) for answer in found]
+
+
+def _others(problems: Sequence[Problem], known: Known, reason: str) -> tuple[list[Problem], list[str]]:
+    """The problems that are not known, and what to say of the others."""
+    kept, dropped = [], Dropped(problems[0].source)
+    for problem in problems:
+        if known.same(problem.text):
+            dropped.add(reason, problem.row)
+        else:
+            kept.append(problem)
+    return dropped.rest(kept)
+
+
+def _numbered(problems: Sequence[Problem]) -> list[Problem]:
+    return [dataclasses.replace(problem, index=index) for index, problem in enumerate(problems)]
+
+
+def _column(path: str, row: Row, knob: str, named: str, common: tuple[str, ...]) -> str:
+    """The column that the config names, else the first common name that the first row has."""
+    found = named if named in row else next((name for name in common if name in row and not named), None)
+    if found is None:
+        expected = f"{knob} = {named!r}" if named else f"one of {', '.join(common)}, or {knob} to name it"
+        raise ConfigError(f"{path}: expected a column {expected}; it has {names(row)}")
+    return found
+
+
+def _gold(path: str, number: int, row: Row, column: str) -> str:
+    """The answer as it would stand in a box; "" if there is none.
+
+    Of a text: what its last box holds, else what follows GSM8K's ####, else all of it, which a solution is not.
+    """
+    if answer := _number(row.get(column)):
+        return answer
+    text = text_of(path, number, row, column)
+    boxed, marked = answers.final_answer(text), _GSM8K.search(text)
+    if boxed is None and not marked and column == SOLUTION:
+        return ""
+    answer = (marked[1] if marked else text) if boxed is None else boxed.strip()
+    formula = _FORMULA.fullmatch(answer)
+    return formula[1].strip() if formula else answer
+
+
+def _number(value: Any) -> str:
+    """A number as people write it, 142 for 142.0; "" for anything else, NaN and infinities too."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, float) or not math.isfinite(value):
+        return ""
+    return str(int(value) if value.is_integer() and abs(value) < EXACT else value)
+
+
+def _label(value: Any) -> str:
+    return one_line(value) if isinstance(value, str) else _number(value)
+
+
+def _difficulty(row: Row) -> str:
+    """The level; else the difficulty, a number rounded down, so that a table by difficulty stays short."""
+    difficulty: Any = row.get("difficulty")
+    return _label(row.get("level")) or _label(math.floor(difficulty) if _number(difficulty) else difficulty)

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of a file: JSON lines, one JSON array of objects, or Parquet; on this machine or behind a URL.
+
+Where: before the prompts. The content tells the format; `.gz`, `.bz2`, `.xz` and `.zip` are unpacked by fsspec, which
+also opens gs://, s3:// and memory:// (gcsfs and s3fs are packages of their own, asked for when a URL needs them).
+JSON lines and Parquet are read row by row; an array is read whole, so it is bounded.
+Whatever is wrong with a file is one line that names the file and, where there is one, the row.
+Deliberately not here: which columns there are and what they mean (problems.py, demonstrations.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import IO, Any, TypeVar
+
+import fsspec
+
+from t1jax.config import ConfigError
+
+Row = dict[str, Any]
+T = TypeVar("T")
+
+MAX_LINE = 64 * 2**20  # bytes of a row in JSON lines
+MAX_ARRAY = 2 * 2**30  # bytes of a JSON array, unpacked
+PARQUET_MAGIC = b"PAR1"
+PARQUET_ROWS = 256  # rows that are made Python objects at once
+EXAMPLES = 3  # rows that a note names
+BOM = b"\xef\xbb\xbf"
+PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "s3a": "s3fs"}
+FORMATS = "JSON lines, a JSON array of objects, or Parquet"
+
+
+def read_rows(path: str) -> Iterator[tuple[int, Row]]:
+    """(number, row) of each row of the file: the line in JSON lines, else the place in the file, from 1 on.
+
+    Args:
+      path: a local path or a URL that fsspec knows.
+
+    Raises:
+      ConfigError: the file is missing, empty or cannot be read; a row is no JSON object; at the row, not before.
+    """
+    path = str(path)
+    rows = 0
+    with _readable(path), fsspec.open(path, "rb", compression="infer") as raw:
+        for number, row in _rows(path, io.BufferedReader(raw)):  # those of gs:// and s3:// cannot bound a line
+            if not isinstance(row, dict):
+                raise ConfigError(f"{path}: row {number} is {_kind(row)}; expected an object with named columns")
+            rows += 1
+            yield number, row
+    if not rows:
+        raise ConfigError(f"{path}: has no rows; expected {FORMATS}")
+
+
+@contextlib.contextmanager
+def _readable(path: str) -> Iterator[None]:
+    """Whatever keeps a file from being read, as one line: each filesystem package has errors of its own."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: not found; expected a file of rows: {FORMATS}") from error
+    except IsADirectoryError as error:
+        raise ConfigError(f"{path}: is a folder; expected a file of rows: {FORMATS}") from error
+    except ImportError as error:
+        protocol = path.partition("://")[0]
+        package = PACKAGES.get(protocol, f"the package that fsspec names: {one_line(error)}")
+        raise ConfigError(f"{path}: reading {protocol}:// needs a package; run: pip install {package}") from error
+    except Exception as error:
+        raise ConfigError(f"{path}: cannot be read: {type(error).__name__}: {one_line(error)}") from error
+
+
+def _rows(path: str, file: IO[bytes]) -> Iterator[tuple[int, Any]]:
+    """What each row holds, an object or not."""
+    suffixes = {suffix.lower() for suffix in PurePosixPath(path).suffixes}
+    first = _first_line(path, file)
+    file.seek(0)
+    if first.startswith(PARQUET_MAGIC) or ".parquet" in suffixes:
+        return _parquet(file)
+    if first.lstrip().startswith(b"[") and not suffixes & {".jsonl", ".ndjson"}:
+        return enumerate(_array(path, file), start=1)
+    return _lines(path, file)
+
+
+def _first_line(path: str, file: IO[bytes]) -> bytes:
+    """The first line that is not blank, without the byte order mark."""
+    for line in iter(lambda: file.readline(MAX_LINE), b""):
+        if line := line.removeprefix(BOM).strip():
+            return line
+    raise ConfigError(f"{path}: is empty; expected {FORMATS}")
+
+
+def _lines(path: str, file: IO[bytes]) -> Iterator[tuple[int, Any]]:
+    for number in itertools.count(1):
+        line = file.readline(MAX_LINE + 1)
+        if not line:
+            return
+        if len(line) > MAX_LINE:
+            raise ConfigError(f"{path}: line {number} is longer than {MAX_LINE} bytes; expected a JSON object a line")
+        if number == 1:
+            line = line.removeprefix(BOM)
+        if line.strip():
+            yield number, _parse(path, line, number)
+
+
+def _array(path: str, file: IO[bytes]) -> list[Any]:
+    content = file.read(MAX_ARRAY + 1)
+    if len(content) > MAX_ARRAY:
+        raise ConfigError(f"{path}: a JSON array of more than {MAX_ARRAY} bytes; expected JSON lines at that size")
+    return _parse(path, content.removeprefix(BOM), 1)
+
+
+def _parquet(file: IO[bytes]) -> Iterator[tuple[int, Any]]:
+    import pyarrow.parquet  # slow to import, and only some files need it
+
+    batches = pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=PARQUET_ROWS)
+    return enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
+
+
+def _parse(path: str, content: bytes, first: int) -> Any:
+    """The JSON value of `content`, which begins on line `first` of the file."""
+
+    def bad(offset: int, why: str) -> ConfigError:
+        return ConfigError(f"{path}: line {first + content[:offset].count(10)}: {why}; expected {FORMATS}")
+
+    if (nul := content.find(0)) >= 0:
+        raise bad(nul, "holds a NUL byte")
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise bad(error.start, f"invalid UTF-8 (byte 0x{content[error.start]:02x})") from error
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"line {first + error.lineno - 1}, character {error.colno}"
+        raise ConfigError(f"{path}: {place}: invalid JSON ({error.msg}); expected {FORMATS}") from error
+    except RecursionError as error:
+        raise bad(0, "JSON nested too deeply") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise bad(0, f"invalid JSON ({one_line(error)})") from error
+
+
+def text_of(path: str, number: int, row: Row, column: str) -> str:
+    """The text in a column of a row, without spaces around it; "" for null.
+
+    Raises:
+      ConfigError: there is no such column, or it holds no text that a tokenizer can read.
+    """
+    if column not in row:
+        raise ConfigError(f"{path}: row {number} has no column {column!r}; it has {names(row)}")
+    value = row[column]
+    if value is None:
+        return ""
+    where = f"{path}: row {number}: column {column!r}"
+    if not isinstance(value, str):
+        raise ConfigError(f"{where} is {_kind(value)}; expected text")
+    if "\0" in value:
+        raise ConfigError(f"{where} holds a NUL character; expected text")
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise ConfigError(f"{where} holds half of a surrogate pair; expected text")
+    return value.strip()
+
+
+def names(row: Row) -> str:
+    """The columns of a row, for a message."""
+    shown = ", ".join(shown_as(name) for name in itertools.islice(row, 12))
+    return (shown + (", ..." if len(row) > 12 else "")) or "none"
+
+
+def shown_as(text: str) -> str:
+    """A text from a file, short, quoted, and inert on a terminal."""
+    return ascii(text if len(text) <= 40 else text[:37] + "...")
+
+
+class Dropped:
+    """Rows of a file that are left out, by reason: counted, with the first ones as examples."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._examples: dict[str, list[str]] = {}
+        self._counts: Counter[str] = Counter()
+
+    def add(self, reason: str, row: int, what: str | None = None) -> None:
+        """Leaves out `row`; `what` of it is shown, if anything."""
+        self._counts[reason] += 1
+        if self._counts[reason] <= EXAMPLES:
+            shown = f"{row}" if what is None else f"{row}: {shown_as(what)}"
+            self._examples.setdefault(reason, []).append(shown)
+
+    def rest(self, kept: list[T], others: str = "dropped") -> tuple[list[T], list[str]]:
+        """(`kept`, a line for each reason why others are not in it).
+
+        Raises:
+          ConfigError: nothing is kept.
+        """
+        lines = []
+        for reason, count in self._counts.items():
+            examples = ", ".join(self._examples[reason]) + (", ..." if count > EXAMPLES else "")
+            rows = "row" if count == 1 else "rows"
+            lines.append(f"{count} {rows} {others}: {reason} ({rows} {examples})")
+        if not kept:
+            raise ConfigError(f"{self.path}: nothing is left: {'; '.join(lines)}")
+        return kept, [f"{self.path}: {line}" for line in lines]
+
+
+def _kind(value: Any) -> str:
+    """What a JSON value is, in words."""
+    words = {list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
+    return "null" if value is None else words.get(type(value), f"a {type(value).__name__}")
+
+
+def one_line(error: object) -> str:
+    """The first line of a message, short and printable."""
+    text = str(error).strip().partition("\n")[0]
+    return "".join(character if character.isprintable() else "?" for character in text)[:200]

@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is printed is what the model says: as it comes, whole characters only, the thinking dimmed on a terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import hf_folders
+import numpy as np
+import pytest
+import small
+import torch
+from hf_folders import byte_level, change, write
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from t1jax import sample, sharding, weights
+from t1jax.generate import Generator
+from t1jax.hf.tokenizer import HFTokenizer
+from t1jax.model import qwen
+
+ROOT = Path(__file__).parent.parent
+PROBLEM = "What is 2 + 3?"
+FLOAT32 = "--config.model.compute_dtype=float32"
+END, PADDED = 282, 288  # the stop token; the model's vocabulary, three ids more than the tokenizer has
+FIGURES = r"(\d+) tokens in [\d.]+ s, [\d.]+ tokens/s; [\d.]+ s before them to compile and read"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A Hugging Face folder with a tiny random model whose greedy text does not stop soon."""
+    torch.manual_seed(1)
+    folder = tmp_path_factory.mktemp("model")
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    llama = LlamaForCausalLM(LlamaConfig(vocab_size=PADDED, eos_token_id=END, initializer_range=0.5, **sizes, **heads))
+    llama.save_pretrained(folder)
+    return write(folder, byte_level(), {"eos_token_id": [END]}, pad_token="<|im_end|>", chat_template=hf_folders.QWEN)
+
+
+@pytest.fixture
+def copy(model, tmp_path) -> Path:
+    """The same folder, that a test may spoil."""
+    for path in model.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def run(*arguments: str) -> int:
+    return sample.main(["sample", *arguments])
+
+
+def test_the_greedy_answer_is_that_of_transformers(model, capsys):
+    assert run(f"--checkpoint={model}", "--temperature=0", "--max_new_tokens=24", FLOAT32, PROBLEM) == 0
+    tokens, theirs = AutoTokenizer.from_pretrained(model), LlamaForCausalLM.from_pretrained(model)
+    said = f"{PROBLEM}\nPlease reason step by step, and put your final answer within \\boxed{{}}."
+    prompt = tokens.apply_chat_template(
+        [{"role": "user", "content": said}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    answer = theirs.generate(**prompt, max_new_tokens=24, do_sample=False)[0, prompt["input_ids"].shape[1] :]
+    assert answer.shape == (24,)
+    captured = capsys.readouterr()
+    assert captured.out.removesuffix("\n") == HFTokenizer(model).decode(answer.numpy()).removesuffix("\n")
+    assert re.fullmatch(FIGURES + "; cut at --max_new_tokens=24\n", captured.err)[1] == "24"
+
+
+@pytest.mark.parametrize("pad", [None, "<|im_start|>"])
+def test_padding_with_a_stop_token_changes_nothing(copy, pad):
+    """Prompts of different lengths, padded with the stop token or another one: the same responses."""
+    change(copy, "tokenizer_config.json", pad_token=pad)
+    tokens = HFTokenizer(copy)
+    assert (tokens.pad_id in tokens.stop_ids) == (pad is None)
+    source = weights.find(copy)
+    cfg = small.make_config(eval__batch_size=4)
+    cfg = dataclasses.replace(cfg, model=weights.model_config(source, cfg.model))
+    mesh = small.make_mesh()
+    params = weights.load(source, qwen.Transformer(cfg.model, sharding.decode_layout(mesh)))
+    prompts = [tokens.encode(text) for text in ("2", "<|im_end|> 2 + 3 <|im_end|>", "What is 12?", "<|im_end|>")]
+    generator = Generator(cfg, mesh, tokens)
+    together = generator(params, prompts, "x", length=24, new_tokens=12)
+    alone = [generator(params, [p], "x", length=24, new_tokens=12, ids=[i])[0] for i, p in enumerate(prompts)]
+    assert together == alone
+    assert len({tuple(row) for rows in together for row in rows}) == 4
+    if pad is None:
+        PADDING_WITH_STOP.extend(together)
+    else:
+        assert together == PADDING_WITH_STOP
+
+
+PADDING_WITH_STOP: list[Any] = []
+
+
+class Script:
+    """Stands in for the sampler: reports and answers what a test says, and remembers what it was asked."""
+
+    def __init__(self, answer: list[int], reports: list[list[int]]) -> None:
+        self.answer, self.reports, self.asked = answer, reports, {}
+
+    def __call__(self, cfg, mesh, tokenizer):
+        self.asked = {"cfg": cfg}
+        return self.generate
+
+    def generate(self, params, prompts, name, *, on_tokens, **asked):
+        self.asked |= asked | {"prompts": prompts}
+        for ids in self.reports:
+            on_tokens(np.array([ids + [0] * 9], np.int32), len(ids))
+        return [[self.answer]]
+
+
+@pytest.fixture
+def script(monkeypatch) -> Script:
+    found = Script([50, END], [[50]])
+    monkeypatch.setattr("t1jax.generate.Generator", found)
+    return found
+
+
+def test_the_flags_reach_the_sampler(model, script, capsys):
+    arguments = ["--temperature=0.25", "--max_new_tokens=7", "--seed=3", "--config.rl.top_k=5", "--raw"]
+    assert run("--checkpoint", str(model), *arguments, "2 <|im_end|>") == 0
+    tokens = HFTokenizer(model)
+    assert script.asked["prompts"] == [tokens.encode("2 ") + [END]]
+    expected = {"temperature": 0.25, "new_tokens": 7, "top_k": 5, "top_p": 1.0, "min_p": 0.0, "length": 3}
+    assert {name: script.asked[name] for name in expected} == expected
+    assert script.asked["cfg"].seed == 3 and script.asked["cfg"].model.num_layers == 2
+    captured = capsys.readouterr()
+    assert captured.out == tokens.decode([50]) + "\n"
+    assert re.fullmatch(FIGURES + "\n", captured.err)[1] == "2"  # it stopped by itself: nothing is said of a cut
+
+
+def test_the_config_makes_the_prompt_and_may_name_the_checkpoint(model, script):
+    knobs = ["--config.data.system_prompt=Be brief.", "--config.data.template=<{problem}>"]
+    prefix = ["--config.data.response_prefix=<think>\n", f"--config.model.checkpoint={model}"]
+    assert run(*knobs, *prefix, PROBLEM) == 0
+    turns = [("system", "Be brief."), ("user", f"<{PROBLEM}>")]
+    chat = "".join(f"<|im_start|>{role}\n{text}<|im_end|>\n" for role, text in turns)
+    assert script.asked["prompts"] == [HFTokenizer(model).encode(f"{chat}<|im_start|>assistant\n<think>\n")]
+
+
+def test_reports_come_in_any_order_and_what_follows_a_stop_token_is_not_text(model, script, capsys):
+    tokens = HFTokenizer(model)
+    ids = tokens.encode("5, so 2 + 3 = 5")
+    script.answer, script.reports = [*ids, END], [ids[:4], ids[:2], [*ids, END, 0, 0], ids[:6]]
+    assert run(f"--checkpoint={model}", PROBLEM) == 0
+    assert capsys.readouterr().out == "5, so 2 + 3 = 5\n"
+
+
+def test_errors_of_the_sampler_are_not_swallowed(model, script):
+    script.reports = [None]
+    with pytest.raises(TypeError):
+        run(f"--checkpoint={model}", PROBLEM)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def printed(model: Path, out: io.StringIO, text: str, thinking: bool = False, step: int = 1) -> list[str]:
+    """What stands there after each few tokens, and at the end."""
+    tokens, seen = HFTokenizer(model), []
+    ids = tokens.encode(text)
+    answer = sample.Answer(tokens, thinking, out)
+    for end in range(step, len(ids) + step, step):
+        answer.show(ids[:end])
+        seen.append(out.getvalue())
+    answer.show(ids, complete=True)
+    answer.close()
+    return [*seen, out.getvalue()]
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_only_whole_characters_are_printed_and_in_the_end_all_text(model, step):
+    text = "2 🙂🏽 é 数 <think> </think>\x1b[2J x"
+    seen = printed(model, io.StringIO(), text, step=step)
+    assert seen[-1] == text + "\n"
+    assert all(text.startswith(part) for part in seen[:-1])
+    assert len(set(seen)) > len(seen) // 2
+    assert printed(model, io.StringIO(), "2\n")[-1] == "2\n"
+
+
+def test_half_a_character_at_the_end_is_printed_in_the_end(model):
+    tokens, out = HFTokenizer(model), io.StringIO()
+    answer = sample.Answer(tokens, False, out)
+    ids = tokens.encode("2 🙂")[:-1]
+    answer.show(ids)
+    assert out.getvalue() == "2 "
+    answer.show(ids, complete=True)
+    assert out.getvalue() == "2 \ufffd"
+
+
+@pytest.mark.parametrize("step", [1, 2, 100])
+@pytest.mark.parametrize(
+    "text, thinking, dim, bright",
+    [
+        ("<think>\n2 3\n</think>\n5", False, "<think>\n2 3\n</think>", "\n5"),
+        ("\n<think>2", False, "\n<think>2", ""),
+        ("2 3</think>5</think>6", True, "2 3</think>", "5</think>6"),
+        ("so 5 <think>6</think>", False, "", "so 5 <think>6</think>"),
+        ("<b>5</b>", False, "", "<b>5</b>"),
+    ],
+)
+def test_the_thinking_is_dim_on_a_terminal(model, monkeypatch, text, thinking, dim, bright, step):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    raw = printed(model, Terminal(), text, thinking, step)[-1]
+    pieces = re.findall(r"\x1b\[2m(.*?)\x1b\[0m|([^\x1b]+)", raw, re.DOTALL)
+    first_bright = next((i for i, piece in enumerate(pieces) if piece[1].strip()), len(pieces))
+    styled = "".join(a or b for a, b in pieces)
+    assert styled.rstrip("\n") == text
+    if text == "<b>5</b>":  # its first character may yet become a thought
+        assert "".join(a for a, _ in pieces) in ("", "<")
+    else:
+        assert "".join(a or b for a, b in pieces[:first_bright]).rstrip("\n") == dim.rstrip("\n")
+        assert "".join(a or b for a, b in pieces[first_bright:]).strip("\n") == bright.strip("\n")
+
+
+def test_what_a_model_says_does_not_command_the_terminal(model, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    raw = printed(model, Terminal(), "a\x1b[31mb\x07c\x9bd\re\tf\n")[-1]
+    assert raw.replace("       ", "\t") == "a\ufffd[31mb\ufffdc\ufffdd\ufffde\tf\n"
+
+
+MISTAKES = {
+    "no problem": ([], "0 problems; expected one, in quotes"),
+    "two": (["2", "+"], "2 problems; expected one, in quotes"),
+    "flag": (["--temprature=1", "x"], "temprature"),
+    "hot": (["--temperature=-1", "x"], "temperature"),
+    "nan": (["--temperature=nan", "x"], "--temperature=nan; expected a finite number"),
+    "inf": (["--temperature=inf", "x"], "--temperature=inf; expected a finite number"),
+    "short": (["--max_new_tokens=0", "x"], "max_new_tokens"),
+    "seed": (["--seed=-1", "x"], "seed"),
+    "knob": (["--config.data.sytem_prompt=x", "x"], "did you mean data.system_prompt?"),
+    "template": (["--config.data.template=x", "x"], "data.template is x; expected"),
+    "mesh": (["--config.mesh.tensor=3", "x"], "mesh.data, mesh.fsdp, mesh.tensor"),
+    "empty": (["--raw", ""], "the problem is empty"),
+    "bytes": (["--raw", "2 \udcff"], "no lone surrogates"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_is_one_line(model, case, capsys):
+    arguments, expected = MISTAKES[case]
+    assert run(f"--checkpoint={model}", *arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert expected in captured.err and captured.err.startswith("t1jax.sample: ") and captured.err.count("\n") == 1
+
+
+def test_a_folder_that_cannot_be_used_is_one_line(copy, capsys):
+    def said(expected: str, *arguments: str) -> None:
+        assert run(*arguments, "x") == 2
+        captured = capsys.readouterr()
+        assert expected in captured.err and captured.err.count("\n") == 1, captured.err
+
+    said("--checkpoint is missing")
+    said("/no/such", "--checkpoint=/no/such")
+    change(copy, "tokenizer_config.json", chat_template=None)
+    said("chat template", f"--checkpoint={copy}")
+    write(copy, byte_level(special=(*hf_folders.SPECIAL, *"⓪①②③④⑤")))
+    said(
+        f"the tokenizer has ids up to 290; expected ids below the model's vocabulary of {PADDED}",
+        f"--checkpoint={copy}",
+    )
+
+
+def test_help_answers_without_jax():
+    code = "import sys; from t1jax import sample; sys.argv = ['x', '--help']; sys.exit(sample.main(sys.argv) + ('jax' in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == sample.USAGE
+
+
+def test_ctrl_c_ends_it_at_once_and_cleanly(model):
+    arguments = [f"--checkpoint={model}", "--temperature=0", "--max_new_tokens=100000", "--config.rl.window=100000"]
+    command = [sys.executable, "-m", "t1jax.sample", *arguments, FLOAT32, PROBLEM]
+    environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+    ) as process:
+        text = process.stdout.read(20)  # it streams
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        rest, errors = process.communicate(timeout=100)
+        assert time.monotonic() - began < 10
+    assert len(text) > 0
+    assert (process.returncode, errors.decode()) == (130, "t1jax.sample: interrupted\n")
+    assert (text + rest).endswith(b"\n")
