@@ -156,7 +156,7 @@ def _run(argv: list[str]) -> None:
             )
             if multihost.is_main():
                 notes = [note for others in read.values() for note in others[2]]
-                _report(out, opened, values.temperature, found, notes, verifier.counts())
+                _report(out, opened, values.temperature, found, notes)
         if multihost.is_main():
             tables = scoreboard.sheets(found)
     if multihost.is_main():
@@ -164,24 +164,17 @@ def _run(argv: list[str]) -> None:
         print(f"results: {(out / 'results.md').resolve()}")
 
 
-def _report(
-    out: Path,
-    opened: Opened,
-    temperature: float,
-    found: Mapping[str, Any],
-    notes: Sequence[str],
-    verifier: Mapping[str, int],
-) -> None:
+def _report(out: Path, opened: Opened, temperature: float, found: Mapping[str, Any], notes: Sequence[str]) -> None:
     """Writes results.json, results.md and the plots of the benchmarks so far."""
     from t1jax import files, plots, scoreboard
 
     settings = {
-        "checkpoint": str(opened.source.step or opened.source.folder),
+        "checkpoint": opened.where,
         "temperature": temperature,
         "max_new_tokens": opened.cfg.rl.max_new_tokens,
         "seed": opened.cfg.seed,
     }
-    files.write_json(out / "results.json", {**settings, "benchmarks": found, "notes": notes, "verifier": verifier})
+    files.write_json(out / "results.json", {**settings, "benchmarks": found, "notes": notes})
     said = [f"{name}: {value}" for name, value in settings.items()]
     files.write_text(out / "results.md", scoreboard.markdown(scoreboard.sheets(found), [*said, *notes]))
     several = {name: result for name, result in found.items() if result["samples"] > 1}

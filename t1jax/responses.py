@@ -26,7 +26,7 @@ from jax.sharding import Mesh
 from t1jax import multihost
 from t1jax.config import Config
 from t1jax.generate import Generator
-from t1jax.journal import Response
+from t1jax.journal import Journal, Response
 from t1jax.progress import Progress
 from t1jax.rewards import answers
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -23,6 +24,7 @@ T1 = {
     "omni_math_500": (24.4, 38.6, 49.6),
     "gpqa": (38.1, 48.3, 56.1),
 }
+SHARES = ("overlong", "unscorable", "no_answer")
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def percent(figure: Mapping[str, Any]) -> str:
 
 def sheets(benchmarks: Mapping[str, Mapping[str, Any]]) -> list[Sheet]:
     """The tables of results.json's `benchmarks`: all of them, then for each its k, budgets and labels."""
-    found, rows = [_overview(benchmarks)], list[Sequence[str]]()
+    found, rows = _overview(benchmarks), list[Sequence[str]]()
     for name, result in benchmarks.items():
         if result["samples"] > 1:
             rows = [
@@ -74,7 +76,7 @@ def sheets(benchmarks: Mapping[str, Mapping[str, Any]]) -> list[Sheet]:
 def show(tables: Sequence[Sheet], console: Console) -> None:
     """Prints the tables."""
     for sheet in tables:
-        table = Table(title=Text(sheet.title), title_justify="left", title_style="bold")
+        table = Table(title=Text(sheet.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
         for place, name in enumerate(sheet.header):
             table.add_column(Text(name), justify="right" if place else "left")
         for row in sheet.rows:
@@ -91,22 +93,20 @@ def markdown(tables: Sequence[Sheet], notes: Sequence[str]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _overview(benchmarks: Mapping[str, Mapping[str, Any]]) -> Sheet:
-    """A row a benchmark; a column for pass@n and maj@n if any has several samples, and for T1 if it is known."""
-    several = any(result["samples"] > 1 for result in benchmarks.values())
+def _overview(benchmarks: Mapping[str, Mapping[str, Any]]) -> list[Sheet]:
+    """How right, beside what T1's paper states where it states it; and what the responses are like."""
     known = any(name in T1 for name in benchmarks)
-    header = ["benchmark", "problems", "samples", "pass@1 %"]
-    header += ["pass@n %", "maj@n %"] * several + ["tokens", "overlong %", "unscorable %"]
-    header += ["T1 9B / 14B / 32B"] * known
-    rows = []
+    right, form = list[list[str]](), list[list[str]]()
     for name, result in benchmarks.items():
-        row = [name, str(result["problems"]), str(result["samples"]), percent(result["pass@1"])]
-        row += [percent(result["pass_at_k"][-1]), percent(result["majority_at_k"][-1])] * several
-        row += [_number(result["response_length"])]
-        row += [f"{100 * result[share]['value']:.1f}" for share in ("overlong", "unscorable")]
-        row += [" / ".join(map(str, T1[name])) if name in T1 else "-"] * known
-        rows.append(row)
-    return Sheet("Evaluation: share of right answers, 95 % intervals", header, rows)
+        paper = [" / ".join(map(str, T1[name])) if name in T1 else "-"] * known
+        right.append([name, str(result["problems"]), str(result["samples"]), percent(result["pass@1"]), *paper])
+        shares = [f"{100 * result[share]['value']:.1f}" for share in SHARES]
+        form.append([name, _number(result["response_length"]), *shares])
+    header = ["benchmark", "problems", "samples", "pass@1 %", *["T1 9B / 14B / 32B"] * known]
+    return [
+        Sheet("Right answers, 95 % intervals", header, right),
+        Sheet("Responses", ["benchmark", "tokens", *(f"{share.replace('_', ' ')} %" for share in SHARES)], form),
+    ]
 
 
 def _number(figure: Mapping[str, Any]) -> str:

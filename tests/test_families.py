@@ -44,6 +44,21 @@ def test_a_changed_model_is_written_in_the_files_own_words(style):
     assert {key: written[key] for key in untouched} == {key: base[key] for key in untouched}
 
 
+def test_what_the_file_said_of_another_model_is_not_kept():
+    base = hub.QWEN2_72B | {"layer_types": ["full_attention"] * 80}
+    cfg = families.model_config(base, LIKE, "config.json")
+    changed = dataclasses.replace(cfg, num_layers=40, rope_scaling="none")
+    written = families.hf_config(changed, base)
+    assert families.model_config(written, changed, "config.json") == changed
+    assert "rope_scaling" not in written and "layer_types" not in written
+
+
+def test_without_a_file_the_special_tokens_are_null():
+    """transformers would take those of Llama 2."""
+    written = families.hf_config(LIKE, {})
+    assert [written[f"{name}_token_id"] for name in ("bos", "eos", "pad")] == [None] * 3
+
+
 @pytest.mark.parametrize("name", hub.HUB)
 def test_files_of_the_hub_are_read(name):
     file, count = hub.HUB[name]

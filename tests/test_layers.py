@@ -57,7 +57,7 @@ def imports_of(path: Path, at_top: bool = False) -> set[str]:
 
 def own_imports(path: Path) -> set[str]:
     """The modules of t1jax that the file imports."""
-    return {name.removeprefix("t1jax.") for name in imports_of(path)} & set(FILES)
+    return {name.removeprefix("t1jax.") for name in imports_of(path) if name.startswith("t1jax.")} & set(FILES)
 
 
 LAYERS = read_table()

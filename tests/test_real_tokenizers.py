@@ -9,6 +9,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+import real
 import regex
 from hf_folders import QWEN, QWEN_SPLIT, SPECIAL, byte_level, write
 from tokenizers import AddedToken, Tokenizer, models, normalizers
@@ -27,7 +28,6 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def ranks() -> dict[bytes, int]:
-    real = pytest.importorskip("real")
     lines = real.qwen_ranks().read_bytes().splitlines()
     return {base64.b64decode(token): int(rank) for token, rank in map(bytes.split, lines)}
 
@@ -92,7 +92,6 @@ def test_real_qwen_gives_back_5000_real_problems(qwen):
 
 
 def test_real_smollm2_is_as_in_transformers():
-    real = pytest.importorskip("real")
     folder = real.smollm2()
     ours, theirs = HFTokenizer(folder), AutoTokenizer.from_pretrained(folder)
     assert ours.pad_id == ours.stop_ids[0] == theirs.eos_token_id == theirs.pad_token_id

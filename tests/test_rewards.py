@@ -14,6 +14,7 @@ import pytest
 
 from configs import tiny
 from t1jax import config, tokenizer
+from t1jax.config import ConfigError
 from t1jax.rewards import penalties
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
 from t1jax.rewards.score import make_scorer
@@ -131,10 +132,11 @@ class BrokenTask:
     def problem(self, index, split):
         return index
 
-    def score(self, problem, response):
-        if problem % 2:
-            raise ZeroDivisionError(problem)
-        return RIGHT
+    def score(self, problems, responses):
+        assert len(problems) == len(responses)
+        if odd := [problem for problem in problems if problem % 2]:
+            raise ZeroDivisionError(odd)
+        return [RIGHT] * len(problems)
 
 
 def test_a_crash_of_the_check_is_unscorable_for_its_row_alone_and_logged_once(trained, caplog):
@@ -146,6 +148,16 @@ def test_a_crash_of_the_check_is_unscorable_for_its_row_alone_and_logged_once(tr
             assert scores.outcome.tolist() == [RIGHT, UNSCORABLE, RIGHT, UNSCORABLE]
     assert len(caplog.records) == 1
     assert "problem 1" in caplog.text and "ZeroDivisionError" in caplog.text
+
+
+def test_a_verifier_that_cannot_start_is_no_rows_fault(trained):
+    class NoWorkers(BrokenTask):
+        def score(self, problems, responses):
+            raise ConfigError("verifier: no worker starts")
+
+    scorer = make_scorer(NoWorkers(), "train", trained, CFG.rl)
+    with pytest.raises(ConfigError, match="no worker starts"):
+        scorer(np.arange(4, dtype=np.int32), *rows(trained, ["\\boxed{6+14}"] * 4))
 
 
 def test_no_box_is_wrong_and_not_unscorable(trained):

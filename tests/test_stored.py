@@ -111,9 +111,3 @@ def test_damage_is_told_in_one_line(tmp_path, kind):
     message = str(caught.value)
     assert f"{tmp_path}/a: cannot read" in message and message.endswith("expected a whole Orbax folder")
     assert "\n" not in message and len(message) < 500
-
-
-def test_what_storage_cannot_take_is_an_oserror(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError):
-        stored.write_arrays(tmp_path / "file" / "a", {path: new(x) for path, x in ARRAYS.items()})

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
+import sentencepiece
 
 from t1jax import tokenizer
 from t1jax.config import ConfigError
@@ -86,7 +89,21 @@ def test_saved_and_loaded_is_the_same(trained, tmp_path):
     loaded = tokenizer.load(tmp_path / "checkpoint")
     assert [path.name for path in (tmp_path / "checkpoint").iterdir()] == ["tokenizer.model"]
     assert loaded.encode(TEXTS[0]) == trained.encode(TEXTS[0])
-    with pytest.raises(ConfigError, match="tokenizer.model: not found"):
+    with pytest.raises(ConfigError, match="no tokenizer; expected tokenizer.json or tokenizer.model"):
+        tokenizer.load(tmp_path)
+
+
+def test_a_model_that_is_not_ours_is_refused(tmp_path):
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(b"PK\x03\x04")
+    with pytest.raises(ConfigError, match="tokenizer.model: .*; expected a SentencePiece model"):
+        tokenizer.load(tmp_path)
+    other = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS), model_writer=other, vocab_size=24, hard_vocab_limit=False, minloglevel=2
+    )
+    path.write_bytes(other.getvalue())
+    with pytest.raises(ConfigError, match="tokenizer.model: not made by t1jax; expected tokenizer.json beside it"):
         tokenizer.load(tmp_path)
 
 

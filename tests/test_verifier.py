@@ -159,6 +159,8 @@ TABLE = [
     ("D", "\\text{(D)}", RIGHT),
     ("\\text{None of the above}", "5", WRONG),
     ("5?", "5", WRONG),
+    ("\\approx \\frac{1}{2}", "\\frac{1}{2}", WRONG),  # never a number out of a text
+    ("$x+1$? no: $x+2$", "x+2", WRONG),
     ("", "5", WRONG),
     # characters that are no text
     ("5\0", "5", RIGHT),
@@ -356,6 +358,16 @@ def test_a_batch_that_hangs_again_and_again_gets_shorter_deadlines(stub, monkeyp
         assert pool.counts()["compared"] == compared + 1
 
 
+def test_what_nobody_waits_for_is_not_compared(stub):
+    """As after Ctrl-C: the rest of a batch must not keep the workers busy."""
+    with Verifier(VerifierConfig(workers=1, deadline=5.0, memory=1024, recycle=5000)) as pool:
+        batch = verifier._Batch([("a", "right")])
+        batch.over.set()
+        pool._jobs.put((("a", "right"), batch))
+        assert pool.check([("b", "right")]) == [RIGHT]
+        assert pool.counts()["compared"] == 1
+
+
 def test_many_threads_share_the_workers(stub):
     with Verifier(DEFAULT) as pool:
         found: dict[int, list] = {}
@@ -383,13 +395,14 @@ def test_close_ends_the_workers_and_whoever_waits(stub):
         except RuntimeError as error:
             errors.append(str(error))
 
+    pool.check([("a", "right"), ("b", "right")])
     thread = threading.Thread(target=ask)
     thread.start()
-    until = time.monotonic() + 20
-    while len(pids(pool)) < 2 and time.monotonic() < until:
-        time.sleep(0.01)
+    time.sleep(0.3)  # both are busy now
     started = pids(pool)
+    start = time.monotonic()
     pool.close()
+    assert time.monotonic() - start < 10
     thread.join(5)
     assert errors == ["the verifier is closed"] and len(started) == 2
     assert gone(started, within=0)

@@ -34,7 +34,7 @@ def read_object(path: Path, max_bytes: int) -> dict[str, Any]:
     try:
         found = json.loads(content)
     except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of 5,000 digits, 100,000 brackets
-        raise ConfigError(f"{path} is no JSON: {' '.join(str(error).split())[:200]}; expected a JSON object") from None
+        raise ConfigError(f"{path} is no JSON: {error}; expected a JSON object") from None
     if not isinstance(found, dict):
         raise ConfigError(f"{path} is {reprlib.repr(found)}; expected a JSON object")
     return found

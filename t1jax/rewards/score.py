@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from t1jax.config import RlConfig
+from t1jax.config import ConfigError, RlConfig
 from t1jax.rewards import penalties
 from t1jax.rewards.answers import UNSCORABLE, Outcome
 from t1jax.tokenizer import Tokenizer
@@ -55,6 +55,8 @@ def make_scorer(task: Task, split: str, tokenizer: Tokenizer, cfg: RlConfig) -> 
         nonlocal reported
         try:
             return task.score([task.problem(index, split) for index in indices], texts)
+        except ConfigError:  # no row's fault: nothing can be checked on this machine
+            raise
         except Exception:  # whatever the check trips over, the row is unscorable and the run goes on
             half = len(texts) // 2
             if half:

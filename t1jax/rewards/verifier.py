@@ -212,7 +212,7 @@ class Verifier:
             if (equal := answers.quick(*pair)) is not None:
                 counts["quick"] += 1
                 outcomes[pair] = RIGHT if equal else WRONG
-            elif not pair[1].strip() or intractable(pair[0]) or intractable(pair[1]):
+            elif intractable(pair[0]) or intractable(pair[1]):
                 counts["refused"] += 1
                 outcomes[pair] = UNSCORABLE
             else:
@@ -225,7 +225,7 @@ class Verifier:
 
     def counts(self) -> dict[str, int]:
         """Since the start: `checked` pairs, of which `cached` (seen before), `quick` (by text or number), `refused`
-        (too large, or no right answer), `compared` (by math-verify), `unread` (a right answer that math-verify cannot
+        (too large), `compared` (by math-verify), `unread` (a right answer that math-verify cannot
         read), `timed_out` and `crashed`. These two, the refused and the unread are unscorable. `started`: processes."""
         names = ("checked", "cached", "quick", "refused", "compared", "unread", "timed_out", "crashed", "started")
         with self._lock:
