@@ -81,7 +81,7 @@ class Answer:
         self._tokenizer, self._thinking, self._shown = tokenizer, thinking, ""
 
     def show(self, ids: list[int], complete: bool = False) -> None:
-        """Prints what is new in `ids`: all tokens so far. The last character waits until it is whole or `complete`."""
+        """Prints what `ids`, all tokens so far, have more than before; a last character waits until it is whole."""
         text = self._tokenizer.decode(ids)
         if not complete:
             text = text.rstrip(BROKEN)
@@ -138,8 +138,7 @@ class Drawn:
 def in_background(sample: Callable[[Report], list[int]], show: Report) -> Drawn:
     """Runs `sample` in a thread, so that Ctrl-C is heard here.
 
-    `sample` reports, in any order, all tokens so far; `show` is told of them, here, if they are more than before.
-    What `sample` raises is raised here.
+    `sample` reports, in any order, all tokens so far; `show` is told of them here. What `sample` raises is raised here.
     """
     events: queue.SimpleQueue[tuple[float, list[int] | BaseException, bool]] = queue.SimpleQueue()
 
@@ -152,7 +151,7 @@ def in_background(sample: Callable[[Report], list[int]], show: Report) -> Drawn:
 
     began = time.monotonic()
     threading.Thread(target=work, daemon=True).start()
-    first, longest = None, 0
+    first = None
     while True:
         when, ids, ended = events.get()
         if isinstance(ids, BaseException):
@@ -160,9 +159,7 @@ def in_background(sample: Callable[[Report], list[int]], show: Report) -> Drawn:
         first = first or (len(ids), when)
         if ended:
             return Drawn(ids, first[0], first[1] - began, when - first[1])
-        if len(ids) > longest:
-            longest = len(ids)
-            show(ids)
+        show(ids)
 
 
 def _define(values: flags.FlagValues) -> None:

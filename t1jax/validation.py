@@ -33,6 +33,9 @@ def _validate_model(cfg: Config) -> None:
     _check(cfg, "model.rope_factor", cfg.model.rope_factor >= 1, "at least 1")
     _at_least(cfg, 1, "model", "rope_original_length")
     _positive(cfg, "model", "rope_low rope_high")
+    if cfg.model.rope_scaling in ("yarn", "llama3"):
+        low = cfg.model.rope_low
+        _check(cfg, "model.rope_high", cfg.model.rope_high > low, f"more than model.rope_low = {low}")
     _at_least(cfg, 0, "model", "rope_attention_factor")
     _check(cfg, "model.norm_eps", cfg.model.norm_eps > 0, "more than 0")
     _one_of(cfg, "model.compute_dtype", "float32", "bfloat16")

@@ -10,7 +10,6 @@ Deliberately not here: bytes of files (hf/tensors.py, stored.py), the table of n
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,6 @@ from t1jax.types import Params
 
 PARAMS, STATE, METADATA = "params", "state", "_METADATA"
 NOT_STORED = ("checkpoint", "compute_dtype", "remat")  # knobs of `model` that say how it runs, not what it is
-ROPE_SCALING = ("rope_factor", "rope_original_length", "rope_low", "rope_high", "rope_attention_factor")
 HEAD, EMBEDDING = "lm_head.weight", ("embedding",)
 
 
@@ -122,20 +120,13 @@ def refuse_mismatch(source: Source, cfg: ModelConfig) -> None:
       ConfigError: names each knob that differs.
     """
     found = model_config(source, cfg)
-    unused = ROPE_SCALING if cfg.rope_scaling == found.rope_scaling == "none" else ()
-    names = [field.name for field in dataclasses.fields(cfg) if field.name not in unused]
-    pairs = [(name, getattr(cfg, name), getattr(found, name)) for name in names]
-    differing = [f"model.{name} is {ours!r}, not {theirs!r}" for name, ours, theirs in pairs if not _same(ours, theirs)]
+    names = families.differences(cfg, found)
+    differing = [f"model.{name} is {getattr(cfg, name)!r}, not {getattr(found, name)!r}" for name in names]
     if differing:
         raise ConfigError(
             f"{_describing(source)} describes another model than the config, where {'; '.join(differing)}; "
             "set these knobs, or take the config of this model"
         )
-
-
-def _same(ours: Any, theirs: Any) -> bool:
-    """Whether two values of a knob are one; a float may have come through float32."""
-    return math.isclose(ours, theirs, rel_tol=1e-6) if isinstance(ours, float) else ours == theirs
 
 
 def load(source: Source, model: qwen.Transformer, dtype: str = "float32", which: str = "policy") -> Params:

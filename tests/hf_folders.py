@@ -16,7 +16,7 @@ TEXTS = ["What is 2 + 3? Think about 12 and 7.\n\nThe answer is \\boxed{5}.", "S
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 CHATS = {
-    "one": [{"role": "user", "content": "What is 2 + 3?"}],
+    "one": [{"role": "user", "content": "What is 2 + 3 in café?"}],
     "system": [{"role": "system", "content": " Be brief. "}, {"role": "user", "content": "Why <b>&</b> {{ 7 }} é?\n"}],
     "turns": [
         {"role": "user", "content": "2 + 3?"},

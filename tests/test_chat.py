@@ -78,6 +78,7 @@ ESCAPES = {
     "namespace": "{% set x = namespace(__class__=1) %}",
     "set": "{% set x = namespace() %}{% set x._a = 1 %}",
     "change": "{{ messages.append(1) }}",
+    "unbound": "{{ dict.update(messages[0], role='system') }}",
     "clear": "{{ messages[0].clear() }}",
     "include": "{% include '/etc/passwd' %}",
     "import": "{% import 'os' as os %}{{ os.system('true') }}",

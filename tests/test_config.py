@@ -186,6 +186,27 @@ REFUSED = [
     ({"rl__penalty_site": "loss"}, "rl.penalty_site is loss; expected one of reward, advantage"),
     ({"rl__loss_normalisation": "tokens"}, "rl.loss_normalisation is tokens; expected one of response, token; did"),
     ({"eval__every": -1}, "eval.every is -1; expected at least 0"),
+    (
+        {"model__rope_scaling": "yarn", "model__rope_high": 1.0},
+        "model.rope_high is 1.0; expected more than model.rope_low = 1.0",
+    ),
+    ({"data__template": "no place"}, "data.template is no place; expected a text with {problem} in it, once"),
+    ({"data__train": "a.jsonl"}, "data.eval is ; expected a file if data.train names one, else nothing"),
+    (
+        {"data__train": "a.jsonl", "data__eval": "b.jsonl"},
+        "data.train is a.jsonl; expected model.checkpoint too: files need its tokenizer",
+    ),
+    (
+        {"data__train": "a.jsonl", "data__eval": "b.jsonl", "model__checkpoint": "m"},
+        "sft.num_steps is 2800; expected 0 (no cold start), or a file of responses in data.sft",
+    ),
+    (
+        {"data__sft": "c.jsonl", "sft__num_steps": 0, "model__checkpoint": "m"},
+        "data.sft is c.jsonl; expected nothing: sft.num_steps is 0, no cold start",
+    ),
+    ({"verifier__deadline": 0.0}, "verifier.deadline is 0.0; expected more than 0"),
+    ({"verifier__memory": 8}, "verifier.memory is 8; expected at least 64"),
+    ({"benchmarks": {"aime": {"data": "f", "samples": 0}}}, "benchmarks.aime.samples is 0; expected at least 1"),
     ({"scaling__budgets": (8, 8)}, "scaling.budgets is (8, 8); expected positive numbers, each above the last"),
     ({"scaling__budgets": (0, 8)}, "scaling.budgets is (0, 8); expected positive"),
     ({"checkpoint__keep": 0}, "checkpoint.keep is 0; expected at least 1"),

@@ -534,3 +534,43 @@ def test_memory_stays_below_twice_the_largest_tensor_and_a_gigabyte():
     command = [sys.executable, str(ROOT / "benchmarks" / "convert_memory.py")]
     done = subprocess.run(command, text=True, capture_output=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_real_model_writes_what_transformers_writes(tmp_path):
+    """SmolLM2-135M-Instruct through Orbax: 20 problems of GSM8K, 64 greedy tokens each, in float32, token for token."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    import real
+
+    from configs import smollm2_135m
+    from t1jax import config, sharding
+    from t1jax.generate import Generator
+    from t1jax.hf.tokenizer import HFTokenizer
+    from t1jax.model import qwen
+
+    folder, file = real.smollm2(), ROOT.parent / "shared" / "data" / "gsm8k_test.jsonl"
+    if not file.exists():
+        pytest.skip("the problems of GSM8K are not in ../shared/data")
+    with file.open() as lines:
+        problems = [json.loads(next(lines))["question"] for _ in range(20)]
+    assert run("hf-to-orbax", "--src", folder, "--dst", tmp_path / "orbax") == 0
+
+    tokenizer = HFTokenizer(tmp_path / "orbax")
+    prompts = [tokenizer.encode(tokenizer.chat([{"role": "user", "content": problem}])) for problem in problems]
+    cfg = config.load(smollm2_135m.get_config())
+    source, mesh = weights.find(tmp_path / "orbax"), small.make_mesh()
+    weights.refuse_mismatch(source, cfg.model)
+    params = weights.load(source, qwen.Transformer(cfg.model, sharding.decode_layout(mesh)))
+    sample = Generator(cfg, mesh, tokenizer)
+    length = max(map(len, prompts))
+    ours = [rows[0] for rows in sample(params, prompts, "greedy", length=length, new_tokens=64, temperature=0.0)]
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    for prompt, response in zip(prompts, ours, strict=True):
+        with torch.no_grad():
+            out = model.generate(
+                torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), max_new_tokens=64, do_sample=False
+            )
+        assert response == out[0, len(prompt) :].tolist()
+    assert sum(map(len, ours)) > 1000

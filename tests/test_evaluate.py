@@ -63,7 +63,7 @@ def make_folder(folder: Path) -> Path:
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = Qwen2Config(
-        vocab_size=-(-len(tokenizer) // 8) * 8, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        vocab_size=-(-len(tokenizer) // 8) * 8, hidden_size=32, intermediate_size=48, num_hidden_layers=1,
         num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True, max_position_embeddings=256,
     )  # fmt: skip
     model = Qwen2ForCausalLM(config)
@@ -169,6 +169,7 @@ def test_the_same_command_again_samples_nothing(done, checkpoint, problems, monk
     assert "pass@1 %" in said and "sums by subject" in said and str(done / "results.md") in said
 
 
+@pytest.mark.slow
 def test_a_cut_file_is_completed(done, checkpoint, problems, tmp_path):
     """The real sampler: after a kill the same responses come again, in another process or this one."""
     out = tmp_path / "out"
@@ -215,7 +216,7 @@ def test_a_list_of_benchmarks(checkpoint, problems, tmp_path, capsys):
 
 def test_a_gold_answer_that_does_not_verify_makes_its_responses_unscorable(checkpoint, tmp_path, capsys):
     data = tmp_path / "bad.jsonl"
-    data.write_text(json.dumps(PROBLEMS[0]) + "\n" + json.dumps({"problem": "x", "answer": "9^{9^{9^9}}"}) + "\n")
+    data.write_text(json.dumps(PROBLEMS[0]) + "\n" + json.dumps({"problem": "x", "answer": "{"}) + "\n")
     arguments = command(checkpoint, data, tmp_path / "out", "--budgets=", "--samples=2")
     assert evaluate.main(arguments) == 0
     result = json.loads((tmp_path / "out/results.json").read_text())["benchmarks"]["bad"]

@@ -309,3 +309,16 @@ def test_dtype_is_named_as_the_file_names_it():
     assert families.with_dtype({"torch_dtype": "float32"}, "bfloat16") == {"torch_dtype": "bfloat16"}
     assert families.with_dtype({"dtype": "float32", "torch_dtype": "float16"}, "bfloat16") == {"dtype": "bfloat16"}
     assert families.with_dtype({"a": 1}, "bfloat16") == {"a": 1, "torch_dtype": "bfloat16"}
+
+
+def test_what_does_not_change_the_model_is_no_difference_and_leaves_the_file_as_it_came():
+    """Without rope scaling its knobs say nothing, and a file's 1e-5 may have been a float32."""
+    base = hub.SMOLLM2 | {"rms_norm_eps": 9.999999747378752e-06}
+    cfg = families.model_config(base, LIKE, "config.json")
+    alike = dataclasses.replace(cfg, rope_original_length=32768, rope_high=7.0, norm_eps=1e-5)
+    assert families.differences(cfg, alike) == [] and families.hf_config(alike, base) == base
+    assert families.differences(cfg, dataclasses.replace(alike, norm_eps=1.1e-5)) == ["norm_eps"]
+    scaled = dataclasses.replace(alike, rope_scaling="linear", rope_factor=2.0)
+    assert families.differences(scaled, dataclasses.replace(scaled, rope_factor=4.0)) == ["rope_factor"]
+    deeper = families.hf_config(dataclasses.replace(alike, num_layers=2), base)
+    assert deeper["max_position_embeddings"] == base["max_position_embeddings"] and deeper["num_hidden_layers"] == 2

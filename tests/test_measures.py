@@ -134,7 +134,8 @@ def test_the_terminal_and_the_markdown_show_the_same(results):
     assert "* a note" in marked and "| a\\|b |" in marked and "| &lt;i> |" in marked and "a|b" in text
     titles = [line[3:] for line in marked.splitlines() if line.startswith("## ")]
     assert titles == [
-        "Right answers, 95 % intervals", "Responses", "aime24: k of 2 samples", "aime24: inference scaling", "aime24 by level", "other by level",
+        "Right answers, 95 % intervals", "Responses", "aime24: k of 2 samples", "aime24: inference scaling",
+        "aime24 by level", "other by level",
     ]  # fmt: skip
     lines = [line for line in marked.splitlines() if line.startswith("|")]
     assert len(lines) == sum(len(table.rows) + 2 for table in tables)

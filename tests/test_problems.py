@@ -213,8 +213,8 @@ def test_training_problems_that_are_held_out_are_dropped_from_training(tmp_path)
 
 def test_a_held_out_problem_that_is_too_long_is_kept_from_training_all_the_same(tmp_path):
     cfg = dataclasses.replace(CFG.data, template="{problem}", chat=False)
-    knobs = {"template": "{problem}", "chat": False, "prompt_length": len(render("12345678", cfg, LETTERS))}
-    task = task_of(tmp_path, [row("a"), row("1 2 3 4 5")], [row("b"), row("1 2 3 4 5")], **knobs)
+    knobs = {"template": "{problem}", "chat": False, "prompt_length": len(render("1 2 3 4 5", cfg, LETTERS))}
+    task = task_of(tmp_path, [row("a"), row("1 2 3 4 5")], [row("b"), row("1  2  3  4  5")], **knobs)
     assert texts(task, "train") == ["a"] and texts(task, "held_out") == ["b"]
     assert len(task.notes) == 2
 

@@ -35,6 +35,7 @@ CARRIED = (
     "chat_template.jinja",
     "chat_template.json",
 )
+SCALING_KNOBS = ("rope_factor", "rope_original_length", "rope_low", "rope_high", "rope_attention_factor")
 MAX_BYTES = 1 << 20  # of a config.json; real ones have 1 to 5 kB
 
 
@@ -283,7 +284,7 @@ def hf_config(cfg: ModelConfig, base: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       ConfigError: no family has this model's parts, or `model_config` would refuse the result.
     """
-    if base and model_config(base, cfg, "config.json") == cfg:
+    if base and not differences(model_config(base, cfg, "config.json"), cfg):
         return dict(base)
     found = [family for family in FAMILIES if (family.qkv_bias, family.qk_norm) == (cfg.qkv_bias, cfg.qk_norm)]
     if not found:
@@ -307,12 +308,21 @@ def hf_config(cfg: ModelConfig, base: Mapping[str, Any]) -> dict[str, Any]:
         out["rope_parameters"] = rope | {"rope_theta": cfg.rope_theta}
     else:
         out |= {"rope_theta": cfg.rope_theta} | ({"rope_scaling": rope} if kind.knobs else {})
-    if "original_max_position_embeddings" in rope:
-        out.setdefault("max_position_embeddings", round(cfg.rope_original_length * cfg.rope_factor))
-    else:
-        out["max_position_embeddings"] = cfg.rope_original_length
+    scaled = cfg.rope_factor if "original_max_position_embeddings" in rope else 1.0
+    out.setdefault("max_position_embeddings", round(cfg.rope_original_length * scaled))
     model_config(out, cfg, "the config.json to write")
     return out
+
+
+def differences(one: ModelConfig, other: ModelConfig) -> list[str]:
+    """The knobs by which two models differ. Floats may have come through float32; unused rope knobs do not count."""
+    unused = SCALING_KNOBS if one.rope_scaling == other.rope_scaling == "none" else ()
+
+    def same(a: Any, b: Any) -> bool:
+        return math.isclose(a, b, rel_tol=1e-6) if isinstance(a, float) else a == b
+
+    names = (field.name for field in dataclasses.fields(ModelConfig) if field.name not in unused)
+    return [name for name in names if not same(getattr(one, name), getattr(other, name))]
 
 
 def with_dtype(hf: Mapping[str, Any], dtype: str) -> dict[str, Any]:
