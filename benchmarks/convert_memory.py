@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import ml_dtypes
@@ -52,15 +55,12 @@ def make(folder: Path, layers: int) -> tuple[int, int]:
     rows = families.tensors(families.model_config(hf, config.load(base.get_config()).model, "config.json"))
     noise = np.random.default_rng(0).normal(0, 0.02, 1 << 24).astype(ml_dtypes.bfloat16)
 
-    def pieces(size: int, seed: int):
+    def pieces(row: families.Tensor, seed: int) -> Iterator[np.ndarray]:
+        size = math.prod(row.shape)
         for start in range(0, size, noise.size):
             yield np.roll(noise, seed + start)[: size - start]
 
-    dtype = noise.dtype
-    new = [
-        tensors.NewTensor(row.name, dtype, row.shape, lambda row=row, i=i: pieces(int(np.prod(row.shape)), i))
-        for i, row in enumerate(rows)
-    ]
+    new = [tensors.NewTensor(row.name, noise.dtype, row.shape, partial(pieces, row, i)) for i, row in enumerate(rows)]
     tensors.write_tensors(folder, new, 2 * 10**9)
     return max(tensor.nbytes for tensor in new), sum(tensor.nbytes for tensor in new)
 
@@ -90,9 +90,7 @@ def equal(a: Path, b: Path) -> bool:
 
 def main() -> int:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument(
-        "--folder", type=Path, help="where the models lie meanwhile; default: temporary"
-    )
+    flags.add_argument("--folder", type=Path, help="where the models lie meanwhile; default: temporary")
     flags.add_argument("--layers", type=int, default=5)
     args = flags.parse_args()
     folder = Path(tempfile.mkdtemp(dir=args.folder))

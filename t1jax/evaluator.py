@@ -173,8 +173,8 @@ def summary(responses: Sequence[Response]) -> dict[str, Any]:
 
 
 def by_difficulty(responses: Sequence[Response], stage: str) -> list[dict[str, Any]]:
-    """[{stage, difficulty, accuracy, low, high, n}], easiest first."""
-    levels = sorted({r.problem.difficulty for r in responses})
+    """[{stage, difficulty, accuracy, low, high, n}], easiest first; problems without one ("") are left out."""
+    levels = sorted({r.problem.difficulty for r in responses} - {""})
     return [
         {"stage": stage, "difficulty": d, **accuracy([r for r in responses if r.problem.difficulty == d])}
         for d in levels

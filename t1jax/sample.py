@@ -79,6 +79,7 @@ class Answer:
 
         self._console = Console(file=out, highlight=False)
         self._tokenizer, self._thinking, self._shown = tokenizer, thinking, ""
+        self._within_line = False
 
     def show(self, ids: list[int], complete: bool = False) -> None:
         """Prints what `ids`, all tokens so far, have more than before; a last character waits until it is whole."""
@@ -96,12 +97,14 @@ class Answer:
 
     def close(self) -> None:
         """Ends the line."""
-        if self._shown and not self._shown.endswith("\n"):
+        if self._within_line:
             self._write("\n", "")
 
     def _write(self, text: str, style: str) -> None:
         from rich.text import Text
 
+        if text:  # noted first: Ctrl-C may come at any point
+            self._within_line = not text.endswith("\n")
         if self._console.is_terminal:
             self._console.print(Text(visible(text), style), end="", soft_wrap=True)
         else:

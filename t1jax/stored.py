@@ -120,18 +120,25 @@ def write_arrays(folder: Path, arrays: Mapping[KeyPath, NewArray]) -> None:
             node = node.setdefault(key, {})
         node[last] = array
 
-    def chunks(keys: Any, array: NewArray) -> ocp.SaveArgs:
-        """Chunks of one layer: axis 0 of what is stacked is split first."""
-        return ocp.SaveArgs(shard_axes=(0,) if len(keys) > 1 else (), chunk_byte_size=CHUNK)
-
     registry = ocp.type_handlers.create_type_handler_registry(
         (NewArray, _Streaming()),
         (jax.Array, ocp.type_handlers.ArrayHandler()),  # it warns where the latter is missing
     )
     handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
     with ocp.Checkpointer(handler) as checkpointer:
-        args = ocp.args.PyTreeSave(tree, save_args=jax.tree_util.tree_map_with_path(chunks, tree))
+        args = ocp.args.PyTreeSave(tree, save_args=save_args(tree))
         checkpointer.save(folder.absolute(), args=args)
+
+
+def save_args(tree: Any) -> Any:
+    """Orbax's arguments that save each array of the tree in chunks of at most CHUNK bytes and, of what is stacked below
+    "layers", of one layer: whoever reads a layer does not read the others."""
+
+    def one(keys: Any, _: Any) -> ocp.SaveArgs:
+        stacked = any(getattr(key, "key", None) == "layers" for key in keys)
+        return ocp.SaveArgs(shard_axes=(0,) if stacked else (), chunk_byte_size=CHUNK)
+
+    return jax.tree_util.tree_map_with_path(one, tree)
 
 
 class _Streaming(ocp.type_handlers.NumpyHandler):

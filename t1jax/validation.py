@@ -60,6 +60,8 @@ def _validate_data(cfg: Config) -> None:
     for knob in ("data.train", "data.sft"):
         if _get(cfg, knob) and not cfg.model.checkpoint:
             raise ConfigError(f"{knob} is {_get(cfg, knob)}; expected model.checkpoint too: files need its tokenizer")
+    _check(cfg, "data.sft", bool(data.train) or not data.sft, "nothing, or problems in data.train too")
+    _check(cfg, "data.system_prompt", data.chat or not data.system_prompt, "nothing: data.chat is False")
     _check(cfg, "data.sft", bool(cfg.sft.num_steps) or not data.sft, "nothing: sft.num_steps is 0, no cold start")
     if data.train and cfg.sft.num_steps and not data.sft:
         raise ConfigError(

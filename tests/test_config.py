@@ -201,8 +201,22 @@ REFUSED = [
         "sft.num_steps is 2800; expected 0 (no cold start), or a file of responses in data.sft",
     ),
     (
-        {"data__sft": "c.jsonl", "sft__num_steps": 0, "model__checkpoint": "m"},
+        {
+            "data__train": "a.jsonl",
+            "data__eval": "b.jsonl",
+            "data__sft": "c.jsonl",
+            "sft__num_steps": 0,
+            "model__checkpoint": "m",
+        },
         "data.sft is c.jsonl; expected nothing: sft.num_steps is 0, no cold start",
+    ),
+    (
+        {"data__sft": "c.jsonl", "model__checkpoint": "m"},
+        "data.sft is c.jsonl; expected nothing, or problems in data.train too",
+    ),
+    (
+        {"data__system_prompt": "Be brief.", "data__chat": False},
+        "data.system_prompt is Be brief.; expected nothing: data.chat is False",
     ),
     ({"verifier__deadline": 0.0}, "verifier.deadline is 0.0; expected more than 0"),
     ({"verifier__memory": 8}, "verifier.memory is 8; expected at least 64"),

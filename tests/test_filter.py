@@ -124,7 +124,7 @@ REFUSED = {
     "out is the data": (["--out={data}"], "is --data; expected another file"),
     "no data": (["--data="], "--data is missing"),
     "no checkpoint": (["--checkpoint="], "--checkpoint is missing"),
-    "bounds the wrong way round": (["--min_pass_rate=0.5"], "--min_pass_rate=0.5; expected at most --max_pass_rate=0.3"),
+    "bounds the wrong way round": (["--min_pass_rate=0.5"], "=0.5; expected at most --max_pass_rate=0.3"),
     "a rate above one": (["--max_pass_rate=30"], "max_pass_rate"),
     "greedy samples": (["--temperature=0"], "--temperature=0 with 8 samples"),
     "a word too many": (["more"], "unexpected argument 'more'"),
