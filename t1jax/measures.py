@@ -27,6 +27,8 @@ from t1jax.tasks.problems import Problem
 
 Figure = dict[str, float | int | None]  # value, low, high, problems
 
+MOST_GROUPS = 30  # values of a label; one with more, such as a number of many digits, tells no groups apart
+
 
 def powers(samples: int) -> list[int]:
     """1, 2, 4, ... below `samples`, and `samples`."""
@@ -59,7 +61,7 @@ def measure(problems: Sequence[Problem], responses: Sequence[Response], samples:
     Returns:
       {problems, samples, pass@1, pass_at_k, majority_at_k, by, response_length, overlong, unscorable, no_answer}.
       A figure is {value, low, high, problems}; pass_at_k and majority_at_k list them with their `k`; `by` has, for
-      each label (subject, level ...) that at least two values were seen of, value -> figure of pass@1. response_length
+      each label (subject, level ...) of which 2 to 30 values were seen, value -> figure of pass@1. response_length
       is in tokens, all others are shares.
     """
     of_problem: dict[int, list[Response]] = {problem.index: [] for problem in problems}
@@ -85,7 +87,7 @@ def measure(problems: Sequence[Problem], responses: Sequence[Response], samples:
         columns[name] = [sum(map(value_of, mine)) / len(mine) for mine in of_problem.values()]
     for name in sorted({name for problem in problems for name in problem.labels}):
         values = {problem.labels.get(name, "") for problem in problems}
-        for value in sorted(values, key=_order) if len(values) > 1 else ():
+        for value in sorted(values, key=_order) if 1 < len(values) <= MOST_GROUPS else ():
             columns["by", name, value] = [
                 share if problem.labels.get(name, "") == value else np.nan
                 for problem, share in zip(problems, columns["pass", 1], strict=True)

@@ -224,7 +224,7 @@ def draw_groups(name: str, by: Mapping[str, Mapping[str, Mapping[str, Any]]], th
                 ax.plot([point["value"]], [place], color=theme.after, marker="o", markersize=6)
             names = [f"{value or 'none'} ({point['problems']})" for value, point in shown.items()]
             ax.set_yticks(range(len(shown)), names)
-            ax.invert_yaxis()
+            ax.set_ylim(len(shown) - 0.5, -0.5)  # the first on top
             ax.set_xlim(-0.02, 1.02)
             ax.xaxis.set_major_formatter(lambda x, _: f"{100 * x:.3g} %")
             ax.set_title(f"{name} by {label}", loc="left", fontsize=11, fontweight="bold", color=theme.ink)

@@ -12,11 +12,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
+import small
 
 from t1jax import cli as command_line
 from t1jax import evaluate
+from t1jax.hf.tokenizer import HFTokenizer
+from t1jax.journal import Response
+from t1jax.questions import cut_thoughts
+from t1jax.responses import Question
 from t1jax.rewards import answers
 
 ROOT = Path(__file__).parent.parent
@@ -153,6 +161,22 @@ def test_thoughts_are_cut_at_the_budget(done):
             assert "</think>\n\nThe final answer is \\boxed{" in r["text"]
         outcomes = [(cut.get(key) or r)["outcome"] for key, r in whole.items()]
         assert point["pass@1"]["value"] == pytest.approx(outcomes.count("right") / 20)
+
+
+def test_a_thought_as_long_as_the_budget_is_not_cut(checkpoint):
+    """Nor is a response that ends by itself after as many tokens; one token more, and the prompt holds the cut one."""
+    tokens = HFTokenizer(checkpoint)
+    responder: Any = SimpleNamespace(tokenizer=tokens, cfg=small.make_config(scaling__answer_prefix="</think>"))
+    (close,), (filler,), stop = tokens.encode("</think>"), tokens.encode("\\boxed{2}"), tokens.stop_ids[0]
+    question = Question(7, 7, 8, (1, 2), "2")
+    for end in ([close, filler, stop], [stop]):
+        for length, cut in ((4, 0), (5, 1)):
+            ids = np.array([filler] * length + end, np.int32)
+            response = Response(7, 8, 1, answers.RIGHT, "2", "2", False, "", ids)
+            found = cut_thoughts(responder, [question], [response], 3, [4])[4]
+            thought = (filler,) * 4 + (close,)
+            expected = Question(7 * 3 + 1, 7, 8, (1, 2, *thought), "2", response=1, begun=thought)
+            assert found == [expected] * cut
 
 
 def test_the_same_command_again_samples_nothing(done, checkpoint, problems, monkeypatch, capsys):

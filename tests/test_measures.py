@@ -97,6 +97,13 @@ def test_a_label_that_all_problems_share_makes_no_group():
     assert measure(problems, [*said(0, "2"), *said(1, "3")], 1)["by"] == {}
 
 
+def test_a_label_of_too_many_values_makes_no_group():
+    for count, groups in ((30, 30), (31, None)):
+        problems = [problem(i, difficulty=f"{i}.5") for i in range(count)]
+        by = measure(problems, [r for i in range(count) for r in said(i, "2")], 1)["by"]
+        assert len(by.get("difficulty", ())) == (groups or 0)
+
+
 def test_answers_that_write_one_number_are_one_vote():
     groups, abstained = votes(said(0, "2", "2.0", "\\frac{4}{2}", "3", "3.0", "x", None))
     assert sorted(groups) == [(1, 0.0), (2, 0.0), (3, pytest.approx(1 / 3))] and abstained == 1

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every command of the README runs, every link in it and in docs/ leads somewhere, and no figure is left open."""
 
+import json
 import os
 import re
 import shlex
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_evaluate import make_folder
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -17,7 +19,51 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+REAL = [command for command in COMMANDS if "models/" in command or "workdirs/qwen" in command]
+ENV = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # one device, as a reader has
+SMALL = {  # what makes a command quick, on a random model of one layer
+    "t1jax.main": (
+        *(f"--config.model.{knob}" for knob in (
+            "vocab_size=328", "num_layers=1", "hidden_size=32", "num_heads=4", "num_kv_heads=2", "head_dim=8",
+            "mlp_size=48", "rope_theta=1e4", "compute_dtype=float32", "norm_eps=1e-6",
+        )),
+        *(f"--config.rl.{knob}" for knob in (
+            "num_steps=1", "prompts_per_step=2", "responses_per_prompt=2", "max_new_tokens=8", "micro_batches=1",
+        )),
+        "--config.data.prompt_length=128", "--config.eval.num_problems=4", "--config.eval.batch_size=4",
+        "--config.eval.every=0", "--config.scaling.budgets=(4,)", "--config.scaling.answer_tokens=2",
+        "--config.verifier.workers=1",
+    ),
+    "t1jax.sample": ("--max_new_tokens=8",),
+    "t1jax.evaluate": ("--config.rl.max_new_tokens=8", "--config.eval.batch_size=16"),
+    "t1jax.filter": ("--config.rl.max_new_tokens=8", "--samples=2"),
+    "t1jax.convert": (),
+}  # fmt: skip
+
+
+def test_readme_commands_of_a_real_model(tmp_path):
+    """All of them, in their order, as a reader would: on a random Hugging Face folder and made-up problems."""
+    make_folder(tmp_path / "models/Qwen2.5-0.5B")
+    (tmp_path / "data").mkdir()
+    for name, first in (("train", 0), ("math500", 100)):
+        rows = [{"problem": f"What is {first + i} less {i}?", "answer": str(first)} for i in range(8)]
+        (tmp_path / f"data/{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    assert len(REAL) >= 6
+    for command in REAL:
+        words = shlex.split(command)
+        assert words[:2] == ["python", "-m"]
+        done = subprocess.run(
+            [sys.executable, *words[1:], *SMALL[words[2]]],
+            cwd=tmp_path, env=ENV | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600,
+        )  # fmt: skip
+        assert done.returncode == 0, (command, done.stderr)
+    for made in ("models/trained/model.safetensors", "workdirs/math500/results.md", "models/qwen0p5b/params"):
+        assert (tmp_path / made).exists(), made
+    assert (tmp_path / "data/hard.jsonl").exists()
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in REAL])
 def test_readme_command(command, tmp_path):
     """make targets as a dry run (CI runs them for real); t1jax itself for real, in a folder of its own."""
     words = shlex.split(command)
@@ -27,8 +73,7 @@ def test_readme_command(command, tmp_path):
         assert words[:3] == ["python", "-m", "t1jax.main"], "a README command that this test does not know how to run"
         words[0] = sys.executable
         words = [re.sub(r"^--workdir=", f"--workdir={tmp_path}/", word) for word in words]
-    env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # one device, as a reader has
-    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(words, cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     if "--workdir" in command:
         assert list(tmp_path.rglob("report.html")) and list(tmp_path.rglob("results.json"))
