@@ -38,9 +38,9 @@ def get_config() -> ConfigDict:
     cfg.rl.num_steps = 3
     cfg.rl.prompts_per_step = 4
     cfg.rl.responses_per_prompt = 4
-    cfg.rl.temperature = 1.0  # an untrained instruct model of this size loses the thread at 1.2
-    cfg.rl.max_new_tokens = 160
-    cfg.rl.window = 80
+    cfg.rl.temperature = 0.8  # a model of this size loses the thread at 1.2
+    cfg.rl.max_new_tokens = 192
+    cfg.rl.window = 96
     cfg.rl.micro_batches = 4
     cfg.rl.vocab_chunks = 4
 
@@ -49,7 +49,7 @@ def get_config() -> ConfigDict:
     cfg.eval.every = 0
     cfg.eval.quick_problems = 16
 
-    cfg.scaling.budgets = (40, 160)
+    cfg.scaling.budgets = (48, 192)
     cfg.scaling.answer_tokens = 16
 
     cfg.checkpoint.every = 1

@@ -159,8 +159,9 @@ def test_thoughts_are_cut_at_the_budget(done):
         for key, r in cut.items():
             assert r["ids"][:budget] == whole[key]["ids"][:budget] and r["tokens"] <= budget + 40 + 4
             assert "</think>\n\nThe final answer is \\boxed{" in r["text"]
-        outcomes = [(cut.get(key) or r)["outcome"] for key, r in whole.items()]
-        assert point["pass@1"]["value"] == pytest.approx(outcomes.count("right") / 20)
+        judged = [cut.get(key) or r for key, r in whole.items()]
+        assert point["pass@1"]["value"] == pytest.approx(sum(r["outcome"] == "right" for r in judged) / 20)
+        assert point["response_length"]["value"] == pytest.approx(sum(r["tokens"] for r in judged) / 20)
 
 
 def test_a_thought_as_long_as_the_budget_is_not_cut(checkpoint):

@@ -174,6 +174,7 @@ def test_a_tokenizer_whose_ids_exceed_the_vocabulary_is_refused(cfg, tmp_path):
     last = tokenizer["added_tokens"][-1]
     tokenizer["added_tokens"] += [last | {"id": last["id"] + i, "content": f"<more{i}>"} for i in range(1, 41)]
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    with pytest.raises(ConfigError, match=rf"ids up to {last['id'] + 40}; expected ids below .* {cfg.model.vocab_size}"):
+    says = rf"ids up to {last['id'] + 40}; expected ids below .* {cfg.model.vocab_size}"
+    with pytest.raises(ConfigError, match=says):
         pipeline.run(but(cfg, model__checkpoint=str(folder)), tmp_path / "run")
     assert not (tmp_path / "run").exists()

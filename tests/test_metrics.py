@@ -283,7 +283,7 @@ def test_other_processes_show_nothing(monkeypatch):
 def test_figures_show_what_the_row_has():
     assert figures({"loss": 1.5, "reward": None}) == "loss 1.500"
     assert figures({"loss": 1.5, "reward": -0.25, "tokens_per_second": 900.0}) == "reward -0.25 · 900 tokens/s"
-    assert figures({"reward": 0.5, "accuracy": 0.25, "unscorable": 0.031}) == "reward 0.50 · accuracy 25.0 % · unscorable 3.1 %"
+    assert figures({"reward": 0.5, "unscorable": 0.031}) == "reward 0.50 · unscorable 3.1 %"
     assert "unscorable" not in figures({"reward": 0.5, "unscorable": 0.0})
     assert [duration(s) for s in (0, 59.6, 3723)] == ["0:00", "1:00", "1:02:03"]
 
