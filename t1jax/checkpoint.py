@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 from grain.checkpoint import CheckpointRestore, CheckpointSave
 from orbax.checkpoint import checkpoint_managers
 
-from t1jax import multihost
+from t1jax import multihost, stored
 from t1jax.config import Config, ConfigError
 from t1jax.data import Stream
 from t1jax.tokenizer import Tokenizer
@@ -70,7 +70,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         items: dict[str, ocp.args.CheckpointArgs] = {
-            "state": ocp.args.StandardSave(state),
+            "state": ocp.args.StandardSave(state, save_args=stored.save_args(state)),
             "config": ocp.args.JsonSave(self._cfg.to_dict()),
         }
         if stream is not None:

@@ -12,7 +12,6 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 import jax
 from jax.sharding import Mesh
@@ -25,7 +24,7 @@ from t1jax.model import qwen
 from t1jax.progress import Progress
 from t1jax.responses import Question, Responder
 from t1jax.scaling import close, end_of
-from t1jax.tasks.problems import Checker, Problem, ProblemsTask, read_problems, usable, verifiable
+from t1jax.tasks.problems import Checker, Problem, read_problems, thought_end, usable, verifiable
 from t1jax.tasks.prompts import render
 
 
@@ -121,8 +120,7 @@ def cut_thoughts(
     """
     tokens, prefix = responder.tokenizer, responder.cfg.scaling.answer_prefix
     asked = {question.problem: question for question in questions}
-    task = cast(Any, None)  # the rule needs nothing of its task
-    ends = [end_of(r.ids, ProblemsTask.thought_end(task, r.ids, tokens), tokens) for r in responses] if budgets else []
+    ends = [end_of(r.ids, thought_end(r.ids, tokens), tokens) for r in responses] if budgets else []
     cut: dict[int, list[Question]] = {budget: [] for budget in budgets}
     for budget, others in cut.items():
         for r, end in zip(responses, ends, strict=True):

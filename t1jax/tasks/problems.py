@@ -119,15 +119,8 @@ class ProblemsTask:
         """None: nobody can tell from the tokens where such a response gives up."""
 
     def thought_end(self, tokens: TokenIds, tokenizer: Tokenizer) -> int | None:
-        """The most tokens that hold nothing of the first </think>, be it one token or several; None without it."""
-        closing = tokenizer.encode(CLOSE)
-        if len(closing) == 1:  # decoding may leave it out
-            return next((place for place, token in enumerate(tokens) if token == closing[0]), None)
-        position = tokenizer.decode(tokens).find(CLOSE)
-        if position < 0:
-            return None
-        counts = range(len(tokens) + 1)
-        return bisect.bisect_right(counts, position, key=lambda count: len(tokenizer.decode(tokens[:count]))) - 1
+        """Tokens before the first </think>; None without it."""
+        return thought_end(tokens, tokenizer)
 
     def num_demonstrations(self) -> int:
         """Texts of data.sft; 0 without a cold start."""
@@ -141,6 +134,18 @@ class ProblemsTask:
         kept, notes = found
         self.notes += notes
         return kept
+
+
+def thought_end(tokens: TokenIds, tokenizer: Tokenizer) -> int | None:
+    """The most tokens that hold nothing of the first </think>, be it one token or several; None without it."""
+    closing = tokenizer.encode(CLOSE)
+    if len(closing) == 1:  # decoding may leave it out
+        return next((place for place, token in enumerate(tokens) if token == closing[0]), None)
+    position = tokenizer.decode(tokens).find(CLOSE)
+    if position < 0:
+        return None
+    counts = range(len(tokens) + 1)
+    return bisect.bisect_right(counts, position, key=lambda count: len(tokenizer.decode(tokens[:count]))) - 1
 
 
 def read_problems(path: str, cfg: DataConfig, split: str) -> tuple[list[Problem], list[str]]:
