@@ -86,8 +86,7 @@ def open_arrays(folder: Path, below: str = "") -> dict[KeyPath, StoredArray]:
       ConfigError: the folder is no such thing or damaged.
     """
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            tree = checkpointer.metadata(folder.absolute()).item_metadata.tree
+        tree = ocp.StandardCheckpointHandler().metadata(folder.absolute()).tree
     except Exception as error:  # a damaged folder makes Orbax raise anything; all of it means the same
         raise _damaged(folder, "its list of arrays", error) from error
     context = ts.Context({"cache_pool": {"total_bytes_limit": CACHE}})

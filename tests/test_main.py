@@ -223,9 +223,6 @@ def test_help_and_import_load_nothing_heavy(tmp_path):
     assert loaded == [] and seconds < 3  # of processor time: a busy machine is no fault
 
 
-@pytest.mark.skipif(
-    signal.getsignal(signal.SIGINT) is signal.SIG_IGN, reason="SIGINT is ignored, as in a background job of a shell"
-)
 def test_ctrl_c_in_a_process_of_its_own(tmp_path):
     code = (
         "import sys, time, types\n"

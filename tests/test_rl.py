@@ -147,10 +147,10 @@ def test_trap_7_an_unscorable_response_is_not_a_wrong_one():
             assert split == "train"
             return index
 
-        def score(self, problem, response):
-            if problem == 102:
+        def score(self, problems, responses):
+            if 102 in problems:
                 raise ValueError("cannot be checked")
-            return Outcome.RIGHT if len(response) % 2 else Outcome.WRONG
+            return [Outcome.RIGHT if len(response) % 2 else Outcome.WRONG for response in responses]
 
     class Words:
         def decode(self, ids):

