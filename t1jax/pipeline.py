@@ -115,7 +115,7 @@ def make_task(cfg: Config, workdir: Path, verifier: Verifier) -> tuple[Task, Tok
       ConfigError: the checkpoint, its tokenizer or a file of problems cannot be used.
     """
     tokens = None
-    if (workdir / "tokenizer").exists():
+    if tokenizer.is_saved(workdir / "tokenizer"):
         tokens = tokenizer.load(workdir / "tokenizer")
     elif cfg.model.checkpoint:
         source = weights.find(cfg.model.checkpoint)

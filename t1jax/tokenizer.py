@@ -95,6 +95,11 @@ class SentencePieceTokenizer:
         return character != SPACE and self._unknown_id not in self._model.encode(character)
 
 
+def is_saved(directory: str | Path) -> bool:
+    """Whether `directory` holds a tokenizer that `load` can read: `save` was not interrupted."""
+    return any((Path(directory) / name).is_file() for name in (hf.FILE_NAME, FILE_NAME))
+
+
 def load(directory: str | Path) -> Tokenizer:
     """The tokenizer of a folder: Hugging Face's where there is a tokenizer.json, else what `save` wrote.
 

@@ -14,7 +14,7 @@ from hf_folders import SPECIAL, byte_level, change, write
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer
 
-from t1jax import tokenizer
+from t1jax import files, tokenizer
 from t1jax.config import ConfigError
 from t1jax.hf.families import CARRIED
 from t1jax.hf.tokenizer import HFTokenizer
@@ -273,3 +273,25 @@ def test_a_tokenizer_with_more_ids_than_the_model_is_refused(folder):
     tokenizer.refuse_too_big(found, 285, str(folder))
     with pytest.raises(ConfigError, match=r"model: the tokenizer has ids up to 284; .* vocabulary of 284"):
         tokenizer.refuse_too_big(found, 284, str(folder))
+
+
+def test_a_save_that_was_killed_is_no_tokenizer_and_is_done_again(tmp_path, monkeypatch):
+    """Whatever was the last file to be written: tokenizer.json stands only where all stand."""
+    found = HFTokenizer(write(tmp_path / "hf", byte_level(), {"eos_token_id": 0}))
+    written = []
+
+    def write_bytes(path, content, original=files.write_bytes):
+        if len(written) == stop:
+            raise KeyboardInterrupt
+        written.append(original(path, content).name)
+
+    monkeypatch.setattr(files, "write_bytes", write_bytes)
+    for stop in range(3):
+        written.clear()
+        with pytest.raises(KeyboardInterrupt):
+            found.save(tmp_path / "saved")
+        assert len(written) == stop and not tokenizer.is_saved(tmp_path / "saved")
+    stop = 99
+    found.save(tmp_path / "saved")
+    assert tokenizer.is_saved(tmp_path / "saved")
+    assert tokenizer.load(tmp_path / "saved").stop_ids == (0,)

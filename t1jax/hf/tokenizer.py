@@ -133,9 +133,12 @@ class HFTokenizer:
         return self._bos + text
 
     def save(self, directory: str | Path) -> None:
-        """Writes the tokenizer's files and both configs, as they came, to `directory`; each whole or not at all."""
-        for name, content in self._carried.items():
-            files.write_bytes(Path(directory) / name, content)
+        """Writes the tokenizer's files and both configs, as they came, to `directory`; each whole or not at all.
+
+        tokenizer.json comes last: where it is, all the others are.
+        """
+        for name in sorted(self._carried, key=FILE_NAME.__eq__):
+            files.write_bytes(Path(directory) / name, self._carried[name])
 
     def _read(self, name: str) -> bytes:
         path = self._folder / name
