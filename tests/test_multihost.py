@@ -9,15 +9,20 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import small
+import weight_folders
 from small import ONE, P, R
 
-from t1jax import multihost, sharding
+from t1jax import convert, multihost, sharding, stored, weights
+from t1jax.model import qwen
+from t1jax.progress import Progress
 
 STEPS = 2
+SAYS = "said: "  # before what a process has to say: libraries print lines of their own
 
 
 def test_one_process_is_the_main_one_and_reads_everything():
@@ -59,10 +64,36 @@ def one_of_two(index: int, address: str) -> None:
     multihost.barrier("done")
     problem, tokens, sampled, _ = one.scorer.rows()
     seen = {"problem": problem, "tokens": np.where(sampled, tokens, 0)}
-    print(json.dumps({"reports": reports} | {name: x.tolist() for name, x in seen.items()}))
+    print(SAYS + json.dumps({"reports": reports} | {name: x.tolist() for name, x in seen.items()}))
 
 
-def test_two_processes_score_their_own_rows_and_agree_with_one():
+def loader_of_two(index: int, address: str, *folders: str) -> None:
+    """What each of two processes does, two devices each: loads each folder; prints what it read and what it got."""
+    jax.distributed.initialize(address, num_processes=2, process_id=index)
+    mesh = small.make_mesh((1, 4, 1))
+    read: list[int] = []
+    for array in (weights._Stacked, stored.StoredArray):
+
+        def counting(self, index, original=array.read):
+            part = original(self, index)
+            read.append(part.size)
+            return part
+
+        array.read = counting
+    said = []
+    for folder in folders:
+        source = weights.find(folder)
+        model = qwen.Transformer(weights.model_config(source, small.make_config().model), sharding.train_layout(mesh))
+        read.clear()
+        params = weights.load(source, model)
+        sums = [np.sum([shard.data for shard in x.addressable_shards], dtype=float) for x in jax.tree.leaves(params)]
+        said.append({"read": sum(read), "all": sum(x.size for x in jax.tree.leaves(params)), "sums": sums})
+    multihost.barrier("done")
+    print(SAYS + json.dumps(said))
+
+
+def of_two(function: str, *arguments: str) -> list[Any]:
+    """What a function of this file prints, as JSON, in each of two processes with two devices each."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -71,7 +102,7 @@ def test_two_processes_score_their_own_rows_and_agree_with_one():
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "PYTHONPATH": path}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", f"import test_multihost; test_multihost.one_of_two({index}, {address!r})"],
+            [sys.executable, "-c", f"import test_multihost as t; t.{function}{(index, address, *arguments)!r}"],
             env=environment,
             stdout=subprocess.PIPE,
             text=True,
@@ -84,7 +115,28 @@ def test_two_processes_score_their_own_rows_and_agree_with_one():
         for process in processes:
             process.kill()
     assert [process.returncode for process in processes] == [0, 0]
-    first, second = (json.loads(text.splitlines()[-1]) for text in said)
+    lines = [[line for line in text.splitlines() if line.startswith(SAYS)] for text in said]
+    return [json.loads(line.removeprefix(SAYS)) for (line,) in lines]
+
+
+def test_each_of_two_processes_reads_only_its_share_of_the_weights(tmp_path):
+    weight_folders.write(tmp_path / "hf", "qwen3", shards=2)
+    convert.hf_to_orbax(tmp_path / "hf", tmp_path / "orbax", Progress())
+    said = of_two("loader_of_two", str(tmp_path / "hf"), str(tmp_path / "orbax"))
+    source, mesh = weights.find(tmp_path / "hf"), small.make_mesh()
+    model = qwen.Transformer(weights.model_config(source, small.make_config().model), sharding.train_layout(mesh))
+    whole = [np.sum(np.asarray(x), dtype=float) for x in jax.tree.leaves(weights.load(source, model))]
+    for first, second in zip(*said, strict=True):
+        for one in (first, second):
+            assert 0.5 * one["all"] < one["read"] < 0.52 * one["all"]  # norms of a head are not split
+        split = [abs(a - b) > 1e-9 for a, b in zip(first["sums"], second["sums"], strict=True)]
+        assert sum(split) >= len(whole) - 2
+        for a, b, both, is_split in zip(first["sums"], second["sums"], whole, split, strict=True):
+            np.testing.assert_allclose(a + b if is_split else a / 2, both, rtol=1e-6, atol=1e-6)
+
+
+def test_two_processes_score_their_own_rows_and_agree_with_one():
+    first, second = of_two("one_of_two")
     assert first["reports"] == second["reports"]
     for seen, problems in ((first, range(100, 100 + P // 2)), (second, range(100 + P // 2, 100 + P))):
         assert seen["problem"] == [problem for problem in problems for _ in range(STEPS * R)]
