@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Seconds of one whole RL step: sampling, scoring, update and anchor, one compiled program.
+
+    python -m benchmarks.step [--layers=4 --hidden=256 --prompts=8 --group=16 --new=128 --mean-len=0 ...]
+
+Prints a line a step on stderr and one line of JSON on stdout. Compilation falls into the warm-up. `split_s` is told by
+the scorer, which the program calls between its halves: generate ends where it is called; update, the anchor's
+log-probabilities included, begins where it returns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks import workload
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Do `--warmup` + `--steps` steps; the line of JSON."""
+    cores, meter = workload.pin(args.threads), workload.Meter()
+    import jax
+    import numpy as np
+
+    from t1jax import optim, sharding, step
+
+    cfg = workload.make_config(args)
+    mesh = sharding.make_mesh(cfg.mesh)
+    stops = workload.stop_tokens(args.vocab, args.new, args.mean_len)
+    optimizer = optim.make_optimizer(cfg.rl, cfg.rl.num_steps, "constant")
+    state = step.init_state(cfg, mesh, optimizer, workload.make_params(cfg, mesh), anchor=True)
+    scorer = workload.Scorer()
+    train_step = step.make_train_step(cfg, mesh, scorer, stop_tokens=stops)
+    before = np.array(state.params["embedding"])
+    seconds, tokens, parts, gaps = [], [], [], []
+    for i in range(args.warmup + args.steps):
+        prompts = jax.block_until_ready(workload.make_prompts(cfg, mesh, stops, i))
+        start = time.perf_counter()
+        state, told = jax.block_until_ready(train_step(state, prompts))
+        end = time.perf_counter()
+        seconds.append(end - start)
+        tokens.append(int(told["tokens"]))
+        gaps.append(float(told["logprob_gap"]))
+        split = {"generate": scorer.called - start, "reward": scorer.done - scorer.called, "update": end - scorer.done}
+        parts.append(split)
+    moved = float(np.abs(np.array(state.params["embedding"]) - before).max())
+    if not moved > 0:
+        raise RuntimeError("the weights did not move: nothing was measured")
+    warm = args.warmup
+    return workload.report(
+        args,
+        "step",
+        cores,
+        meter,
+        seconds[warm:],
+        tokens[warm:],
+        sum(seconds[:warm]),
+        parts[warm:],
+        weights_moved=moved,
+        logprob_gap=max(gaps),
+    )
+
+
+def main(argv: Sequence[str]) -> None:
+    measure(workload.parser(__doc__).parse_args(argv))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

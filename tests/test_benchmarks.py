@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmarks run, print the peers' keys last, count what they say, and compare like with like. Nothing is timed."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from benchmarks import compare, roofline, workload
+
+FLAGS = (
+    "--layers=1 --hidden=16 --ffn=24 --heads=2 --kv-heads=1 --head-dim=8 --vocab=64 --prompts=8 --group=2 "
+    "--prompt-len=5 --new=6 --steps=1 --warmup=1 --threads=0 --micro-batches=1"
+).split()
+KEYS = {"tokens_per_s", "seconds_per_step", "split_s", "tokens_per_step", "mean_len_seen", "other_cores_busy", "args"}
+
+
+@pytest.mark.parametrize("name", ["sampler", "step"])
+def test_the_last_line_has_the_keys_and_counts_all_tokens(name):
+    line = compare.run([sys.executable, "-m", f"benchmarks.{name}", *FLAGS], compare.ROOT)
+    assert line.keys() >= KEYS
+    assert line["tokens_per_step"] == 8 * 2 * 6 and line["mean_len_seen"] == 6
+    if name == "step":
+        assert set(line["split_s"]) == {"generate", "reward", "update"} and line["logprob_gap"] < 1e-4
+
+
+@pytest.mark.parametrize("mean", [16.0, 64.0])
+def test_stop_tokens_give_the_mean_length_asked_for(mean):
+    stops = workload.stop_tokens(4096, 128, mean)
+    assert stops[-1] == 4095 and len(set(stops)) == len(stops)
+    drawn = np.random.default_rng(0).geometric(len(stops) / 4096, 200_000)
+    assert np.minimum(drawn, 128).mean() == pytest.approx(mean, rel=0.02)
+
+
+def test_without_a_mean_nothing_stops_and_a_mean_that_cannot_be_is_refused():
+    assert workload.stop_tokens(4096, 128, 0.0) == ()
+    with pytest.raises(SystemExit, match="--mean-len"):
+        workload.stop_tokens(4096, 128, 128.0)
+
+
+def test_ratios_say_how_many_times_as_fast_ours_is():
+    assert compare.ratios([4.0, 6.0], [2.0, 2.0], "tokens_per_s") == {"median": 2.5, "min": 2.0, "max": 3.0}
+    assert compare.ratios([2.0, 2.0], [4.0, 6.0], "seconds_per_step") == {"median": 2.5, "min": 2.0, "max": 3.0}
+
+
+def test_compare_runs_everybody_in_turn_and_tells_who_is_left_out(tmp_path, monkeypatch, capsys):
+    ran = []
+
+    def run(command, folder):
+        ran.append(command[1].rpartition("/")[2])
+        speed = 8.0 if command[1] == "-m" else 2.0
+        return {"tokens_per_s": speed, "mean_len_seen": 6, "split_s": {}, "other_cores_busy": 0.0}
+
+    monkeypatch.setattr(compare, "run", run)
+    compare.main(["--what=sampler", "--rounds=2", f"--bench-dir={tmp_path}", "--tunix-python=py", "--new=6"])
+    out = capsys.readouterr()
+    assert ran == ["-m", "sampler_tunix.py"] * 2
+    assert "transformers is left out" in out.err and "tunix is left out" not in out.err
+    assert json.loads(out.out)["sampler"]["times_as_fast"] == {"tunix": {"median": 4.0, "min": 4.0, "max": 4.0}}
+
+
+def test_a_peer_that_fails_is_an_error(tmp_path):
+    with pytest.raises(SystemExit, match="no such luck"):
+        compare.run([sys.executable, "-c", "raise ValueError('no such luck')"], tmp_path)
+
+
+def test_flops_and_bytes_by_hand():
+    """One layer, D 2, N 2, K 1, H 3, F 5, V 7; P 2, R 2, C 3, T 2; 4 bytes a number."""
+    from small import make_config
+
+    model = make_config(
+        model__num_layers=1, model__hidden_size=2, model__num_heads=2, model__num_kv_heads=1, model__head_dim=3,
+        model__mlp_size=5, model__vocab_size=7,
+    ).model  # fmt: skip
+    weights = 2 * 6 + 6 * 2 + 2 * (2 * 3) + 3 * (2 * 5)  # q, o, k and v, gate and up and down
+    assert roofline.layer_weights(model) == weights == 66
+    found = roofline.costs(model, P=2, R=2, C=3, T=2, size=4)
+    assert found["prefill"][0].flops == 2 * (2 * 3 * 66 + 24 * 6)
+    assert [cost.flops for cost in found["decode"]] == [4 * (2 * (66 + 14) + 24 * n) for n in (4, 5)]
+    assert [cost.bytes for cost in found["decode"]] == [4 * (66 + 14) + (6 + 4 * t) * 2 * 3 * 4 for t in (1, 2)]
+    assert found["scoring"][0].flops == 4 * (2 * (5 * 66 + 2 * 14) + 24 * 15)
+    assert found["update"][0].flops == 3 * found["scoring"][0].flops
