@@ -69,7 +69,7 @@ def make_prompts(count: int = 4, length: int = C, seed: int = 0) -> Prompts:
 
 
 @functools.cache
-def sampler(mesh_shape=ONE, R=4, length=T, window=T, stops=STOPS, on_progress=None, dtype="float32"):
+def sampler(mesh_shape=ONE, R=4, length=T, window=T, stops=STOPS, on_progress=None, dtype="float32", **how):
     return jax.jit(
         decode.make_rollout(
             make_model(mesh_shape, dtype),
@@ -78,6 +78,7 @@ def sampler(mesh_shape=ONE, R=4, length=T, window=T, stops=STOPS, on_progress=No
             window=window,
             stop_tokens=stops,
             on_progress=on_progress,
+            **how,
         )
     )
 
@@ -211,16 +212,67 @@ def test_a_sample_does_not_depend_on_the_devices(mesh_shape):
     same(draw(prompts, mesh_shape=mesh_shape), draw(prompts), atol=1e-4)
 
 
-@pytest.mark.parametrize("window", [3, T])  # buffers of 3, 6, 8 and of 8 positions
+@pytest.mark.parametrize("window", [3, T])  # a ring of three blocks, and of one
 def test_the_window_changes_no_sample(window):
     same(draw(window=window), draw(window=100))
 
 
-def test_windows_double_up_to_the_longest_response():
-    assert decode._windows(4, 12) == [4, 8, 12]
-    assert decode._windows(4, 8) == [4, 8]
-    assert decode._windows(16, 12) == [12]
-    assert decode._windows(1, 5) == [1, 2, 4, 5]
+@pytest.mark.parametrize(
+    ("mesh_shape", "how"),
+    [
+        (ONE, {"lanes": 1}),
+        (ONE, {"lanes": 2, "window": 3}),
+        (ONE, {"lanes": 4, "window": 1}),
+        (ONE, {"lanes": 2, "stops": ()}),
+        (ONE, {"lanes": 2, "temperature": 0.0, "stops": tuple(range(0, V, 3))}),
+        ((2, 2, 2), {"lanes": 2, "window": 3}),
+        ((8, 1, 1), {"lanes": 4}),
+    ],
+)
+def test_the_lanes_change_no_sample(mesh_shape, how):
+    """Responses one after another in a lane, against all at once, though prompts finish at different times."""
+    prompts = make_prompts(8)
+    few = {name: how[name] for name in ("stops", "temperature") if name in how}
+    alone = draw(prompts, R=8, **few)
+    same(draw(prompts, R=8, mesh_shape=mesh_shape, **how), alone, atol=1e-4)
+    lengths = alone.sampled_BT.sum(-1)
+    assert how.get("stops") == () or lengths.min() < lengths.max() == T  # short ones and overlong ones
+
+
+def test_a_ban_follows_a_lane_into_its_next_response():
+    prompts = make_prompts(8)
+    token = int(np.bincount(draw(prompts).tokens_BT[:, 0]).argmax())
+    forbid = decode.Forbid(jnp.int32(token), jnp.asarray(np.arange(V) % 2 == 0))
+    banned = draw(prompts, forbid=forbid)
+    assert (banned.tokens_BT != draw(prompts).tokens_BT).any()
+    same(draw(prompts, forbid=forbid, lanes=1), banned)
+
+
+@pytest.mark.parametrize("mesh_shape", [ONE, (2, 2, 1)])
+def test_moving_live_lanes_together_changes_no_sample(mesh_shape, monkeypatch):
+    """Down to one lane a shard: what the others have drawn and what they go on with arrives at the right response."""
+    prompts = make_prompts(8)
+    stops = (3, 11, 20, 5, 7)
+    how = {"R": 4, "length": 24, "window": 5, "stops": stops}
+    monkeypatch.setattr(decode, "FEW", 10**9)
+    assert decode._quarters(32) == []
+    still = draw(prompts, **how)
+    monkeypatch.setattr(decode, "FEW", 1)
+    assert decode._quarters(32) == [8, 2, 1]
+    for lanes in (4, 2):
+        same(draw(prompts, mesh_shape=mesh_shape, lanes=lanes, **how), still, atol=1e-4)
+    lengths = still.sampled_BT.sum(-1)
+    assert (lengths > 2 * np.median(lengths)).sum() > 2  # some go on long after most have ended
+
+
+def test_the_cache_has_room_for_lanes_and_not_for_responses():
+    def cache_shapes(**how):
+        args = (make_params(), make_prompts(), jax.random.key(0), SamplingSettings(jnp.float32(1.2)))
+        text = sampler(R=8, length=20, window=10, **how).lower(*args).as_text()
+        return set(re.findall(r"tensor<(2x2x1x\d+x2x10x8)xf32>", text))  # L, J, X, M, K, S, H
+
+    assert cache_shapes(lanes=2) == {"2x2x1x8x2x10x8"}
+    assert "2x2x1x32x2x10x8" in cache_shapes()
 
 
 def test_padding_is_never_read():
@@ -294,8 +346,10 @@ def test_the_host_hears_once_a_window_and_the_loop_ends_with_the_last_row():
         jax.effects_barrier()
         return rollouts
 
-    run(window=2, stops=())  # buffers of 2, 4 and 8 positions; two windows in the last
-    assert heard == [(2, 16), (4, 16), (6, 16), (8, 16)]
+    run(window=2, stops=())
+    assert heard == [(2, 16), (4, 16), (6, 16), (8, 0)]
+    run(window=2, stops=(), lanes=2)  # two lanes a prompt, four responses each: 8 at a time
+    assert heard == [(0, 8), (0, 8), (0, 8), (8, 8), (8, 8), (8, 8), (8, 8), (16, 0)]
     stops = tuple(v for v in range(V) if v % 3)
     rollouts = run(window=2, stops=stops)
     same(rollouts, draw(stops=stops))
@@ -305,16 +359,27 @@ def test_the_host_hears_once_a_window_and_the_loop_ends_with_the_last_row():
     assert heard == [(n, live[n]) for n in range(2, longest, 2)] + [(longest, 0)]
 
 
+def test_the_host_hears_the_tokens():
+    heard: list[tuple[np.ndarray, int]] = []
+    rollouts = draw(R=1, stops=(), on_tokens=lambda tokens, done: heard.append((tokens[:, :done].copy(), done)))
+    jax.effects_barrier()
+    assert sorted(done for _, done in heard) == [4, 8]
+    for tokens, done in heard:
+        np.testing.assert_array_equal(tokens, rollouts.tokens_BT[:, :done])
+
+
 @pytest.mark.parametrize("on_progress", [None, print])
 def test_the_token_loop_does_not_copy_the_cache(on_progress):
-    """In the compiled loops nothing makes an array as large as the cache but a write of some positions in place."""
+    """In the compiled loops nothing makes an array as large as the cache but a write of a column in place."""
     args = (make_params(), make_prompts(), jax.random.key(0), SamplingSettings(jnp.float32(1.2)))
     text = sampler(length=24, window=16, on_progress=on_progress).lower(*args).compile().as_text()
     computations = {c.split(" ")[0].removeprefix("%"): c for c in re.split(r"\n(?=(?:ENTRY )?%\S+ \()", text)}
     loops = [computations[name] for name in set(re.findall(r"body=%([\w.-]+)", text))]
     fusions = [computations[name] for loop in loops for name in re.findall(r"calls=%([\w.-]+)", loop)]
-    makers = [found for c in loops + fusions for found in re.findall(r"%(\S+) = f32\[2,16,2,24,8\]\S* (\S+)\(", c)]
-    assert sum(operation == "dynamic-update-slice" for _, operation in makers) == 2  # keys and values
+    makers = [found for c in loops + fusions for found in re.findall(r"%(\S+) = f32\[2,2,1,16,2,16,8\]\S* (\S+)\(", c)]
+    assert (
+        sum(operation == "dynamic-update-slice" for _, operation in makers) == 6
+    )  # keys and values: all lanes, moving, few lanes
     for name, operation in makers:
         in_place = operation == "dynamic-update-slice" or "dynamic-update-slice_fusion" in name
         assert in_place or operation in ("parameter", "get-tuple-element"), (name, operation)
@@ -325,3 +390,8 @@ def test_a_size_below_one_is_named(knob):
     sizes = {"num_responses": 4, "max_new_tokens": 4, "window": 4, knob: 0}
     with pytest.raises(ValueError, match=f"{knob} = 0"):
         decode.make_rollout(make_model(), stop_tokens=(), **sizes)
+
+
+def test_lanes_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match="lanes = 3: expected a divisor of num_responses = 4"):
+        decode.make_rollout(make_model(), num_responses=4, max_new_tokens=4, window=4, stop_tokens=(), lanes=3)
