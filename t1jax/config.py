@@ -110,6 +110,7 @@ class RlConfig:
     top_p: float
     min_p: float
     max_new_tokens: int
+    lanes: int
     window: int
     micro_batches: int
     vocab_chunks: int

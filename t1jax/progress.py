@@ -67,7 +67,7 @@ class Stage:
     def __init__(self, progress: Progress, name: str, total: int, done: int) -> None:
         self.name, self.total, self.done = name, total, done
         self.row: Mapping[str, Any] = {}
-        self.sampled: tuple[int, int, int] | None = None  # tokens done, total, live rows
+        self.sampled: tuple[str, int, int, int] | None = None  # what is counted, done, total, live rows
         self.ended = False
         self.began = self.touched = progress.clock()
         self.seconds = 0.0  # the whole stage took, once it ended
@@ -123,13 +123,16 @@ class Progress:
             self._stages.append(stage)
         return stage
 
-    def sampling(self, tokens_done: int, total: int, live: int) -> None:
-        """Token `tokens_done` of at most `total` is sampled, `live` responses go on. Call it from any thread."""
+    def sampling(self, done: int, total: int, live: int, what: str = "token") -> None:
+        """Of at most `total` tokens (or of `total`: `what`) `done` are sampled, `live` responses go on.
+
+        Call it from any thread.
+        """
         with self.lock:
             stage = next((s for s in reversed(self._stages) if not s.ended), None)
             if stage is None or self.clock() - stage.touched < QUIET_SAMPLING:
                 return
-            stage.sampled = (int(tokens_done), int(total), int(live))
+            stage.sampled = (what, int(done), int(total), int(live))
         self.changed(stage)
 
     def note(self, text: str) -> None:
@@ -172,8 +175,8 @@ class Progress:
     def _figures(self, stage: Stage, width: int | None = None) -> str:
         """What fits into `width` cells of: the sampling that goes on, else the figures of the last step."""
         if stage.sampled is not None:
-            done, total, live = stage.sampled
-            words = (f"sampling token {done} of {total}, {live} responses live", f"token {done}/{total}, {live} live")
+            what, done, total, live = stage.sampled
+            words = (f"sampling {what} {done} of {total}, {live} responses live", f"{what} {done}/{total}, {live} live")
         else:
             words = (figures(stage.row), figures(stage.row, short=True))
         return words[0] if width is None or cell_len(words[0]) <= width else words[1]

@@ -56,12 +56,15 @@ def train(
             raise ValueError("reinforcement learning needs params or a checkpoint, got neither")
         state = step.init_state(cfg, mesh, optimizer, params, anchor=True)
     start, last = int(state.step), cfg.rl.num_steps
+    rows = cfg.rl.prompts_per_step * cfg.rl.responses_per_prompt
+    refill = 0 < cfg.rl.lanes < cfg.rl.responses_per_prompt
+    what, total = ("response", rows) if refill else ("token", cfg.rl.max_new_tokens)
     train_step = step.make_train_step(
         cfg,
         mesh,
         make_scorer(task, "train", tokenizer, cfg.rl),
         stop_tokens=tokenizer.stop_ids,
-        on_progress=lambda done, live: progress.sampling(int(done), cfg.rl.max_new_tokens, int(live)),
+        on_progress=lambda done, live: progress.sampling(done, total, live, what),
     )
     problems = evaluator.problems(cfg.eval.quick_problems, start=cfg.eval.num_problems)
     with contextlib.closing(stream), progress.stage("reinforcement", total=last, done=start) as stage:

@@ -21,19 +21,29 @@ def key_for(root: jax.Array, name: str, step: int | jax.Array) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(root, zlib.crc32(name.encode())), step)
 
 
-def row_keys(key: jax.Array, problem_P: jax.Array, num_responses: int) -> jax.Array:
-    """key[B], one for each (problem, response).
+def problem_keys(key: jax.Array, problem_P: jax.Array) -> jax.Array:
+    """key[P], one for each problem.
 
     A problem that stands twice in a batch is told apart by how often it stood there before.
     """
     same_PP = problem_P[:, None] == problem_P[None, :]
     repeat_P = jnp.sum(jnp.tril(same_PP, -1), axis=1)
-    fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, 0))
-    problem_key_P = fold_in(jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, problem_P), repeat_P)
-    response_R = jnp.arange(num_responses)
-    return jax.vmap(lambda k: jax.vmap(lambda r: jax.random.fold_in(k, r))(response_R))(problem_key_P).reshape(-1)
+    named_P = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, problem_P)
+    return response_keys(named_P, repeat_P)
+
+
+def response_keys(problem_key_B: jax.Array, response_B: jax.Array) -> jax.Array:
+    """key[B], each row's: of its problem's key and the number of its response."""
+    return jax.vmap(jax.random.fold_in)(problem_key_B, response_B)
+
+
+def row_keys(key: jax.Array, problem_P: jax.Array, num_responses: int) -> jax.Array:
+    """key[B], one for each (problem, response), in the order of rows."""
+    response_B = jnp.tile(jnp.arange(num_responses), len(problem_P))
+    return response_keys(jnp.repeat(problem_keys(key, problem_P), num_responses), response_B)
 
 
 def row_uniforms(row_key_B: jax.Array, position: int | jax.Array) -> jax.Array:
-    """float32[B] in [0, 1): each row's number for the token at `position` of its response."""
-    return jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, position)))(row_key_B)
+    """float32[B] in [0, 1): each row's number for the token at `position`, one for all or int32[B], of its response."""
+    position_B = jnp.broadcast_to(position, row_key_B.shape)
+    return jax.vmap(lambda k, t: jax.random.uniform(jax.random.fold_in(k, t)))(row_key_B, position_B)

@@ -62,6 +62,7 @@ def make_sample(
         model,
         num_responses=cfg.rl.responses_per_prompt,
         max_new_tokens=cfg.rl.max_new_tokens,
+        lanes=cfg.rl.lanes,
         window=cfg.rl.window,
         stop_tokens=stop_tokens,
         on_progress=on_progress,
@@ -276,7 +277,7 @@ def make_train_step(
       mesh: the devices.
       scorer: host function on NumPy arrays of one shard's rows, see rewards/score.py. Called from inside the program.
       stop_tokens: token ids that end a response.
-      on_progress: called with (tokens done, live rows) every `cfg.rl.window` positions of the token loop.
+      on_progress: told every `cfg.rl.window` iterations how far sampling is, as decode.Progress says.
     """
     sample = make_sample(cfg, mesh, stop_tokens, on_progress)
     score = make_score(train_layout(mesh), cfg.rl.responses_per_prompt, scorer)

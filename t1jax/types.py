@@ -6,7 +6,7 @@ Every stage file takes and returns these; masks are born in data/decode and carr
 from token values.
 
 Axes: P prompts, R responses per prompt, B = P*R rows, C prompt positions, T response positions,
-S cache positions, L layers, K kv heads, H head dim.
+L layers, K kv heads, H head dim; of the cache: J blocks, S columns of a block, X shards, M lanes of a shard.
 Deliberately not here: anything that computes.
 """
 
@@ -31,18 +31,18 @@ class Prompts:
 
 @struct.dataclass
 class KVCache:
-    """Keys and values: one copy of each prompt's, and each response's own.
+    """Keys and values: one copy of each prompt's, and each lane's own in a ring of columns (model/ring.py).
 
-    Rows b = p * R + r share prompt p. Every row has written the same number of own positions.
+    Lane b reads prompt b // (B // P). All lanes write the same column at the same time.
     """
 
-    prompt_k_LPKCH: Array  # [L, P, K, C, H] compute dtype, keys of the prompt, rope applied; C may be 0
+    prompt_k_LPKCH: Array  # [L, P, K, C, H] compute dtype, keys of the prompt, rope applied
     prompt_v_LPKCH: Array  # [L, P, K, C, H]
     prompt_valid_PC: Array  # bool[P, C]
-    k_LBKSH: Array  # [L, B, K, S, H] own keys, heads before sequence
-    v_LBKSH: Array  # [L, B, K, S, H]
-    valid_BS: Array  # bool[B, S] own positions that may be attended once written
-    cursor: Array  # int32[] own positions written so far, the same for every row
+    k_LJXMKSH: Array  # [L, J, X, M, K, S, H] own keys: J blocks of S columns, X shards of M lanes
+    v_LJXMKSH: Array  # [L, J, X, M, K, S, H]
+    length_B: Array  # int32[B] the last columns that are a lane's own; B may be fewer than X * M
+    column: Array  # int32[] columns written so far, by all lanes
 
 
 @struct.dataclass

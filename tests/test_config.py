@@ -174,6 +174,8 @@ REFUSED = [
     ({"rl__weight_decay": -0.1}, "rl.weight_decay is -0.1; expected at least 0"),
     ({"rl__responses_per_prompt": 1}, "rl.responses_per_prompt is 1; expected at least 2: the leave-one-out"),
     ({"rl__micro_batches": 3}, "rl.prompts_per_step * rl.responses_per_prompt is 256; expected a multiple of rl.micro"),
+    ({"rl__lanes": 3}, "rl.responses_per_prompt is 8; expected a multiple of rl.lanes = 3"),
+    ({"rl__lanes": -1}, "rl.lanes is -1; expected at least 0"),
     ({"rl__num_steps": 0}, "rl.num_steps is 0; expected at least 1"),
     ({"rl__temperature": 0.0}, "rl.temperature is 0.0; expected more than 0"),
     ({"rl__top_k": 97}, "rl.top_k is 97; expected 0 (off) to model.vocab_size = 96"),

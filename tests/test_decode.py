@@ -69,7 +69,7 @@ def make_prompts(count: int = 4, length: int = C, seed: int = 0) -> Prompts:
 
 
 @functools.cache
-def sampler(mesh_shape=ONE, R=4, length=T, window=T, stops=STOPS, on_progress=None, dtype="float32"):
+def sampler(mesh_shape=ONE, R=4, length=T, window=T, stops=STOPS, on_progress=None, dtype="float32", **how):
     return jax.jit(
         decode.make_rollout(
             make_model(mesh_shape, dtype),
@@ -78,6 +78,7 @@ def sampler(mesh_shape=ONE, R=4, length=T, window=T, stops=STOPS, on_progress=No
             window=window,
             stop_tokens=stops,
             on_progress=on_progress,
+            **how,
         )
     )
 
@@ -211,16 +212,9 @@ def test_a_sample_does_not_depend_on_the_devices(mesh_shape):
     same(draw(prompts, mesh_shape=mesh_shape), draw(prompts), atol=1e-4)
 
 
-@pytest.mark.parametrize("window", [3, T])  # buffers of 3, 6, 8 and of 8 positions
+@pytest.mark.parametrize("window", [3, T])  # a ring of three blocks, and of one
 def test_the_window_changes_no_sample(window):
     same(draw(window=window), draw(window=100))
-
-
-def test_windows_double_up_to_the_longest_response():
-    assert decode._windows(4, 12) == [4, 8, 12]
-    assert decode._windows(4, 8) == [4, 8]
-    assert decode._windows(16, 12) == [12]
-    assert decode._windows(1, 5) == [1, 2, 4, 5]
 
 
 def test_padding_is_never_read():
@@ -294,8 +288,10 @@ def test_the_host_hears_once_a_window_and_the_loop_ends_with_the_last_row():
         jax.effects_barrier()
         return rollouts
 
-    run(window=2, stops=())  # buffers of 2, 4 and 8 positions; two windows in the last
-    assert heard == [(2, 16), (4, 16), (6, 16), (8, 16)]
+    run(window=2, stops=())
+    assert heard == [(2, 16), (4, 16), (6, 16), (8, 0)]
+    run(window=2, stops=(), lanes=2)  # two lanes a prompt, four responses each: 8 at a time
+    assert heard == [(0, 8), (0, 8), (0, 8), (8, 8), (8, 8), (8, 8), (8, 8), (16, 0)]
     stops = tuple(v for v in range(V) if v % 3)
     rollouts = run(window=2, stops=stops)
     same(rollouts, draw(stops=stops))
@@ -305,16 +301,27 @@ def test_the_host_hears_once_a_window_and_the_loop_ends_with_the_last_row():
     assert heard == [(n, live[n]) for n in range(2, longest, 2)] + [(longest, 0)]
 
 
+def test_the_host_hears_the_tokens():
+    heard: list[tuple[np.ndarray, int]] = []
+    rollouts = draw(R=1, stops=(), on_tokens=lambda tokens, done: heard.append((tokens[:, :done].copy(), done)))
+    jax.effects_barrier()
+    assert sorted(done for _, done in heard) == [4, 8]
+    for tokens, done in heard:
+        np.testing.assert_array_equal(tokens, rollouts.tokens_BT[:, :done])
+
+
 @pytest.mark.parametrize("on_progress", [None, print])
 def test_the_token_loop_does_not_copy_the_cache(on_progress):
-    """In the compiled loops nothing makes an array as large as the cache but a write of some positions in place."""
+    """In the compiled loops nothing makes an array as large as the cache but a write of a column in place."""
     args = (make_params(), make_prompts(), jax.random.key(0), SamplingSettings(jnp.float32(1.2)))
     text = sampler(length=24, window=16, on_progress=on_progress).lower(*args).compile().as_text()
     computations = {c.split(" ")[0].removeprefix("%"): c for c in re.split(r"\n(?=(?:ENTRY )?%\S+ \()", text)}
     loops = [computations[name] for name in set(re.findall(r"body=%([\w.-]+)", text))]
     fusions = [computations[name] for loop in loops for name in re.findall(r"calls=%([\w.-]+)", loop)]
-    makers = [found for c in loops + fusions for found in re.findall(r"%(\S+) = f32\[2,16,2,24,8\]\S* (\S+)\(", c)]
-    assert sum(operation == "dynamic-update-slice" for _, operation in makers) == 2  # keys and values
+    makers = [found for c in loops + fusions for found in re.findall(r"%(\S+) = f32\[2,2,1,16,2,16,8\]\S* (\S+)\(", c)]
+    assert (
+        sum(operation == "dynamic-update-slice" for _, operation in makers) == 6
+    )  # keys and values: all lanes, moving, few lanes
     for name, operation in makers:
         in_place = operation == "dynamic-update-slice" or "dynamic-update-slice_fusion" in name
         assert in_place or operation in ("parameter", "get-tuple-element"), (name, operation)
@@ -325,3 +332,8 @@ def test_a_size_below_one_is_named(knob):
     sizes = {"num_responses": 4, "max_new_tokens": 4, "window": 4, knob: 0}
     with pytest.raises(ValueError, match=f"{knob} = 0"):
         decode.make_rollout(make_model(), stop_tokens=(), **sizes)
+
+
+def test_lanes_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match="lanes = 3: expected a divisor of num_responses = 4"):
+        decode.make_rollout(make_model(), num_responses=4, max_new_tokens=4, window=4, stop_tokens=(), lanes=3)

@@ -217,6 +217,8 @@ def test_sampling_shows_only_in_long_steps_and_ends_with_them():
         clock.now += 2
         progress.sampling(128, 512, 93)
         assert output.getvalue() == "rl 0/9  sampling token 128 of 512, 93 responses live\n"
+        progress.sampling(30, 64, 8, "response")
+        assert output.getvalue().splitlines()[-1] == "rl 0/9  sampling response 30 of 64, 8 responses live"
         stage.update(1, ROW)
         assert "sampling" not in output.getvalue().splitlines()[-1]
     progress.sampling(1, 2, 3)  # no stage is open: nothing to show

@@ -11,7 +11,7 @@ import pytest
 
 from configs import tiny
 from t1jax import config, sharding
-from t1jax.model import qwen
+from t1jax.model import qwen, ring
 
 SMALL = {
     "vocab_size": 40,
@@ -62,32 +62,35 @@ def test_packed_texts_do_not_see_each_other():
 
 
 @pytest.mark.parametrize("changes", [{}, QWEN3, YARN], ids=["qwen2", "qwen3", "yarn"])
-def test_cache_in_two_parts_equals_the_full_forward(changes):
-    """Two prompts of different length, two responses each: prefill, then three tokens, then one."""
+def test_prefill_and_cache_equal_the_full_forward(changes):
+    """Two prompts of different length, two lanes each; two columns a block, and the ring goes round."""
     model = make_model(decode=True, **changes)
     params = randomised(qwen.init_params(model, jax.random.key(0)))
     forward = jax.jit(functools.partial(qwen.forward, model))
     rng = np.random.default_rng(0)
     prompt = rng.integers(0, 40, (2, 5)).astype(np.int32)
     valid = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], bool)
-    response = rng.integers(0, 40, (4, 4)).astype(np.int32)
+    first, second = rng.integers(0, 40, (2, 4, 4)).astype(np.int32)
+    prompt_hidden, prompt_kv = jax.jit(functools.partial(qwen.prefill, model))(params, prompt, valid)
+    cache = ring.start(model.cfg, model.layout, prompt_kv, jnp.asarray(valid), lanes=4, length=4, block=2)
     length = valid.sum(1)
-    prompt_position = np.broadcast_to(np.arange(5, dtype=np.int32), (2, 5))
-    cache = qwen.empty_cache(model, 2, 5, valid_BS=valid)
-    prompt_hidden, prefilled = forward(params, prompt, prompt_position, cache=cache)
-    cache = qwen.empty_cache(model, 4, 6, prompt=prefilled)
     start = np.repeat(length, 2)[:, None].astype(np.int32)
-    first, cache = forward(params, response[:, :3], start + np.arange(3)[None], cache=cache)
-    last, cache = forward(params, response[:, 3:], start + 3, cache=cache)
-    assert int(cache.cursor) == 4
-    for b in range(4):
-        p = b // 2
-        tokens = np.concatenate([prompt[p, : length[p]], response[b]])[None].astype(np.int32)
-        position = np.arange(tokens.shape[1], dtype=np.int32)[None]
-        full, _ = forward(params, tokens, position, segment_BT=np.ones_like(tokens))
+    lanes = np.zeros((2, 4, 4, model.cfg.hidden_size), np.float32)
+    for text, tokens in enumerate((first, second)):  # the second in the place of the first, one column later
+        for t in range(4):
+            hidden, cache = forward(params, tokens[:, t : t + 1], start + t, cache=cache)
+            lanes[text, :, t] = hidden[:, 0]
+        cache = cache.replace(length_B=jnp.zeros(4, jnp.int32), column=cache.column + 1)
+    for p in range(2):
+        full, _ = forward(params, prompt[p : p + 1], np.arange(5)[None], segment_BT=valid[p : p + 1].astype(np.int32))
         np.testing.assert_allclose(prompt_hidden[p, : length[p]], full[0, : length[p]], atol=1e-5)
-        np.testing.assert_allclose(first[b], full[0, length[p] : length[p] + 3], atol=1e-5)
-        np.testing.assert_allclose(last[b], full[0, length[p] + 3 :], atol=1e-5)
+    for text, rows in enumerate((first, second)):
+        for b in range(4):
+            p = b // 2
+            tokens = np.concatenate([prompt[p, : length[p]], rows[b]])[None].astype(np.int32)
+            position = np.arange(tokens.shape[1], dtype=np.int32)[None]
+            full, _ = forward(params, tokens, position, segment_BT=np.ones_like(tokens))
+            np.testing.assert_allclose(lanes[text, b], full[0, length[p] :], atol=1e-5)
 
 
 @pytest.mark.parametrize("remat", ["dots", "full"])

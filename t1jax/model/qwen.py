@@ -5,10 +5,10 @@ RMSNorm, rotary positions, grouped-query attention, SwiGLU, tied or untied head;
 a norm of each head's q and k as in Qwen3, or neither as in Llama. Layers are stacked on axis 0 and scanned. Used as
 pure functions: `init_params`, `forward`, `logits`.
 
-Axes: B rows, P prompts, T query positions, S own cache positions, C prompt positions, D width, N query heads,
-K kv heads, H head dim, F mlp width, V vocabulary, L layers.
+Axes: B rows or lanes, P prompts, T query positions, C prompt positions, D width, N query heads, K kv heads, H head
+dim, F mlp width, V vocabulary, L layers; those of the cache as in ring.py.
 Source: Qwen2.5, arXiv 2412.15115; Qwen3, arXiv 2505.09388; parity with transformers is tested for each family.
-Deliberately not here: sampling (decode.py), losses over the vocabulary (losses.py).
+Deliberately not here: the cache (ring.py), sampling (decode.py), losses over the vocabulary (losses.py).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from t1jax.config import ModelConfig
+from t1jax.model import ring
 from t1jax.model.attention import KeyValues, attend, rope, rotations
 from t1jax.sharding import Layout, param_shardings
 from t1jax.types import KVCache, Params
@@ -48,6 +49,7 @@ class Block(nn.Module):
 
     cfg: ModelConfig
     layout: Layout
+    keep: bool = False  # return the keys and values
 
     def weight(self, name: str, init: Any, **shape: int) -> jax.Array:
         """A parameter in compute dtype; `shape` maps each logical axis, in order, to its size."""
@@ -58,8 +60,8 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, carry: tuple[jax.Array, ...], prompt_kv: tuple[jax.Array, jax.Array] | None, shared: dict[str, jax.Array]
-    ) -> tuple[tuple[jax.Array, ...], None]:
+        self, carry: tuple[jax.Array, ...], prompt_kv: tuple[jax.Array, jax.Array] | None, shared: dict[str, Any]
+    ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, jax.Array] | None]:
         cfg, constrain = self.cfg, self.layout.constrain
         D, N, K, H, F = cfg.hidden_size, cfg.num_heads, cfg.num_kv_heads, cfg.head_dim, cfg.mlp_size
         x_BTD, *own = carry
@@ -79,19 +81,16 @@ class Block(nn.Module):
         k = constrain(rope(k, shared["cos_BTh"], shared["sin_BTh"]), "batch", "kv_heads", "length", None)
         v = constrain(v, "batch", "kv_heads", "length", None)
 
-        if own:  # cached: write the new keys and values, attend the prompt's and the row's own
-            k_LBKSH, v_LBKSH, layer = own
-            at = (layer, 0, 0, shared["cursor"], 0)
-            k_LBKSH = jax.lax.dynamic_update_slice(k_LBKSH, k[None].astype(k_LBKSH.dtype), at)
-            v_LBKSH = jax.lax.dynamic_update_slice(v_LBKSH, v[None].astype(v_LBKSH.dtype), at)
-            own = [k_LBKSH, v_LBKSH, layer + 1]
-            k = jax.lax.dynamic_index_in_dim(k_LBKSH, layer, keepdims=False)
-            v = jax.lax.dynamic_index_in_dim(v_LBKSH, layer, keepdims=False)
-        sources = [KeyValues(k, v, shared["mask_BTS"])]
-        if prompt_kv is not None:
-            sources.append(KeyValues(*prompt_kv, shared["prompt_valid_PC"][:, None, :]))
+        if prompt_kv is not None:  # cached: write the new column, attend the prompt and the lane's own columns
+            k_LJXMKSH, v_LJXMKSH, layer = own
+            k_LJXMKSH = ring.write(k_LJXMKSH, k, layer, shared["reach"])
+            v_LJXMKSH = ring.write(v_LJXMKSH, v, layer, shared["reach"])
+            own = [k_LJXMKSH, v_LJXMKSH, layer + 1]
+            attended = ring.attend(q, k_LJXMKSH, v_LJXMKSH, layer, *prompt_kv, shared["reach"])
+        else:
+            attended = attend(q, KeyValues(k, v, shared["mask_BTS"]))
         o = self.weight("o", scaled(N * H), q_heads=N, head_dim=H, embed=D)
-        x_BTD = x_BTD + jnp.einsum("BNTH,NHD->BTD", attend(q, *sources), o)
+        x_BTD = x_BTD + jnp.einsum("BNTH,NHD->BTD", attended, o)
         x_BTD = constrain(x_BTD, "batch", "length", None)
 
         y = rms_norm(x_BTD, self.weight("mlp_norm", ONES, embed=D), cfg.norm_eps)
@@ -99,19 +98,24 @@ class Block(nn.Module):
         up = jnp.einsum("BTD,DF->BTF", y, self.weight("up", scaled(D), embed=D, mlp=F))
         inner = constrain(nn.silu(gate) * up, "batch", "length", "mlp")
         x_BTD = x_BTD + jnp.einsum("BTF,FD->BTD", inner, self.weight("down", scaled(F), mlp=F, embed=D))
-        return (constrain(x_BTD, "batch", "length", None), *own), None
+        return (constrain(x_BTD, "batch", "length", None), *own), (k, v) if self.keep else None
 
 
 class Transformer(nn.Module):
-    """Embedding, scanned layers, final norm. Call it through `forward`."""
+    """Embedding, scanned layers, final norm. Call it through `forward` and `prefill`."""
 
     cfg: ModelConfig
     layout: Layout
 
     @nn.compact
     def __call__(
-        self, tokens_BT: jax.Array, position_BT: jax.Array, segment_BT: jax.Array | None, cache: KVCache | None
-    ) -> tuple[jax.Array, KVCache | None]:
+        self,
+        tokens_BT: jax.Array,
+        position_BT: jax.Array,
+        segment_BT: jax.Array | None,
+        lanes: KVCache | None,
+        keep: bool = False,
+    ) -> tuple[jax.Array, Any]:
         cfg = self.cfg
         V, D = cfg.vocab_size, cfg.hidden_size
         axes = nn.with_logical_partitioning
@@ -124,25 +128,19 @@ class Transformer(nn.Module):
         x_BTD = jnp.take(table_VD, tokens_BT, axis=0)
         x_BTD = self.layout.constrain(x_BTD, "batch", "length", None)
         cos_BTh, sin_BTh = rotations(position_BT, cfg)
-        shared = {"cos_BTh": cos_BTh, "sin_BTh": sin_BTh}
+        shared: dict[str, Any] = {"cos_BTh": cos_BTh, "sin_BTh": sin_BTh}
         carry: tuple[jax.Array, ...] = (x_BTD,)
         prompt_kv = None
-        if cache is None:
-            if segment_BT is None:
-                raise ValueError("forward without a cache needs segment_BT: which tokens belong together, 0 for none")
+        if lanes is not None:
+            shared["reach"] = ring.reach(lanes)
+            carry = (x_BTD, lanes.k_LJXMKSH, lanes.v_LJXMKSH, jnp.int32(0))
+            prompt_kv = (lanes.prompt_k_LPKCH, lanes.prompt_v_LPKCH)
+        elif segment_BT is None:
+            raise ValueError("forward without a cache needs segment_BT: which tokens belong together, 0 for none")
+        else:
             same = (segment_BT[:, :, None] == segment_BT[:, None, :]) & (segment_BT > 0)[:, None, :]
             T = tokens_BT.shape[1]
             shared["mask_BTS"] = same & jnp.tril(jnp.ones((T, T), bool))[None]
-        else:
-            slot_S = jnp.arange(cache.valid_BS.shape[1])
-            query_T = cache.cursor + jnp.arange(tokens_BT.shape[1])
-            reached_TS = slot_S[None, :] <= query_T[:, None]
-            shared["mask_BTS"] = reached_TS[None] & cache.valid_BS[:, None, :]
-            shared["cursor"] = cache.cursor
-            carry = (x_BTD, cache.k_LBKSH, cache.v_LBKSH, jnp.int32(0))
-            if cache.prompt_valid_PC.shape[1]:
-                shared["prompt_valid_PC"] = cache.prompt_valid_PC
-                prompt_kv = (cache.prompt_k_LPKCH, cache.prompt_v_LPKCH)
 
         block = Block if cfg.remat == "none" else nn.remat(Block, policy=REMAT[cfg.remat], prevent_cse=False)
         layers = nn.scan(
@@ -153,11 +151,13 @@ class Transformer(nn.Module):
             length=cfg.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        (x_BTD, *own), _ = layers(cfg, self.layout, name="layers")(carry, prompt_kv, shared)
-        if cache is not None:
-            cursor = cache.cursor + tokens_BT.shape[1]
-            cache = replace(cache, k_LBKSH=own[0], v_LBKSH=own[1], cursor=cursor)
-        return rms_norm(x_BTD, norm_D, cfg.norm_eps), cache
+        out: Any  # keys and values, if kept
+        (x_BTD, *own), out = layers(cfg, self.layout, keep, name="layers")(carry, prompt_kv, shared)
+        if lanes is not None:
+            out = replace(
+                lanes, k_LJXMKSH=own[0], v_LJXMKSH=own[1], column=lanes.column + 1, length_B=lanes.length_B + 1
+            )
+        return rms_norm(x_BTD, norm_D, cfg.norm_eps), out
 
 
 def forward(
@@ -172,8 +172,7 @@ def forward(
     """The hidden state after each token, [B, T, D] in compute dtype, and the cache with these tokens in it.
 
     Without a cache, a token attends itself and earlier tokens of its own nonzero segment of the row. With a cache,
-    the T tokens are written to own positions cursor .. cursor + T - 1, and attend the whole prompt and own positions
-    up to themselves.
+    T is 1: each lane's token is written to the next column, and attends its prompt and the lane's own columns.
 
     Args:
       model: whose layout says how activations are split.
@@ -181,9 +180,19 @@ def forward(
       tokens_BT: int32 token ids.
       position_BT: int32 positions for the rotary embedding.
       segment_BT: int32, 0 for padding; required without a cache, unused with one.
-      cache: rows must match tokens_BT; its own length must hold cursor + T positions.
+      cache: of B lanes in use.
     """
     out: Any = model.apply({"params": params}, tokens_BT, position_BT, segment_BT, cache)
+    return out
+
+
+def prefill(
+    model: Transformer, params: Params, tokens_PC: jax.Array, valid_PC: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """Right-padded prompts: the hidden state after each token, [P, C, D], and all keys and values, [L, P, K, C, H]."""
+    position_PC = jnp.broadcast_to(jnp.arange(tokens_PC.shape[1], dtype=jnp.int32)[None], tokens_PC.shape)
+    segment_PC = valid_PC.astype(jnp.int32)
+    out: Any = model.apply({"params": params}, tokens_PC, position_PC, segment_PC, None, keep=True)
     return out
 
 
@@ -220,28 +229,3 @@ def init_params(model: Transformer, key: jax.Array) -> Params:
         return nn.unbox(model.init(key, one, one, one, None)["params"])
 
     return jax.jit(init, out_shardings=shardings(model))(key)
-
-
-def empty_cache(
-    model: Transformer, rows: int, length: int, prompt: KVCache | None = None, valid_BS: jax.Array | None = None
-) -> KVCache:
-    """A cache with room for `length` own positions a row, zeros; cursor 0.
-
-    Args:
-      model: for sizes, compute dtype and layout.
-      rows: B.
-      length: S.
-      prompt: a filled cache of the P prompts that the rows share; its own positions become the prompt part.
-      valid_BS: own positions that may be attended once written; default: all.
-    """
-    cfg = model.cfg
-    shape = (cfg.num_layers, rows, cfg.num_kv_heads, length, cfg.head_dim)
-    axes = (None, "batch", "kv_heads", None, None)
-    own = [model.layout.constrain(jnp.zeros(shape, cfg.compute_dtype), *axes) for _ in range(2)]
-    valid_BS = jnp.ones((rows, length), bool) if valid_BS is None else valid_BS
-    if prompt is not None:
-        prompt_k, prompt_v, prompt_valid_PC = prompt.k_LBKSH, prompt.v_LBKSH, prompt.valid_BS
-    else:
-        prompt_k = prompt_v = jnp.zeros((*shape[:3], 0, cfg.head_dim), cfg.compute_dtype)
-        prompt_valid_PC = jnp.zeros((rows, 0), bool)
-    return KVCache(prompt_k, prompt_v, prompt_valid_PC, own[0], own[1], valid_BS, jnp.int32(0))

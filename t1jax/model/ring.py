@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sampler's cache: each prompt's keys and values once, and every lane's own in one ring of columns.
+
+All lanes write the same column, one a token, whatever they are at; a lane's own text is the last `length_B` columns.
+So a lane starts anew by forgetting its length, without moving a key: rotary positions were turned before writing, and
+attention does not ask where a key stands. The ring lies in blocks, each block one run of memory for all lanes;
+attention reads the blocks from the oldest column that a lane still needs to the newest, and no others.
+
+Axes: P prompts, B lanes in use (lane b reads prompt b // (B // P)), C prompt positions, T = 1, N query heads, K kv
+heads, G = N // K, H head dim, L layers, J blocks, S columns of a block, X shards of the batch, M lanes of a shard.
+Source: softmax over blocks one after another, arXiv 2205.14135.
+Deliberately not here: which lane writes what (decode.py), attention within a text (attention.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from t1jax.config import ModelConfig
+from t1jax.sharding import Layout
+from t1jax.types import KVCache
+
+OWN = (None, None, "batch", None, "kv_heads", None, None)  # how k_LJXMKSH is split
+PROMPT = (None, "batch", "kv_heads", None, None)  # how prompt_k_LPKCH is split
+
+
+class Reach(NamedTuple):
+    """Which columns of the ring a forward reads: the same for all layers."""
+
+    column: jax.Array  # int32[] the column written now
+    first_block: jax.Array  # int32[] counted like columns, since the beginning
+    length_B: jax.Array  # int32[B] columns before `column` that a lane attends
+    prompt_valid_PC: jax.Array
+
+
+def start(
+    cfg: ModelConfig,
+    layout: Layout,
+    prompt: tuple[jax.Array, jax.Array],
+    valid_PC: jax.Array,
+    *,
+    lanes: int,
+    length: int,
+    block: int,
+) -> KVCache:
+    """A cache of `lanes` lanes, nothing written, whose ring holds at least `length` columns in blocks of `block`."""
+    X = layout.batch_shards
+    shape = (cfg.num_layers, -(-length // block), X, lanes // X, cfg.num_kv_heads, block, cfg.head_dim)
+    k, v = (layout.constrain(jnp.zeros(shape, cfg.compute_dtype), *OWN) for _ in range(2))
+    return KVCache(*prompt, valid_PC, k, v, jnp.zeros(lanes, jnp.int32), jnp.int32(0))
+
+
+def reach(cache: KVCache) -> Reach:
+    """What the next token of each lane attends."""
+    first = jnp.maximum(cache.column - jnp.max(cache.length_B), 0)
+    return Reach(cache.column, first // cache.k_LJXMKSH.shape[5], cache.length_B, cache.prompt_valid_PC)
+
+
+def write(ring_LJXMKSH: jax.Array, x_BKTH: jax.Array, layer: jax.Array, reach: Reach) -> jax.Array:
+    """The ring of keys or of values with the new column of the lanes in use."""
+    _, J, X, _, K, S, H = ring_LJXMKSH.shape
+    new = x_BKTH.astype(ring_LJXMKSH.dtype).reshape(1, 1, X, -1, K, 1, H)
+    at = (layer, reach.column // S % J, 0, 0, 0, reach.column % S, 0)
+    return jax.lax.dynamic_update_slice(ring_LJXMKSH, new, at)
+
+
+def attend(
+    q_BNTH: jax.Array,
+    k_LJXMKSH: jax.Array,
+    v_LJXMKSH: jax.Array,
+    layer: jax.Array,
+    prompt_k_PKCH: jax.Array,
+    prompt_v_PKCH: jax.Array,
+    reach: Reach,
+) -> jax.Array:
+    """softmax(q k^T / sqrt(H)) v over a lane's prompt and its own columns; [B, N, 1, H], softmax in float32."""
+    _, J, X, _, K, S, H = k_LJXMKSH.shape
+    B, N, _, _ = q_BNTH.shape
+    P = prompt_k_PKCH.shape[0]
+    q_BKGH = q_BNTH.reshape(B, K, N // K, H)
+
+    q_PRKGH = q_BKGH.reshape(P, B // P, K, N // K, H)
+    s = jnp.einsum("PRKGH,PKCH->PKRGC", q_PRKGH, prompt_k_PKCH, preferred_element_type=jnp.float32) * H**-0.5
+    s = jnp.where(reach.prompt_valid_PC[:, None, None, None], s, -1e30)
+    highest = jnp.max(s, axis=-1)
+    w = jnp.exp(s - highest[..., None])
+    out = jnp.einsum("PKRGC,PKCH->PKRGH", w.astype(q_BNTH.dtype), prompt_v_PKCH, preferred_element_type=jnp.float32)
+    so_far = tuple(x.swapaxes(1, 2).reshape(B, K, N // K, *x.shape[4:]) for x in (highest, w.sum(-1), out))
+
+    def one_block(j: jax.Array, so_far: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        highest_BKG, total_BKG, out_BKGH = so_far
+        at, size = (layer, j % J, 0, 0, 0, 0, 0), (1, 1, X, B // X, K, S, H)
+        k_BKSH = jax.lax.dynamic_slice(k_LJXMKSH, at, size).reshape(B, K, S, H)
+        v_BKSH = jax.lax.dynamic_slice(v_LJXMKSH, at, size).reshape(B, K, S, H)
+        s = jnp.einsum("BKGH,BKSH->BKGS", q_BKGH, k_BKSH, preferred_element_type=jnp.float32) * H**-0.5
+        ago_S = reach.column - j * S - jnp.arange(S)
+        seen_BS = (ago_S >= 0)[None] & (ago_S[None] <= reach.length_B[:, None])
+        s = jnp.where(seen_BS[:, None, None], s, -1e30)
+        higher_BKG = jnp.maximum(highest_BKG, jnp.max(s, axis=-1))
+        w, less_BKG = jnp.exp(s - higher_BKG[..., None]), jnp.exp(highest_BKG - higher_BKG)
+        o = jnp.einsum("BKGS,BKSH->BKGH", w.astype(v_BKSH.dtype), v_BKSH, preferred_element_type=jnp.float32)
+        return higher_BKG, total_BKG * less_BKG + w.sum(-1), out_BKGH * less_BKG[..., None] + o
+
+    _, total_BKG, out_BKGH = jax.lax.fori_loop(reach.first_block, reach.column // S + 1, one_block, so_far)
+    return (out_BKGH / total_BKG[..., None]).astype(q_BNTH.dtype).reshape(B, N, 1, H)
+
+
+def pick(x_B: jax.Array, lane_XM: jax.Array, axis: int = 0) -> jax.Array:
+    """The named lanes of each shard, along `axis`; nothing crosses shards."""
+    X, M = lane_XM.shape
+    x_XB = jnp.moveaxis(x_B, axis, 0)
+    x_XB = x_XB.reshape(X, -1, *x_XB.shape[1:])
+    picked = jax.vmap(lambda x, lane: x[lane])(x_XB, lane_XM)
+    return jnp.moveaxis(picked.reshape(X * M, *picked.shape[2:]), 0, axis)
+
+
+def compact(layout: Layout, cache: KVCache, lane_XM: jax.Array, needed: jax.Array) -> KVCache:
+    """The named lanes of each shard moved to its front, in place, and only they in use; each with a prompt of its own.
+
+    Where `needed` is False no key is moved, and the cache is of no more use.
+    """
+    P, B = cache.prompt_k_LPKCH.shape[1], cache.length_B.shape[0]
+
+    def one_layer(layer: jax.Array, rings: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        def moved(ring_LJXMKSH: jax.Array) -> jax.Array:
+            _, J, X, M, K, S, H = ring_LJXMKSH.shape
+            x_JXMKSH = jax.lax.dynamic_index_in_dim(ring_LJXMKSH, layer, keepdims=False)
+            picked = jax.vmap(lambda x_JMKSH, lane_M: x_JMKSH[:, lane_M], (1, 0), 1)(x_JXMKSH, lane_XM)
+            return jax.lax.dynamic_update_slice(ring_LJXMKSH, picked[None], (layer, 0, 0, 0, 0, 0, 0))
+
+        return tuple(moved(ring) for ring in rings)
+
+    layers = jnp.where(needed, cache.k_LJXMKSH.shape[0], 0)
+    k, v = jax.lax.fori_loop(0, layers, one_layer, (cache.k_LJXMKSH, cache.v_LJXMKSH))
+    prompt_XM = lane_XM // (B // P)
+    prompt_k, prompt_v = (
+        layout.constrain(pick(x, prompt_XM, axis=1), *PROMPT) for x in (cache.prompt_k_LPKCH, cache.prompt_v_LPKCH)
+    )
+    return replace(
+        cache,
+        prompt_k_LPKCH=prompt_k,
+        prompt_v_LPKCH=prompt_v,
+        prompt_valid_PC=pick(cache.prompt_valid_PC, prompt_XM),
+        k_LJXMKSH=k,
+        v_LJXMKSH=v,
+        length_B=pick(cache.length_B, lane_XM),
+    )
