@@ -111,6 +111,7 @@ class RlConfig:
     min_p: float
     max_new_tokens: int
     window: int
+    pack_length: int
     micro_batches: int
     vocab_chunks: int
     learning_rate: float
