@@ -112,6 +112,7 @@ class RlConfig:
     max_new_tokens: int
     lanes: int
     window: int
+    pack_length: int
     micro_batches: int
     vocab_chunks: int
     learning_rate: float

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """One iteration of T1 as ONE compiled program: sampling -> scoring -> advantages -> update -> anchor.
 
-    rollouts  = sample(params, prompts)               R responses a prompt, one copy of the weights
-    scores    = score(prompts, rollouts)              on the host, each shard its own rows
-    state     = update(state, prompts, rollouts, scores)
+    rollouts      = sample(params, prompts)           R responses a prompt, one copy of the weights
+    scores, plan  = score(prompts, rollouts)          on the host, each shard its own rows
+    state, report = update(state, prompts, rollouts, scores, plan)
 
 `make_train_step` composes the three inside one `jax.jit` with donated state. The pieces are public: a test shows that
 apart they give what they give fused.
 
-Axes: P prompts, R responses per prompt, B = P*R rows (b = p*R + r), C prompt positions, T response positions,
-D width, V vocabulary.
+Axes: P prompts, R responses per prompt, B = P*R responses (p*R + r), C prompt positions, T response positions, D width,
+V vocabulary; of the update: j parts of b packed rows, S positions of a row.
 Source: T1 (arXiv 2501.11651) section 2. What differs from the paper and what it does not say: docs/method.md.
-Deliberately not here: the loop (rl.py), the equations (advantages.py, losses.py, optim.py), the token loop (decode.py).
+Deliberately not here: the loop (rl.py), the equations (advantages.py, losses.py, optim.py), the token loop (decode.py),
+where a response stands in the update's rows (packing.py).
 """
 
 from __future__ import annotations
@@ -26,17 +27,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from flax import struct
 from jax.experimental import io_callback
 from jax.sharding import Mesh, NamedSharding
 
-from t1jax import advantages, decode, losses, optim, rng
+from t1jax import advantages, decode, losses, optim, packing, rng
 from t1jax.config import Config
 from t1jax.masking import Mean
 from t1jax.model import qwen
 from t1jax.sampling import SamplingSettings
-from t1jax.sharding import Layout, decode_layout, like_params, train_layout
-from t1jax.types import Params, Prompts, Report, Rollouts, Scores, TrainState
+from t1jax.sharding import decode_layout, like_params, train_layout
+from t1jax.types import Params, Plan, Prompts, Report, Rollouts, Scores, TrainState
 
 # (problem_B, tokens_BT, sampled_BT, stopped_B) -> outcome, overlong, repetition, garbled; NumPy in and out
 Scorer = Callable[..., Any]
@@ -76,81 +76,48 @@ def make_sample(
     return sample
 
 
-def make_score(layout: Layout, num_responses: int, scorer: Scorer) -> Callable[[Prompts, Rollouts], Scores]:
-    """A traceable `score(prompts, rollouts) -> Scores` that calls `scorer` on the host.
+def make_score(cfg: Config, mesh: Mesh, scorer: Scorer) -> Callable[[Prompts, Rollouts], tuple[Scores, Plan]]:
+    """A traceable `score(prompts, rollouts) -> (scores, plan)`: `scorer` judges, packing.py plans, on the host.
 
     Each shard of the batch hands its own rows to the process it lives on; nothing else leaves the devices. Where
     devices hold copies of the same rows (mesh.tensor > 1), the first of them asks and tells the others. A scorer that
     raises gives FAILED: an error inside the program would leave the other devices waiting for this one for ever.
     """
+    layout = train_layout(mesh)
     rows = layout.spec("batch")
 
-    def local(problem_P: jax.Array, tokens_BT: jax.Array, sampled_BT: jax.Array, stopped_B: jax.Array) -> Scores:
-        problem_B = jnp.repeat(problem_P, num_responses)
-        B = problem_B.shape[0]
-        shapes = Scores(*[jax.ShapeDtypeStruct((B,), jnp.int32)] * 4)
+    def local(prompts: Prompts, rollouts: Rollouts) -> tuple[Scores, Plan]:
+        B = rollouts.stopped_B.shape[0]
+        R = B // prompts.problem_P.shape[0]
+        grid = packing.make_grid(cfg.rl, B * layout.batch_shards, prompts.tokens_PC.shape[1], layout.batch_shards)
+        shapes = [jax.ShapeDtypeStruct((B,), jnp.int32)] * 6
 
-        def host(*arrays: Any) -> Scores:
+        def judge(*arrays: Any) -> list[np.ndarray]:
             try:
-                scores = scorer(*(np.asarray(x) for x in arrays))
-                return Scores(*(np.asarray(x, np.int32).reshape(B) for x in scores))
+                return [np.asarray(x, np.int32).reshape(B) for x in scorer(*(np.asarray(x) for x in arrays))]
             except Exception:
                 logger.exception("the scorer failed on %d responses", B)
                 no = np.zeros(B, np.int32)
-                return Scores(no + FAILED, no, no, no)
+                return [no + FAILED, no, no, no]
 
-        def ask(_: None) -> Scores:
-            return io_callback(host, shapes, problem_B, tokens_BT, sampled_BT, stopped_B)
+        def host(prompt: Any, problem: Any, tokens: Any, sampled: Any, stopped: Any) -> list[np.ndarray]:
+            scores = judge(problem, tokens, sampled, stopped)
+            length = np.asarray(prompt) + np.asarray(sampled).sum(-1)
+            return [*scores, *packing.plan(length, packing.wanted(scores, cfg.rl), grid)]
 
-        def wait(_: None) -> Scores:
-            return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        def ask(_: None) -> Any:
+            prompt_P = prompts.valid_PC.sum(-1, dtype=jnp.int32)
+            each = (jnp.repeat(x_P, R) for x_P in (prompt_P, prompts.problem_P))
+            return io_callback(host, shapes, *each, rollouts.tokens_BT, rollouts.sampled_BT, rollouts.stopped_B)
+
+        def wait(_: None) -> Any:
+            return [jnp.zeros(x.shape, x.dtype) for x in shapes]
 
         mine = jax.lax.cond(jax.lax.axis_index("tensor") == 0, ask, wait, None)
-        scores = jax.lax.psum(mine, "tensor")
-        flags = (x.astype(bool) for x in (scores.overlong_B, scores.repetition_B, scores.garbled_B))
-        return Scores(scores.outcome_B.astype(jnp.int8), *flags)
+        outcome_B, *flags, row_B, start_B = jax.lax.psum(mine, "tensor")
+        return Scores(outcome_B.astype(jnp.int8), *(x.astype(bool) for x in flags)), Plan(row_B, start_B)
 
-    sharded = jax.shard_map(local, mesh=layout.mesh, in_specs=(rows, rows, rows, rows), out_specs=rows, check_vma=False)
-    return lambda prompts, rollouts: sharded(
-        prompts.problem_P, rollouts.tokens_BT, rollouts.sampled_BT, rollouts.stopped_B
-    )
-
-
-@struct.dataclass
-class Rows:
-    """What the update needs of each response: prompt and response in one row, the prompt shifted right to meet it."""
-
-    tokens_BS: jax.Array  # int32[B, C + T]
-    position_BS: jax.Array  # int32[B, C + T]
-    segment_BS: jax.Array  # int32[B, C + T] 1 for prompt and sampled tokens, 0 for padding
-    rollouts: Rollouts
-    advantage_B: jax.Array | None = None  # float32[B]
-    anchor_logprob_BT: jax.Array | None = None  # float32[B, T]
-
-
-def join(prompts: Prompts, rollouts: Rollouts) -> Rows:
-    """One row per response: [padding, prompt, response, padding], C + T long, response token t at C + t."""
-    B, _ = rollouts.tokens_BT.shape
-    P, C = prompts.tokens_PC.shape
-    pad_P = C - prompts.valid_PC.sum(-1, dtype=jnp.int32)
-    position_PC = jnp.arange(C, dtype=jnp.int32)[None] - pad_P[:, None]
-    prompt_PC = jnp.take_along_axis(prompts.tokens_PC, jnp.maximum(position_PC, 0), axis=1)
-    prompt_PC = jnp.where(position_PC >= 0, prompt_PC, 0)
-    T = rollouts.tokens_BT.shape[1]
-    start_P = C - pad_P
-    position_PS = jnp.concatenate(
-        [jnp.maximum(position_PC, 0), start_P[:, None] + jnp.arange(T, dtype=jnp.int32)[None]], axis=1
-    )
-
-    def each(x_P: jax.Array) -> jax.Array:
-        return jnp.repeat(x_P, B // P, axis=0)
-
-    return Rows(
-        tokens_BS=jnp.concatenate([each(prompt_PC), rollouts.tokens_BT], axis=1),
-        position_BS=each(position_PS),
-        segment_BS=jnp.concatenate([each(position_PC >= 0), rollouts.sampled_BT], axis=1).astype(jnp.int32),
-        rollouts=rollouts,
-    )
+    return jax.shard_map(local, mesh=mesh, in_specs=(rows, rows), out_specs=rows, check_vma=False)
 
 
 def split(tree: Any, parts: int) -> Any:
@@ -158,73 +125,83 @@ def split(tree: Any, parts: int) -> Any:
     return jax.tree.map(lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1), tree)
 
 
-def merge(tree: Any) -> Any:
-    """The inverse of `split`."""
-    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(x.shape[0] * x.shape[1], *x.shape[2:]), tree)
-
-
 def make_update(
     cfg: Config, mesh: Mesh
-) -> Callable[[TrainState, Prompts, Rollouts, Scores], tuple[TrainState, Report]]:
-    """A traceable `update(state, prompts, rollouts, scores) -> (state, report)`: one optimiser update, then the anchor.
+) -> Callable[[TrainState, Prompts, Rollouts, Scores, Plan], tuple[TrainState, Report]]:
+    """A traceable `update(state, prompts, rollouts, scores, plan) -> (state, report)`: one optimiser update, then the
+    anchor.
 
-    Rows go through the model in `cfg.rl.micro_batches` parts, first under the anchor (log-probabilities for the KL),
-    then under the policy (gradients, summed in float32 and divided once).
+    Responses go through the model in packed rows, a part of them at a time, as far as rows are filled: first under the
+    anchor (log-probabilities for the KL), then under the policy (gradients, summed in float32 and divided once).
     """
     layout = train_layout(mesh)
     model = qwen.Transformer(cfg.model, layout)
     optimizer = optim.make_optimizer(cfg.rl, cfg.rl.num_steps, "constant")
     schedule = optim.make_schedule(cfg.rl, cfg.rl.num_steps, "constant")
-    parts = cfg.rl.micro_batches
 
-    def token_stats(params: Params, rows: Rows) -> tuple[jax.Array, jax.Array]:
-        """log-probabilities and entropies, [b, T], of the sampled tokens of some rows."""
-        hidden_bSD, _ = qwen.forward(model, params, rows.tokens_BS, rows.position_BS, segment_BT=rows.segment_BS)
-        T = rows.rollouts.tokens_BT.shape[1]
+    def token_stats(params: Params, rows: packing.Rows) -> tuple[jax.Array, jax.Array]:
+        """log-probabilities and entropies, [b, S], of the sampled tokens of a part."""
+        hidden_bSD, _ = qwen.forward(model, params, rows.tokens_jbS, rows.position_jbS, segment_BT=rows.segment_jbS)
         return losses.token_logprobs_and_entropy(
-            losses.predictors(hidden_bSD)[:, -T:],
+            losses.predictors(hidden_bSD),
             qwen.head_weight(model, params),
-            rows.rollouts.tokens_BT,
-            rows.rollouts.sampled_BT,
+            rows.tokens_jbS,
+            rows.sampled_jbS,
             cfg.rl.learner_temperature,
             cfg.rl.vocab_chunks,
         )
 
-    def update(state: TrainState, prompts: Prompts, rollouts: Rollouts, scores: Scores) -> tuple[TrainState, Report]:
-        rows = join(prompts, rollouts)
+    def update(
+        state: TrainState, prompts: Prompts, rollouts: Rollouts, scores: Scores, plan: Plan
+    ) -> tuple[TrainState, Report]:
+        B, C = plan.row_B.shape[0], prompts.tokens_PC.shape[1]
+        grid = packing.make_grid(cfg.rl, B, C, layout.batch_shards)
+        rows = packing.pack(layout, grid, plan, prompts, rollouts)
+        parts, share_filled = packing.filled(layout, grid, plan)
         anchor = optim.anchor_params(state.anchor_offset, state.params)
-        anchor_logprob_BT = merge(jax.lax.map(lambda part: token_stats(anchor, part)[0], split(rows, parts)))
-        kl_B = advantages.kl_of_response(rollouts.logprob_BT, anchor_logprob_BT, rollouts.sampled_BT, cfg.rl.kl_clip)
+
+        def under_anchor(j: jax.Array, logprob_jbS: jax.Array) -> jax.Array:
+            logprob_bS, _ = token_stats(anchor, packing.part(rows, j))
+            return jax.lax.dynamic_update_index_in_dim(logprob_jbS, logprob_bS, j, axis=0)
+
+        anchor_jbS = jax.lax.fori_loop(0, parts, under_anchor, jnp.zeros_like(rows.logprob_jbS))
+        anchor_BT = packing.unpack(layout, plan, prompts, rollouts.sampled_BT, anchor_jbS)
+        packed_B = plan.row_B >= 0
+        packed_BT = rollouts.sampled_BT & packed_B[:, None]
+        kl_B = advantages.kl_of_response(rollouts.logprob_BT, anchor_BT, packed_BT, cfg.rl.kl_clip)
         scorable_B = advantages.scorable(scores)
         advantage_B = advantages.advantages(scores, kl_B, cfg.rl)
         counts = losses.loss_counts(rollouts.sampled_BT, scorable_B, cfg.rl.loss_normalisation)
+        of_responses = [packing.spread(layout, rows, x_B) for x_B in (scorable_B, advantage_B)]
 
         def loss(params: Params, part: Any) -> tuple[jax.Array, jax.Array]:
-            rows, anchor_logprob_bT, scorable_b, advantage_b = part
-            logprob_bT, entropy_bT = token_stats(params, rows)
-            sampled_bT = rows.rollouts.sampled_BT
-            share = losses.policy_loss(
-                logprob_bT, entropy_bT, anchor_logprob_bT, sampled_bT, scorable_b, advantage_b, counts, cfg.rl
-            )
-            gap_bT = jnp.where(sampled_bT, jnp.abs(logprob_bT - rows.rollouts.logprob_BT), 0.0)
-            return share, gap_bT.max()
+            rows, *rest = part
+            stats = token_stats(params, rows)
+            # every token as a row of its own: its response's advantage, and whether that is scorable, stand beside it
+            policy, entropy, anchor, sampled = (x.reshape(-1, 1) for x in (*stats, rest[0], rows.sampled_jbS))
+            scorable, advantage = (x.reshape(-1) for x in rest[1:])
+            share = losses.policy_loss(policy, entropy, anchor, sampled, scorable, advantage, counts, cfg.rl)
+            gap_bS = jnp.where(rows.sampled_jbS, jnp.abs(stats[0] - rows.logprob_jbS), 0.0)
+            return share, gap_bS.max()
 
-        def accumulate(total: Any, part: Any) -> tuple[Any, None]:
+        def accumulate(j: jax.Array, total: Any) -> Any:
+            part = packing.part((rows, anchor_jbS, *of_responses), j)
             (value, gap), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, part)
             loss_sum, worst, gradients = total
-            return (loss_sum + value, jnp.maximum(worst, gap), jax.tree.map(jnp.add, gradients, gradient)), None
+            return loss_sum + value, jnp.maximum(worst, gap), jax.tree.map(jnp.add, gradients, gradient)
 
         zero = (jnp.float32(0), jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params))
-        all_parts = split((rows, anchor_logprob_BT, scorable_B, advantage_B), parts)
-        (loss_sum, logprob_gap, gradient), _ = jax.lax.scan(accumulate, zero, all_parts)
+        loss_sum, logprob_gap, gradient = jax.lax.fori_loop(0, parts, accumulate, zero)
 
         change, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, change)
-        report = describe(rollouts, scores, kl_B, cfg) | {
+        report = describe(rollouts, scores, cfg) | {
             "loss": loss_sum,
             "grad_norm": optax.tree.norm(gradient),
             "learning_rate": schedule(state.step),
             "logprob_gap": logprob_gap,
+            "kl_anchor": Mean.of(kl_B, packed_B).value(),
+            "packed_rows": share_filled,
         }
         state = replace(
             state,
@@ -238,7 +215,7 @@ def make_update(
     return update
 
 
-def describe(rollouts: Rollouts, scores: Scores, kl_B: jax.Array, cfg: Config) -> Report:
+def describe(rollouts: Rollouts, scores: Scores, cfg: Config) -> Report:
     """What a metrics row says of a step's responses: float32[] means over all rows, or over the rows named."""
     scorable_B = advantages.scorable(scores)
     reward_B = advantages.penalised_reward(scores.outcome_B, advantages.penalised(scores), cfg.rl.penalty)
@@ -250,7 +227,6 @@ def describe(rollouts: Rollouts, scores: Scores, kl_B: jax.Array, cfg: Config) -
         "response_length": length_B.mean(),
         "tokens": length_B.sum(),
         "entropy": Mean.of(rollouts.entropy_BT, rollouts.sampled_BT).value(),
-        "kl_anchor": kl_B.mean(),
         "overlong": scores.overlong_B.mean(dtype=jnp.float32),
         "repetition": scores.repetition_B.mean(dtype=jnp.float32),
         "garbled": scores.garbled_B.mean(dtype=jnp.float32),
@@ -280,12 +256,12 @@ def make_train_step(
       on_progress: told every `cfg.rl.window` iterations how far sampling is, as decode.Progress says.
     """
     sample = make_sample(cfg, mesh, stop_tokens, on_progress)
-    score = make_score(train_layout(mesh), cfg.rl.responses_per_prompt, scorer)
+    score = make_score(cfg, mesh, scorer)
     update = make_update(cfg, mesh)
 
     def train_step(state: TrainState, prompts: Prompts) -> tuple[TrainState, Report]:
         rollouts = sample(state.params, prompts, state.rng, state.step)
-        return update(state, prompts, rollouts, score(prompts, rollouts))
+        return update(state, prompts, rollouts, *score(prompts, rollouts))
 
     shardings = state_shardings(cfg, mesh, optim.make_optimizer(cfg.rl, cfg.rl.num_steps, "constant"), anchor=True)
     return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))

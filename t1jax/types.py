@@ -67,6 +67,14 @@ class Scores:
 
 
 @struct.dataclass
+class Plan:
+    """Where each response stands in the rows of the update, which every shard numbers for itself (packing.py)."""
+
+    row_B: Array  # int32[B] row of its shard; -1: in none, nothing is learnt from it
+    start_B: Array  # int32[B] position in that row at which its prompt starts
+
+
+@struct.dataclass
 class Packed:
     """Rows of packed text for supervised training; segment 0 is padding."""
 

@@ -93,6 +93,9 @@ def _validate_rl(cfg: Config) -> None:
         _multiple("rl.responses_per_prompt", rl.responses_per_prompt, "rl.lanes", rl.lanes)
     rows = rl.prompts_per_step * rl.responses_per_prompt
     _multiple("rl.prompts_per_step * rl.responses_per_prompt", rows, "rl.micro_batches", rl.micro_batches)
+    longest = cfg.data.prompt_length + rl.max_new_tokens
+    fits = f"0, or at least data.prompt_length + rl.max_new_tokens = {longest}"
+    _check(cfg, "rl.pack_length", rl.pack_length == 0 or rl.pack_length >= longest, fits)
     _positive(cfg, "rl", "temperature kl_clip")
     _at_least(cfg, 0, "rl", "logprob_temperature")
     _check(cfg, "rl.top_k", 0 <= rl.top_k <= vocab_size, f"0 (off) to model.vocab_size = {vocab_size}")

@@ -20,7 +20,7 @@ from configs import tiny
 from t1jax import config, multihost, rl, sharding, step
 from t1jax.model import qwen
 from t1jax.rewards.score import HostScores
-from t1jax.types import Packed, Prompts, Rollouts, Scores, TrainState
+from t1jax.types import Packed, Plan, Prompts, Rollouts, Scores, TrainState
 
 ONE = (1, 1, 1)
 V, P, R, C, T = 64, 8, 4, 7, 12
@@ -205,12 +205,12 @@ def fused(shape: tuple[int, int, int]) -> Fused:
 
 
 @functools.cache
-def drawn() -> tuple[Prompts, Rollouts, Scores]:
-    """What the first step of `fused(ONE)` samples and scores, by the pieces: prompts, rollouts, scores."""
+def drawn() -> tuple[Prompts, Rollouts, Scores, Plan]:
+    """What the first step of `fused(ONE)` samples and scores, by the pieces: prompts, rollouts, scores, plan."""
     one = fused(ONE)
     state, prompts = one.start(), one.prompts()
     rollouts = jax.jit(step.make_sample(one.cfg, one.mesh, STOPS))(state.params, prompts, state.rng, state.step)
-    return prompts, rollouts, jax.jit(step.make_score(sharding.train_layout(one.mesh), R, parity))(prompts, rollouts)
+    return prompts, rollouts, *jax.jit(step.make_score(one.cfg, one.mesh, parity))(prompts, rollouts)
 
 
 @functools.cache

@@ -38,10 +38,10 @@ def test_trap_1_the_ratio_to_the_sampler_is_1_at_every_token():
     assert one.cfg.rl.temperature == 1.2
     assert max(report["logprob_gap"] for report in reports) < 1e-4
 
-    prompts, rollouts, scores = small.drawn()
+    prompts, rollouts, *scored = small.drawn()
     at = tuple(np.argwhere(np.asarray(rollouts.sampled_BT))[40])
     other = dataclasses.replace(rollouts, logprob_BT=rollouts.logprob_BT.at[at].add(0.25))
-    _, report = small.update()(one.start(), prompts, other, scores)
+    _, report = small.update()(one.start(), prompts, other, *scored)
     np.testing.assert_allclose(report["logprob_gap"], 0.25, atol=1e-4)
 
 
@@ -106,11 +106,11 @@ def test_trap_5_padding_may_be_a_stop_token_or_anything():
 def test_trap_5_what_follows_a_response_is_never_read():
     """A response may end with token 0, which also fills what is behind it: the end counts, the filling does not."""
     one = small.fused(ONE)
-    prompts, rollouts, scores = small.drawn()
+    prompts, rollouts, *scored = small.drawn()
     tokens, sampled = np.asarray(rollouts.tokens_BT), np.asarray(rollouts.sampled_BT)
     last = tokens[np.arange(P * R), sampled.sum(-1) - 1]
     assert ((last == 0) & rollouts.stopped_B).any() and (tokens[~sampled] == 0).all() and not sampled.all()
-    expected = small.update()(one.start(), prompts, rollouts, scores)
+    expected = small.update()(one.start(), prompts, rollouts, *scored)
     assert expected[1]["tokens"] == sampled.sum() > (tokens != 0).sum()
 
     def filled(x_BT, value):
@@ -122,7 +122,7 @@ def test_trap_5_what_follows_a_response_is_never_read():
         logprob_BT=filled(rollouts.logprob_BT, jnp.nan),
         entropy_BT=filled(rollouts.entropy_BT, jnp.nan),
     )
-    equal(small.update()(one.start(), prompts, other, scores), expected)
+    equal(small.update()(one.start(), prompts, other, *scored), expected)
 
 
 def test_trap_6_groups_are_counted_by_raw_correctness():

@@ -12,11 +12,12 @@ import numpy as np
 import optax
 import pytest
 import small
+import unpacked
 from small import ONE, P, R, T
 
 from t1jax import optim, rl, sft, sharding, step
 from t1jax.rewards.score import HostScores
-from t1jax.types import Prompts, Rollouts, Scores
+from t1jax.types import Plan, Prompts, Rollouts, Scores
 
 B = P * R
 
@@ -30,7 +31,7 @@ def equal(a, b):
 
 
 @pytest.fixture(scope="module")
-def drawn() -> tuple[Prompts, Rollouts, Scores]:
+def drawn() -> tuple[Prompts, Rollouts, Scores, Plan]:
     return small.drawn()
 
 
@@ -78,7 +79,7 @@ def test_nothing_of_the_size_of_a_parameter_leaves_the_devices(shape):
     callbacks = re.findall(r"target=\"\S*callback\S*\", operand_layout_constraints=(.*?), custom_call_has", text)
     assert len(callbacks) == 1 and not re.search(r" (infeed|outfeed|send|recv)\(", text)
     given = [np.prod([int(n) for n in dims.split(",")]) for dims in re.findall(r"\w\[([\d,]+)\]", callbacks[0])]
-    assert sorted(given) == sorted([rows, rows * T, rows * T, rows]) and max(given) < smallest
+    assert sorted(given) == sorted([rows, rows, rows, rows * T, rows * T]) and max(given) < smallest
     after, report = jax.eval_shape(one.step, state, one.prompts())
     assert all(x.shape == () for x in jax.tree.leaves(report))
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
@@ -124,7 +125,7 @@ def test_the_pieces_apart_are_the_step(drawn, updated):
     one.scorer.take()
     state, report = one.step(one.start(), one.prompts())
     problem, *rows = one.scorer.rows()
-    prompts, rollouts, _ = drawn
+    prompts, rollouts, *_ = drawn
     np.testing.assert_array_equal(problem, np.repeat(prompts.problem_P, R))
     equal(tuple(rows), (rollouts.tokens_BT, rollouts.sampled_BT, rollouts.stopped_B))
     assert 0.2 < rollouts.stopped_B.mean() < 0.9 and len(np.unique(rollouts.sampled_BT.sum(-1))) > 3
@@ -149,7 +150,7 @@ def test_split_takes_rows_from_every_shard_and_merge_is_its_inverse():
     parts = step.split(rows, 3)
     np.testing.assert_array_equal(parts["a"], [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]])
     assert parts["b"].shape == (3, 4, 2) and parts["b"][1, 2].tolist() == [14, 15]
-    equal(step.merge(parts), rows)
+    equal(unpacked.merge(parts), rows)
 
 
 def test_join_sets_the_prompt_against_the_response():
@@ -158,7 +159,7 @@ def test_join_sets_the_prompt_against_the_response():
     sampled = jnp.array([[1, 1], [1, 0], [1, 1], [1, 0]], bool)
     tokens = jnp.array([[21, 22], [23, 0], [24, 25], [26, 0]])
     zero = jnp.zeros((4, 2))
-    rows = step.join(prompts, Rollouts(tokens, sampled, zero, zero, jnp.ones(4, bool)))
+    rows = unpacked.join(prompts, Rollouts(tokens, sampled, zero, zero, jnp.ones(4, bool)))
     np.testing.assert_array_equal(
         rows.tokens_BS, [[0, 7, 8, 21, 22], [0, 7, 8, 23, 0], [4, 5, 6, 24, 25], [4, 5, 6, 26, 0]]
     )
@@ -363,11 +364,11 @@ def test_the_gradient_is_that_of_the_equations(drawn, knobs, monkeypatch):
     cfg = small.with_rl(one.cfg, kl_coef=0.5, entropy_coef=0.3, kl_clip=0.1, **knobs)
     keep = small.keeping_the_gradient()
     monkeypatch.setattr(optim, "make_optimizer", lambda *_: keep)
-    prompts, rollouts, scores = drawn
+    prompts, rollouts, scores, plan = drawn
     scores = dataclasses.replace(scores, outcome_B=scores.outcome_B.at[jnp.array([1, 6, 8, 9, 10])].set(-1))
     before = one.start()
     before = before.replace(opt_state=keep.init(before.params))
-    state, report = jax.jit(step.make_update(cfg, one.mesh))(before, prompts, rollouts, scores)
+    state, report = jax.jit(step.make_update(cfg, one.mesh))(before, prompts, rollouts, scores, plan)
     gradient = state.opt_state
 
     params = jax.tree.map(lambda x: np.asarray(x, np.float64), before.params)
