@@ -115,6 +115,7 @@ class Transformer(nn.Module):
         segment_BT: jax.Array | None,
         lanes: KVCache | None,
         keep: bool = False,
+        parent_BT: jax.Array | None = None,
     ) -> tuple[jax.Array, Any]:
         cfg = self.cfg
         V, D = cfg.vocab_size, cfg.hidden_size
@@ -138,9 +139,11 @@ class Transformer(nn.Module):
         elif segment_BT is None:
             raise ValueError("forward without a cache needs segment_BT: which tokens belong together, 0 for none")
         else:
-            same = (segment_BT[:, :, None] == segment_BT[:, None, :]) & (segment_BT > 0)[:, None, :]
+            same = segment_BT[:, :, None] == segment_BT[:, None, :]
+            if parent_BT is not None:
+                same |= parent_BT[:, :, None] == segment_BT[:, None, :]
             T = tokens_BT.shape[1]
-            shared["mask_BTS"] = same & jnp.tril(jnp.ones((T, T), bool))[None]
+            shared["mask_BTS"] = same & (segment_BT > 0)[:, None, :] & jnp.tril(jnp.ones((T, T), bool))[None]
 
         block = Block if cfg.remat == "none" else nn.remat(Block, policy=REMAT[cfg.remat], prevent_cse=False)
         layers = nn.scan(
@@ -167,11 +170,13 @@ def forward(
     position_BT: jax.Array,
     *,
     segment_BT: jax.Array | None = None,
+    parent_BT: jax.Array | None = None,
     cache: KVCache | None = None,
 ) -> tuple[jax.Array, KVCache | None]:
     """The hidden state after each token, [B, T, D] in compute dtype, and the cache with these tokens in it.
 
-    Without a cache, a token attends itself and earlier tokens of its own nonzero segment of the row. With a cache,
+    Without a cache, a token attends itself, and earlier tokens of the row that are of its own nonzero segment or of its
+    parent: so responses can share one copy of their prompt and not see each other. With a cache,
     T is 1: each lane's token is written to the next column, and attends its prompt and the lane's own columns.
 
     Args:
@@ -180,9 +185,10 @@ def forward(
       tokens_BT: int32 token ids.
       position_BT: int32 positions for the rotary embedding.
       segment_BT: int32, 0 for padding; required without a cache, unused with one.
+      parent_BT: int32, the segment that a token attends besides its own; None: each its own only.
       cache: of B lanes in use.
     """
-    out: Any = model.apply({"params": params}, tokens_BT, position_BT, segment_BT, cache)
+    out: Any = model.apply({"params": params}, tokens_BT, position_BT, segment_BT, cache, parent_BT=parent_BT)
     return out
 
 
