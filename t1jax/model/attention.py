@@ -17,7 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t1jax.config import ModelConfig
+from t1jax.config import ConfigError, ModelConfig
+
+PREFERRED = {"tpu": "splash", "gpu": "cudnn"}  # the kernel of a platform; elsewhere xla
+SHORT = 128  # rows of so many positions are one block for any kernel
+CUDNN_LENGTH = 4096  # its mask is an array of length x length a row
 
 
 class KeyValues(NamedTuple):
@@ -29,6 +33,54 @@ class KeyValues(NamedTuple):
     k_XKSH: jax.Array
     v_XKSH: jax.Array
     mask_XTS: jax.Array  # bool, True = may attend; T may be 1 for all queries alike
+
+
+def choose(cfg: ModelConfig, platform: str, length: int, parents: bool) -> tuple[str, str]:
+    """The kernel for texts in rows, xla, splash or cudnn, and why this one.
+
+    Args:
+      cfg: whose `attention` is auto, for what suits platform and shape, or the kernel that it has to be.
+      platform: cpu, tpu or gpu.
+      length: positions of a row.
+      parents: whether texts attend a parent besides themselves.
+
+    Raises:
+      ConfigError: the kernel asked for cannot do it.
+    """
+    if cfg.attention != "auto":
+        if misfit := _misfit(cfg.attention, cfg, platform, length, parents):
+            raise ConfigError(f"model.attention is {cfg.attention}, but {misfit}; set model.attention to auto or xla")
+        return cfg.attention, "model.attention asks for it"
+    kernel = PREFERRED.get(platform, "xla")
+    if kernel != "xla" and length <= SHORT:
+        return "xla", f"{length} positions are one block"
+    misfit = _misfit(kernel, cfg, platform, length, parents)
+    return ("xla", f"not {kernel}: {misfit}") if misfit else (kernel, f"the platform is {platform}")
+
+
+def shares_prompts(cfg: ModelConfig, platform: str) -> bool:
+    """Whether the responses of a row may attend one copy of their prompt, as their parent."""
+    return choose(cfg, platform, SHORT + 1, parents=False)[0] != "splash"
+
+
+def _misfit(kernel: str, cfg: ModelConfig, platform: str, length: int, parents: bool) -> str:
+    """What keeps the kernel from its work: what was found and what is expected; nothing if it can."""
+    if kernel == "splash":
+        facts = (
+            (platform != "tpu", f"the platform is {platform}, expected tpu"),
+            (parents, "texts of a row share their prompt, expected a copy of the prompt before each"),
+        )
+    elif kernel == "cudnn":
+        H = cfg.head_dim
+        facts = (
+            (platform != "gpu", f"the platform is {platform}, expected gpu"),
+            (cfg.compute_dtype != "bfloat16", f"model.compute_dtype is {cfg.compute_dtype}, expected bfloat16"),
+            (H % 8 > 0 or H > 128, f"model.head_dim is {H}, expected a multiple of 8 of at most 128"),
+            (length > CUDNN_LENGTH, f"a row has {length} positions, expected at most {CUDNN_LENGTH}"),
+        )
+    else:
+        facts = ()
+    return next((fact for found, fact in facts if found), "")
 
 
 def frequencies(cfg: ModelConfig) -> np.ndarray:
