@@ -5,7 +5,7 @@ Axes: B rows, X rows of a key/value source (X divides B), T query positions, S k
 K kv heads, G = N // K, H head dim, h = H / 2 pairs that turn.
 Source: RoPE, arXiv 2104.09864; its scalings as in transformers' modeling_rope_utils.py: linear, arXiv 2306.15595; YaRN,
 arXiv 2309.00071; Llama 3, arXiv 2407.21783 and its reference code. Grouped-query attention, arXiv 2305.13245.
-Deliberately not here: projections and caches (qwen.py).
+Deliberately not here: projections (qwen.py), the sampler's cache (ring.py), tiles (blocked.py).
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from t1jax.config import ModelConfig
+from t1jax.model import blocked
+from t1jax.sharding import Layout
 
 
 class KeyValues(NamedTuple):
@@ -103,3 +105,36 @@ def attend(q_BNTH: jax.Array, *sources: KeyValues) -> jax.Array:
         out = out + o.swapaxes(1, 2).reshape(B, N, T, H)
         total_BNT = total_BNT + w_BNTS.sum(-1)
     return (out / total_BNT[..., None]).astype(q_BNTH.dtype)
+
+
+class Texts(NamedTuple):
+    """Which tokens of a row attend which, ready for all layers: one of the two, by the row's length."""
+
+    mask_BTT: jax.Array | None  # bool, rows of up to one block
+    tiles: blocked.Tiles | None
+
+
+def texts(layout: Layout, segment_BT: jax.Array, parent_BT: jax.Array | None) -> Texts:
+    """A token attends itself, and earlier tokens whose nonzero segment is its own segment or its parent."""
+    parent_BT = segment_BT if parent_BT is None else parent_BT
+    T = segment_BT.shape[1]
+    if T <= blocked.BLOCK:
+        key_BT = segment_BT[:, None]
+        seen_BTT = (key_BT > 0) & ((key_BT == segment_BT[..., None]) | (key_BT == parent_BT[..., None]))
+        return Texts(seen_BTT & jnp.tril(jnp.ones((T, T), bool)), None)
+    rows = layout.spec("batch")
+    make = jax.shard_map(blocked.tiles, mesh=layout.mesh, in_specs=rows, out_specs=rows, check_vma=False)
+    return Texts(None, make(segment_BT, parent_BT))
+
+
+def attend_texts(layout: Layout, q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, texts: Texts) -> jax.Array:
+    """softmax(q k^T / sqrt(H)) v of each token over what it attends; [B, N, T, H]. Every device does its own rows and
+    heads.
+    """
+    if texts.tiles is None:
+        assert texts.mask_BTT is not None
+        return attend(q_BNTH, KeyValues(k_BKTH, v_BKTH, texts.mask_BTT))
+    q_spec, kv_spec = (layout.spec("batch", heads, None, None) for heads in ("q_heads", "kv_heads"))
+    specs = (q_spec, kv_spec, kv_spec, layout.spec("batch"))
+    run = jax.shard_map(blocked.attend, mesh=layout.mesh, in_specs=specs, out_specs=q_spec, check_vma=False)
+    return run(q_BNTH, k_BKTH, v_BKTH, texts.tiles)
