@@ -23,11 +23,6 @@ from t1jax.config import ConfigError, ModelConfig
 from t1jax.model import blocked, kernels
 from t1jax.sharding import Layout
 
-KERNELS: dict[str, Callable[..., jax.Array]] = {
-    "blocked": blocked.attend,
-    "splash": kernels.splash,
-    "cudnn": kernels.cudnn,
-}
 PREFERRED = {"tpu": "splash", "gpu": "cudnn"}  # the kernel of a platform; elsewhere xla
 CUDNN_LENGTH = 4096  # its mask is an array of length x length a row
 
@@ -38,7 +33,7 @@ class Texts:
 
     segment_BT: jax.Array  # int32, 0 for padding
     where: Any  # what the kernel reads besides q, k and v; its leaves begin with B
-    kernel: str = struct.field(pytree_node=False)  # plain, or one of KERNELS
+    kernel: str = struct.field(pytree_node=False)  # plain, blocked, splash or cudnn
 
 
 def choose(cfg: ModelConfig, platform: str, length: int, parents: bool) -> tuple[str, str]:
@@ -101,7 +96,9 @@ def texts(cfg: ModelConfig, layout: Layout, segment_BT: jax.Array, parent_BT: ja
     parent_BT = segment_BT if parent_BT is None else parent_BT
     where: Any = None
     if kernel == "blocked":
-        where = blocked.tiles(segment_BT, parent_BT)
+        rows = layout.spec("batch")
+        make = jax.shard_map(blocked.tiles, mesh=layout.mesh, in_specs=rows, out_specs=rows, check_vma=False)
+        where = make(segment_BT, parent_BT)
     elif kernel == "splash":
         where = segment_BT
     else:
@@ -170,16 +167,21 @@ def attend(layout: Layout, q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Arr
 
     Each device computes its own rows and heads; nothing crosses devices.
     """
+    q_spec, kv_spec = (layout.spec("batch", heads, None, None) for heads in ("q_heads", "kv_heads"))
+    specs = (q_spec, kv_spec, kv_spec, layout.spec("batch"))
+
+    def run(kernel: Callable[..., jax.Array], q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        local = jax.shard_map(kernel, mesh=layout.mesh, in_specs=specs, out_specs=q_spec, check_vma=False)
+        return local(q, k, v, texts.where)
+
+    if texts.kernel == "blocked":  # which leaves padding out by itself
+        return run(blocked.attend, q_BNTH, k_BKTH, v_BKTH)
     there_BT = texts.segment_BT[:, None, :, None] > 0
     q, k, v = (jnp.where(there_BT, x, jnp.zeros((), x.dtype)) for x in (q_BNTH, k_BKTH, v_BKTH))
     if texts.kernel == "plain":
         out = plain(q, k, v, texts.where)
     else:
-        q_spec, kv_spec = (layout.spec("batch", heads, None, None) for heads in ("q_heads", "kv_heads"))
-        specs = (q_spec, kv_spec, kv_spec, layout.spec("batch"))
-        kernel = KERNELS[texts.kernel]
-        whole = jax.shard_map(kernel, mesh=layout.mesh, in_specs=specs, out_specs=q_spec, check_vma=False)
-        out = whole(q, k, v, texts.where)
+        out = run(kernels.splash if texts.kernel == "splash" else kernels.cudnn, q, k, v)
     return jnp.where(there_BT, out, jnp.zeros((), out.dtype))
 
 

@@ -26,10 +26,11 @@ from t1jax.model.attention import rope, rotations
 from t1jax.sharding import Layout, param_shardings
 from t1jax.types import KVCache, Params
 
-policies = jax.checkpoint_policies
 REMAT = {
-    "dots": policies.save_from_both_policies(policies.checkpoint_dots, policies.save_only_these_names(blocked.SAVED)),
-    "full": policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.checkpoint_dots, jax.checkpoint_policies.save_only_these_names(blocked.SAVED)
+    ),
+    "full": jax.checkpoint_policies.nothing_saveable,
 }
 
 
