@@ -121,7 +121,7 @@ def texts(layout: Layout, segment_BT: jax.Array, parent_BT: jax.Array | None) ->
     if T <= blocked.BLOCK:
         key_BT = segment_BT[:, None]
         seen_BTT = (key_BT > 0) & ((key_BT == segment_BT[..., None]) | (key_BT == parent_BT[..., None]))
-        return Texts(seen_BTT & jnp.tril(jnp.ones((T, T), bool)), None)
+        return Texts(seen_BTT & jnp.tril(jnp.ones((T, T), bool))[None], None)
     rows = layout.spec("batch")
     make = jax.shard_map(blocked.tiles, mesh=layout.mesh, in_specs=rows, out_specs=rows, check_vma=False)
     return Texts(None, make(segment_BT, parent_BT))
@@ -138,3 +138,8 @@ def attend_texts(layout: Layout, q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: j
     specs = (q_spec, kv_spec, kv_spec, layout.spec("batch"))
     run = jax.shard_map(blocked.attend, mesh=layout.mesh, in_specs=specs, out_specs=q_spec, check_vma=False)
     return run(q_BNTH, k_BKTH, v_BKTH, texts.tiles)
+
+
+def shares_prompts(cfg: ModelConfig, layout: Layout) -> bool:
+    """Whether responses in a row may share their prompt: whether the kernel in use knows parents."""
+    return True
