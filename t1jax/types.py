@@ -71,7 +71,8 @@ class Plan:
     """Where each response stands in the rows of the update, which every shard numbers for itself (packing.py)."""
 
     row_B: Array  # int32[B] row of its shard; -1: in none, nothing is learnt from it
-    start_B: Array  # int32[B] position in that row at which its prompt starts
+    start_B: Array  # int32[B] position in that row of its first token
+    prompt_start_B: Array  # int32[B] position in that row of its prompt's first token
 
 
 @struct.dataclass
