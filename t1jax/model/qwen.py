@@ -67,9 +67,10 @@ class Block(nn.Module):
         x_BTD, *own = carry
 
         y = rms_norm(x_BTD, self.weight("attention_norm", ONES, embed=D), cfg.norm_eps)
-        q = jnp.einsum("BTD,DNH->BNTH", y, self.weight("q", scaled(D), embed=D, q_heads=N, head_dim=H))
-        k = jnp.einsum("BTD,DKH->BKTH", y, self.weight("k", scaled(D), embed=D, kv_heads=K, head_dim=H))
-        v = jnp.einsum("BTD,DKH->BKTH", y, self.weight("v", scaled(D), embed=D, kv_heads=K, head_dim=H))
+        q = jnp.einsum("BTD,DNH->BTNH", y, self.weight("q", scaled(D), embed=D, q_heads=N, head_dim=H))
+        k = jnp.einsum("BTD,DKH->BTKH", y, self.weight("k", scaled(D), embed=D, kv_heads=K, head_dim=H))
+        v = jnp.einsum("BTD,DKH->BTKH", y, self.weight("v", scaled(D), embed=D, kv_heads=K, head_dim=H))
+        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
         if cfg.qkv_bias:
             q = q + self.weight("q_bias", ZEROS, q_heads=N, head_dim=H)[None, :, None, :]
             k = k + self.weight("k_bias", ZEROS, kv_heads=K, head_dim=H)[None, :, None, :]
@@ -82,15 +83,14 @@ class Block(nn.Module):
         v = constrain(v, "batch", "kv_heads", "length", None)
 
         if prompt_kv is not None:  # cached: write the new column, attend the prompt and the lane's own columns
-            k_LJXMKSH, v_LJXMKSH, layer = own
-            k_LJXMKSH = ring.write(k_LJXMKSH, k, layer, shared["reach"])
-            v_LJXMKSH = ring.write(v_LJXMKSH, v, layer, shared["reach"])
-            own = [k_LJXMKSH, v_LJXMKSH, layer + 1]
-            attended = ring.attend(q, k_LJXMKSH, v_LJXMKSH, layer, *prompt_kv, shared["reach"])
+            *rings, layer = own
+            rings = ring.write(tuple(rings), k, v, layer, shared["reach"])
+            own = [*rings, layer + 1]
+            attended = ring.attend(q, *rings, layer, *prompt_kv, shared["reach"])
         else:
             attended = attend(q, KeyValues(k, v, shared["mask_BTS"]))
         o = self.weight("o", scaled(N * H), q_heads=N, head_dim=H, embed=D)
-        x_BTD = x_BTD + jnp.einsum("BNTH,NHD->BTD", attended, o)
+        x_BTD = x_BTD + jnp.einsum("BTNH,NHD->BTD", attended.swapaxes(1, 2), o)
         x_BTD = constrain(x_BTD, "batch", "length", None)
 
         y = rms_norm(x_BTD, self.weight("mlp_norm", ONES, embed=D), cfg.norm_eps)
@@ -134,7 +134,7 @@ class Transformer(nn.Module):
         prompt_kv = None
         if lanes is not None:
             shared["reach"] = ring.reach(lanes)
-            carry = (x_BTD, lanes.k_LJXMKSH, lanes.v_LJXMKSH, jnp.int32(0))
+            carry = (x_BTD, lanes.k_LJXMKHS, lanes.v_LJXMKSH, jnp.int32(0))
             prompt_kv = (lanes.prompt_k_LPKCH, lanes.prompt_v_LPKCH)
         elif segment_BT is None:
             raise ValueError("forward without a cache needs segment_BT: which tokens belong together, 0 for none")
@@ -158,7 +158,7 @@ class Transformer(nn.Module):
         (x_BTD, *own), out = layers(cfg, self.layout, keep, name="layers")(carry, prompt_kv, shared)
         if lanes is not None:
             out = replace(
-                lanes, k_LJXMKSH=own[0], v_LJXMKSH=own[1], column=lanes.column + 1, length_B=lanes.length_B + 1
+                lanes, k_LJXMKHS=own[0], v_LJXMKSH=own[1], column=lanes.column + 1, length_B=lanes.length_B + 1
             )
         return rms_norm(x_BTD, norm_D, cfg.norm_eps), out
 
