@@ -53,7 +53,7 @@ def start(
     It has blocks of at most `block` columns, and at least two: of a ring of one block XLA takes the slice out of the
     loop over blocks, and then copies the whole ring in each layer.
     """
-    if layout.mesh.devices.flat[0].platform == "cpu":
+    if layout.on_cpu:
         block = min(block, CPU_BLOCK)
     X, S, H = layout.batch_shards, min(block, -(-length // 2)), cfg.head_dim
     shape = (cfg.num_layers, -(-length // S), X, lanes // X, cfg.num_kv_heads)
@@ -68,16 +68,22 @@ def reach(cache: KVCache) -> Reach:
 
 
 def write(
-    own: tuple[jax.Array, jax.Array], k_BKTH: jax.Array, v_BKTH: jax.Array, layer: jax.Array, reach: Reach
+    k_LJXMKHS: jax.Array, v_LJXMKSH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, layer: jax.Array, reach: Reach
 ) -> tuple[jax.Array, jax.Array]:
     """The rings of keys and of values with the new column of the lanes in use."""
-    k_LJXMKHS, v_LJXMKSH = own
     _, J, X, _, K, S, H = v_LJXMKSH.shape
     block, column, put = reach.column // S % J, reach.column % S, jax.lax.dynamic_update_slice
     k, v = (x.astype(v_LJXMKSH.dtype).reshape(1, 1, X, -1, K, H) for x in (k_BKTH, v_BKTH))
     return (
         put(k_LJXMKHS, k[..., :, None], (layer, block, 0, 0, 0, 0, column)),
         put(v_LJXMKSH, v[..., None, :], (layer, block, 0, 0, 0, column, 0)),
+    )
+
+
+def written(cache: KVCache, k_LJXMKHS: jax.Array, v_LJXMKSH: jax.Array) -> KVCache:
+    """The cache after a column was written in all layers."""
+    return replace(
+        cache, k_LJXMKHS=k_LJXMKHS, v_LJXMKSH=v_LJXMKSH, column=cache.column + 1, length_B=cache.length_B + 1
     )
 
 
