@@ -34,7 +34,7 @@ PHASES = ("always", "sampling", "scoring", "update")
 
 @dataclass(frozen=True)
 class Part:
-    """Some bytes of a device, when they are there, and the knob that makes them fewer."""
+    """Some bytes of a device, when they are there, and what makes them fewer."""
 
     phase: str
     name: str
@@ -110,8 +110,9 @@ def plan(cfg: Config, mesh: Mesh, device_bytes: int | None = None) -> MemoryPlan
             return found
     most = found.largest
     raise ConfigError(
-        f"{most.knob}: a step with one lane a prompt takes {size(found.total)} on each device, {size(most.bytes)} of it "
-        f"for {most.name}; expected at most {USABLE:.0%} of the {size(room)} there are"
+        f"rl.lanes is 0, and not even one lane a prompt fits: a step takes {size(found.total)} on each device, "
+        f"{size(most.bytes)} of it for {most.name}; expected at most {USABLE:.0%} of the {size(room)} there are: "
+        f"{most.knob}, or set rl.lanes to try all the same"
     )
 
 
@@ -175,24 +176,24 @@ def _parts(cfg: Config, mesh: Mesh, G: int) -> list[Part]:
     gathered = (width + FLOAT) * D * V if fsdp > 1 else width * D * V if width < FLOAT else 0
     moving = gathered + 2 * width * layer
 
-    responses, short = "rl.responses_per_prompt", "rl.max_new_tokens"
+    fewer, shorter = "lower rl.responses_per_prompt", "lower rl.max_new_tokens"
     return [
-        Part("always", "parameters", weights, "mesh.fsdp"),
-        Part("always", "optimiser", 2 * weights, "mesh.fsdp"),
-        Part("always", "anchor", weights, "mesh.fsdp"),
-        Part("always", "responses", 26 * P * R * T, responses),
-        Part("sampling", "weights for sampling", cast, "mesh.tensor"),
-        Part("sampling", "prompts' keys and values", 2 * P * C * key, "rl.prompts_per_step"),
-        Part("sampling", "lanes' keys and values", ring, short),
-        Part("sampling", "a layer of them, and prompts, for few lanes", ring // L + 2 * few * C * key, short),
-        Part("sampling", "what lanes draw", log, short),
-        Part("sampling", "scores of the vocabulary", 3 * FLOAT * P * G * V, "rl.prompts_per_step"),
-        Part("scoring", "the anchor's weights", weights + moving, "mesh.fsdp"),
-        Part("scoring", "rows", 30 * grid.parts * tokens, responses),
-        Part("scoring", "scores of the vocabulary, or a layer's work", max(logits, forward), "rl.vocab_chunks"),
-        Part("update", "gradients: the sum, and a part's", 2 * weights, "mesh.fsdp"),
-        Part("update", "a layer's weights and gradient, the head", moving, "mesh.tensor"),
-        Part("update", "rows", 30 * grid.parts * tokens, responses),
-        Part("update", "values kept for the backward pass", kept, "rl.micro_batches"),
-        Part("update", "scores of the vocabulary, or a layer's work", max(logits, beside), "rl.vocab_chunks"),
+        Part("always", "parameters", weights, "raise mesh.fsdp"),
+        Part("always", "optimiser", 2 * weights, "raise mesh.fsdp"),
+        Part("always", "anchor", weights, "raise mesh.fsdp"),
+        Part("always", "responses", 26 * P * R * T, fewer),
+        Part("sampling", "weights for sampling", cast, "raise mesh.tensor"),
+        Part("sampling", "prompts' keys and values", 2 * P * C * key, "lower rl.prompts_per_step"),
+        Part("sampling", "lanes' keys and values", ring, shorter),
+        Part("sampling", "a layer of them, and prompts, for few lanes", ring // L + 2 * few * C * key, shorter),
+        Part("sampling", "what lanes draw", log, shorter),
+        Part("sampling", "scores of the vocabulary", 3 * FLOAT * P * G * V, "lower rl.prompts_per_step"),
+        Part("scoring", "the anchor's weights", weights + moving, "raise mesh.fsdp"),
+        Part("scoring", "rows", 30 * grid.parts * tokens, fewer),
+        Part("scoring", "scores of the vocabulary, or a layer's work", max(logits, forward), "raise rl.vocab_chunks"),
+        Part("update", "gradients: the sum, and a part's", 2 * weights, "raise mesh.fsdp"),
+        Part("update", "a layer's weights and gradient, the head", moving, "raise mesh.tensor"),
+        Part("update", "rows", 30 * grid.parts * tokens, fewer),
+        Part("update", "values kept for the backward pass", kept, "raise rl.micro_batches"),
+        Part("update", "scores of the vocabulary, or a layer's work", max(logits, beside), "raise rl.vocab_chunks"),
     ]
