@@ -30,7 +30,8 @@ from t1jax.data import Stream
 from t1jax.tokenizer import Tokenizer
 from t1jax.types import TrainState
 
-NOT_SHAPE = ("checkpoint", "compute_dtype", "remat")  # knobs of the model that may differ from those it was saved with
+# knobs of the model that may differ from those it was saved with
+NOT_SHAPE = ("checkpoint", "compute_dtype", "remat", "attention")
 
 
 class Checkpoints:

@@ -45,6 +45,7 @@ class ModelConfig:
     tie_embeddings: bool
     compute_dtype: str
     remat: str
+    attention: str
 
 
 @dataclass(frozen=True)

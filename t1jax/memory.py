@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 
 from t1jax import multihost, packing
 from t1jax.config import Config, ConfigError
-from t1jax.model import qwen
+from t1jax.model import blocked, qwen
 from t1jax.sharding import decode_layout, train_layout
 
 USABLE = 0.9  # of a device's memory: the rest is for the runtime, and for what this plan does not see
@@ -166,7 +166,8 @@ def _parts(cfg: Config, mesh: Mesh, G: int) -> list[Part]:
     log = 3 * FLOAT * P * G * ((R - 1) * T // G + T if G < R else T)
     cast = width * _weights(cfg, mesh, training=False) if width < FLOAT or fsdp > 1 else 0
 
-    scores = 2 * N * grid.length  # of dense attention: what a token attends, before and after its softmax
+    plain = grid.length <= blocked.BLOCK  # attention keeps what a token attends, before and after its softmax
+    scores = 2 * N * grid.length if plain else 0
     whole = 6 * F + 8 * D + 3 * N * H + 4 * K * H + scores  # values of a token and a layer
     dots = 2 * F + 3 * D + 2 * N * H + 2 * K * H + scores // 2
     kept = L * tokens * width * {"none": whole, "dots": dots, "full": D}[m.remat]

@@ -29,7 +29,8 @@ from t1jax.stored import Index, KeyPath, StoredArray
 from t1jax.types import Params
 
 PARAMS, STATE, METADATA = "params", "state", "_METADATA"
-NOT_STORED = ("checkpoint", "compute_dtype", "remat")  # knobs of `model` that say how it runs, not what it is
+# knobs of `model` that say how it runs, not what it is
+NOT_STORED = ("checkpoint", "compute_dtype", "remat", "attention")
 HEAD, EMBEDDING = "lm_head.weight", ("embedding",)
 
 
@@ -87,7 +88,7 @@ def find(path: str | Path) -> Source:
 
 
 def model_config(source: Source, like: ModelConfig) -> ModelConfig:
-    """The model whose weights these are; compute_dtype, remat and checkpoint of `like`.
+    """The model whose weights these are; compute_dtype, remat, attention and checkpoint of `like`.
 
     Raises:
       ConfigError: config.json, or what the run saved, describes no model that t1jax knows.

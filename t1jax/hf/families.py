@@ -233,7 +233,8 @@ def model_config(hf: Mapping[str, Any], like: ModelConfig, file: str) -> ModelCo
 
     Args:
       hf: the JSON object of a config.json; it is not trusted.
-      like: gives what the file does not say: compute_dtype, remat, checkpoint, and the rope knobs of other scalings.
+      like: gives what the file does not say: compute_dtype, remat, attention, checkpoint, and the rope knobs of other
+        scalings.
       file: the file's name for errors.
 
     Raises:

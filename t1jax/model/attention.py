@@ -1,34 +1,117 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rotary positions and grouped-query attention: the one place that picks how attention is computed.
+"""Rotary positions, and attention within the texts of a row: the one place that picks how attention is computed.
 
-Axes: B rows, X rows of a key/value source (X divides B), T query positions, S key positions, N query heads,
-K kv heads, G = N // K, H head dim, h = H / 2 pairs that turn.
+Axes: B rows, T query positions, S key positions, N query heads, K kv heads, G = N // K, H head dim, h = H / 2 pairs
+that turn.
 Source: RoPE, arXiv 2104.09864; its scalings as in transformers' modeling_rope_utils.py: linear, arXiv 2306.15595; YaRN,
 arXiv 2309.00071; Llama 3, arXiv 2407.21783 and its reference code. Grouped-query attention, arXiv 2305.13245.
-Deliberately not here: projections and caches (qwen.py).
+Deliberately not here: the kernels (blocked.py, kernels.py), projections (qwen.py), the sampler's cache (ring.py).
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
-from t1jax.config import ModelConfig
+from t1jax.config import ConfigError, ModelConfig
+from t1jax.model import blocked, kernels
+from t1jax.sharding import Layout
+
+PREFERRED = {"tpu": "splash", "gpu": "cudnn"}  # the kernel of a platform; elsewhere xla
+CUDNN_LENGTH = 4096  # its mask is an array of length x length a row
 
 
-class KeyValues(NamedTuple):
-    """Keys and values that queries may attend, and which of them they may.
+@struct.dataclass
+class Texts:
+    """Which tokens of a row attend which. Made by `texts`."""
 
-    Row b of the queries reads row b // (B // X) of the source: a prompt's keys serve all its responses.
+    segment_BT: jax.Array  # int32, 0 for padding
+    where: Any  # what the kernel reads besides q, k and v; its leaves begin with B
+    kernel: str = struct.field(pytree_node=False)  # plain, blocked, splash or cudnn
+
+
+def choose(cfg: ModelConfig, platform: str, length: int, parents: bool) -> tuple[str, str]:
+    """The kernel for texts in rows, xla, splash or cudnn, and why this one.
+
+    Args:
+      cfg: whose `attention` is auto, for what suits platform and shape, or the kernel that it has to be.
+      platform: cpu, tpu or gpu.
+      length: positions of a row.
+      parents: whether texts attend a parent besides themselves.
+
+    Raises:
+      ConfigError: the kernel asked for cannot do it.
     """
+    if cfg.attention != "auto":
+        if misfit := _misfit(cfg.attention, cfg, platform, length, parents):
+            raise ConfigError(f"model.attention is {cfg.attention}, but {misfit}; set model.attention to auto or xla")
+        return cfg.attention, "model.attention asks for it"
+    kernel = PREFERRED.get(platform, "xla")
+    if kernel != "xla" and length <= blocked.BLOCK:
+        return "xla", f"{length} positions are one block"
+    misfit = _misfit(kernel, cfg, platform, length, parents)
+    return ("xla", f"not {kernel}: {misfit}") if misfit else (kernel, f"the platform is {platform}")
 
-    k_XKSH: jax.Array
-    v_XKSH: jax.Array
-    mask_XTS: jax.Array  # bool, True = may attend; T may be 1 for all queries alike
+
+def shares_prompts(cfg: ModelConfig, platform: str) -> bool:
+    """Whether the responses of a row may attend one copy of their prompt, as their parent."""
+    return choose(cfg, platform, blocked.BLOCK + 1, parents=False)[0] != "splash"
+
+
+def _misfit(kernel: str, cfg: ModelConfig, platform: str, length: int, parents: bool) -> str:
+    """What keeps the kernel from its work: what was found and what is expected; nothing if it can."""
+    H, dtype = cfg.head_dim, cfg.compute_dtype
+    facts = {
+        "xla": [],
+        "splash": [
+            (platform != "tpu", f"the platform is {platform}, expected tpu"),
+            (parents, "texts of a row share their prompt, expected a copy of the prompt before each"),
+        ],
+        "cudnn": [
+            (platform != "gpu", f"the platform is {platform}, expected gpu"),
+            (dtype != "bfloat16", f"model.compute_dtype is {dtype}, expected bfloat16"),
+            (H % 8 > 0 or H > 128, f"model.head_dim is {H}, expected a multiple of 8 of at most 128"),
+            (length > CUDNN_LENGTH, f"a row has {length} positions, expected at most {CUDNN_LENGTH}"),
+        ],
+    }
+    return next((fact for holds, fact in facts[kernel] if holds), "")
+
+
+def texts(cfg: ModelConfig, layout: Layout, segment_BT: jax.Array, parent_BT: jax.Array | None) -> Texts:
+    """Which tokens attend which, as the kernel of choice wants it; once a forward, for all layers.
+
+    Raises:
+      ConfigError: the kernel asked for cannot do it.
+    """
+    T = segment_BT.shape[1]
+    kernel, _ = choose(cfg, layout.mesh.devices.flat[0].platform, T, parent_BT is not None)
+    if kernel == "xla":
+        kernel = "blocked" if T > blocked.BLOCK else "plain"
+    parent_BT = segment_BT if parent_BT is None else parent_BT
+    where: Any = None
+    if kernel == "blocked":
+        rows = layout.spec("batch")
+        make = jax.shard_map(blocked.tiles, mesh=layout.mesh, in_specs=rows, out_specs=rows, check_vma=False)
+        where = make(segment_BT, parent_BT)
+    elif kernel == "splash":
+        where = segment_BT
+    else:
+        where = mask(segment_BT, parent_BT)
+    return Texts(segment_BT, where, kernel)
+
+
+def mask(segment_BT: jax.Array, parent_BT: jax.Array) -> jax.Array:
+    """bool[B, T, S]: token t attends s <= t if segment_s > 0 is segment_t or parent_t."""
+    key_B1S = segment_BT[:, None]
+    related_BTS = (segment_BT[:, :, None] == key_B1S) | (parent_BT[:, :, None] == key_B1S)
+    T = segment_BT.shape[1]
+    return related_BTS & (key_B1S > 0) & jnp.tril(jnp.ones((T, T), bool))[None]
 
 
 def frequencies(cfg: ModelConfig) -> np.ndarray:
@@ -79,27 +162,38 @@ def rope(x_BNTH: jax.Array, cos_BTh: jax.Array, sin_BTh: jax.Array) -> jax.Array
     return rotated.astype(x_BNTH.dtype)
 
 
-def attend(q_BNTH: jax.Array, *sources: KeyValues) -> jax.Array:
-    """softmax(q k^T / sqrt(H)) v over all sources' keys together; [B, N, T, H], softmax in float32.
+def attend(layout: Layout, q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, texts: Texts) -> jax.Array:
+    """softmax(q k^T / sqrt(H)) v over what a token attends, [B, N, T, H]; 0 for padding, of which nothing is read.
+
+    Each device computes its own rows and heads; nothing crosses devices.
+    """
+    q_spec, kv_spec = (layout.spec("batch", heads, None, None) for heads in ("q_heads", "kv_heads"))
+    specs = (q_spec, kv_spec, kv_spec, layout.spec("batch"))
+
+    def run(kernel: Callable[..., jax.Array], q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        local = jax.shard_map(kernel, mesh=layout.mesh, in_specs=specs, out_specs=q_spec, check_vma=False)
+        return local(q, k, v, texts.where)
+
+    if texts.kernel == "blocked":  # which leaves padding out by itself
+        return run(blocked.attend, q_BNTH, k_BKTH, v_BKTH)
+    there_BT = texts.segment_BT[:, None, :, None] > 0
+    q, k, v = (jnp.where(there_BT, x, jnp.zeros((), x.dtype)) for x in (q_BNTH, k_BKTH, v_BKTH))
+    if texts.kernel == "plain":
+        out = plain(q, k, v, texts.where)
+    else:
+        out = run(kernels.splash if texts.kernel == "splash" else kernels.cudnn, q, k, v)
+    return jnp.where(there_BT, out, jnp.zeros((), out.dtype))
+
+
+def plain(q_BNTH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_BTS: jax.Array) -> jax.Array:
+    """softmax(q k^T / sqrt(H)) v where `mask_BTS` is True, [B, N, T, H], in one piece; softmax in float32.
 
     A query that may attend nothing at all returns a mean of values, never NaN.
     """
     B, N, T, H = q_BNTH.shape
-    scores = []
-    for k_XKSH, _, mask_XTS in sources:
-        X, K, S, _ = k_XKSH.shape
-        q_XRKGTH = q_BNTH.reshape(X, B // X, K, N // K, T, H)
-        s = jnp.einsum("XRKGTH,XKSH->XKRGTS", q_XRKGTH, k_XKSH, preferred_element_type=jnp.float32) * H**-0.5
-        s = jnp.where(mask_XTS[:, None, None, None], s, -1e30)
-        scores.append(s.swapaxes(1, 2).reshape(B, N, T, S))
-    highest = jnp.max(jnp.stack([s.max(-1, initial=-1e30) for s in scores]), axis=0)
-    weights = [jnp.exp(s - jax.lax.stop_gradient(highest)[..., None]) for s in scores]
-    total_BNT = jnp.zeros(q_BNTH.shape[:3], jnp.float32)
-    out = jnp.zeros(q_BNTH.shape, jnp.float32)
-    for w_BNTS, (_, v_XKSH, _) in zip(weights, sources, strict=True):
-        X, K, S, _ = v_XKSH.shape
-        w_XRKGTS = w_BNTS.reshape(X, B // X, K, N // K, T, S).astype(v_XKSH.dtype)
-        o = jnp.einsum("XRKGTS,XKSH->XKRGTH", w_XRKGTS, v_XKSH, preferred_element_type=jnp.float32)
-        out = out + o.swapaxes(1, 2).reshape(B, N, T, H)
-        total_BNT = total_BNT + w_BNTS.sum(-1)
-    return (out / total_BNT[..., None]).astype(q_BNTH.dtype)
+    q_BKGTH = q_BNTH.reshape(B, k_BKSH.shape[1], -1, T, H)
+    s = jnp.einsum("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, preferred_element_type=jnp.float32) * H**-0.5
+    s = jnp.where(mask_BTS[:, None, None], s, -1e30)
+    w = jnp.exp(s - jax.lax.stop_gradient(s.max(-1))[..., None])
+    out = jnp.einsum("BKGTS,BKSH->BKGTH", w.astype(v_BKSH.dtype), v_BKSH, preferred_element_type=jnp.float32)
+    return (out / w.sum(-1)[..., None]).astype(q_BNTH.dtype).reshape(B, N, T, H)

@@ -21,12 +21,17 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from t1jax.config import ModelConfig
-from t1jax.model import ring
-from t1jax.model.attention import KeyValues, attend, rope, rotations
+from t1jax.model import attention, blocked, ring
+from t1jax.model.attention import rope, rotations
 from t1jax.sharding import Layout, param_shardings
 from t1jax.types import KVCache, Params
 
-REMAT = {"dots": jax.checkpoint_policies.checkpoint_dots, "full": jax.checkpoint_policies.nothing_saveable}
+REMAT = {
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.checkpoint_dots, jax.checkpoint_policies.save_only_these_names(blocked.SAVED)
+    ),
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
 
 
 def scaled(fan_in: int) -> Any:
@@ -88,7 +93,7 @@ class Block(nn.Module):
             own = [k_LJXMKSH, v_LJXMKSH, layer + 1]
             attended = ring.attend(q, k_LJXMKSH, v_LJXMKSH, layer, *prompt_kv, shared["reach"])
         else:
-            attended = attend(q, KeyValues(k, v, shared["mask_BTS"]))
+            attended = attention.attend(self.layout, q, k, v, shared["texts"])
         o = self.weight("o", scaled(N * H), q_heads=N, head_dim=H, embed=D)
         x_BTD = x_BTD + jnp.einsum("BNTH,NHD->BTD", attended, o)
         x_BTD = constrain(x_BTD, "batch", "length", None)
@@ -139,11 +144,7 @@ class Transformer(nn.Module):
         elif segment_BT is None:
             raise ValueError("forward without a cache needs segment_BT: which tokens belong together, 0 for none")
         else:
-            same = segment_BT[:, :, None] == segment_BT[:, None, :]
-            if parent_BT is not None:
-                same |= parent_BT[:, :, None] == segment_BT[:, None, :]
-            T = tokens_BT.shape[1]
-            shared["mask_BTS"] = same & (segment_BT > 0)[:, None, :] & jnp.tril(jnp.ones((T, T), bool))[None]
+            shared["texts"] = attention.texts(cfg, self.layout, segment_BT, parent_BT)
 
         block = Block if cfg.remat == "none" else nn.remat(Block, policy=REMAT[cfg.remat], prevent_cse=False)
         layers = nn.scan(

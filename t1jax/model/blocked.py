@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention within the texts of a row, tile by tile: only tiles that some pair of tokens needs are computed.
+
+A row is cut into blocks of positions. Which blocks of keys a block of queries needs follows from the ranges of its
+segments and their parents; the list is made once for all layers. Scores exist for one tile at a time, forward and
+backward, so memory and time grow with the texts, not with the square of the row.
+
+Axes: B rows, T positions, N query heads, K kv heads, G = N // K, H head dim, n blocks of S positions in a row, M = B * n,
+c blocks of queries at a time, Q = G * S.
+Source: FlashAttention-2, arXiv 2307.08691: online softmax, and a backward that makes the weights again.
+Deliberately not here: which kernel is used when (attention.py), the sampler's cache (ring.py).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+BLOCK = 128  # S
+GROUP = 4  # c; CPUs split the work on scores over their cores only where there are several tiles of them
+SAVED = "attended"  # name of what the backward needs besides q, k and v, for remat policies
+
+
+class Tiles(NamedTuple):
+    """Which tokens attend which, and which tiles hold such a pair."""
+
+    segment_BT: jax.Array  # int32, 0: padding
+    parent_BT: jax.Array  # int32, the segment that a token attends besides its own
+    keys_Bnn: jax.Array  # int32, of each block of queries the blocks of keys of its row that it needs, then others
+    count_Bn: jax.Array  # int32, how many it needs
+
+
+def tiles(segment_BT: jax.Array, parent_BT: jax.Array) -> Tiles:
+    """The tiles of rows of any length. Token i attends j <= i if segment_j > 0 is segment_i or parent_i.
+
+    A block may be listed that turns out to hold no such pair: ranges of segments are compared, which is exact where
+    their numbers rise along the row.
+    """
+    pad = -segment_BT.shape[1] % BLOCK
+    segment_BT, parent_BT = (jnp.pad(x, ((0, 0), (0, pad))) for x in (segment_BT, parent_BT))
+    parent_BT = jnp.where(segment_BT > 0, parent_BT, 0)
+
+    def ranges(x_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x_BnS = x_BT.reshape(len(x_BT), -1, BLOCK)
+        return jnp.where(x_BnS > 0, x_BnS, 2**31 - 1).min(-1), x_BnS.max(-1)
+
+    low_Bn, high_Bn = ranges(segment_BT)
+
+    def meets(query: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return (query[0][:, :, None] <= high_Bn[:, None]) & (low_Bn[:, None] <= query[1][:, :, None])
+
+    n = low_Bn.shape[1]
+    needed_Bnn = (meets((low_Bn, high_Bn)) | meets(ranges(parent_BT))) & jnp.tril(jnp.ones((n, n), bool))
+    keys_Bnn = jnp.argsort(~needed_Bnn, axis=-1, stable=True).astype(jnp.int32)
+    return Tiles(segment_BT, parent_BT, keys_Bnn, needed_Bnn.sum(-1, dtype=jnp.int32))
+
+
+def attend(q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, where: Tiles) -> jax.Array:
+    """softmax(q k^T / sqrt(H)) v over what a token attends, [B, N, T, H]; 0 for padding, of which nothing is read.
+
+    Scores and softmax are float32; weights are cast to the dtype of v for the product with it.
+    """
+    T = q_BNTH.shape[2]
+    pad = where.segment_BT.shape[1] - T
+    there_BT = where.segment_BT[:, None, :, None] > 0
+
+    def ready(x: jax.Array) -> jax.Array:
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, pad), (0, 0)))
+        return jnp.where(there_BT, x, jnp.zeros((), x.dtype))
+
+    return _attend(ready(q_BNTH), ready(k_BKTH), ready(v_BKTH), where)[:, :, :T]
+
+
+@jax.custom_vjp
+def _attend(q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, where: Tiles) -> jax.Array:
+    return _forward(q_BNTH, k_BKTH, v_BKTH, where)[0]
+
+
+product = partial(jnp.einsum, preferred_element_type=jnp.float32)
+
+
+def _blocks(x_BNTH: jax.Array, K: int) -> jax.Array:
+    """[M, K, G * S, H]: the heads that share keys stand in one matrix."""
+    B, N, T, H = x_BNTH.shape
+    x_BKGnSH = x_BNTH.reshape(B, K, N // K, T // BLOCK, BLOCK, H)
+    return x_BKGnSH.transpose(0, 3, 1, 2, 4, 5).reshape(-1, K, N // K * BLOCK, H)
+
+
+def _unblocks(x_MKQH: jax.Array, B: int) -> jax.Array:
+    """[B, N, T, H], what `_blocks` was given."""
+    M, K, Q, H = x_MKQH.shape
+    x_BKGnSH = x_MKQH.reshape(B, M // B, K, Q // BLOCK, BLOCK, H).transpose(0, 2, 3, 1, 4, 5)
+    return x_BKGnSH.reshape(B, K * (Q // BLOCK), M // B * BLOCK, H)
+
+
+def _groups(where: Tiles, blocks: Any) -> tuple[jax.Array, ...]:
+    """[M / c, c, ...]: the blocks' numbers, and each of `blocks` [M, ...]; those added to fill a group repeat block 0."""
+    M = where.count_Bn.size
+    number_M = jnp.where(jnp.arange(M + -M % GROUP) < M, jnp.arange(M + -M % GROUP), 0).reshape(-1, GROUP)
+    return number_M, *(x[number_M] for x in blocks)
+
+
+class _Tile(NamedTuple):
+    """The t-th tile of each block of queries of a group."""
+
+    keys_c: jax.Array  # int32, which block of all M
+    seen_cSS: jax.Array  # bool, which keys a query attends; queries first
+
+
+def _tile(where: Tiles, i_c: jax.Array, t: jax.Array) -> _Tile:
+    B, n = where.count_Bn.shape
+    segment_MS, parent_MS = (x.reshape(-1, BLOCK) for x in (where.segment_BT, where.parent_BT))
+    j_c = where.keys_Bnn.reshape(B * n, n)[i_c, t]
+    keys_c = i_c // n * n + j_c
+    key_cS = segment_MS[keys_c][:, None]
+    seen_cSS = (key_cS > 0) & ((key_cS == segment_MS[i_c][..., None]) | (key_cS == parent_MS[i_c][..., None]))
+    later_cS = (i_c % n * BLOCK)[:, None] + jnp.arange(BLOCK)
+    seen_cSS &= (j_c * BLOCK)[:, None, None] + jnp.arange(BLOCK) <= later_cS[..., None]
+    return _Tile(keys_c, seen_cSS & (t < where.count_Bn.reshape(-1)[i_c])[:, None, None])
+
+
+def _scores(q_cKQH: jax.Array, k_cKSH: jax.Array, tile: _Tile) -> jax.Array:
+    """float32[c, K, Q, S]; -1e30 where a query does not attend a key."""
+    s_cKQS = product("cKQH,cKSH->cKQS", q_cKQH, k_cKSH) * k_cKSH.shape[-1] ** -0.5
+    c, K, Q, S = s_cKQS.shape
+    seen_cKGSS = tile.seen_cSS[:, None, None]
+    return jnp.where(seen_cKGSS, s_cKQS.reshape(c, K, Q // S, S, S), -1e30).reshape(c, K, Q, S)
+
+
+def _forward(q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, where: Tiles) -> Any:
+    """The output, and what the backward needs: with it the logarithm of each softmax's divisor, 1e30 where that is 0."""
+    B, K = k_BKTH.shape[:2]
+    q_MKQH, k_MKSH, v_MKSH = (_blocks(x, K) for x in (q_BNTH, k_BKTH, v_BKTH))
+
+    def one_group(group: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+        i_c, q_cKQH = group
+
+        def one_tile(t: jax.Array, so_far: Any) -> Any:
+            highest_cKQ, total_cKQ, out_cKQH = so_far
+            tile = _tile(where, i_c, t)
+            s_cKQS = _scores(q_cKQH, k_MKSH[tile.keys_c], tile)
+            higher_cKQ = jnp.maximum(highest_cKQ, s_cKQS.max(-1))
+            w_cKQS, less_cKQ = jnp.exp(s_cKQS - higher_cKQ[..., None]), jnp.exp(highest_cKQ - higher_cKQ)
+            o_cKQH = product("cKQS,cKSH->cKQH", w_cKQS.astype(v_MKSH.dtype), v_MKSH[tile.keys_c])
+            return higher_cKQ, total_cKQ * less_cKQ + w_cKQS.sum(-1), out_cKQH * less_cKQ[..., None] + o_cKQH
+
+        # -1e29 is above what is masked, so that masked keys weigh nothing even before the first that is seen
+        zero_cKQ = jnp.zeros(q_cKQH.shape[:3], jnp.float32)
+        start = (zero_cKQ - 1e29, zero_cKQ, jnp.zeros(q_cKQH.shape, jnp.float32))
+        count = where.count_Bn.reshape(-1)[i_c].max()
+        highest_cKQ, total_cKQ, out_cKQH = jax.lax.fori_loop(0, count, one_tile, start)
+        total_cKQ, lse_cKQ = (
+            jnp.where(total_cKQ > 0, total_cKQ, 1.0),
+            jnp.where(total_cKQ > 0, highest_cKQ + jnp.log(total_cKQ), 1e30),
+        )
+        return (out_cKQH / total_cKQ[..., None]).astype(q_cKQH.dtype), lse_cKQ
+
+    M = len(q_MKQH)
+    out, lse = jax.lax.map(one_group, _groups(where, (q_MKQH,)))
+    out_MKQH, lse_MKQ = (x.reshape(-1, *x.shape[2:])[:M] for x in (out, lse))
+    out_BNTH, lse_MKQ = checkpoint_name(_unblocks(out_MKQH, B), SAVED), checkpoint_name(lse_MKQ, SAVED)
+    return out_BNTH, (q_BNTH, k_BKTH, v_BKTH, where, out_BNTH, lse_MKQ)
+
+
+def _backward(saved: Any, dout_BNTH: jax.Array) -> Any:
+    q_BNTH, k_BKTH, v_BKTH, where, out_BNTH, lse_MKQ = saved
+    B, K, _, H = k_BKTH.shape
+    q_MKQH, k_MKSH, v_MKSH, dout_MKQH = (_blocks(x, K) for x in (q_BNTH, k_BKTH, v_BKTH, dout_BNTH))
+    own_BNT = jnp.sum(dout_BNTH.astype(jnp.float32) * out_BNTH.astype(jnp.float32), axis=-1)
+    own_MKQ = _blocks(own_BNT[..., None], K)[..., 0]
+    M = len(q_MKQH)
+
+    def one_group(dkv: Any, group: Any) -> Any:
+        i_c, q_cKQH, dout_cKQH, lse_cKQ, own_cKQ, real_c = group
+
+        def one_tile(t: jax.Array, so_far: Any) -> Any:
+            dq_cKQH, dk_MKSH, dv_MKSH = so_far
+            tile = _tile(where, i_c, t)
+            k_cKSH, v_cKSH = k_MKSH[tile.keys_c], v_MKSH[tile.keys_c]
+            w_cKQS = jnp.exp(_scores(q_cKQH, k_cKSH, tile) - lse_cKQ[..., None]) * real_c[:, None, None, None]
+            dw_cKQS = product("cKQH,cKSH->cKQS", dout_cKQH, v_cKSH)
+            ds_cKQS = (w_cKQS * (dw_cKQS - own_cKQ[..., None]) * H**-0.5).astype(q_cKQH.dtype)
+            dq_cKQH = dq_cKQH + product("cKQS,cKSH->cKQH", ds_cKQS, k_cKSH)
+            dk_cKSH = product("cKQS,cKQH->cKSH", ds_cKQS, q_cKQH)
+            dv_cKSH = product("cKQS,cKQH->cKSH", w_cKQS.astype(dout_cKQH.dtype), dout_cKQH)
+            for x in range(GROUP):  # two of the group may need the same keys
+                dk_MKSH = dk_MKSH.at[tile.keys_c[x]].add(dk_cKSH[x])
+                dv_MKSH = dv_MKSH.at[tile.keys_c[x]].add(dv_cKSH[x])
+            return dq_cKQH, dk_MKSH, dv_MKSH
+
+        start = (jnp.zeros(q_cKQH.shape, jnp.float32), *dkv)
+        dq_cKQH, *dkv = jax.lax.fori_loop(0, where.count_Bn.reshape(-1)[i_c].max(), one_tile, start)
+        return tuple(dkv), dq_cKQH
+
+    zero_MKSH = jnp.zeros(k_MKSH.shape, jnp.float32)
+    groups = _groups(where, (q_MKQH, dout_MKQH, lse_MKQ, own_MKQ))
+    real_c = (jnp.arange(groups[0].size) < M).astype(jnp.float32).reshape(-1, GROUP)
+    (dk_MKSH, dv_MKSH), dq = jax.lax.scan(one_group, (zero_MKSH, zero_MKSH), (*groups, real_c))
+    grads = zip((dq.reshape(-1, *dq.shape[2:])[:M], dk_MKSH, dv_MKSH), (q_BNTH, k_BKTH, v_BKTH), strict=True)
+    return *(_unblocks(d, B).astype(x.dtype) for d, x in grads), None
+
+
+_attend.defvjp(_forward, _backward)

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a compiled program does, read from its text: collectives, flops, and how often a loop runs them.
+
+XLA's own cost analysis counts the body of a loop once. Here every computation is counted as often as its callers run
+it: a loop over layers says its length itself; how often the token loop and the loop over the update's parts run depends
+on data, so the caller gives that, by name (`jax.named_scope` in decode.py and step.py puts the names into the text).
+
+Source: the text form of HLO (openxla.org/xla/operation_semantics); flops of a convolution as in XLA's
+HloCostAnalysis: only positions of the window that meet input.
+Deliberately not here: how a program is compiled, what its figures mean (plan.py).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
+BITS = {"pred": 8, "bf16": 16, "f16": 16, "f32": 32, "f64": 64} | {
+    f"{sign}{bits}": bits for sign in "su" for bits in (2, 4, 8, 16, 32, 64)
+}
+_SHAPE = re.compile(r"\b([a-z][a-z0-9]*)\[([0-9,]*)\]")
+_HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
+_LINE = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*)$")
+_CALLED = re.compile(r"\b(calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_NAME = re.compile(r'op_name="([^"]*)"')
+
+
+@dataclass(frozen=True)
+class Array:
+    """An array's element type and dimensions, of one device."""
+
+    dtype: str
+    dims: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.dims) * BITS.get(self.dtype, 8) // 8
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One line of a computation."""
+
+    name: str
+    opcode: str
+    arrays: tuple[Array, ...]  # what it makes; several for a tuple
+    operands: tuple[str, ...]
+    text: str  # all that follows the operands
+
+    @property
+    def scope(self) -> str:
+        """Where in the Python source it comes from, as a path of named scopes."""
+        found = _NAME.search(self.text)
+        return found[1] if found else ""
+
+    @property
+    def called(self) -> list[str]:
+        """Computations that it runs."""
+        branches = _BRANCHES.search(self.text)
+        listed = [x.strip().lstrip("%") for x in branches[1].split(",")] if branches else []
+        return [name for _, name in _CALLED.findall(self.text)] + listed
+
+
+@dataclass(frozen=True)
+class Collective:
+    """Data that devices exchange."""
+
+    kind: str
+    bytes: int  # of its result on one device, each time
+    times: float  # a run of the program
+    in_token_loop: bool
+    scope: str
+
+
+@dataclass
+class Program:
+    """A compiled program."""
+
+    entry: str
+    computations: dict[str, list[Instruction]] = field(repr=False)
+
+    @cached_property
+    def _arrays(self) -> dict[str, tuple[Array, ...]]:
+        return {x.name: x.arrays for lines in self.computations.values() for x in lines}
+
+    def walk(self, trips: Mapping[str, float]) -> Iterator[tuple[Instruction, float, bool]]:
+        """(instruction, times it runs, whether inside the token loop) of all that a run reaches.
+
+        Args:
+          trips: how often a loop runs whose length depends on data: name of its scope -> trips. Loops of other scopes
+            that do not say their length count once.
+        """
+        yield from self._walk(self.entry, 1.0, False, trips)
+
+    def _walk(
+        self, computation: str, times: float, inside: bool, trips: Mapping[str, float]
+    ) -> Iterator[tuple[Instruction, float, bool]]:
+        for line in self.computations.get(computation, ()):
+            yield line, times, inside
+            more, within = times, inside
+            if line.opcode == "while":
+                more = times * self.trips(line, trips)
+                within = inside or "token_loop" in line.scope.split("/")
+            for name in line.called:
+                yield from self._walk(name, more, within, trips)
+
+    def trips(self, loop: Instruction, trips: Mapping[str, float]) -> float:
+        """How often a `while` runs: as it says, else as `trips` says for the innermost scope named there, else once."""
+        condition = re.search(r"condition=%?([\w.\-]+)", loop.text)
+        lines = self.computations.get(condition[1], []) if condition else []
+        constants = {x.name: x.operands[0] for x in lines if x.opcode == "constant" and x.operands}
+        known = re.search(r'known_trip_count[^0-9]*(\d+)', loop.text)
+        if known:
+            return float(known[1])
+        for line in lines:
+            if line.opcode == "compare" and "direction=LT" in line.text and line.operands[-1] in constants:
+                return float(constants[line.operands[-1]])
+        own = loop.scope.removesuffix("/while").rpartition("/")[2]
+        return trips.get(own, 1.0)
+
+    def collectives(self, trips: Mapping[str, float]) -> list[Collective]:
+        """All exchanges between devices."""
+        found = []
+        for line, times, inside in self.walk(trips):
+            kind = line.opcode.removesuffix("-start")
+            if kind in COLLECTIVES:
+                size = max(x.bytes for x in line.arrays) if line.opcode.endswith("-start") else sum(
+                    x.bytes for x in line.arrays
+                )
+                found.append(Collective(kind, size, times, inside, line.scope))
+        return found
+
+    def flops(self, trips: Mapping[str, float], scope: str = "") -> float:
+        """Multiplications and additions of all matrix products on one device, of scopes that have this name in them."""
+        total = 0.0
+        for line, times, _ in self.walk(trips):
+            if line.opcode in ("convolution", "dot") and (not scope or scope in line.scope):
+                total += times * self._flops(line)
+        return total
+
+    def _flops(self, line: Instruction) -> float:
+        left, right = (self._arrays[name][0].dims for name in line.operands[:2])
+        out = line.arrays[0].dims
+        if line.opcode == "dot":
+            contracted = re.search(r"lhs_contracting_dims=\{([0-9,]*)\}", line.text)
+            dims = [int(x) for x in contracted[1].split(",") if x] if contracted else []
+            return 2.0 * math.prod(out) * math.prod(left[x] for x in dims)
+        return _convolution_flops(left, right, out, line.text)
+
+
+def _convolution_flops(left: tuple[int, ...], right: tuple[int, ...], out: tuple[int, ...], text: str) -> float:
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", text)
+    if labels is None:
+        raise ValueError(f"a convolution without dim_labels: {text[:200]}")
+    lhs, rhs, result = labels.groups()
+    window = re.search(r"window=\{([^}]*)\}", text)
+    settings = dict(x.split("=") for x in window[1].split()) if window else {}
+    spatial = sorted(x for x in rhs if x.isdigit())
+
+    def each(key: str, default: str) -> list[str]:
+        return settings[key].split("x") if key in settings else [default] * len(spatial)
+
+    pairs = 1.0
+    rows = zip(
+        spatial, each("stride", "1"), each("pad", "0_0"), each("lhs_dilate", "1"), each("rhs_dilate", "1"), strict=True
+    )
+    for dim, stride, pad, lhs_dilate, rhs_dilate in rows:
+        size, kernel, n = left[lhs.index(dim)], right[rhs.index(dim)], out[result.index(dim)]
+        pairs *= _meets(size, kernel, n, int(stride), int(pad.split("_")[0]), int(lhs_dilate), int(rhs_dilate))
+    groups = re.search(r"batch_group_count=(\d+)", text)
+    batch = left[lhs.index("b")] // (int(groups[1]) if groups else 1)
+    return 2.0 * batch * out[result.index("f")] * right[rhs.index("i")] * pairs
+
+
+def _meets(size: int, kernel: int, out: int, stride: int, low: int, lhs_dilate: int, rhs_dilate: int) -> int:
+    """How many (output, window) positions of one dimension meet an element of the input."""
+    count, last = 0, (size - 1) * lhs_dilate
+    if lhs_dilate == 1:
+        for k in range(kernel):
+            first = max(0, -((k * rhs_dilate - low) // stride))
+            end = min(out - 1, (last - (k * rhs_dilate - low)) // stride)
+            count += max(0, end - first + 1)
+        return count
+    for k in range(kernel):
+        at = range(k * rhs_dilate - low, k * rhs_dilate - low + out * stride, stride)
+        count += sum(0 <= x <= last and x % lhs_dilate == 0 for x in at)
+    return count
+
+
+def parse(text: str) -> Program:
+    """The program whose text `compiled.as_text()` is."""
+    computations: dict[str, list[Instruction]] = {}
+    entry, lines = "", None
+    for raw in text.splitlines():
+        head = _HEAD.match(raw)
+        if head and " = " not in raw.split("(")[0]:
+            lines = computations.setdefault(head[2], [])
+            entry = head[2] if head[1] else entry
+        elif lines is not None and (found := _LINE.match(raw)):
+            lines.append(_instruction(found[1], found[2]))
+    if not entry:
+        raise ValueError("expected the text of a compiled program, with an ENTRY; got something else")
+    return Program(entry, computations)
+
+
+def _instruction(name: str, rest: str) -> Instruction:
+    """`rest` is a shape, an opcode, operands in brackets, and the remainder."""
+    depth = 0
+    at = 0
+    for at, letter in enumerate(rest):  # the shape ends at the first space outside of brackets
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == " " and depth == 0:
+            break
+    shape, call = rest[:at], rest[at + 1 :]
+    opcode, _, inner = call.partition("(")
+    depth, end = 1, len(inner)
+    for end, letter in enumerate(inner):
+        depth += (letter in "([{") - (letter in ")]}")
+        if depth == 0:
+            break
+    operands = tuple(x.strip().split(" ")[-1].lstrip("%") for x in inner[:end].split(",")) if inner[:end] else ()
+    arrays = tuple(Array(kind, tuple(int(x) for x in dims.split(",") if x)) for kind, dims in _SHAPE.findall(shape))
+    return Instruction(name, opcode, arrays, operands, inner[end + 1 :])
