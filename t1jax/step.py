@@ -30,7 +30,7 @@ from flax import linen as nn
 from jax.experimental import io_callback
 from jax.sharding import Mesh, NamedSharding
 
-from t1jax import advantages, decode, losses, optim, packing, rng
+from t1jax import advantages, decode, losses, memory, optim, packing, rng
 from t1jax.config import Config
 from t1jax.masking import Mean
 from t1jax.model import attention, qwen
@@ -62,7 +62,7 @@ def make_sample(
         model,
         num_responses=cfg.rl.responses_per_prompt,
         max_new_tokens=cfg.rl.max_new_tokens,
-        lanes=cfg.rl.lanes,
+        lanes=memory.lanes(cfg, mesh),
         window=cfg.rl.window,
         stop_tokens=stop_tokens,
         on_progress=on_progress,
