@@ -114,7 +114,7 @@ class Program:
         condition = re.search(r"condition=%?([\w.\-]+)", loop.text)
         lines = self.computations.get(condition[1], []) if condition else []
         constants = {x.name: x.operands[0] for x in lines if x.opcode == "constant" and x.operands}
-        known = re.search(r'known_trip_count[^0-9]*(\d+)', loop.text)
+        known = re.search(r"known_trip_count[^0-9]*(\d+)", loop.text)
         if known:
             return float(known[1])
         for line in lines:
@@ -129,8 +129,10 @@ class Program:
         for line, times, inside in self.walk(trips):
             kind = line.opcode.removesuffix("-start")
             if kind in COLLECTIVES:
-                size = max(x.bytes for x in line.arrays) if line.opcode.endswith("-start") else sum(
-                    x.bytes for x in line.arrays
+                size = (
+                    max(x.bytes for x in line.arrays)
+                    if line.opcode.endswith("-start")
+                    else sum(x.bytes for x in line.arrays)
                 )
                 found.append(Collective(kind, size, times, inside, line.scope))
         return found
@@ -210,19 +212,19 @@ def parse(text: str) -> Program:
 
 def _instruction(name: str, rest: str) -> Instruction:
     """`rest` is a shape, an opcode, operands in brackets, and the remainder."""
-    depth = 0
-    at = 0
-    for at, letter in enumerate(rest):  # the shape ends at the first space outside of brackets
-        depth += (letter in "([{") - (letter in ")]}")
-        if letter == " " and depth == 0:
-            break
-    shape, call = rest[:at], rest[at + 1 :]
+    shape, call = _until(rest, " ")
     opcode, _, inner = call.partition("(")
-    depth, end = 1, len(inner)
-    for end, letter in enumerate(inner):
-        depth += (letter in "([{") - (letter in ")]}")
-        if depth == 0:
-            break
-    operands = tuple(x.strip().split(" ")[-1].lstrip("%") for x in inner[:end].split(",")) if inner[:end] else ()
+    inside, after = _until(inner, ")")
+    operands = tuple(x.strip().split(" ")[-1].lstrip("%") for x in inside.split(",")) if inside else ()
     arrays = tuple(Array(kind, tuple(int(x) for x in dims.split(",") if x)) for kind, dims in _SHAPE.findall(shape))
-    return Instruction(name, opcode, arrays, operands, inner[end + 1 :])
+    return Instruction(name, opcode, arrays, operands, after)
+
+
+def _until(text: str, end: str) -> tuple[str, str]:
+    """What stands before and after the first `end` that no bracket encloses."""
+    depth = 0
+    for at, letter in enumerate(text):
+        if letter == end and depth == 0:
+            return text[:at], text[at + 1 :]
+        depth += (letter in "([{") - (letter in ")]}")
+    return text, ""
