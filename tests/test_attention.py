@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
+from jax.interpreters import partial_eval
 
 from configs import tiny
 from t1jax import config, sharding
@@ -187,6 +189,15 @@ def test_bfloat16_stays_bfloat16(without_accelerators):
             np.testing.assert_allclose(one.astype(np.float32), other, atol=0.1)
 
 
+@pytest.fixture
+def on_accelerators(monkeypatch):
+    """JAX believes that there is cuDNN, and a GPU that it is for: enough to lower a program, not to compile it."""
+    cudnn = "jax._src.cudnn.fused_attention_stablehlo"
+    monkeypatch.setattr(f"{cudnn}.check_cudnn_version", lambda: 91400)
+    monkeypatch.setattr(f"{cudnn}.check_compute_capability", lambda _: True)
+    monkeypatch.setattr(f"{cudnn}.is_cuda_compute_capability_equal", lambda _: False)
+
+
 def count(jaxpr, primitive):
     """How often a primitive is called in a program, parts of it counted once."""
     found = 0
@@ -198,18 +209,41 @@ def count(jaxpr, primitive):
     return found
 
 
-@pytest.mark.parametrize(("kernel", "primitive"), [("xla", "exp"), ("splash", "pallas_call")])
-def test_the_backward_does_not_attend_again_unless_a_layer_is_made_again(kernel, primitive, without_accelerators):
-    without_accelerators(kernel)
+FORWARDS = [("xla", "exp"), ("splash", "pallas_call"), ("cudnn", kernels.CUDNN_FORWARD)]
+
+
+@pytest.mark.parametrize(("kernel", "primitive"), FORWARDS)
+def test_the_backward_does_not_attend_again_unless_a_layer_is_made_again(
+    kernel, primitive, on_accelerators, monkeypatch
+):
+    monkeypatch.setattr(attention, "choose", lambda *_: (kernel, "the test says so"))
     tokens = np.zeros((1, 200), np.int32)
 
     def calls(remat):
-        model = qwen.Transformer(dataclasses.replace(CFG, remat=remat), make_layout())
-        params = qwen.init_params(model, jax.random.key(0))
+        model = qwen.Transformer(dataclasses.replace(CFG, remat=remat, compute_dtype="bfloat16"), make_layout())
+        params = jax.eval_shape(lambda key: nn.unbox(model.init(key, tokens, tokens, tokens, None)), jax.random.key(0))
 
         def loss(params):
-            return jnp.sum(qwen.forward(model, params, tokens, tokens, segment_BT=tokens + 1)[0])
+            return jnp.sum(model.apply(params, tokens, tokens, tokens + 1, None)[0].astype(jnp.float32))
 
-        return count(jax.make_jaxpr(jax.grad(loss))(params).jaxpr, primitive)
+        jaxpr = jax.make_jaxpr(jax.grad(loss))(params).jaxpr
+        return count(partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0], primitive)
 
-    assert calls("dots") == calls("none") < calls("full")
+    assert 0 < calls("dots") == calls("none") < calls("full")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "platform", "calls"),
+    [
+        (kernels.splash, "tpu", ["splash_mha_fwd", "splash_mha_dq", "splash_mha_dkv"]),
+        (kernels.cudnn, "cuda", ["__cudnn$fmhaScaleBiasSoftmax(", "__cudnn$fmhaScaleBiasSoftmaxBackward("]),
+    ],
+)
+def test_a_program_for_an_accelerator_calls_its_kernel(kernel, platform, calls, on_accelerators):
+    """Of a length that the kernel cannot do by itself."""
+    T = 301
+    q, k, v = (jax.ShapeDtypeStruct((2, heads, T, 64), jnp.bfloat16) for heads in (4, 2, 2))
+    where = jax.ShapeDtypeStruct((2, T), jnp.int32) if platform == "tpu" else jax.ShapeDtypeStruct((2, T, T), bool)
+    gradient = jax.jit(jax.grad(lambda *x: kernel(*x).astype(jnp.float32).sum(), argnums=(0, 1, 2)))
+    text = gradient.trace(q, k, v, where).lower(lowering_platforms=(platform,)).as_text()
+    assert [call for call in calls if call not in text] == []
