@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from t1jax.config import ModelConfig
-from t1jax.model import attention, blocked, ring
+from t1jax.model import attention, kernels, ring
 from t1jax.model.attention import rope, rotations
 from t1jax.sharding import Layout, param_shardings
 from t1jax.types import KVCache, Params
@@ -28,7 +28,7 @@ from t1jax.types import KVCache, Params
 UNROLLED = 32  # most layers that a decode step on CPU is compiled one by one for
 REMAT = {
     "dots": jax.checkpoint_policies.save_from_both_policies(
-        jax.checkpoint_policies.checkpoint_dots, jax.checkpoint_policies.save_only_these_names(blocked.SAVED)
+        jax.checkpoint_policies.checkpoint_dots, kernels.keep_for_backward
     ),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
