@@ -114,7 +114,7 @@ class Program:
         condition = re.search(r"condition=%?([\w.\-]+)", loop.text)
         lines = self.computations.get(condition[1], []) if condition else []
         constants = {x.name: x.operands[0] for x in lines if x.opcode == "constant" and x.operands}
-        known = re.search(r'known_trip_count[^0-9]*(\d+)', loop.text)
+        known = re.search(r"known_trip_count[^0-9]*(\d+)", loop.text)
         if known:
             return float(known[1])
         for line in lines:
@@ -129,8 +129,10 @@ class Program:
         for line, times, inside in self.walk(trips):
             kind = line.opcode.removesuffix("-start")
             if kind in COLLECTIVES:
-                size = max(x.bytes for x in line.arrays) if line.opcode.endswith("-start") else sum(
-                    x.bytes for x in line.arrays
+                size = (
+                    max(x.bytes for x in line.arrays)
+                    if line.opcode.endswith("-start")
+                    else sum(x.bytes for x in line.arrays)
                 )
                 found.append(Collective(kind, size, times, inside, line.scope))
         return found
