@@ -148,6 +148,7 @@ def make_rollout(
         P = prompts.tokens_PC.shape[0]
         problem_key_P = rng.problem_keys(key, prompts.problem_P)
         hidden_PD, token_P, lanes = _prefill(model, params, prompts, problem_key_P, (R, G, T), min(window, T))
+        params = qwen.for_decode(model, params, prompts.tokens_PC.shape[1] + T)
 
         def one_token(lanes: _Lanes) -> _Lanes:
             t_B, live_B = lanes.text.length, lanes.live_B

@@ -49,8 +49,9 @@ def token_logprobs_and_entropy(
 
     With z = hidden @ w / temperature and lse = logsumexp(z):  log pi(y) = z_y - lse,  H = lse - sum_v pi_v z_v.
     The positions are taken in `chunks` parts, one after the other, forward and backward; logits are computed again in
-    the backward pass. At most B * ceil(T / chunks) * V logits exist at a time. Rows stay whole, so that a batch split
-    over devices stays where it is. Source: T1 section 2, loss, H = token-level entropy.
+    the backward pass. At most B * ceil(T / chunks) * V logits exist at a time, and chunks after the last counted
+    position are not computed. Rows stay whole, so that a batch split over devices stays where it is. Source: T1
+    section 2, loss, H = token-level entropy.
 
     Args:
       hidden_BTD: compute dtype; hidden_BTD[b, t] is the state that PREDICTS tokens_BT[b, t]: see `predictors`.
@@ -75,7 +76,9 @@ def token_logprobs_and_entropy(
     hidden_BTD = jnp.where(counted_BT[:, :, None], hidden_BTD, jnp.zeros_like(hidden_BTD))
     tokens_BT = jnp.where(counted_BT, tokens_BT, 0)
     inverse = jax.lax.stop_gradient(1.0 / jnp.asarray(temperature, jnp.float32))
-    out = _chunked(parts(hidden_BTD), w_DV, parts(tokens_BT), inverse)
+    counted_c = parts(counted_BT).any((1, 2))
+    used = jnp.max(jnp.where(counted_c, jnp.arange(1, chunks + 1), 0))
+    out = _chunked(parts(hidden_BTD), w_DV, parts(tokens_BT), inverse, used)
     logprob_BT, entropy_BT = (x.swapaxes(0, 1).reshape(B, chunks * length)[:, :T] for x in out)
     return masked(logprob_BT, counted_BT), masked(entropy_BT, counted_BT)
 
@@ -117,39 +120,48 @@ def _scores(hidden_BtD: jax.Array, w_DV: jax.Array, inverse: jax.Array) -> jax.A
 
 @jax.custom_vjp
 def _chunked(
-    hidden_cBtD: jax.Array, w_DV: jax.Array, tokens_cBt: jax.Array, inverse: jax.Array
+    hidden_cBtD: jax.Array, w_DV: jax.Array, tokens_cBt: jax.Array, inverse: jax.Array, used: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """log pi(token) and H, [c, B, t], one chunk c after the other.
+    """log pi(token) and H, [c, B, t], one chunk c after the other; 0 from chunk `used` on.
 
     Its gradient is written out: the backward pass makes a chunk's logits and pi once (automatic differentiation under
     jax.checkpoint also repeats the reductions), and adds up the head's gradient in float32 whatever the compute dtype.
     """
-    return _chunked_forward(hidden_cBtD, w_DV, tokens_cBt, inverse)[0]
+    return _chunked_forward(hidden_cBtD, w_DV, tokens_cBt, inverse, used)[0]
 
 
-def _chunked_forward(hidden_cBtD: jax.Array, w_DV: jax.Array, tokens_cBt: jax.Array, inverse: jax.Array) -> Any:
-    def one(chunk: Any) -> Any:
-        hidden_BtD, tokens_Bt = chunk
-        return logprob_and_entropy(_scores(hidden_BtD, w_DV, inverse), tokens_Bt)
+def _chunk(tree: Any, c: jax.Array) -> Any:
+    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, c, keepdims=False), tree)
 
-    logprob, entropy, lse = jax.lax.map(one, (hidden_cBtD, tokens_cBt))
-    return (logprob, entropy), (hidden_cBtD, w_DV, tokens_cBt, inverse, lse, entropy)
+
+def _chunked_forward(
+    hidden_cBtD: jax.Array, w_DV: jax.Array, tokens_cBt: jax.Array, inverse: jax.Array, used: jax.Array
+) -> Any:
+    def one(c: jax.Array, out: Any) -> Any:
+        hidden_BtD, tokens_Bt = _chunk((hidden_cBtD, tokens_cBt), c)
+        found = logprob_and_entropy(_scores(hidden_BtD, w_DV, inverse), tokens_Bt)
+        return tuple(jax.lax.dynamic_update_index_in_dim(x, new, c, 0) for x, new in zip(out, found, strict=True))
+
+    zero_cBt = jnp.zeros(tokens_cBt.shape, jnp.float32)
+    logprob, entropy, lse = jax.lax.fori_loop(0, used, one, (zero_cBt, zero_cBt, zero_cBt))
+    return (logprob, entropy), (hidden_cBtD, w_DV, tokens_cBt, inverse, used, lse, entropy)
 
 
 def _chunked_backward(saved: Any, gradients: tuple[jax.Array, jax.Array]) -> Any:
-    hidden_cBtD, w_DV, tokens_cBt, inverse, lse, entropy = saved
+    hidden_cBtD, w_DV, tokens_cBt, inverse, used, lse, entropy = saved
 
-    def one(dw_DV: jax.Array, chunk: Any) -> tuple[jax.Array, jax.Array]:
-        hidden_BtD, *rest = chunk
+    def one(c: jax.Array, so_far: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        dw_DV, dhidden_cBtD = so_far
+        hidden_BtD, *rest = _chunk((hidden_cBtD, tokens_cBt, lse, entropy, *gradients), c)
         dz_BtV = logprob_and_entropy_gradient(_scores(hidden_BtD, w_DV, inverse), *rest) * inverse
         dz_BtV = dz_BtV.astype(w_DV.dtype)
         dhidden_BtD = jnp.einsum("BtV,DV->BtD", dz_BtV, w_DV, preferred_element_type=jnp.float32)
         dw_DV = dw_DV + jnp.einsum("BtD,BtV->DV", hidden_BtD, dz_BtV, preferred_element_type=jnp.float32)
-        return dw_DV, dhidden_BtD.astype(hidden_BtD.dtype)
+        return dw_DV, jax.lax.dynamic_update_index_in_dim(dhidden_cBtD, dhidden_BtD.astype(hidden_BtD.dtype), c, 0)
 
-    chunks = (hidden_cBtD, tokens_cBt, lse, entropy, *gradients)
-    dw_DV, dhidden_cBtD = jax.lax.scan(one, jnp.zeros(w_DV.shape, jnp.float32), chunks)
-    return dhidden_cBtD, dw_DV.astype(w_DV.dtype), None, None
+    start = (jnp.zeros(w_DV.shape, jnp.float32), jnp.zeros_like(hidden_cBtD))
+    dw_DV, dhidden_cBtD = jax.lax.fori_loop(0, used, one, start)
+    return dhidden_cBtD, dw_DV.astype(w_DV.dtype), None, None, None
 
 
 _chunked.defvjp(_chunked_forward, _chunked_backward)

@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 
 from t1jax import multihost, packing
 from t1jax.config import Config, ConfigError
-from t1jax.model import blocked, qwen
+from t1jax.model import attention, blocked, qwen
 from t1jax.sharding import decode_layout, train_layout
 
 USABLE = 0.9  # of a device's memory: the rest is for the runtime, and for what this plan does not see
@@ -154,7 +154,8 @@ def _parts(cfg: Config, mesh: Mesh, G: int) -> list[Part]:
     D, L, H, V = m.hidden_size, m.num_layers, m.head_dim, m.vocab_size // tensor
     N, K, F = m.num_heads // tensor, m.num_kv_heads // tensor, m.mlp_size // tensor
     width = 2 if m.compute_dtype == "bfloat16" else FLOAT
-    grid = packing.make_grid(rl, P * R * X, C, X)
+    shared = attention.shares_prompts(m, mesh.devices.flat[0].platform)
+    grid = packing.make_grid(rl, P * R * X, C, X, shared)
     tokens, chunk = grid.rows * grid.length, grid.rows * -(-grid.length // rl.vocab_chunks)
     weights = FLOAT * _weights(cfg, mesh, training=True)
     layer = 2 * D * (N + K) * H + 3 * D * F

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several responses in one row of the update, each after a copy of its prompt, so that padding is not computed.
+"""Several responses in one row of the update, so that padding is not computed, and a prompt only once a row.
 
 prompts -> rollouts -> rewards -> advantages -> UPDATE.
 
-`plan` runs on the host, right after a shard's responses are scored: first fit, the longest first. `pack` lays the rows
-out on the devices by it. Every shard packs its own responses into its own rows; nothing moves between devices. Rows
-are filled from the front, and parts (micro-batches) are made of rows that follow each other: parts beyond the last
-filled row hold nothing.
+A row is [prompt a | responses to a ... | prompt b | responses to b ... | nothing]. Each response attends its prompt and
+itself: the prompt's segment is the parent of its own. Where the attention kernel knows no parents, each response has a
+copy of its prompt before it, and both are one segment.
+
+`plan` runs on the host, right after a shard's responses are scored. `pack` lays the rows out on the devices by it.
+Every shard packs its own responses into its own rows; nothing moves between devices. Rows are filled from the front,
+and parts (micro-batches) are made of rows that follow each other: parts beyond the last filled row hold nothing.
 
 Axes: P prompts, R responses per prompt, B = P * R responses, C prompt positions, T response positions; j parts,
-b rows of a part, S positions of a row; n, p: responses and prompts of one shard.
+b rows of a part, r rows of a shard, S positions of a row; n, p: responses and prompts of one shard.
 Source: first-fit decreasing, D. S. Johnson, 1973.
 Deliberately not here: how scores are made (rewards/), what is learnt from a row (losses.py, step.py).
 """
@@ -34,44 +37,85 @@ class Grid(NamedTuple):
     parts: int  # j, at most so many are computed
     rows: int  # b, rows of a part, of one shard
     length: int  # S, positions of a row
+    shared: bool  # a prompt stands once in a row for all its responses there
 
 
-def make_grid(cfg: RlConfig, responses: int, prompt_length: int, shards: int) -> Grid:
-    """Rows enough for any lengths. Where a row holds k of the longest, all but the last hold k responses or more.
+def make_grid(cfg: RlConfig, responses: int, prompt_length: int, shards: int, shared: bool) -> Grid:
+    """Rows enough for any lengths. Where a row has room for k of the longest, all but the last hold k or more.
+
+    A part of a shard has room for responses / micro_batches / shards of the longest responses with their prompts: in
+    one row if prompts are shared, which leaves the fewest gaps; else in a row for each.
 
     Args:
-      cfg: pack_length, max_new_tokens, micro_batches, prompts_per_step, responses_per_prompt.
+      cfg: pack_length, max_new_tokens, micro_batches.
       responses: of all shards.
       prompt_length: C.
       shards: of the batch.
+      shared: see `Grid`.
     """
     longest = prompt_length + cfg.max_new_tokens
-    length = cfg.pack_length or longest
+    room = responses // cfg.micro_batches // shards
+    length = cfg.pack_length or (longest * room if shared else longest)
     if length < longest:
         raise ValueError(f"rl.pack_length is {length}; expected at least {longest}, a prompt and its response")
+    rows = max(1, room * longest // length)
     needed = -(-responses // shards // (length // longest))
-    rows = responses // cfg.micro_batches // shards
-    return Grid(-(-needed // rows), rows, length)
+    return Grid(-(-needed // rows), rows, length, shared)
 
 
-def plan(length_n: np.ndarray, wanted_n: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """(row, start) of each response, int32[n]: first fit, the longest first; row -1 if not wanted. On the host.
+def plan(
+    prompt_n: np.ndarray, length_n: np.ndarray, wanted_n: np.ndarray, responses: int, grid: Grid
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(row, start, prompt_start) of each response, int32[n]; row -1: in none. On the host.
+
+    Prompt after prompt, the one with the most tokens first; of each the longest response first, into the first row that
+    has the prompt and room, else into the first with room for both.
 
     Args:
-      length_n: positions that a response takes, its prompt included.
+      prompt_n: tokens of the response's prompt.
+      length_n: tokens of the response; one without any has no place.
       wanted_n: bool, responses to place.
+      responses: R, of a prompt; they follow each other.
       grid: `make_grid`.
     """
+    n = len(length_n)
+    wanted_n = wanted_n & (length_n > 0)
     free = np.full(grid.parts * grid.rows, grid.length)
-    row_n, start_n = np.full(len(length_n), -1, np.int32), np.zeros(len(length_n), np.int32)
-    for i in np.argsort(-length_n, kind="stable"):
-        if wanted_n[i]:
-            row = int(np.argmax(free >= length_n[i]))
-            row_n[i], start_n[i] = row, grid.length - free[row]
-            free[row] -= length_n[i]
-            if free[row] < 0:
-                raise ValueError(f"a response of {length_n[i]} positions fits in no row of {grid}")
-    return row_n, start_n
+    row_n = np.full(n, -1, np.int32)
+    groups = np.where(wanted_n, length_n, 0).reshape(-1, responses).sum(-1).argsort(kind="stable")[::-1]
+    for group in groups:
+        has = np.zeros(len(free), bool)
+        members = np.arange(group * responses, (group + 1) * responses)
+        for i in members[np.argsort(-length_n[members], kind="stable")]:
+            if not wanted_n[i]:
+                continue
+            need = length_n[i] + np.where(has & grid.shared, 0, prompt_n[i])
+            fits = free >= need
+            if not fits.any():
+                raise ValueError(f"a response of {prompt_n[i]} + {length_n[i]} positions fits in no row of {grid}")
+            row = int(np.argmax(fits & has)) if (fits & has).any() else int(np.argmax(fits))
+            free[row] -= need[row]
+            row_n[i], has[row] = row, True
+    return row_n, *_places(row_n, prompt_n, length_n, responses, grid.shared)
+
+
+def _places(
+    row_n: np.ndarray, prompt_n: np.ndarray, length_n: np.ndarray, responses: int, shared: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """(start, prompt_start) in their rows, in the order of the responses' numbers."""
+    start_n, prompt_start_n = np.zeros((2, len(row_n)), np.int32)
+    end = np.zeros(row_n.max(initial=-1) + 1, np.int32)
+    last: dict[int, tuple[int, int]] = {}  # of each row: the prompt that was put there last, and where
+    for i, row in enumerate(row_n):
+        if row < 0:
+            continue
+        prompt = i // responses
+        if not shared or last.get(row, (-1, 0))[0] != prompt:
+            last[row] = (prompt, end[row])
+            end[row] += prompt_n[i]
+        prompt_start_n[i], start_n[i] = last[row][1], end[row]
+        end[row] += length_n[i]
+    return start_n, prompt_start_n
 
 
 def wanted(scores: Any, cfg: RlConfig) -> np.ndarray:
@@ -101,13 +145,21 @@ def wanted(scores: Any, cfg: RlConfig) -> np.ndarray:
 
 @struct.dataclass
 class Rows:
-    """Responses in their rows. A part is one index of the first axis; its rows are split over the shards."""
+    """Responses in their rows. A part is one index of the first axis; its rows are split over the shards.
+
+    What the model reads stands in the order of the row. What the loss reads is one entry a sampled token, those of a
+    row first, then nothing: so that the head is computed for sampled tokens only.
+    """
 
     tokens_jbS: jax.Array  # int32, 0 where nothing stands
     position_jbS: jax.Array  # int32 position within the prompt and its response
-    segment_jbS: jax.Array  # int32 1 + number of the response in its shard; 0 where nothing stands
-    sampled_jbS: jax.Array  # bool, tokens that the sampler drew: what the loss counts
-    logprob_jbS: jax.Array  # float32 the sampler's; 0 where not sampled
+    segment_jbS: jax.Array  # int32 1 + where the segment begins; 0 where nothing stands
+    parent_jbS: jax.Array  # int32 the segment of its prompt
+    sampled_jbS: jax.Array  # bool, entries of the loss that hold a token
+    target_jbS: jax.Array  # int32 that token
+    state_jbS: jax.Array  # int32 the position in the row whose state predicts it
+    response_jbS: jax.Array  # int32 the number of its response in its shard
+    logprob_jbS: jax.Array  # float32 the sampler's; 0 where no token
 
 
 def part(tree: Any, index: jax.Array) -> Any:
@@ -123,64 +175,91 @@ def _by_shard(layout: Layout, function: Any, *arguments: Any, to_rows: bool, pac
     return jax.shard_map(function, mesh=layout.mesh, in_specs=specs, out_specs=out, check_vma=False)(*arguments)
 
 
-def pack(layout: Layout, grid: Grid, where: Plan, prompts: Prompts, rollouts: Rollouts) -> Rows:
-    """The rows of the update: prompt and response of each segment stand next to each other, without padding."""
+def pack(layout: Layout, grid: Grid, where: Plan, prompts: Prompts, rollouts: Rollouts) -> tuple[Rows, jax.Array]:
+    """The rows of the update; and int32[B], the entry of each response's first token among its shard's [j, b, S]."""
 
-    def local(where: Plan, prompts: Prompts, rollouts: Rollouts) -> Rows:
+    def local(where: Plan, prompts: Prompts, rollouts: Rollouts) -> tuple[Rows, jax.Array]:
         n, T = rollouts.tokens_BT.shape
         p, C = prompts.tokens_PC.shape
-        prompt_n = jnp.repeat(prompts.valid_PC.sum(-1, dtype=jnp.int32), n // p)
-        total_n = prompt_n + rollouts.sampled_BT.sum(-1, dtype=jnp.int32)
+        prompt_p = prompts.valid_PC.sum(-1, dtype=jnp.int32)
+        # texts: the shard's responses, then its prompts
+        of_prompt_x = jnp.concatenate([jnp.arange(n) // (n // p), jnp.arange(p)])
+        length_x = jnp.concatenate([rollouts.sampled_BT.sum(-1, dtype=jnp.int32), prompt_p])
         slots = grid.parts * grid.rows * grid.length
-        first_n = jnp.where(where.row_B >= 0, where.row_B * grid.length + where.start_B, slots)
-        begins_rS = jnp.full(slots, -1).at[first_n].set(jnp.arange(n), mode="drop").reshape(-1, grid.length)
-        at_S = jnp.arange(grid.length, dtype=jnp.int32)
-        start_rS = jax.lax.cummax(jnp.where(begins_rS >= 0, at_S[None], 0), axis=1)  # of the segment a position is in
-        own_rS = jnp.take_along_axis(begins_rS, start_rS, axis=1)  # its response; -1 in a row where nothing begins
-        n_rS = jnp.maximum(own_rS, 0)
-        position_rS = at_S[None] - start_rS
-        there_rS = (own_rS >= 0) & (position_rS < total_n[n_rS])
-        t_rS = position_rS - prompt_n[n_rS]
-        sampled_rS = there_rS & (t_rS >= 0)
+
+        def at_row(start_n: jax.Array) -> jax.Array:
+            return jnp.where(where.row_B >= 0, where.row_B * grid.length + start_n, slots)
+
+        begins_s = jnp.full(slots, -1).at[at_row(where.prompt_start_B)].set(n + of_prompt_x[:n], mode="drop")
+        begins_rS = begins_s.at[at_row(where.start_B)].set(jnp.arange(n), mode="drop").reshape(-1, grid.length)
+        at_S = jnp.arange(grid.length, dtype=jnp.int32)[None]
+        start_rS = jax.lax.cummax(jnp.where(begins_rS >= 0, at_S, 0), axis=1)  # of the text that a position is in
+        text_rS = jnp.take_along_axis(begins_rS, start_rS, axis=1)  # which text; -1 in a row where nothing begins
+        x_rS = jnp.maximum(text_rS, 0)
+        there_rS = (text_rS >= 0) & (at_S - start_rS < length_x[x_rS])
+        sampled_rS = there_rS & (text_rS < n)
+        n_rS = jnp.minimum(x_rS, n - 1)
+        t_rS = jnp.clip(at_S - start_rS, 0, T - 1)
+        prompt_rS, prompt_start_rS = of_prompt_x[x_rS], where.prompt_start_B[n_rS]
         token_rS = jnp.where(
             sampled_rS,
-            rollouts.tokens_BT[n_rS, jnp.clip(t_rS, 0, T - 1)],
-            prompts.tokens_PC[n_rS // (n // p), jnp.minimum(position_rS, C - 1)],
+            rollouts.tokens_BT[n_rS, t_rS],
+            prompts.tokens_PC[prompt_rS, jnp.clip(at_S - start_rS, 0, C - 1)],
         )
-        logprob_rS = rollouts.logprob_BT[n_rS, jnp.clip(t_rS, 0, T - 1)]
+        parent_rS = jnp.where(sampled_rS, prompt_start_rS, start_rS) + 1
+        segment_rS = start_rS + 1 if grid.shared else parent_rS
+        first_rS = sampled_rS & (at_S == start_rS)
+        state_rS = jnp.where(first_rS, prompt_start_rS + prompt_p[prompt_rS] - 1, at_S - 1)
+        order_rS = jnp.argsort(~sampled_rS, axis=1, stable=True)
+
+        def in_row(x_rS: jax.Array) -> jax.Array:
+            return jnp.where(there_rS, x_rS, 0).astype(jnp.int32)
+
+        def entries(x_rS: jax.Array) -> jax.Array:
+            zero = jnp.zeros((), x_rS.dtype)
+            return jnp.take_along_axis(jnp.where(sampled_rS, x_rS, zero), order_rS, axis=1)
+
         rows = Rows(
-            tokens_jbS=jnp.where(there_rS, token_rS, 0),
-            position_jbS=jnp.where(there_rS, position_rS, 0),
-            segment_jbS=jnp.where(there_rS, own_rS + 1, 0).astype(jnp.int32),
-            sampled_jbS=sampled_rS,
-            logprob_jbS=jnp.where(sampled_rS, logprob_rS, 0.0),
+            tokens_jbS=in_row(token_rS),
+            position_jbS=in_row(at_S - start_rS + jnp.where(sampled_rS, prompt_p[prompt_rS], 0)),
+            segment_jbS=in_row(segment_rS),
+            parent_jbS=in_row(parent_rS),
+            sampled_jbS=entries(sampled_rS),
+            target_jbS=entries(token_rS),
+            state_jbS=entries(state_rS),
+            response_jbS=entries(n_rS),
+            logprob_jbS=entries(rollouts.logprob_BT[n_rS, t_rS]),
         )
-        return jax.tree.map(lambda x: x.reshape(grid.parts, grid.rows, grid.length), rows)
+        before_rS = jnp.cumsum(sampled_rS, axis=1) - sampled_rS  # tokens of the loss before a position
+        first_n = where.row_B * grid.length + before_rS[where.row_B, where.start_B]
+        shape = (grid.parts, grid.rows, grid.length)
+        return jax.tree.map(lambda x: x.reshape(shape), rows), jnp.where(where.row_B >= 0, first_n, -1)
 
-    return _by_shard(layout, local, where, prompts, rollouts, to_rows=True)
+    flat, rows = layout.spec("batch"), layout.spec(None, "batch")
+    in_specs, out_specs = (flat, flat, flat), (rows, flat)
+    return jax.shard_map(local, mesh=layout.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)(
+        where, prompts, rollouts
+    )
 
 
-def unpack(layout: Layout, where: Plan, prompts: Prompts, sampled_BT: jax.Array, x_jbS: jax.Array) -> jax.Array:
-    """[B, T]: what stands in `x_jbS` at each response's tokens; 0 elsewhere and for what is not packed."""
+def unpack(layout: Layout, first_B: jax.Array, sampled_BT: jax.Array, x_jbS: jax.Array) -> jax.Array:
+    """[B, T]: the entry of each sampled token; 0 elsewhere and for what is not packed."""
 
-    def local(x_jbS: jax.Array, where: Plan, prompts: Prompts, sampled_nT: jax.Array) -> jax.Array:
-        n, T = sampled_nT.shape
-        prompt_n = jnp.repeat(prompts.valid_PC.sum(-1, dtype=jnp.int32), n // prompts.valid_PC.shape[0])
-        there_nT = sampled_nT & (where.row_B >= 0)[:, None]
-        first_n = where.row_B * x_jbS.shape[-1] + where.start_B + prompt_n
-        at_nT = first_n[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
+    def local(x_jbS: jax.Array, first_n: jax.Array, sampled_nT: jax.Array) -> jax.Array:
+        there_nT = sampled_nT & (first_n >= 0)[:, None]
+        at_nT = first_n[:, None] + jnp.arange(sampled_nT.shape[1], dtype=jnp.int32)[None]
         return jnp.where(there_nT, x_jbS.reshape(-1)[jnp.where(there_nT, at_nT, 0)], 0)
 
-    return _by_shard(layout, local, x_jbS, where, prompts, sampled_BT, to_rows=False, packed=1)
+    return _by_shard(layout, local, x_jbS, first_B, sampled_BT, to_rows=False, packed=1)
 
 
 def spread(layout: Layout, rows: Rows, x_B: jax.Array) -> jax.Array:
-    """[j, b, S]: of each response, at each of its positions; 0 or False where nothing stands."""
+    """[j, b, S]: at each entry that of its response; 0 or False where there is none."""
 
-    def local(segment_jbS: jax.Array, x_n: jax.Array) -> jax.Array:
-        return jnp.where(segment_jbS > 0, x_n[jnp.maximum(segment_jbS - 1, 0)], jnp.zeros((), x_n.dtype))
+    def local(response_jbS: jax.Array, sampled_jbS: jax.Array, x_n: jax.Array) -> jax.Array:
+        return jnp.where(sampled_jbS, x_n[response_jbS], jnp.zeros((), x_n.dtype))
 
-    return _by_shard(layout, local, rows.segment_jbS, x_B, to_rows=True, packed=1)
+    return _by_shard(layout, local, rows.response_jbS, rows.sampled_jbS, x_B, to_rows=True, packed=2)
 
 
 def filled(layout: Layout, grid: Grid, where: Plan) -> tuple[jax.Array, jax.Array]:

@@ -212,19 +212,19 @@ def parse(text: str) -> Program:
 
 def _instruction(name: str, rest: str) -> Instruction:
     """`rest` is a shape, an opcode, operands in brackets, and the remainder."""
-    depth = 0
-    at = 0
-    for at, letter in enumerate(rest):  # the shape ends at the first space outside of brackets
-        depth += (letter in "([{") - (letter in ")]}")
-        if letter == " " and depth == 0:
-            break
-    shape, call = rest[:at], rest[at + 1 :]
+    shape, call = _until(rest, " ")
     opcode, _, inner = call.partition("(")
-    depth, end = 1, len(inner)
-    for end, letter in enumerate(inner):
-        depth += (letter in "([{") - (letter in ")]}")
-        if depth == 0:
-            break
-    operands = tuple(x.strip().split(" ")[-1].lstrip("%") for x in inner[:end].split(",")) if inner[:end] else ()
+    inside, after = _until(inner, ")")
+    operands = tuple(x.strip().split(" ")[-1].lstrip("%") for x in inside.split(",")) if inside else ()
     arrays = tuple(Array(kind, tuple(int(x) for x in dims.split(",") if x)) for kind, dims in _SHAPE.findall(shape))
-    return Instruction(name, opcode, arrays, operands, inner[end + 1 :])
+    return Instruction(name, opcode, arrays, operands, after)
+
+
+def _until(text: str, end: str) -> tuple[str, str]:
+    """What stands before and after the first `end` that no bracket encloses."""
+    depth = 0
+    for at, letter in enumerate(text):
+        if letter == end and depth == 0:
+            return text[:at], text[at + 1 :]
+        depth += (letter in "([{") - (letter in ")]}")
+    return text, ""

@@ -33,7 +33,7 @@ from jax.sharding import Mesh, NamedSharding
 from t1jax import advantages, decode, losses, memory, optim, packing, rng
 from t1jax.config import Config
 from t1jax.masking import Mean
-from t1jax.model import qwen
+from t1jax.model import attention, qwen
 from t1jax.sampling import SamplingSettings
 from t1jax.sharding import decode_layout, like_params, train_layout
 from t1jax.types import Params, Plan, Prompts, Report, Rollouts, Scores, TrainState
@@ -85,12 +85,14 @@ def make_score(cfg: Config, mesh: Mesh, scorer: Scorer) -> Callable[[Prompts, Ro
     """
     layout = train_layout(mesh)
     rows = layout.spec("batch")
+    shared = attention.shares_prompts(cfg.model, mesh.devices.flat[0].platform)
 
     def local(prompts: Prompts, rollouts: Rollouts) -> tuple[Scores, Plan]:
         B = rollouts.stopped_B.shape[0]
         R = B // prompts.problem_P.shape[0]
-        grid = packing.make_grid(cfg.rl, B * layout.batch_shards, prompts.tokens_PC.shape[1], layout.batch_shards)
-        shapes = [jax.ShapeDtypeStruct((B,), jnp.int32)] * 6
+        shards, C = layout.batch_shards, prompts.tokens_PC.shape[1]
+        grid = packing.make_grid(cfg.rl, B * shards, C, shards, shared)
+        shapes = [jax.ShapeDtypeStruct((B,), jnp.int32)] * 7
 
         def judge(*arrays: Any) -> list[np.ndarray]:
             try:
@@ -102,8 +104,8 @@ def make_score(cfg: Config, mesh: Mesh, scorer: Scorer) -> Callable[[Prompts, Ro
 
         def host(prompt: Any, problem: Any, tokens: Any, sampled: Any, stopped: Any) -> list[np.ndarray]:
             scores = judge(problem, tokens, sampled, stopped)
-            length = np.asarray(prompt) + np.asarray(sampled).sum(-1)
-            return [*scores, *packing.plan(length, packing.wanted(scores, cfg.rl), grid)]
+            wanted = packing.wanted(scores, cfg.rl)
+            return [*scores, *packing.plan(np.asarray(prompt), np.asarray(sampled).sum(-1), wanted, R, grid)]
 
         def ask(_: None) -> Any:
             prompt_P = prompts.valid_PC.sum(-1, dtype=jnp.int32)
@@ -114,8 +116,8 @@ def make_score(cfg: Config, mesh: Mesh, scorer: Scorer) -> Callable[[Prompts, Ro
             return [jnp.zeros(x.shape, x.dtype) for x in shapes]
 
         mine = jax.lax.cond(jax.lax.axis_index("tensor") == 0, ask, wait, None)
-        outcome_B, *flags, row_B, start_B = jax.lax.psum(mine, "tensor")
-        return Scores(outcome_B.astype(jnp.int8), *(x.astype(bool) for x in flags)), Plan(row_B, start_B)
+        outcome_B, *rest = jax.lax.psum(mine, "tensor")
+        return Scores(outcome_B.astype(jnp.int8), *(x.astype(bool) for x in rest[:3])), Plan(*rest[3:])
 
     return jax.shard_map(local, mesh=mesh, in_specs=(rows, rows), out_specs=rows, check_vma=False)
 
@@ -138,14 +140,23 @@ def make_update(
     model = qwen.Transformer(cfg.model, layout)
     optimizer = optim.make_optimizer(cfg.rl, cfg.rl.num_steps, "constant")
     schedule = optim.make_schedule(cfg.rl, cfg.rl.num_steps, "constant")
+    shared = attention.shares_prompts(cfg.model, mesh.devices.flat[0].platform)
 
     def token_stats(params: Params, rows: packing.Rows) -> tuple[jax.Array, jax.Array]:
         """log-probabilities and entropies, [b, S], of the sampled tokens of a part."""
-        hidden_bSD, _ = qwen.forward(model, params, rows.tokens_jbS, rows.position_jbS, segment_BT=rows.segment_jbS)
-        return losses.token_logprobs_and_entropy(
-            losses.predictors(hidden_bSD),
-            qwen.head_weight(model, params),
+        parent_bS = rows.parent_jbS if shared else None
+        hidden_bSD, _ = qwen.forward(
+            model,
+            params,
             rows.tokens_jbS,
+            rows.position_jbS,
+            segment_BT=rows.segment_jbS,
+            parent_BT=parent_bS,
+        )
+        return losses.token_logprobs_and_entropy(
+            jnp.take_along_axis(hidden_bSD, rows.state_jbS[..., None], axis=1),
+            qwen.head_weight(model, params),
+            rows.target_jbS,
             rows.sampled_jbS,
             cfg.rl.learner_temperature,
             cfg.rl.vocab_chunks,
@@ -155,8 +166,8 @@ def make_update(
         state: TrainState, prompts: Prompts, rollouts: Rollouts, scores: Scores, plan: Plan
     ) -> tuple[TrainState, Report]:
         B, C = plan.row_B.shape[0], prompts.tokens_PC.shape[1]
-        grid = packing.make_grid(cfg.rl, B, C, layout.batch_shards)
-        rows = packing.pack(layout, grid, plan, prompts, rollouts)
+        grid = packing.make_grid(cfg.rl, B, C, layout.batch_shards, shared)
+        rows, first_B = packing.pack(layout, grid, plan, prompts, rollouts)
         parts, share_filled = packing.filled(layout, grid, plan)
         anchor = optim.anchor_params(state.anchor_offset, state.params)
 
@@ -165,7 +176,7 @@ def make_update(
             return jax.lax.dynamic_update_index_in_dim(logprob_jbS, logprob_bS, j, axis=0)
 
         anchor_jbS = jax.lax.fori_loop(0, parts, under_anchor, jnp.zeros_like(rows.logprob_jbS))
-        anchor_BT = packing.unpack(layout, plan, prompts, rollouts.sampled_BT, anchor_jbS)
+        anchor_BT = packing.unpack(layout, first_B, rollouts.sampled_BT, anchor_jbS)
         packed_B = plan.row_B >= 0
         packed_BT = rollouts.sampled_BT & packed_B[:, None]
         kl_B = advantages.kl_of_response(rollouts.logprob_BT, anchor_BT, packed_BT, cfg.rl.kl_clip)

@@ -39,8 +39,8 @@ class KVCache:
     prompt_k_LPKCH: Array  # [L, P, K, C, H] compute dtype, keys of the prompt, rope applied
     prompt_v_LPKCH: Array  # [L, P, K, C, H]
     prompt_valid_PC: Array  # bool[P, C]
-    k_LJXMKSH: Array  # [L, J, X, M, K, S, H] own keys: J blocks of S columns, X shards of M lanes
-    v_LJXMKSH: Array  # [L, J, X, M, K, S, H]
+    k_LJXMKHS: Array  # [L, J, X, M, K, H, S] own keys: J blocks of S columns, X shards of M lanes
+    v_LJXMKSH: Array  # [L, J, X, M, K, S, H] own values
     length_B: Array  # int32[B] the last columns that are a lane's own; B may be fewer than X * M
     column: Array  # int32[] columns written so far, by all lanes
 
@@ -71,7 +71,8 @@ class Plan:
     """Where each response stands in the rows of the update, which every shard numbers for itself (packing.py)."""
 
     row_B: Array  # int32[B] row of its shard; -1: in none, nothing is learnt from it
-    start_B: Array  # int32[B] position in that row at which its prompt starts
+    start_B: Array  # int32[B] position in that row of its first token
+    prompt_start_B: Array  # int32[B] position in that row of its prompt's first token
 
 
 @struct.dataclass

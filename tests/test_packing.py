@@ -19,47 +19,62 @@ from t1jax.sharding import train_layout
 from t1jax.types import Plan, Prompts, Rollouts, Scores
 
 B = P * R
-MESHES = [ONE, (2, 2, 2), (8, 1, 1)]
 
 
 # The plan.
 
 
+@pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("pack_length", [0, 2 * (C + T) + 5, 3 * (C + T)])
 @pytest.mark.parametrize("kind", ["any", "longest", "awkward"])
-def test_a_plan_places_each_response_once_and_its_rows_always_suffice(kind, pack_length):
+def test_a_plan_places_each_response_once_and_its_rows_always_suffice(kind, pack_length, shared):
     cfg = small.make_config(rl__pack_length=pack_length, rl__micro_batches=4).rl
-    grid = packing.make_grid(cfg, B, C, 1)
+    grid = packing.make_grid(cfg, B, C, 1, shared)
     for seed in range(50):
         random = np.random.default_rng(seed)
-        length = random.integers(1, C + T + 1, B)
-        if kind != "any":  # the worst for first fit: a bit more than a half, a third
-            length[:] = C + T if kind == "longest" else random.choice([10, 7, C + T], B)
+        length, prompt = random.integers(0, T + 1, B), np.repeat(random.integers(1, C + 1, P), R)
+        if kind != "any":
+            length[:], prompt[:] = T if kind == "longest" else random.choice([3, T // 2 + 1, T], B), C
         wanted = random.random(B) < (1 if kind == "longest" else 0.8)
-        row, start = packing.plan(length, wanted, grid)
+        row, start, prompt_start = packing.plan(prompt, length, wanted, R, grid)
         taken = np.zeros((grid.parts * grid.rows, grid.length), int)
+        prompts = set()
         for i in range(B):
-            assert (row[i] >= 0) == wanted[i]
-            if wanted[i]:
+            assert (row[i] >= 0) == (wanted[i] and length[i] > 0)
+            if row[i] >= 0:
                 taken[row[i], start[i] : start[i] + length[i]] += 1
-        assert taken.max() == 1 and taken.sum() == length[wanted].sum()
+                if (row[i], prompt_start[i]) not in prompts:
+                    taken[row[i], prompt_start[i] : prompt_start[i] + prompt[i]] += 1
+                prompts.add((row[i], prompt_start[i]))
+                assert start[i] >= prompt_start[i] + prompt[i]
+        assert taken.max() == 1 and (taken.cumprod(-1) == taken).all()  # from the front, without holes
         used = taken.any(-1)
-        assert used[: used.sum()].all() and (taken.cumprod(-1) == taken).all()  # from the front, without holes
+        assert used[: used.sum()].all()
+        placed = row >= 0
+        assert len(prompts) == (len({(r, i // R) for i, r in enumerate(row) if r >= 0}) if shared else placed.sum())
         if kind == "any":
-            assert used.sum() <= 11 / 9 * np.ceil(taken.sum() / grid.length) * 1.15 + 1
+            assert used.sum() <= 1.3 * np.ceil(taken.sum() / grid.length) + 1
 
 
-def test_first_fit_takes_the_longest_first():
-    """By hand: 6 + 4 and 5 + 3 + 2 fill two rows of 10; in the given order it would be three."""
-    row, start = packing.plan(np.array([4, 2, 5, 3, 6]), np.ones(5, bool), packing.Grid(1, 5, 10))
-    assert row.tolist() == [0, 1, 1, 1, 0] and start.tolist() == [6, 8, 0, 5, 0]
+def test_a_plan_by_hand():
+    """Prompts of 2 and 1 tokens. The second has the longer responses and comes first: 1 + 4 + 3 and 2 fill a row of 10,
+    the first's 3 begins the next, with a copy of its prompt and after it the other's 1 would fit, which has no token.
+    """
+    prompt, length = np.array([2, 2, 2, 1, 1, 1]), np.array([3, 0, 1, 2, 4, 3])
+    wanted = np.ones(6, bool)
+    row, start, prompt_start = packing.plan(prompt, length, wanted, 3, packing.Grid(1, 2, 10, True))
+    assert row.tolist() == [1, -1, 1, 0, 0, 0]
+    assert start.tolist() == [2, 0, 5, 1, 3, 7] and prompt_start.tolist() == [0] * 6
+    row, start, prompt_start = packing.plan(prompt, length, wanted, 3, packing.Grid(1, 3, 10, False))
+    assert row.tolist() == [1, -1, 2, 1, 0, 0]
+    assert start.tolist() == [2, 0, 2, 6, 1, 6] and prompt_start.tolist() == [0, 0, 0, 5, 0, 5]
 
 
 def test_a_response_that_fits_nowhere_is_refused():
-    with pytest.raises(ValueError, match="11 positions fits in no row"):
-        packing.plan(np.array([11]), np.ones(1, bool), packing.Grid(1, 1, 10))
+    with pytest.raises(ValueError, match=r"2 \+ 9 positions fits in no row"):
+        packing.plan(np.array([2]), np.array([9]), np.ones(1, bool), 1, packing.Grid(1, 1, 10, True))
     with pytest.raises(ValueError, match="pack_length is 18; expected at least 19"):
-        packing.make_grid(small.make_config(rl__pack_length=18).rl, B, C, 1)
+        packing.make_grid(small.make_config(rl__pack_length=18).rl, B, C, 1, True)
 
 
 @pytest.mark.parametrize("site", ["reward", "advantage"])
@@ -94,25 +109,40 @@ def test_pack_length_that_is_too_short_is_a_one_line_error():
 # The rows.
 
 
-def test_rows_by_hand():
+@pytest.mark.parametrize("shared", [True, False])
+def test_rows_by_hand(shared):
     """Two prompts of 2 and 1 tokens, two responses each; the fourth is not packed."""
     mesh = small.make_mesh()
     prompts = Prompts(jnp.array([[7, 8], [4, 0]]), jnp.array([[1, 1], [1, 0]], bool), jnp.array([0, 1]))
     sampled = jnp.array([[1, 1, 1], [1, 0, 0], [1, 1, 0], [1, 0, 0]], bool)
     tokens = jnp.array([[21, 22, 23], [24, 99, 99], [25, 26, 99], [27, 0, 0]])
     rollouts = Rollouts(tokens, sampled, tokens / 10, tokens * 0.0, jnp.ones(4, bool))
-    where = Plan(jnp.array([0, 1, 1, -1]), jnp.array([0, 3, 0, 0]))
-    layout, grid = train_layout(mesh), packing.Grid(2, 2, 7)
-    rows = packing.pack(layout, grid, where, prompts, rollouts)
-    empty = [[0] * 7] * 2
-    assert rows.tokens_jbS.tolist() == [[[7, 8, 21, 22, 23, 0, 0], [4, 25, 26, 7, 8, 24, 0]], empty]
-    assert rows.position_jbS.tolist() == [[[0, 1, 2, 3, 4, 0, 0], [0, 1, 2, 0, 1, 2, 0]], empty]
-    assert rows.segment_jbS.tolist() == [[[1, 1, 1, 1, 1, 0, 0], [3, 3, 3, 2, 2, 2, 0]], empty]
-    assert rows.sampled_jbS[0].astype(int).tolist() == [[0, 0, 1, 1, 1, 0, 0], [0, 1, 1, 0, 0, 1, 0]]
-    back = packing.unpack(layout, where, prompts, sampled, rows.logprob_jbS)
+    row, prompt_start = jnp.array([0, 0, 1, -1]), jnp.array([0, 0 if shared else 5, 0, 0])
+    where = Plan(row, jnp.array([2, 5 if shared else 7, 1, 0]), prompt_start)
+    layout, grid = train_layout(mesh), packing.Grid(2, 2, 9, shared)
+    rows, first = packing.pack(layout, grid, where, prompts, rollouts)
+    empty = [[0] * 9] * 2
+    second = [4, 25, 26] + [0] * 6
+    if shared:
+        assert rows.tokens_jbS.tolist() == [[[7, 8, 21, 22, 23, 24, 0, 0, 0], second], empty]
+        assert rows.position_jbS[0, 0].tolist() == [0, 1, 2, 3, 4, 2, 0, 0, 0]
+        assert rows.segment_jbS[0, 0].tolist() == [1, 1, 3, 3, 3, 6, 0, 0, 0]
+        assert rows.parent_jbS[0, 0].tolist() == [1] * 6 + [0] * 3
+        assert rows.state_jbS[0, 0].tolist() == [1, 2, 3, 1, 0, 0, 0, 0, 0]
+    else:
+        assert rows.tokens_jbS.tolist() == [[[7, 8, 21, 22, 23, 7, 8, 24, 0], second], empty]
+        assert rows.position_jbS[0, 0].tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 0]
+        assert rows.segment_jbS[0, 0].tolist() == [1, 1, 1, 1, 1, 6, 6, 6, 0]
+        assert rows.state_jbS[0, 0].tolist() == [1, 2, 3, 6, 0, 0, 0, 0, 0]
+    assert rows.segment_jbS[0, 1].tolist() == ([1, 2, 2] if shared else [1, 1, 1]) + [0] * 6
+    assert rows.target_jbS.tolist() == [[[21, 22, 23, 24] + [0] * 5, [25, 26] + [0] * 7], empty]
+    assert rows.sampled_jbS[0].sum(-1).tolist() == [4, 2] and rows.sampled_jbS[0, :, 0].all()
+    assert rows.response_jbS[0].tolist() == [[0, 0, 0, 1] + [0] * 5, [2, 2] + [0] * 7]
+    assert first.tolist() == [0, 3, 9, -1]
+    back = packing.unpack(layout, first, sampled, rows.logprob_jbS)
     np.testing.assert_allclose(back, [[2.1, 2.2, 2.3], [2.4, 0, 0], [2.5, 2.6, 0], [0, 0, 0]], rtol=1e-6)
     spread = packing.spread(layout, rows, jnp.array([1.0, 2.0, 3.0, 4.0]))
-    assert spread[0].tolist() == [[1, 1, 1, 1, 1, 0, 0], [3, 3, 3, 2, 2, 2, 0]] and not spread[1].any()
+    assert spread[0].tolist() == [[1, 1, 1, 2] + [0] * 5, [3, 3] + [0] * 7] and not spread[1].any()
     parts, share = packing.filled(layout, grid, where)
     assert (int(parts), float(share)) == (1, 0.5)
 
@@ -166,9 +196,18 @@ def unpacked_gradient(cfg):
     return small.to_numpy(reference(small.start(one.cfg, one.mesh), one.prompts(), *awkward()))
 
 
-@pytest.mark.parametrize("knobs", KNOBS)
-@pytest.mark.parametrize("shape", MESHES)
-def test_the_gradient_is_the_unpacked_one(shape, knobs, monkeypatch):
+@pytest.mark.parametrize(
+    "shape, knobs, shared",
+    [(ONE, KNOBS[0], True), (ONE, KNOBS[1], True), (ONE, KNOBS[2], False), (ONE, KNOBS[3], True)]
+    + [
+        ((2, 2, 2), KNOBS[1], True),
+        ((2, 2, 2), KNOBS[2], True),
+        ((8, 1, 1), KNOBS[3], True),
+        ((8, 1, 1), KNOBS[0], False),
+    ],
+)
+def test_the_gradient_is_the_unpacked_one(shape, knobs, shared, monkeypatch):
+    monkeypatch.setattr(step.attention, "shares_prompts", lambda *_: shared)
     rollouts, scores = awkward()
     cfg = small.with_rl(small.make_config(), **{"kl_coef": 0.5, "entropy_coef": 0.3, "kl_clip": 0.1} | knobs)
     expected = unpacked_gradient(cfg)
@@ -180,8 +219,9 @@ def test_the_gradient_is_the_unpacked_one(shape, knobs, monkeypatch):
     np.testing.assert_allclose(report["kl_anchor"], expected["kl_B"][packed].mean(), rtol=1e-5, atol=1e-6)
     assert report["logprob_gap"] < 1e-4
     skipped = "entropy_coef" in knobs
-    assert packed.all() != skipped and not (skipped and packed[20:24].any())
-    assert 0 < report["packed_rows"] < 1
+    some = np.asarray(rollouts.sampled_BT).any(-1)
+    assert (packed == some).all() != skipped and not (skipped and packed[20:24].any())
+    assert 0 < report["packed_rows"] <= 1
 
 
 def test_parts_beyond_the_last_filled_row_are_not_computed(monkeypatch):
@@ -199,7 +239,7 @@ def test_parts_beyond_the_last_filled_row_are_not_computed(monkeypatch):
     report, _, plan = packed_gradient(cfg, ONE, rollouts, scores, monkeypatch)
     jax.effects_barrier()
     rows = plan.row_B.max() + 1
-    assert len(calls) == 2 * -(-rows // 2) and rows / B == report["packed_rows"] < 0.5
+    assert len(calls) == 2 * rows and rows / 16 == report["packed_rows"] < 0.5  # a row of two a part
     calls.clear()
     nothing = dataclasses.replace(scores, outcome_B=jnp.full_like(scores.outcome_B, -1))
     report, gradient, _ = packed_gradient(cfg, ONE, rollouts, nothing, monkeypatch)

@@ -5,8 +5,8 @@ A row is cut into blocks of positions. Which blocks of keys a block of queries n
 segments and their parents; the list is made once for all layers. Scores exist for one tile at a time, forward and
 backward, so memory and time grow with the texts, not with the square of the row.
 
-Axes: B rows, T positions, N query heads, K kv heads, G = N // K, H head dim, n blocks of S positions in a row, M = B * n,
-c blocks of queries at a time, Q = G * S.
+Axes: B rows, T positions, N query heads, K kv heads, G = N // K, H head dim, n blocks of S positions in a row,
+M = B * n, c blocks of queries at a time, Q = G * S.
 Source: FlashAttention-2, arXiv 2307.08691: online softmax, and a backward that makes the weights again.
 Deliberately not here: which kernel is used when (attention.py), the sampler's cache (ring.py).
 """
@@ -54,7 +54,7 @@ def tiles(segment_BT: jax.Array, parent_BT: jax.Array) -> Tiles:
         return (query[0][:, :, None] <= high_Bn[:, None]) & (low_Bn[:, None] <= query[1][:, :, None])
 
     n = low_Bn.shape[1]
-    needed_Bnn = (meets((low_Bn, high_Bn)) | meets(ranges(parent_BT))) & jnp.tril(jnp.ones((n, n), bool))
+    needed_Bnn = (meets((low_Bn, high_Bn)) | meets(ranges(parent_BT))) & jnp.tril(jnp.ones((n, n), bool))[None]
     keys_Bnn = jnp.argsort(~needed_Bnn, axis=-1, stable=True).astype(jnp.int32)
     return Tiles(segment_BT, parent_BT, keys_Bnn, needed_Bnn.sum(-1, dtype=jnp.int32))
 
@@ -98,7 +98,7 @@ def _unblocks(x_MKQH: jax.Array, B: int) -> jax.Array:
 
 
 def _groups(where: Tiles, blocks: Any) -> tuple[jax.Array, ...]:
-    """[M / c, c, ...]: the blocks' numbers, and each of `blocks` [M, ...]; those added to fill a group repeat block 0."""
+    """[M / c, c, ...]: the blocks' numbers, and `blocks` [M, ...]; those added to fill a group repeat block 0."""
     M = where.count_Bn.size
     number_M = jnp.where(jnp.arange(M + -M % GROUP) < M, jnp.arange(M + -M % GROUP), 0).reshape(-1, GROUP)
     return number_M, *(x[number_M] for x in blocks)
@@ -118,8 +118,9 @@ def _tile(where: Tiles, i_c: jax.Array, t: jax.Array) -> _Tile:
     keys_c = i_c // n * n + j_c
     key_cS = segment_MS[keys_c][:, None]
     seen_cSS = (key_cS > 0) & ((key_cS == segment_MS[i_c][..., None]) | (key_cS == parent_MS[i_c][..., None]))
-    later_cS = (i_c % n * BLOCK)[:, None] + jnp.arange(BLOCK)
-    seen_cSS &= (j_c * BLOCK)[:, None, None] + jnp.arange(BLOCK) <= later_cS[..., None]
+    ahead_c = (i_c % n - j_c) * BLOCK  # how far the queries stand after the keys
+    key_S = jnp.arange(BLOCK)
+    seen_cSS &= (key_S[None] - key_S[:, None])[None] <= ahead_c[:, None, None]
     return _Tile(keys_c, seen_cSS & (t < where.count_Bn.reshape(-1)[i_c])[:, None, None])
 
 
@@ -132,7 +133,7 @@ def _scores(q_cKQH: jax.Array, k_cKSH: jax.Array, tile: _Tile) -> jax.Array:
 
 
 def _forward(q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, where: Tiles) -> Any:
-    """The output, and what the backward needs: with it the logarithm of each softmax's divisor, 1e30 where that is 0."""
+    """The output, and what the backward needs: also the logarithm of each softmax's divisor, 1e30 where that is 0."""
     B, K = k_BKTH.shape[:2]
     q_MKQH, k_MKSH, v_MKSH = (_blocks(x, K) for x in (q_BNTH, k_BKTH, v_BKTH))
 
