@@ -111,6 +111,7 @@ def get_config() -> ConfigDict:
     cfg.rl.penalty_site = "reward"  # reward: before the baseline [paper] | advantage: replaces the advantage after it
     cfg.rl.repeat_length = 80  # characters of a substring whose repetition is degenerate [kin]
     cfg.rl.repeat_count = 20  # occurrences of it that are too many [kin]
+    cfg.rl.stop_repeats = 0  # end a response that repeats its last 1 .. this many tokens so often; 0: off [ours]
     cfg.rl.garbled_share = 0.05  # share of characters outside the expected scripts that is too much [ours]
     cfg.rl.loss_normalisation = "response"  # divide the summed loss by: response (their count) [paper] | token (theirs)
     cfg.rl.logprob_temperature = 0.0  # of the learner's log-probabilities; 0: rl.temperature, else an ablation [paper]

@@ -53,7 +53,7 @@ class Rollouts:
     sampled_BT: Array  # bool[B, T] True where the sampler drew a token (a prefix of each row)
     logprob_BT: Array  # float32[B, T] log-probability under softmax(logits / temperature); 0 where not sampled
     entropy_BT: Array  # float32[B, T] nats, of the same distribution; 0 where not sampled
-    stopped_B: Array  # bool[B] True: ended with a stop token; False: cut at max_new_tokens (overlong)
+    stopped_B: Array  # bool[B] True: ended with a stop token; False: cut (overlong, or rl.stop_repeats)
 
 
 @struct.dataclass

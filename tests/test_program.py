@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ import small
 from flax import linen as nn
 
 from t1jax import optim, sharding, step
-from t1jax.model import qwen
+from t1jax.model import blocked, qwen
 from t1jax.types import Prompts
 
 LANES = {16, 4}  # of a shard: what has a row a lane is no weight
@@ -130,18 +131,40 @@ def test_no_weight_moves_and_none_is_cast_inside_a_token_loop(shape):
 
 @pytest.mark.parametrize("shape", MESHES)
 def test_every_weight_is_gathered_and_cast_once_before_the_token_loops(shape):
-    """The program's own casts before sampling: of each matrix of all layers, and of the embedding."""
+    """Among what the program says of its casts before sampling: each matrix of all layers, and the embedding."""
     program = text(shape)
     entry = computations(program)[re.search(r"^ENTRY %?([\w.-]+)", program, re.M)[1]]
     first = [line for line in entry if 'op_name="jit(train_step)/convert_element_type"' in line]
     gathered = [sizes for sizes, _ in results(first, "all-gather")]
     model = qwen.Transformer(CFG.model, sharding.decode_layout(small.make_mesh(shape)))
     shapes = nn.unbox(qwen.boxed_shapes(model))
-    for x, lies in zip(jax.tree.leaves(shapes), jax.tree.leaves(qwen.shardings(model)), strict=True):
-        sizes = tuple(sorted(n for n in lies.shard_shape(x.shape) if n > 1))
-        assert sizes in gathered, (sizes, gathered)
+    for (path, x), lies in zip(
+        jax.tree_util.tree_leaves_with_path(shapes), jax.tree.leaves(qwen.shardings(model)), strict=True
+    ):
+        if path[-1].key in (*optim.MATRICES, *optim.TABLES):
+            sizes = tuple(sorted(n for n in lies.shard_shape(x.shape) if n > 1))
+            assert sizes in gathered, (path, sizes, gathered)
 
 
 def casts(lines: list[str]) -> list[tuple[tuple[int, ...], str]]:
     """The results of casts that our code asks for."""
     return [(sizes, line) for sizes, line in results(lines, "convert") if "convert_element_type" in line]
+
+
+@pytest.mark.parametrize("length", [blocked.BLOCK, 2 * blocked.BLOCK + 44])
+def test_attention_of_a_long_row_never_holds_more_than_a_block_of_scores(length):
+    """No array has two axes longer than a block; one block is attended whole, so that the check can fail."""
+    mesh = small.make_mesh()
+    model = qwen.Transformer(CFG.model, sharding.train_layout(mesh))
+    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), nn.unbox(qwen.boxed_shapes(model)))
+    tokens = jax.ShapeDtypeStruct((2, length), jnp.int32)
+
+    def loss(params: Any, tokens_BT: jax.Array, position_BT: jax.Array, segment_BT: jax.Array) -> jax.Array:
+        hidden_BTD, _ = qwen.forward(model, params, tokens_BT, position_BT, segment_BT=segment_BT)
+        return hidden_BTD.astype(jnp.float32).sum()
+
+    compiled = jax.jit(jax.grad(loss)).lower(params, tokens, tokens, tokens).compile().as_text()
+    shapes = {tuple(map(int, sizes.split(","))) for sizes in re.findall(r"\w+\[([\d,]+)\]", compiled)}
+    least = min(length, blocked.BLOCK + 1)
+    square = [sizes for sizes in shapes if sum(n >= least for n in sizes) >= 2]
+    assert bool(square) == (length == blocked.BLOCK), square
