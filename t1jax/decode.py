@@ -153,7 +153,6 @@ def make_rollout(
         hidden_PD, token_P, lanes = _prefill(model, params, prompts, problem_key_P, (R, G, T), min(window, T))
         if repeat_rule is not None:
             lanes = replace(lanes, repeats=repeats.none(P * G, repeat_rule))
-        params = qwen.for_decode(model, params, prompts.tokens_PC.shape[1] + T)
 
         def one_token(lanes: _Lanes) -> _Lanes:
             t_B, live_B = lanes.text.length, lanes.live_B

@@ -25,7 +25,6 @@ from t1jax.model.attention import rope, rotations
 from t1jax.sharding import Layout, param_shardings
 from t1jax.types import KVCache, Params
 
-UNROLLED = 8  # most layers that a decode step on CPU is compiled one by one for: 24 take minutes to compile
 REMAT = {
     "dots": jax.checkpoint_policies.save_from_both_policies(
         jax.checkpoint_policies.checkpoint_dots, kernels.keep_for_backward
@@ -187,47 +186,8 @@ def forward(
       parent_BT: int32, the segment that a token attends besides its own; None: each its own only.
       cache: of B lanes in use.
     """
-    if cache is not None and isinstance(params["layers"], tuple):
-        return _layer_by_layer(model, params, tokens_BT, position_BT, cache)
     out: Any = model.apply({"params": params}, tokens_BT, position_BT, segment_BT, cache, parent_BT=parent_BT)
     return out
-
-
-def for_decode(model: Transformer, params: Params, length: int) -> Params:
-    """The parameters laid out for a loop of cached forwards of texts of at most `length` tokens, made before the loop.
-
-    On CPU a product reads a copy of what is sliced or transposed, and each layer would compute its rotations. So there
-    each layer's parameters stand apart, the head is a matrix of its own, and rotations are looked up. Elsewhere the
-    parameters stay as they are.
-    """
-    if not model.layout.on_cpu or model.cfg.num_layers > UNROLLED:
-        return params
-
-    def layer(index: int) -> Params:
-        return jax.tree.map(lambda x: x[index], params["layers"])
-
-    cos_1Sh, sin_1Sh = rotations(jnp.arange(length)[None], model.cfg)
-    return params | {
-        "layers": tuple(layer(index) for index in range(model.cfg.num_layers)),
-        "head": head_weight(model, params),
-        "rotations": (cos_1Sh[0], sin_1Sh[0]),
-    }
-
-
-def _layer_by_layer(
-    model: Transformer, params: Params, tokens_BT: jax.Array, position_BT: jax.Array, cache: KVCache
-) -> tuple[jax.Array, KVCache]:
-    """`forward` with a cache and the parameters of `for_decode`: no loop over layers."""
-    cfg, layout = model.cfg, model.layout
-    x_BTD = jnp.take(params["embedding"].astype(cfg.compute_dtype), tokens_BT, axis=0)
-    x_BTD = layout.constrain(x_BTD, "batch", "length", None)
-    cos_BTh, sin_BTh = (table_Sh[position_BT] for table_Sh in params["rotations"])
-    shared = {"cos_BTh": cos_BTh, "sin_BTh": sin_BTh, "reach": ring.reach(cache)}
-    carry: Any = (x_BTD, cache.k_LJXMKHS, cache.v_LJXMKSH, jnp.int32(0))
-    for layer, weights in enumerate(params["layers"]):
-        prompt_kv = (cache.prompt_k_LPKCH[layer], cache.prompt_v_LPKCH[layer])
-        carry, _ = Block(cfg, layout).apply({"params": weights}, carry, prompt_kv, shared)
-    return rms_norm(carry[0], params["final_norm"], cfg.norm_eps), ring.written(cache, carry[1], carry[2])
 
 
 def prefill(
@@ -245,7 +205,7 @@ def head_weight(model: Transformer, params: Params) -> jax.Array:
 
     Whole along D, so that it is collected once, not again for each chunk of the loss.
     """
-    head_DV = params["head"] if "head" in params else params["embedding"].T
+    head_DV = params["embedding"].T if model.cfg.tie_embeddings else params["head"]
     return model.layout.constrain(head_DV.astype(model.cfg.compute_dtype), None, "vocab")
 
 
