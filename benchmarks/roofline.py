@@ -3,11 +3,15 @@
 
     python -m benchmarks.roofline [--layers=4 --hidden=256 --prompts=8 --group=16 --new=128 ...]
 
-Ceilings are measured: a large matmul in the dtype of activations, and a large array copied. The floor of a part is the
-longer of its flops at the one and its bytes at the other; the flops are the model's own: nothing recomputed, causal
-attention at half. All responses run to `--new`. Prefill is timed as a sampler of one token, decode as the rest of the
-whole sampler, scoring (the anchor's log-probabilities) and update as the rest of the step, told apart by their flops.
-Caches of a CPU may read faster than the copied array: the floor of small shapes is then no floor, and a share above 1.
+Ceilings are measured, each the best of several sizes: matmuls in the dtype of activations, a large array read, a large
+array copied. The floor of a part is the longer of its flops at the one and its bytes, read, at the other: of decode at
+each token, all weights once and each row's keys and values as far as they are written. The flops are the model's own:
+nothing recomputed, causal attention at half, each response with a prompt of its own. All responses run to `--new`.
+
+Parts are timed apart, on the same data: prefill as a sampler of one token, decode as the rest of the whole sampler,
+scoring as log-probabilities of all responses in plain rows, and update as what remains of the whole update, which
+begins with such a scoring by the anchor. Caches of a CPU may read faster than a large array is read: the floor of small
+shapes is then no floor, and a share above 1.
 
 Axes: P prompts, R responses per prompt, B = P * R rows, C prompt positions, T response positions, D width, V
 vocabulary, L layers, N query heads, K kv heads, H head dim, F mlp width.
@@ -79,16 +83,21 @@ def best(work: Callable[[], Any], times: int) -> float:
     return min(seconds)
 
 
-def ceilings(dtype: str, size: int = 2048, megabytes: int = 256, times: int = 8) -> tuple[float, float]:
-    """(flops a second of a [size, size] matmul, bytes a second read and written by a copy)."""
+def ceilings(dtype: str, sizes: Sequence[int], megabytes: Sequence[int], times: int = 5) -> dict[str, float]:
+    """flops a second of a [size, size] matmul, bytes a second read, and read and written by a copy; the best sizes."""
     import jax
     import jax.numpy as jnp
 
-    x = jax.random.normal(jax.random.key(0), (size, size), dtype)
-    multiply = jax.jit(lambda a: a @ a)
-    y = jnp.zeros((megabytes << 20) // 4, jnp.float32)
-    add = jax.jit(lambda a: a + 1)
-    return 2 * size**3 / best(lambda: multiply(x), times), 2 * y.nbytes / best(lambda: add(y), times)
+    multiply, total, add = jax.jit(lambda a: a @ a), jax.jit(jnp.sum), jax.jit(lambda a: a + 1)
+    matmul = read = copy = 0.0
+    for size in sizes:
+        x = jax.random.normal(jax.random.key(0), (size, size), dtype)
+        matmul = max(matmul, 2 * size**3 / best(lambda x=x: multiply(x), times))
+    for count in megabytes:
+        y = jnp.zeros((count << 20) // 4096, jnp.float32)[:, None] + jnp.zeros(1024, jnp.float32)[None]
+        read = max(read, y.nbytes / best(lambda y=y: total(y), times))
+        copy = max(copy, 2 * y.nbytes / best(lambda y=y: add(y), times))
+    return {"matmul": matmul, "read": read, "copy": copy}
 
 
 def shares(found: dict[str, float], pieces: dict[str, list[Cost]], flops: float, bandwidth: float) -> dict[str, Any]:
@@ -114,36 +123,72 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
-    from benchmarks import step as whole_step
-    from t1jax import sharding, step
+    from t1jax import memory, optim, sharding, step
 
     cfg = workload.make_config(args)
     mesh = sharding.make_mesh(cfg.mesh)
-    flops, bandwidth = ceilings(args.dtype)
+    ceiling = ceilings(args.dtype, (1024, 2048, 3072), (64, 256, 512))
     params = workload.make_params(cfg, mesh)
     prompts = workload.make_prompts(cfg, mesh, (), 0)
-    root = jax.random.key_data(jax.random.key(cfg.seed))
+    root, times = jax.random.key_data(jax.random.key(cfg.seed)), max(args.steps, 1)
     one = dataclasses.replace(cfg, rl=dataclasses.replace(cfg.rl, max_new_tokens=1, window=1))
-    sample_one = jax.jit(step.make_sample(one, mesh, ()))
-    prefill = best(lambda: sample_one(params, prompts, root, jnp.int32(0)), max(args.steps, 1))
-    split = whole_step.measure(args)["split_s"]
+    sample_one, sample = (jax.jit(step.make_sample(each, mesh, ())) for each in (one, cfg))
+    prefill = best(lambda: sample_one(params, prompts, root, jnp.int32(0)), times)
+    generate = best(lambda: sample(params, prompts, root, jnp.int32(0)), times)
+    rollouts = sample(params, prompts, root, jnp.int32(0))
+    score = make_scoring(cfg, mesh)
+    scoring = best(lambda: score(params, prompts, rollouts), times)
+    optimizer = optim.make_optimizer(cfg.rl, cfg.rl.num_steps, "constant")
+    state = step.init_state(cfg, mesh, optimizer, params, anchor=True)
+    judged = jax.jit(step.make_score(cfg, mesh, workload.Scorer()))(prompts, rollouts)
+    update = jax.jit(step.make_update(cfg, mesh))
+    whole = best(lambda: update(state, prompts, rollouts, *judged), times)
     pieces = costs(cfg.model, args.prompts, args.group, args.prompt_len, args.new, 2 if args.dtype == "bfloat16" else 4)
-    scoring = pieces["scoring"][0].flops / (pieces["scoring"][0].flops + pieces["update"][0].flops)
-    found = {
-        "prefill": prefill,
-        "decode": split["generate"] - prefill,
-        "scoring": split["update"] * scoring,
-        "update": split["update"] * (1 - scoring),
-    }
+    found = {"prefill": prefill, "decode": generate - prefill, "scoring": scoring, "update": whole - scoring}
     line = {
-        "matmul_gflops": round(flops / 1e9, 1),
-        "bandwidth_gb_s": round(bandwidth / 1e9, 2),
-        "parts": shares(found, pieces, flops, bandwidth),
+        "matmul_gflops": round(ceiling["matmul"] / 1e9, 1),
+        "read_gb_s": round(ceiling["read"] / 1e9, 2),
+        "copy_gb_s": round(ceiling["copy"] / 1e9, 2),
+        "parts": shares(found, pieces, ceiling["matmul"], ceiling["read"]),
+        "plan_mb": memory.plan(cfg, mesh).total >> 20,
         "cores": cores,
         "other_cores_busy": round(meter.others(), 2),
     }
     print(json.dumps(line), flush=True)
     return line
+
+
+def make_scoring(cfg: Any, mesh: Any) -> Callable[..., Any]:
+    """A compiled `score(params, prompts, rollouts)`: log-probabilities of all responses, a row each, in parts."""
+    import jax
+    import jax.numpy as jnp
+
+    from t1jax import losses, sharding, step
+    from t1jax.model import qwen
+
+    model = qwen.Transformer(cfg.model, sharding.train_layout(mesh))
+    temperature, chunks = cfg.rl.learner_temperature, cfg.rl.vocab_chunks
+
+    def score(params: Any, prompts: Any, rollouts: Any) -> Any:
+        def one(part: Any) -> Any:
+            tokens, valid, counted = part
+            position = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
+            hidden, _ = qwen.forward(model, params, tokens, position, segment_BT=valid.astype(jnp.int32))
+            head = qwen.head_weight(model, params)
+            return losses.token_logprobs_and_entropy(
+                losses.predictors(hidden), head, tokens, counted, temperature, chunks
+            )
+
+        R = cfg.rl.responses_per_prompt
+        prompt, there = jnp.repeat(prompts.tokens_PC, R, axis=0), jnp.repeat(prompts.valid_PC, R, axis=0)
+        rows = (
+            jnp.concatenate([prompt, rollouts.tokens_BT], axis=1),
+            jnp.concatenate([there, rollouts.sampled_BT], axis=1),
+            jnp.concatenate([jnp.zeros_like(there), rollouts.sampled_BT], axis=1),
+        )
+        return jax.lax.map(one, step.split(rows, cfg.rl.micro_batches))
+
+    return jax.jit(score)
 
 
 def main(argv: Sequence[str]) -> None:

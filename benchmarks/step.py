@@ -5,7 +5,8 @@
 
 Prints a line a step on stderr and one line of JSON on stdout. Compilation falls into the warm-up. `split_s` is told by
 the scorer, which the program calls between its halves: generate ends where it is called; update, the anchor's
-log-probabilities included, begins where it returns.
+log-probabilities included, begins where it returns. `memory_mb` is of one device: what memory.plan says, what the
+compiler says of the program, and by how much the process grew (Linux; of all its devices).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     import jax
     import numpy as np
 
-    from t1jax import optim, sharding, step
+    from t1jax import memory, optim, sharding, step
 
     cfg = workload.make_config(args)
     mesh = sharding.make_mesh(cfg.mesh)
@@ -33,7 +34,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     optimizer = optim.make_optimizer(cfg.rl, cfg.rl.num_steps, "constant")
     state = step.init_state(cfg, mesh, optimizer, workload.make_params(cfg, mesh), anchor=True)
     scorer = workload.Scorer()
+    began = time.perf_counter()
     train_step = step.make_train_step(cfg, mesh, scorer, stop_tokens=stops)
+    train_step = train_step.lower(state, workload.make_prompts(cfg, mesh, stops, 0)).compile()
+    compiling, growth = time.perf_counter() - began, workload.Growth()
     before = np.array(state.params["embedding"])
     seconds, tokens, parts, gaps = [], [], [], []
     for i in range(args.warmup + args.steps):
@@ -57,8 +61,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         meter,
         seconds[warm:],
         tokens[warm:],
-        sum(seconds[:warm]),
+        compiling + sum(seconds[:warm]),
         parts[warm:],
+        memory_mb={
+            "plan": memory.plan(cfg, mesh).total >> 20,
+            "program": workload.program_bytes(train_step) >> 20,
+            "process": (growth.bytes() + sum(x.nbytes for x in jax.tree.leaves(state))) >> 20,
+        },
         weights_moved=moved,
         logprob_gap=max(gaps),
     )

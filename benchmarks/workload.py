@@ -88,7 +88,7 @@ def make_config(args: argparse.Namespace) -> Any:
         "rl.prompts_per_step": args.prompts,
         "rl.responses_per_prompt": args.group,
         "rl.max_new_tokens": args.new,
-        "rl.window": min(128, args.new),
+        "rl.window": min(32, args.new),
         "rl.temperature": args.temperature,
         "rl.micro_batches": args.micro_batches or max(1, rows // 8),
         "rl.vocab_chunks": 1,
@@ -172,6 +172,30 @@ class Meter:
         busy = (user + nice + system + sum(rest[:3])) / os.sysconf("SC_CLK_TCK")
         own = os.times()
         return busy, own.user + own.system, time.perf_counter()
+
+
+class Growth:
+    """How far the resident memory of this process grows from now on (Linux)."""
+
+    def __init__(self) -> None:
+        with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+            file.write("5")  # the peak is counted anew
+        self.start = self._read("VmRSS")
+
+    def bytes(self) -> int:
+        return self._read("VmHWM") - self.start
+
+    @staticmethod
+    def _read(name: str) -> int:
+        with open("/proc/self/status", encoding="ascii") as file:
+            return 1024 * int(file.read().split(f"{name}:")[1].split()[0])
+
+
+def program_bytes(compiled: Any) -> int:
+    """What the compiler says a program takes on a device at its peak: arguments, results, and all in between."""
+    found = compiled.memory_analysis()
+    sizes = (found.argument_size_in_bytes, found.output_size_in_bytes, found.temp_size_in_bytes)
+    return int(sum(sizes) - found.alias_size_in_bytes)
 
 
 def report(

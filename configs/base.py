@@ -91,7 +91,7 @@ def get_config() -> ConfigDict:
     cfg.rl.top_p = 1.0  # keep the likeliest tokens up to this mass; 1: off [ours; 0.95 in kin]
     cfg.rl.min_p = 0.0  # drop tokens below this share of the likeliest one's probability; 0: off [ours; 0.05 in kin]
     cfg.rl.max_new_tokens = 16384  # T, response positions, tokens [paper]
-    cfg.rl.lanes = 0  # responses of a prompt sampled at a time, divides responses_per_prompt; 0: all [hw]
+    cfg.rl.lanes = 0  # responses of a prompt sampled at a time, divides responses_per_prompt; 0: what fits [hw]
     cfg.rl.window = 512  # the sampler reads its cache in blocks of this many positions, tokens [hw]
     cfg.rl.pack_length = 0  # S, positions of an update's row, filled with responses; 0: room for the longest [hw]
     cfg.rl.micro_batches = 32  # a part has P * R / this rows of pack_length; only filled parts are computed [hw]
@@ -111,6 +111,7 @@ def get_config() -> ConfigDict:
     cfg.rl.penalty_site = "reward"  # reward: before the baseline [paper] | advantage: replaces the advantage after it
     cfg.rl.repeat_length = 80  # characters of a substring whose repetition is degenerate [kin]
     cfg.rl.repeat_count = 20  # occurrences of it that are too many [kin]
+    cfg.rl.stop_repeats = 0  # end a response that repeats its last 1 .. this many tokens so often; 0: off [ours]
     cfg.rl.garbled_share = 0.05  # share of characters outside the expected scripts that is too much [ours]
     cfg.rl.loss_normalisation = "response"  # divide the summed loss by: response (their count) [paper] | token (theirs)
     cfg.rl.logprob_temperature = 0.0  # of the learner's log-probabilities; 0: rl.temperature, else an ablation [paper]

@@ -131,6 +131,7 @@ class RlConfig:
     penalty_site: str
     repeat_length: int
     repeat_count: int
+    stop_repeats: int
     garbled_share: float
     loss_normalisation: str
     logprob_temperature: float

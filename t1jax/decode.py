@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from t1jax import rng
+from t1jax import repeats, rng
 from t1jax.model import qwen, ring
 from t1jax.sampling import SamplingSettings, sample
 from t1jax.types import KVCache, Params, Prompts, Rollouts
@@ -94,6 +94,7 @@ class _Lanes:
     live_B: jax.Array  # bool
     response_B: jax.Array  # int32 which of the group's Q responses
     text: _Text  # [B]
+    repeats: repeats.Repeats | None  # None: nothing is stopped for repeating itself
     log: _Log
     row: jax.Array  # int32[] of the log, the next one
     next_P: jax.Array | None  # int32[P] the response to be begun next; None: all are begun
@@ -109,6 +110,7 @@ def make_rollout(
     window: int,
     stop_tokens: tuple[int, ...],
     lanes: int = 0,
+    repeat_rule: repeats.Rule | None = None,
     on_progress: Progress | None = None,
     on_tokens: OnTokens | None = None,
 ) -> Rollout:
@@ -121,6 +123,7 @@ def make_rollout(
       window: columns of the cache that are read at a time, tokens.
       stop_tokens: ids that end a response; drawn, they are part of it.
       lanes: G, how many responses of a prompt are sampled at a time, divides R; 0: all. What is drawn is the same.
+      repeat_rule: responses that repeat themselves by it end, without a stop token; None: none do.
       on_progress: told every `window` tokens how far the loop is; costs a callback to the host.
       on_tokens: told every few tokens what is drawn so far, in no order; for few rows, as all of them go to the host.
     """
@@ -148,6 +151,9 @@ def make_rollout(
         P = prompts.tokens_PC.shape[0]
         problem_key_P = rng.problem_keys(key, prompts.problem_P)
         hidden_PD, token_P, lanes = _prefill(model, params, prompts, problem_key_P, (R, G, T), min(window, T))
+        if repeat_rule is not None:
+            lanes = replace(lanes, repeats=repeats.none(P * G, repeat_rule))
+        params = qwen.for_decode(model, params, prompts.tokens_PC.shape[1] + T)
 
         def one_token(lanes: _Lanes) -> _Lanes:
             t_B, live_B = lanes.text.length, lanes.live_B
@@ -162,6 +168,10 @@ def make_rollout(
             assert new_cache is not None
             length_B = t_B + live_B
             ends_B = live_B & (stops_B | (length_B == T))
+            said = None
+            if repeat_rule is not None and lanes.repeats is not None:
+                said = repeats.after(lanes.repeats, token_B)
+                ends_B |= live_B & repeats.too_many(said, repeat_rule)
             lanes = replace(
                 lanes,
                 cache=new_cache,
@@ -169,6 +179,7 @@ def make_rollout(
                 token_B=token_B,
                 live_B=live_B & ~ends_B,
                 text=replace(lanes.text, length=length_B, stopped=lanes.text.stopped | stops_B),
+                repeats=said,
                 log=lanes.log.put(lanes.row, token_B, logprob_B, entropy_B),
                 row=lanes.row + 1,
             )
@@ -185,7 +196,7 @@ def make_rollout(
             def begin(new_B: Any, old_B: jax.Array) -> jax.Array:
                 return jnp.where(begins_B.reshape(-1, *(1,) * (old_B.ndim - 1)), new_B, old_B)
 
-            text = lanes.text
+            text, fresh = lanes.text, None if repeat_rule is None else repeats.none(P * G, repeat_rule)
             return replace(
                 lanes,
                 handed_in=_hand_in(lanes.handed_in, text, begins_B, lanes.response_B),
@@ -195,6 +206,7 @@ def make_rollout(
                 token_B=begin(jnp.repeat(token_P, G), lanes.token_B),
                 live_B=lanes.live_B | begins_B,
                 response_B=begin(response_B, lanes.response_B),
+                repeats=jax.tree.map(begin, fresh, lanes.repeats),
                 text=_Text(begin(lanes.row, text.begin), text.first, begin(0, text.length), text.stopped & ~begins_B),
             )
 
@@ -280,6 +292,7 @@ def _prefill(
         live_B=~per_lane(bool),
         response_B=response_B,
         text=text(per_lane),
+        repeats=None,
         log=_empty_log(model, (R - 1) * T // G + T if more else T, B),
         row=jnp.int32(0),
         next_P=jnp.full(P, G, jnp.int32) if more else None,
@@ -367,6 +380,7 @@ def _compact(model: qwen.Transformer, lanes: _Lanes, M: int, rows: tuple[int, in
         live_B=live_B,
         response_B=pick(group_B * (rows[0] // lanes.groups) + lanes.response_B),
         text=_Text(begin=-length_B, first=length_B, length=length_B, stopped=jnp.zeros_like(live_B)),
+        repeats=jax.tree.map(pick, lanes.repeats),
         log=_empty_log(model, rows[1], X * M),
         row=jnp.int32(0),
         next_P=None,

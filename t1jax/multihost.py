@@ -48,6 +48,11 @@ def shared_batch(rows: Any, layout: Layout) -> Any:
     return jax.tree.map(one, rows)
 
 
+def least(value: int) -> int:
+    """The least of all processes' values."""
+    return int(np.min(to_host(np.array([value], np.int64))))
+
+
 def barrier(name: str) -> None:
     """Waits until every process is here."""
     from jax.experimental import multihost_utils

@@ -12,7 +12,7 @@ import contextlib
 import optax
 from jax.sharding import Mesh
 
-from t1jax import data, multihost, optim, step
+from t1jax import data, memory, multihost, optim, step
 from t1jax.checkpoint import Checkpoints
 from t1jax.config import Config
 from t1jax.evaluator import Evaluator, metrics_row
@@ -57,7 +57,9 @@ def train(
         state = step.init_state(cfg, mesh, optimizer, params, anchor=True)
     start, last = int(state.step), cfg.rl.num_steps
     rows = cfg.rl.prompts_per_step * cfg.rl.responses_per_prompt
-    refill = 0 < cfg.rl.lanes < cfg.rl.responses_per_prompt
+    lanes = memory.lanes(cfg, mesh)
+    progress.note(f"sampling {lanes} of a prompt's {cfg.rl.responses_per_prompt} responses at a time")
+    refill = lanes < cfg.rl.responses_per_prompt
     what, total = ("response", rows) if refill else ("token", cfg.rl.max_new_tokens)
     train_step = step.make_train_step(
         cfg,

@@ -78,6 +78,11 @@ class Layout:
         """Over how many shards rows are split."""
         return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the mesh's devices are the host's own."""
+        return bool(self.mesh.devices.flat[0].platform == "cpu")
+
 
 def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh (data, fsdp, tensor) over `devices` (default: all).

@@ -30,7 +30,7 @@ from flax import linen as nn
 from jax.experimental import io_callback
 from jax.sharding import Mesh, NamedSharding
 
-from t1jax import advantages, decode, losses, optim, packing, rng
+from t1jax import advantages, decode, losses, memory, optim, packing, repeats, rng
 from t1jax.config import Config
 from t1jax.masking import Mean
 from t1jax.model import attention, qwen
@@ -57,13 +57,14 @@ def make_sample(
     cfg: Config, mesh: Mesh, stop_tokens: tuple[int, ...], on_progress: Callable[[int, int], None] | None = None
 ) -> Callable[[Params, Prompts, jax.Array, jax.Array], Rollouts]:
     """A traceable `sample(params, prompts, rng, step) -> Rollouts` of P * R rows with the settings of `cfg.rl`."""
-    model = qwen.Transformer(cfg.model, decode_layout(mesh))
+    model, rl = qwen.Transformer(cfg.model, decode_layout(mesh)), cfg.rl
     rollout = decode.make_rollout(
         model,
         num_responses=cfg.rl.responses_per_prompt,
         max_new_tokens=cfg.rl.max_new_tokens,
-        lanes=cfg.rl.lanes,
+        lanes=memory.lanes(cfg, mesh),
         window=cfg.rl.window,
+        repeat_rule=repeats.Rule(rl.stop_repeats, rl.repeat_length, rl.repeat_count) if rl.stop_repeats else None,
         stop_tokens=stop_tokens,
         on_progress=on_progress,
     )

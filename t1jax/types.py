@@ -39,8 +39,8 @@ class KVCache:
     prompt_k_LPKCH: Array  # [L, P, K, C, H] compute dtype, keys of the prompt, rope applied
     prompt_v_LPKCH: Array  # [L, P, K, C, H]
     prompt_valid_PC: Array  # bool[P, C]
-    k_LJXMKSH: Array  # [L, J, X, M, K, S, H] own keys: J blocks of S columns, X shards of M lanes
-    v_LJXMKSH: Array  # [L, J, X, M, K, S, H]
+    k_LJXMKHS: Array  # [L, J, X, M, K, H, S] own keys: J blocks of S columns, X shards of M lanes
+    v_LJXMKSH: Array  # [L, J, X, M, K, S, H] own values
     length_B: Array  # int32[B] the last columns that are a lane's own; B may be fewer than X * M
     column: Array  # int32[] columns written so far, by all lanes
 
@@ -53,7 +53,7 @@ class Rollouts:
     sampled_BT: Array  # bool[B, T] True where the sampler drew a token (a prefix of each row)
     logprob_BT: Array  # float32[B, T] log-probability under softmax(logits / temperature); 0 where not sampled
     entropy_BT: Array  # float32[B, T] nats, of the same distribution; 0 where not sampled
-    stopped_B: Array  # bool[B] True: ended with a stop token; False: cut at max_new_tokens (overlong)
+    stopped_B: Array  # bool[B] True: ended with a stop token; False: cut (overlong, or rl.stop_repeats)
 
 
 @struct.dataclass

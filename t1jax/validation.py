@@ -89,7 +89,7 @@ def _validate_rl(cfg: Config) -> None:
     _at_least(cfg, 1, "rl", "num_steps prompts_per_step max_new_tokens window micro_batches vocab_chunks repeat_length")
     baseline = "at least 2: the leave-one-out baseline is the mean of a prompt's other responses"
     _check(cfg, "rl.responses_per_prompt", rl.responses_per_prompt >= 2, baseline)
-    _at_least(cfg, 0, "rl", "lanes")
+    _at_least(cfg, 0, "rl", "lanes stop_repeats")
     if rl.lanes:
         _multiple("rl.responses_per_prompt", rl.responses_per_prompt, "rl.lanes", rl.lanes)
     rows = rl.prompts_per_step * rl.responses_per_prompt

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import compare, roofline, workload
+from benchmarks import compare, costs, roofline, workload
 
 FLAGS = (
     "--layers=1 --hidden=16 --ffn=24 --heads=2 --kv-heads=1 --head-dim=8 --vocab=64 --prompts=8 --group=2 "
@@ -25,6 +25,7 @@ def test_the_last_line_has_the_keys_and_counts_all_tokens(name):
     assert line["tokens_per_step"] == 8 * 2 * 6 and line["mean_len_seen"] == 6
     if name == "step":
         assert set(line["split_s"]) == {"generate", "reward", "update"} and line["logprob_gap"] < 1e-4
+        assert line["memory_mb"].keys() == {"plan", "program", "process"}
 
 
 @pytest.mark.parametrize("mean", [16.0, 64.0])
@@ -83,3 +84,48 @@ def test_flops_and_bytes_by_hand():
     assert [cost.bytes for cost in found["decode"]] == [4 * (66 + 14) + (6 + 4 * t) * 2 * 3 * 4 for t in (1, 2)]
     assert found["scoring"][0].flops == 4 * (2 * (5 * 66 + 2 * 14) + 24 * 15)
     assert found["update"][0].flops == 3 * found["scoring"][0].flops
+
+
+def test_costs_takes_turns_and_prints_ratios_and_goals(monkeypatch, capsys):
+    ran = []
+
+    def make_step(flags, mean, extra):
+        def once(i):
+            ran.append((flags.rpartition(" ")[2], i))
+            return (3.0 if "--prompts=8" in flags else 2.0), 10
+
+        return once
+
+    monkeypatch.setattr(costs, "make_step", make_step)
+    costs.main(["--what=batch", "--rounds=2", "--threads=0"])
+    out = capsys.readouterr().out.splitlines()
+    a, b = "--prompts=8", "--prompts=4"
+    assert ran == [(a, 0), (b, 0), (a, 1), (b, 1), (a, 2), (b, 2)]
+    assert out[0] == "batch: 3.000 s / 2.000 s = 1.5 (1.5 to 1.5), goal at most 1.8"
+    assert json.loads(out[1])["batch"]["ratio"] == {"median": 1.5, "min": 1.5, "max": 1.5}
+
+
+def test_costs_refuses_a_pair_that_it_does_not_know(capsys):
+    with pytest.raises(SystemExit):
+        costs.main(["--what=speed"])
+    assert "--what is 'speed'; expected some of spread,maximum,group,batch" in capsys.readouterr().err
+
+
+def test_the_same_text_whatever_the_maximum_and_prompts_kept_once():
+    assert costs.stops(1024, 64.0) == tuple(range(1008, 1024)) and costs.stops(1024, 0.0) == ()
+    pair = costs.PAIRS["group"]
+    few, many = (costs.prompt_bytes(f"{pair.shared} {flags}") for flags in (pair.a, pair.b))
+    assert many == 4 * few == 2 * 4 * 2 * 8 * 2 * 64 * 64
+
+
+def test_all_parts_are_timed_on_a_small_shape(capsys, monkeypatch):
+    monkeypatch.setattr(roofline, "ceilings", lambda *_: {"matmul": 1e9, "read": 1e9, "copy": 1e9})
+    roofline.main(FLAGS)
+    line = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert set(line["parts"]) == {"prefill", "decode", "scoring", "update"}
+    assert line["parts"]["scoring"]["seconds"] > 0 and line["plan_mb"] >= 0
+
+
+def test_ceilings_are_positive():
+    found = roofline.ceilings("float32", (16, 32), (1,), times=1)
+    assert set(found) == {"matmul", "read", "copy"} and min(found.values()) > 0

@@ -183,6 +183,7 @@ REFUSED = [
     ({"rl__min_p": 1.0}, "rl.min_p is 1.0; expected 0 (off) or more and below 1"),
     ({"rl__anchor_decay": 1.01}, "rl.anchor_decay is 1.01; expected a share, 0 to 1"),
     ({"rl__kl_coef": -1e-3}, "rl.kl_coef is -0.001; expected at least 0"),
+    ({"rl__stop_repeats": -1}, "rl.stop_repeats is -1; expected at least 0"),
     ({"rl__repeat_count": 1}, "rl.repeat_count is 1; expected at least 2"),
     ({"rl__kl_site": "rewards"}, "rl.kl_site is rewards; expected one of reward, loss; did you mean reward?"),
     ({"rl__penalty_site": "loss"}, "rl.penalty_site is loss; expected one of reward, advantage"),

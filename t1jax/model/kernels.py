@@ -20,6 +20,7 @@ from t1jax.model.blocked import SAVED
 
 LANES, BLOCK = 128, 512  # splash: positions are a multiple of LANES, longer rows of BLOCK
 ALIGNED = 8  # cuDNN reads so many values of its mask at a time
+CUDNN_FORWARD = "dot_product_attention_fwd_wrapper"  # the primitive; JAX gives its results no name
 
 
 def splash(
@@ -68,6 +69,11 @@ def cudnn(
     mask_BNTS = _longer(_longer(mask_BTS, length, axis=1), length, axis=2)[:, None]
     out_BTNH = jax.nn.dot_product_attention(q, k, v, mask=mask_BNTS, is_causal=True, implementation=implementation)
     return out_BTNH.swapaxes(1, 2)[:, :, :T]
+
+
+def keep_for_backward(primitive: Any, *_: Any, **params: Any) -> bool:
+    """A remat policy: what the backward of any kernel reads of its forward, which so does not run again."""
+    return primitive.name == CUDNN_FORWARD or (primitive.name == "name" and params["name"] == SAVED)
 
 
 def _longer(x: jax.Array, length: int, axis: int) -> jax.Array:

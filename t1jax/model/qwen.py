@@ -13,7 +13,6 @@ Deliberately not here: the cache (ring.py), sampling (decode.py), losses over th
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -21,14 +20,15 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from t1jax.config import ModelConfig
-from t1jax.model import attention, blocked, ring
+from t1jax.model import attention, kernels, ring
 from t1jax.model.attention import rope, rotations
 from t1jax.sharding import Layout, param_shardings
 from t1jax.types import KVCache, Params
 
+UNROLLED = 32  # most layers that a decode step on CPU is compiled one by one for
 REMAT = {
     "dots": jax.checkpoint_policies.save_from_both_policies(
-        jax.checkpoint_policies.checkpoint_dots, jax.checkpoint_policies.save_only_these_names(blocked.SAVED)
+        jax.checkpoint_policies.checkpoint_dots, kernels.keep_for_backward
     ),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
@@ -72,9 +72,10 @@ class Block(nn.Module):
         x_BTD, *own = carry
 
         y = rms_norm(x_BTD, self.weight("attention_norm", ONES, embed=D), cfg.norm_eps)
-        q = jnp.einsum("BTD,DNH->BNTH", y, self.weight("q", scaled(D), embed=D, q_heads=N, head_dim=H))
-        k = jnp.einsum("BTD,DKH->BKTH", y, self.weight("k", scaled(D), embed=D, kv_heads=K, head_dim=H))
-        v = jnp.einsum("BTD,DKH->BKTH", y, self.weight("v", scaled(D), embed=D, kv_heads=K, head_dim=H))
+        q = jnp.einsum("BTD,DNH->BTNH", y, self.weight("q", scaled(D), embed=D, q_heads=N, head_dim=H))
+        k = jnp.einsum("BTD,DKH->BTKH", y, self.weight("k", scaled(D), embed=D, kv_heads=K, head_dim=H))
+        v = jnp.einsum("BTD,DKH->BTKH", y, self.weight("v", scaled(D), embed=D, kv_heads=K, head_dim=H))
+        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
         if cfg.qkv_bias:
             q = q + self.weight("q_bias", ZEROS, q_heads=N, head_dim=H)[None, :, None, :]
             k = k + self.weight("k_bias", ZEROS, kv_heads=K, head_dim=H)[None, :, None, :]
@@ -87,15 +88,14 @@ class Block(nn.Module):
         v = constrain(v, "batch", "kv_heads", "length", None)
 
         if prompt_kv is not None:  # cached: write the new column, attend the prompt and the lane's own columns
-            k_LJXMKSH, v_LJXMKSH, layer = own
-            k_LJXMKSH = ring.write(k_LJXMKSH, k, layer, shared["reach"])
-            v_LJXMKSH = ring.write(v_LJXMKSH, v, layer, shared["reach"])
-            own = [k_LJXMKSH, v_LJXMKSH, layer + 1]
-            attended = ring.attend(q, k_LJXMKSH, v_LJXMKSH, layer, *prompt_kv, shared["reach"])
+            keys, values, layer = own
+            keys, values = ring.write(keys, values, k, v, layer, shared["reach"])
+            own = [keys, values, layer + 1]
+            attended = ring.attend(q, keys, values, layer, *prompt_kv, shared["reach"])
         else:
             attended = attention.attend(self.layout, q, k, v, shared["texts"])
         o = self.weight("o", scaled(N * H), q_heads=N, head_dim=H, embed=D)
-        x_BTD = x_BTD + jnp.einsum("BNTH,NHD->BTD", attended, o)
+        x_BTD = x_BTD + jnp.einsum("BTNH,NHD->BTD", attended.swapaxes(1, 2), o)
         x_BTD = constrain(x_BTD, "batch", "length", None)
 
         y = rms_norm(x_BTD, self.weight("mlp_norm", ONES, embed=D), cfg.norm_eps)
@@ -139,7 +139,7 @@ class Transformer(nn.Module):
         prompt_kv = None
         if lanes is not None:
             shared["reach"] = ring.reach(lanes)
-            carry = (x_BTD, lanes.k_LJXMKSH, lanes.v_LJXMKSH, jnp.int32(0))
+            carry = (x_BTD, lanes.k_LJXMKHS, lanes.v_LJXMKSH, jnp.int32(0))
             prompt_kv = (lanes.prompt_k_LPKCH, lanes.prompt_v_LPKCH)
         elif segment_BT is None:
             raise ValueError("forward without a cache needs segment_BT: which tokens belong together, 0 for none")
@@ -158,9 +158,7 @@ class Transformer(nn.Module):
         out: Any  # keys and values, if kept
         (x_BTD, *own), out = layers(cfg, self.layout, keep, name="layers")(carry, prompt_kv, shared)
         if lanes is not None:
-            out = replace(
-                lanes, k_LJXMKSH=own[0], v_LJXMKSH=own[1], column=lanes.column + 1, length_B=lanes.length_B + 1
-            )
+            out = ring.written(lanes, own[0], own[1])
         return rms_norm(x_BTD, norm_D, cfg.norm_eps), out
 
 
@@ -189,8 +187,47 @@ def forward(
       parent_BT: int32, the segment that a token attends besides its own; None: each its own only.
       cache: of B lanes in use.
     """
+    if cache is not None and isinstance(params["layers"], tuple):
+        return _layer_by_layer(model, params, tokens_BT, position_BT, cache)
     out: Any = model.apply({"params": params}, tokens_BT, position_BT, segment_BT, cache, parent_BT=parent_BT)
     return out
+
+
+def for_decode(model: Transformer, params: Params, length: int) -> Params:
+    """The parameters laid out for a loop of cached forwards of texts of at most `length` tokens, made before the loop.
+
+    On CPU a product reads a copy of what is sliced or transposed, and each layer would compute its rotations. So there
+    each layer's parameters stand apart, the head is a matrix of its own, and rotations are looked up. Elsewhere the
+    parameters stay as they are.
+    """
+    if not model.layout.on_cpu or model.cfg.num_layers > UNROLLED:
+        return params
+
+    def layer(index: int) -> Params:
+        return jax.tree.map(lambda x: x[index], params["layers"])
+
+    cos_1Sh, sin_1Sh = rotations(jnp.arange(length)[None], model.cfg)
+    return params | {
+        "layers": tuple(layer(index) for index in range(model.cfg.num_layers)),
+        "head": head_weight(model, params),
+        "rotations": (cos_1Sh[0], sin_1Sh[0]),
+    }
+
+
+def _layer_by_layer(
+    model: Transformer, params: Params, tokens_BT: jax.Array, position_BT: jax.Array, cache: KVCache
+) -> tuple[jax.Array, KVCache]:
+    """`forward` with a cache and the parameters of `for_decode`: no loop over layers."""
+    cfg, layout = model.cfg, model.layout
+    x_BTD = jnp.take(params["embedding"].astype(cfg.compute_dtype), tokens_BT, axis=0)
+    x_BTD = layout.constrain(x_BTD, "batch", "length", None)
+    cos_BTh, sin_BTh = (table_Sh[position_BT] for table_Sh in params["rotations"])
+    shared = {"cos_BTh": cos_BTh, "sin_BTh": sin_BTh, "reach": ring.reach(cache)}
+    carry: Any = (x_BTD, cache.k_LJXMKHS, cache.v_LJXMKSH, jnp.int32(0))
+    for layer, weights in enumerate(params["layers"]):
+        prompt_kv = (cache.prompt_k_LPKCH[layer], cache.prompt_v_LPKCH[layer])
+        carry, _ = Block(cfg, layout).apply({"params": weights}, carry, prompt_kv, shared)
+    return rms_norm(carry[0], params["final_norm"], cfg.norm_eps), ring.written(cache, carry[1], carry[2])
 
 
 def prefill(
@@ -208,7 +245,7 @@ def head_weight(model: Transformer, params: Params) -> jax.Array:
 
     Whole along D, so that it is collected once, not again for each chunk of the loss.
     """
-    head_DV = params["embedding"].T if model.cfg.tie_embeddings else params["head"]
+    head_DV = params["head"] if "head" in params else params["embedding"].T
     return model.layout.constrain(head_DV.astype(model.cfg.compute_dtype), None, "vocab")
 
 

@@ -24,7 +24,8 @@ from t1jax.config import ModelConfig
 from t1jax.sharding import Layout
 from t1jax.types import KVCache
 
-OWN = (None, None, "batch", None, "kv_heads", None, None)  # how k_LJXMKSH is split
+OWN = (None, None, "batch", None, "kv_heads", None, None)  # how k_LJXMKHS and v_LJXMKSH are split
+CPU_BLOCK = 32  # most columns of a block on CPU: its dots read a copy of the block, which is to fit into the cache
 PROMPT = (None, "batch", "kv_heads", None, None)  # how prompt_k_LPKCH is split
 
 
@@ -47,30 +48,48 @@ def start(
     length: int,
     block: int,
 ) -> KVCache:
-    """A cache of `lanes` lanes, nothing written, whose ring holds at least `length` columns in blocks of `block`."""
-    X = layout.batch_shards
-    shape = (cfg.num_layers, -(-length // block), X, lanes // X, cfg.num_kv_heads, block, cfg.head_dim)
-    k, v = (layout.constrain(jnp.zeros(shape, cfg.compute_dtype), *OWN) for _ in range(2))
+    """A cache of `lanes` lanes, nothing written, whose ring holds at least `length` columns.
+
+    It has blocks of at most `block` columns, and at least two: of a ring of one block XLA takes the slice out of the
+    loop over blocks, and then copies the whole ring in each layer.
+    """
+    if layout.on_cpu:
+        block = min(block, CPU_BLOCK)
+    X, S, H = layout.batch_shards, min(block, -(-length // 2)), cfg.head_dim
+    shape = (cfg.num_layers, -(-length // S), X, lanes // X, cfg.num_kv_heads)
+    k, v = (layout.constrain(jnp.zeros((*shape, *last), cfg.compute_dtype), *OWN) for last in ((H, S), (S, H)))
     return KVCache(*prompt, valid_PC, k, v, jnp.zeros(lanes, jnp.int32), jnp.int32(0))
 
 
 def reach(cache: KVCache) -> Reach:
     """What the next token of each lane attends."""
     first = jnp.maximum(cache.column - jnp.max(cache.length_B), 0)
-    return Reach(cache.column, first // cache.k_LJXMKSH.shape[5], cache.length_B, cache.prompt_valid_PC)
+    return Reach(cache.column, first // cache.v_LJXMKSH.shape[5], cache.length_B, cache.prompt_valid_PC)
 
 
-def write(ring_LJXMKSH: jax.Array, x_BKTH: jax.Array, layer: jax.Array, reach: Reach) -> jax.Array:
-    """The ring of keys or of values with the new column of the lanes in use."""
-    _, J, X, _, K, S, H = ring_LJXMKSH.shape
-    new = x_BKTH.astype(ring_LJXMKSH.dtype).reshape(1, 1, X, -1, K, 1, H)
-    at = (layer, reach.column // S % J, 0, 0, 0, reach.column % S, 0)
-    return jax.lax.dynamic_update_slice(ring_LJXMKSH, new, at)
+def write(
+    k_LJXMKHS: jax.Array, v_LJXMKSH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, layer: jax.Array, reach: Reach
+) -> tuple[jax.Array, jax.Array]:
+    """The rings of keys and of values with the new column of the lanes in use."""
+    _, J, X, _, K, S, H = v_LJXMKSH.shape
+    block, column, put = reach.column // S % J, reach.column % S, jax.lax.dynamic_update_slice
+    k, v = (x.astype(v_LJXMKSH.dtype).reshape(1, 1, X, -1, K, H) for x in (k_BKTH, v_BKTH))
+    return (
+        put(k_LJXMKHS, k[..., :, None], (layer, block, 0, 0, 0, 0, column)),
+        put(v_LJXMKSH, v[..., None, :], (layer, block, 0, 0, 0, column, 0)),
+    )
+
+
+def written(cache: KVCache, k_LJXMKHS: jax.Array, v_LJXMKSH: jax.Array) -> KVCache:
+    """The cache after a column was written in all layers."""
+    return replace(
+        cache, k_LJXMKHS=k_LJXMKHS, v_LJXMKSH=v_LJXMKSH, column=cache.column + 1, length_B=cache.length_B + 1
+    )
 
 
 def attend(
     q_BNTH: jax.Array,
-    k_LJXMKSH: jax.Array,
+    k_LJXMKHS: jax.Array,
     v_LJXMKSH: jax.Array,
     layer: jax.Array,
     prompt_k_PKCH: jax.Array,
@@ -78,7 +97,7 @@ def attend(
     reach: Reach,
 ) -> jax.Array:
     """softmax(q k^T / sqrt(H)) v over a lane's prompt and its own columns; [B, N, 1, H], softmax in float32."""
-    _, J, X, _, K, S, H = k_LJXMKSH.shape
+    _, J, X, _, K, S, H = v_LJXMKSH.shape
     B, N, _, _ = q_BNTH.shape
     P = prompt_k_PKCH.shape[0]
     q_BKGH = q_BNTH.reshape(B, K, N // K, H)
@@ -93,10 +112,10 @@ def attend(
 
     def one_block(j: jax.Array, so_far: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         highest_BKG, total_BKG, out_BKGH = so_far
-        at, size = (layer, j % J, 0, 0, 0, 0, 0), (1, 1, X, B // X, K, S, H)
-        k_BKSH = jax.lax.dynamic_slice(k_LJXMKSH, at, size).reshape(B, K, S, H)
-        v_BKSH = jax.lax.dynamic_slice(v_LJXMKSH, at, size).reshape(B, K, S, H)
-        s = jnp.einsum("BKGH,BKSH->BKGS", q_BKGH, k_BKSH, preferred_element_type=jnp.float32) * H**-0.5
+        at, size = (layer, j % J, 0, 0, 0, 0, 0), (1, 1, X, B // X, K)
+        k_BKHS = jax.lax.dynamic_slice(k_LJXMKHS, at, (*size, H, S)).reshape(B, K, H, S)
+        v_BKSH = jax.lax.dynamic_slice(v_LJXMKSH, at, (*size, S, H)).reshape(B, K, S, H)
+        s = jnp.einsum("BKGH,BKHS->BKGS", q_BKGH, k_BKHS, preferred_element_type=jnp.float32) * H**-0.5
         ago_S = reach.column - j * S - jnp.arange(S)
         seen_BS = (ago_S >= 0)[None] & (ago_S[None] <= reach.length_B[:, None])
         s = jnp.where(seen_BS[:, None, None], s, -1e30)
@@ -126,16 +145,15 @@ def compact(layout: Layout, cache: KVCache, lane_XM: jax.Array, needed: jax.Arra
     P, B = cache.prompt_k_LPKCH.shape[1], cache.length_B.shape[0]
 
     def one_layer(layer: jax.Array, rings: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        def moved(ring_LJXMKSH: jax.Array) -> jax.Array:
-            _, J, X, M, K, S, H = ring_LJXMKSH.shape
-            x_JXMKSH = jax.lax.dynamic_index_in_dim(ring_LJXMKSH, layer, keepdims=False)
-            picked = jax.vmap(lambda x_JMKSH, lane_M: x_JMKSH[:, lane_M], (1, 0), 1)(x_JXMKSH, lane_XM)
-            return jax.lax.dynamic_update_slice(ring_LJXMKSH, picked[None], (layer, 0, 0, 0, 0, 0, 0))
+        def moved(ring: jax.Array) -> jax.Array:
+            x_JXM = jax.lax.dynamic_index_in_dim(ring, layer, keepdims=False)
+            picked = jax.vmap(lambda x_JM, lane_M: x_JM[:, lane_M], (1, 0), 1)(x_JXM, lane_XM)
+            return jax.lax.dynamic_update_slice(ring, picked[None], (layer, 0, 0, 0, 0, 0, 0))
 
         return tuple(moved(ring) for ring in rings)
 
-    layers = jnp.where(needed, cache.k_LJXMKSH.shape[0], 0)
-    k, v = jax.lax.fori_loop(0, layers, one_layer, (cache.k_LJXMKSH, cache.v_LJXMKSH))
+    layers = jnp.where(needed, len(cache.v_LJXMKSH), 0)
+    k, v = jax.lax.fori_loop(0, layers, one_layer, (cache.k_LJXMKHS, cache.v_LJXMKSH))
     prompt_XM = lane_XM // (B // P)
     prompt_k, prompt_v = (
         layout.constrain(pick(x, prompt_XM, axis=1), *PROMPT) for x in (cache.prompt_k_LPKCH, cache.prompt_v_LPKCH)
@@ -145,7 +163,7 @@ def compact(layout: Layout, cache: KVCache, lane_XM: jax.Array, needed: jax.Arra
         prompt_k_LPKCH=prompt_k,
         prompt_v_LPKCH=prompt_v,
         prompt_valid_PC=pick(cache.prompt_valid_PC, prompt_XM),
-        k_LJXMKSH=k,
+        k_LJXMKHS=k,
         v_LJXMKSH=v,
         length_B=pick(cache.length_B, lane_XM),
     )

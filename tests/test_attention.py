@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every kernel against attention written out, on ragged rows with padding; which is used when; remat and the mesh.
+
+The kernels of accelerators run as they can without one: splash attention interpreted, cuDNN's call computed by XLA.
+"""
+
+import dataclasses
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax.interpreters import partial_eval
+
+from configs import tiny
+from t1jax import config, sharding
+from t1jax.model import attention, kernels, qwen
+
+CFG = config.load(tiny.get_config()).model
+N, K, H = 4, 2, 8
+KERNELS = [("xla", 100), ("xla", 300), ("splash", 600), ("cudnn", 301)]
+
+
+def knobs(**changes):
+    return dataclasses.replace(CFG, **{"attention": "auto", "compute_dtype": "bfloat16", "head_dim": 128, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "platform", "length", "parents", "kernel", "reason"),
+    [
+        ({}, "cpu", 2000, True, "xla", "the platform is cpu"),
+        ({}, "tpu", 2000, False, "splash", "the platform is tpu"),
+        ({}, "tpu", 2000, True, "xla", "not splash: texts of a row share their prompt"),
+        ({}, "tpu", 128, False, "xla", "128 positions are one block"),
+        ({}, "gpu", 4096, True, "cudnn", "the platform is gpu"),
+        ({}, "gpu", 4097, True, "xla", "not cudnn: a row has 4097 positions, expected at most 4096"),
+        ({"compute_dtype": "float32"}, "gpu", 2000, True, "xla", "compute_dtype is float32, expected bfloat16"),
+        ({"head_dim": 132}, "gpu", 2000, True, "xla", "model.head_dim is 132, expected a multiple of 8 of at most 128"),
+        ({"head_dim": 192}, "gpu", 2000, True, "xla", "model.head_dim is 192, expected a multiple of 8 of at most 128"),
+        ({"attention": "xla"}, "tpu", 2000, False, "xla", "model.attention asks for it"),
+        ({"attention": "splash"}, "tpu", 5, False, "splash", "model.attention asks for it"),
+        ({"attention": "cudnn"}, "gpu", 4096, True, "cudnn", "model.attention asks for it"),
+    ],
+)
+def test_a_kernel_is_chosen_by_platform_and_shape(changes, platform, length, parents, kernel, reason):
+    chosen, why = attention.choose(knobs(**changes), platform, length, parents)
+    assert chosen == kernel and reason in why
+
+
+@pytest.mark.parametrize(
+    ("changes", "platform", "length", "parents", "message"),
+    [
+        ({"attention": "splash"}, "cpu", 2000, False, "splash, but the platform is cpu, expected tpu; set model.att"),
+        ({"attention": "splash"}, "tpu", 2000, True, "splash, but texts of a row share their prompt, expected a copy"),
+        ({"attention": "cudnn"}, "tpu", 2000, False, "cudnn, but the platform is tpu, expected gpu; set model.att"),
+        ({"attention": "cudnn", "head_dim": 12}, "gpu", 9, False, "cudnn, but model.head_dim is 12, expected a mult"),
+        ({"attention": "cudnn"}, "gpu", 5000, False, "cudnn, but a row has 5000 positions, expected at most 4096;"),
+    ],
+)
+def test_a_kernel_that_does_not_fit_is_refused(changes, platform, length, parents, message):
+    with pytest.raises(config.ConfigError, match=re.escape(f"model.attention is {message}")):
+        attention.choose(knobs(**changes), platform, length, parents)
+
+
+def test_only_splash_wants_a_copy_of_the_prompt_before_each_response():
+    shares = {
+        (knob, platform): attention.shares_prompts(knobs(attention=knob), platform)
+        for knob, platform in (("auto", "cpu"), ("auto", "gpu"), ("auto", "tpu"), ("xla", "tpu"), ("splash", "tpu"))
+    }
+    assert [pair for pair, value in shares.items() if not value] == [("auto", "tpu"), ("splash", "tpu")]
+
+
+def test_the_model_refuses_a_kernel_before_it_has_parameters():
+    model = qwen.Transformer(knobs(attention="splash"), make_layout())
+    with pytest.raises(config.ConfigError, match=r"model.attention is splash, but the platform is cpu"):
+        qwen.init_params(model, jax.random.key(0))
+
+
+def make_layout(shape=(1, 1, 1)):
+    mesh = sharding.make_mesh(config.MeshConfig(*shape), jax.devices()[: int(np.prod(shape))])
+    return sharding.train_layout(mesh)
+
+
+def make_rows(B, T, parents, seed=0):
+    """Ragged rows of prompts and, after each, some responses; row 0 is all padding, others end with some."""
+    random = np.random.default_rng(seed)
+    segment, parent = np.zeros((2, B, T), np.int32)
+    for b in range(1, B):
+        at, prompt = 0, 1
+        while at < T - T // 8:
+            new = at == 0 or random.random() < 0.3
+            prompt = at + 1 if new else prompt
+            stop = min(at + int(random.integers(1, T // 4)), T - 3)
+            segment[b, at:stop], parent[b, at:stop] = at + 1, prompt if parents else at + 1
+            at = stop
+    return segment, parent
+
+
+def make_arrays(segment, seed=1):
+    """q, k, v and the gradient of the output; NaN in q, k and v where there is padding."""
+    random = np.random.default_rng(seed)
+    B, T = segment.shape
+    arrays = [random.normal(size=(B, heads, T, H)).astype(np.float32) for heads in (N, K, K, N)]
+    return [np.where((segment > 0)[:, None, :, None], x, np.nan) for x in arrays[:3]] + arrays[3:]
+
+
+@pytest.fixture
+def without_accelerators(monkeypatch):
+    """All kernels on a CPU; gives a function that says which is used."""
+    monkeypatch.setattr(kernels, "splash", functools.partial(kernels.splash, interpret=True))
+    monkeypatch.setattr(kernels, "cudnn", functools.partial(kernels.cudnn, implementation="xla"))
+    return lambda kernel: monkeypatch.setattr(attention, "choose", lambda *_: (kernel, "the test says so"))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def attend(layout, q, k, v, segment, parent, gradient):
+    """The output, and the gradients of q, k and v."""
+
+    def run(q, k, v):
+        return attention.attend(layout, q, k, v, attention.texts(CFG, layout, segment, parent))
+
+    out, back = jax.vjp(run, q, k, v)
+    return out, *back(gradient)
+
+
+@jax.jit
+def written_out(q, k, v, segment, parent, gradient):
+    """What `attend` should return, from a table of which token attends which."""
+    T = segment.shape[1]
+    there = (segment > 0)[:, None, :, None]
+
+    def run(q, k, v):
+        q, k, v = (jnp.where(there, x, 0) for x in (q, k, v))
+        k, v = (jnp.repeat(x, N // K, axis=1) for x in (k, v))
+        pairs = jnp.stack([segment[:, None] == segment[:, :, None], segment[:, None] == parent[:, :, None]]).any(0)
+        pairs &= (np.arange(T)[None] <= np.arange(T)[:, None])[None]
+        s = jnp.einsum("BNTH,BNSH->BNTS", q, k) / np.sqrt(H)
+        w = jax.nn.softmax(s, axis=-1, where=pairs[:, None])
+        return jnp.where(there, jnp.einsum("BNTS,BNSH->BNTH", w, v), 0)
+
+    out, back = jax.vjp(run, q, k, v)
+    return out, *back(gradient)
+
+
+@pytest.mark.parametrize(("kernel", "T"), KERNELS)
+def test_kernels_agree_forward_and_backward(kernel, T, without_accelerators):
+    """Padding that holds NaN among the rows, a row of nothing else, parents where the kernel has them."""
+    without_accelerators(kernel)
+    segment, parent = make_rows(3, T, parents=kernel != "splash")
+    arrays = make_arrays(segment)
+    attend.clear_cache()
+    found = attend(make_layout(), *arrays[:3], segment, parent, arrays[3])
+    for one, expected in zip(found, written_out(*arrays[:3], segment, parent, arrays[3]), strict=True):
+        assert np.abs(expected[1:]).max() > 0.5
+        np.testing.assert_allclose(one, expected, atol=1e-5)
+        np.testing.assert_array_equal(np.where((segment > 0)[:, None, :, None], 0, one), 0)
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 2), (8, 1, 1)])
+@pytest.mark.parametrize("kernel", ["xla", "splash", "cudnn"])
+def test_the_mesh_changes_no_number(kernel, shape, without_accelerators):
+    """Nor does anything cross devices: each has its rows and heads."""
+    without_accelerators(kernel)
+    layout = make_layout(shape)
+    segment, parent = make_rows(8, 150, parents=kernel != "splash")
+    arrays = make_arrays(segment)
+    heads, rows = layout.sharding("batch", "q_heads", None, None), layout.sharding("batch", None)
+    q, k, v, gradient = (jax.device_put(x, heads) for x in arrays)
+    attend.clear_cache()
+    program = attend.lower(layout, q, k, v, *jax.device_put((segment, parent), rows), gradient).compile()
+    assert not re.findall(r"all-gather|all-to-all|all-reduce|collective-permute", program.as_text())
+    found = program(q, k, v, *jax.device_put((segment, parent), rows), gradient)
+    for one, expected in zip(found, written_out(*arrays[:3], segment, parent, arrays[3]), strict=True):
+        np.testing.assert_allclose(one, expected, atol=1e-5)
+
+
+def test_bfloat16_stays_bfloat16(without_accelerators):
+    segment, parent = make_rows(3, 200, parents=False)
+    *qkv, gradient = (x.astype(jnp.bfloat16) for x in make_arrays(segment))
+    expected = written_out(*(x.astype(np.float32) for x in qkv), segment, parent, gradient.astype(np.float32))
+    for kernel in ("xla", "splash", "cudnn"):
+        without_accelerators(kernel)
+        attend.clear_cache()
+        for one, other in zip(attend(make_layout(), *qkv, segment, parent, gradient), expected, strict=True):
+            assert one.dtype == jnp.bfloat16
+            np.testing.assert_allclose(one.astype(np.float32), other, atol=0.1)
+
+
+@pytest.fixture
+def on_accelerators(monkeypatch):
+    """JAX believes that there is cuDNN, and a GPU that it is for: enough to lower a program, not to compile it."""
+    cudnn = "jax._src.cudnn.fused_attention_stablehlo"
+    monkeypatch.setattr(f"{cudnn}.check_cudnn_version", lambda: 91400)
+    monkeypatch.setattr(f"{cudnn}.check_compute_capability", lambda _: True)
+    monkeypatch.setattr(f"{cudnn}.is_cuda_compute_capability_equal", lambda _: False)
+
+
+def count(jaxpr, primitive):
+    """How often a primitive is called in a program, parts of it counted once."""
+    found = 0
+    for equation in jaxpr.eqns:
+        found += equation.primitive.name == primitive
+        for part in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
+            part = getattr(part, "jaxpr", part)
+            found += count(part, primitive) if hasattr(part, "eqns") else 0
+    return found
+
+
+FORWARDS = [("xla", "exp"), ("splash", "pallas_call"), ("cudnn", kernels.CUDNN_FORWARD)]
+
+
+@pytest.mark.parametrize(("kernel", "primitive"), FORWARDS)
+def test_the_backward_does_not_attend_again_unless_a_layer_is_made_again(
+    kernel, primitive, on_accelerators, monkeypatch
+):
+    monkeypatch.setattr(attention, "choose", lambda *_: (kernel, "the test says so"))
+    tokens = np.zeros((1, 200), np.int32)
+
+    def calls(remat):
+        model = qwen.Transformer(dataclasses.replace(CFG, remat=remat, compute_dtype="bfloat16"), make_layout())
+        params = jax.eval_shape(lambda key: nn.unbox(model.init(key, tokens, tokens, tokens, None)), jax.random.key(0))
+
+        def loss(params):
+            return jnp.sum(model.apply(params, tokens, tokens, tokens + 1, None)[0].astype(jnp.float32))
+
+        jaxpr = jax.make_jaxpr(jax.grad(loss))(params).jaxpr
+        return count(partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0], primitive)
+
+    assert 0 < calls("dots") == calls("none") < calls("full")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "platform", "calls"),
+    [
+        (kernels.splash, "tpu", ["splash_mha_fwd", "splash_mha_dq", "splash_mha_dkv"]),
+        (kernels.cudnn, "cuda", ["__cudnn$fmhaScaleBiasSoftmax(", "__cudnn$fmhaScaleBiasSoftmaxBackward("]),
+    ],
+)
+def test_a_program_for_an_accelerator_calls_its_kernel(kernel, platform, calls, on_accelerators):
+    """Of a length that the kernel cannot do by itself."""
+    T = 301
+    q, k, v = (jax.ShapeDtypeStruct((2, heads, T, 64), jnp.bfloat16) for heads in (4, 2, 2))
+    where = jax.ShapeDtypeStruct((2, T), jnp.int32) if platform == "tpu" else jax.ShapeDtypeStruct((2, T, T), bool)
+    gradient = jax.jit(jax.grad(lambda *x: kernel(*x).astype(jnp.float32).sum(), argnums=(0, 1, 2)))
+    text = gradient.trace(q, k, v, where).lower(lowering_platforms=(platform,)).as_text()
+    assert [call for call in calls if call not in text] == []

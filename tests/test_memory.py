@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan counts what the state takes, is near what the compiler takes, and picks lanes that fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small
+
+from benchmarks import workload
+from t1jax import config, memory, multihost, optim, sharding, step
+from t1jax.types import Prompts
+
+WIDE = {
+    "model__hidden_size": 256,
+    "model__mlp_size": 704,
+    "model__head_dim": 32,
+    "model__vocab_size": 2048,
+    "data__prompt_length": 32,
+    "rl__responses_per_prompt": 16,
+    "rl__max_new_tokens": 64,
+    "rl__window": 32,
+    "rl__micro_batches": 4,
+}
+LONG = WIDE | {
+    "model__hidden_size": 64,
+    "model__mlp_size": 64,
+    "model__vocab_size": 64,
+    "rl__max_new_tokens": 512,
+    "rl__micro_batches": 16,
+}
+
+
+def compiled(cfg, mesh):
+    """The step's program, and the shapes of the state it takes."""
+    state = step.state_shapes(cfg, mesh, optim.make_optimizer(cfg.rl, cfg.rl.num_steps, "constant"), anchor=True)
+    P, C, rows = cfg.rl.prompts_per_step, cfg.data.prompt_length, sharding.train_layout(mesh).sharding("batch")
+    kinds = (((P, C), jnp.int32), ((P, C), bool), ((P,), jnp.int32))
+    prompts = Prompts(*(jax.ShapeDtypeStruct(shape, dtype, sharding=rows) for shape, dtype in kinds))
+    program = step.make_train_step(cfg, mesh, small.parity, stop_tokens=small.STOPS)
+    return program.lower(state, prompts).compile()
+
+
+@pytest.mark.parametrize(
+    ("shape", "knobs", "peak"),
+    [
+        ((1, 1, 1), WIDE, "update"),
+        ((2, 2, 2), WIDE | {"model__remat": "dots"}, "update"),
+        ((1, 1, 1), LONG | {"model__remat": "full"}, "sampling"),
+    ],
+)
+def test_the_plan_is_near_what_the_compiler_takes(shape, knobs, peak):
+    cfg, mesh = small.make_config(**knobs), small.make_mesh(shape)
+    plan = memory.plan(cfg, mesh)
+    program = workload.program_bytes(compiled(cfg, mesh))
+    assert plan.peak == peak
+    assert program / 1.25 < plan.total < program * 1.25, f"compiled: {memory.size(program)}\n{plan}"
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2), (1, 4, 2)])
+def test_parameters_optimiser_and_anchor_are_counted_to_the_byte(shape):
+    cfg, mesh = small.make_config(), small.make_mesh(shape)
+    state = step.state_shapes(cfg, mesh, optim.make_optimizer(cfg.rl, cfg.rl.num_steps, "constant"), anchor=True)
+
+    def held(tree):
+        return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+    parts = {part.name: part.bytes for part in memory.plan(cfg, mesh).parts}
+    counters = 2 * 4  # of Adam and of the schedule
+    assert parts["parameters"] == held(state.params)
+    assert parts["optimiser"] == held(state.opt_state) - counters
+    assert parts["anchor"] == held(state.anchor_offset)
+
+
+def test_bytes_of_the_caches_by_hand():
+    """L 2, K 2, H 8, C 7, P 8, R 4, float32; T 12 in blocks of 5 is 15 columns; 2 shards of the batch, 2 of heads."""
+    cfg = small.make_config(rl__window=5, rl__lanes=2)
+    parts = {part.name: part.bytes for part in memory.plan(cfg, small.make_mesh((2, 1, 2))).parts}
+    key = 2 * 2 * 1 * 8 * 4
+    assert parts["lanes' keys and values"] == 4 * 2 * 15 * key
+    assert parts["prompts' keys and values"] == 2 * 4 * 7 * key
+    assert parts["what lanes draw"] == 3 * 4 * (4 * 2) * (3 * 12 // 2 + 12)
+
+
+def needed(cfg, mesh, lanes):
+    """Bytes a device must have for so many lanes."""
+    return math.ceil(memory.plan(small.with_rl(cfg, lanes=lanes), mesh).total / memory.USABLE)
+
+
+def test_lanes_are_the_largest_divisor_that_fits():
+    cfg, mesh = small.make_config(**LONG | {"rl__responses_per_prompt": 12, "model__remat": "full"}), small.make_mesh()
+    for lanes, fewer in ((12, 6), (6, 4), (4, 3)):
+        assert memory.plan(cfg, mesh, needed(cfg, mesh, lanes)).lanes == lanes
+        assert memory.plan(cfg, mesh, needed(cfg, mesh, lanes) - 2).lanes == fewer
+
+
+def test_where_nothing_fits_the_largest_part_and_its_knob_are_named():
+    cfg, mesh = small.make_config(**WIDE), small.make_mesh()
+    with pytest.raises(config.ConfigError) as error:
+        memory.plan(cfg, mesh, 1 << 20)
+    assert "\n" not in str(error.value)
+    assert "rl.lanes is 0" in str(error.value) and "expected at most 90% of the 1.0 MiB there are" in str(error.value)
+    assert "for values kept for the backward pass" in str(error.value)
+    assert "raise rl.micro_batches" in str(error.value)
+    assert memory.plan(small.with_rl(cfg, lanes=2), mesh, 1 << 20).lanes == 2  # said by the user: tried
+
+
+def test_lanes_that_are_said_ask_no_device(monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda mesh: pytest.fail("a device was asked"))
+    assert memory.lanes(small.make_config(rl__lanes=2), small.make_mesh()) == 2
+
+
+class Device:
+    """One that says what memory it has, as a GPU or a TPU does."""
+
+    def memory_stats(self):
+        return {"bytes_limit": 5 << 30}
+
+
+def test_what_is_there_is_what_the_device_says_or_the_share_of_the_host(monkeypatch):
+    asked = []
+    monkeypatch.setattr(multihost, "least", lambda value: asked.append(value) or value)
+    mesh = dataclasses.make_dataclass("Mesh", ["local_devices"])([Device()])
+    assert memory.available(mesh) == 5 << 30 == asked.pop()
+    host = memory.available(small.make_mesh((1, 1, 1)))
+    assert memory.available(small.make_mesh((2, 2, 2))) == host // 8
+    assert len(asked) == 2  # all processes agree
+
+
+def test_what_is_sampled_does_not_depend_on_the_memory_there_is(monkeypatch):
+    cfg, mesh, one = small.make_config(), small.make_mesh(), small.fused(small.ONE)
+    prompts, all_lanes, *_ = small.drawn()
+    monkeypatch.setattr(memory, "available", lambda mesh: 1 << 40)
+    assert memory.lanes(cfg, mesh) == cfg.rl.responses_per_prompt
+    state = one.start()
+    asked = []
+    monkeypatch.setattr(memory, "lanes", lambda cfg, mesh: asked.append(cfg) or 2)
+    few = jax.jit(step.make_sample(cfg, mesh, small.STOPS))
+    assert asked  # the sampler takes what the plan says
+    rollouts = few(state.params, prompts, state.rng, state.step)
+    np.testing.assert_array_equal(rollouts.tokens_BT, all_lanes.tokens_BT)
+    np.testing.assert_array_equal(rollouts.sampled_BT, all_lanes.sampled_BT)
+    np.testing.assert_allclose(rollouts.logprob_BT, all_lanes.logprob_BT, atol=1e-5)
+
+
+def test_the_table_has_a_line_a_part_and_the_peak():
+    plan = memory.plan(small.make_config(), small.make_mesh(), 1 << 30)
+    lines = str(plan).splitlines()
+    assert len(lines) == len(plan.parts) + 1
+    assert plan.peak in lines[-1] and memory.size(plan.total) in lines[-1] and "of 1.00 GiB, 90% usable" in lines[-1]
+    assert [memory.size(n) for n in (5, 2048, 3 << 20)] == ["5 B", "2.0 KiB", "3.0 MiB"]
