@@ -165,7 +165,9 @@ def _parts(cfg: Config, mesh: Mesh, G: int) -> list[Part]:
     ring = P * G * -(-T // window) * window * key
     few = -(-P * G // 4)  # lanes that go on, each with a prompt of its own, when three quarters are idle
     log = 3 * FLOAT * P * G * ((R - 1) * T // G + T if G < R else T)
-    cast = width * _weights(cfg, mesh, training=False) if width < FLOAT or fsdp > 1 else 0
+    apart = decode_layout(mesh).on_cpu and L <= qwen.UNROLLED  # each layer's weights, and the head: qwen.for_decode
+    laid_out = _weights(cfg, mesh, training=False)
+    cast = width * (laid_out * (width < FLOAT or fsdp > 1) + (laid_out + D * V) * apart)
 
     plain = grid.length <= blocked.BLOCK  # attention keeps what a token attends, before and after its softmax
     scores = 2 * N * grid.length if plain else 0

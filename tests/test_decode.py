@@ -327,6 +327,16 @@ def test_the_token_loop_does_not_copy_the_cache(on_progress, window):
         assert in_place or operation in ("parameter", "get-tuple-element"), (name, operation)
 
 
+@pytest.mark.parametrize("cuts", [{}, {"top_k": 5, "top_p": 0.9, "min_p": 0.1}])
+def test_nothing_sorts_the_vocabulary(cuts):
+    """The one sort of the program is of the lanes, when live ones move together."""
+    settings = SamplingSettings(jnp.float32(1.2), **cuts)
+    args = (make_params(), make_prompts(), jax.random.key(0), settings)
+    text = sampler().lower(*args).compile().as_text()
+    assert set(re.findall(r"= (.*?) (?:sort|custom-call)\(", text)) == {"(pred[1,16]{1,0}, s32[1,16]{1,0})"}
+    assert f"[16,{V}]" in text
+
+
 @pytest.mark.parametrize("knob", ["num_responses", "max_new_tokens", "window"])
 def test_a_size_below_one_is_named(knob):
     sizes = {"num_responses": 4, "max_new_tokens": 4, "window": 4, knob: 0}

@@ -65,7 +65,8 @@ def test_files_of_the_hub_are_read(name):
     cfg = families.model_config(file, LIKE, "config.json")
     assert sum(math.prod(shape) for shape in families.shapes(cfg).values()) == count
     assert sum(math.prod(t.shape) for t in families.tensors(cfg)) == count
-    assert (cfg.compute_dtype, cfg.remat, cfg.checkpoint) == (LIKE.compute_dtype, LIKE.remat, LIKE.checkpoint)
+    runs = ("compute_dtype", "remat", "attention", "checkpoint")
+    assert [getattr(cfg, knob) for knob in runs] == [getattr(LIKE, knob) for knob in runs]
     assert families.hf_config(cfg, file) == file
     assert families.model_config(families.hf_config(cfg, {}), LIKE, "config.json") == cfg
 

@@ -78,13 +78,13 @@ def reached(known: dict[str, list[str]], name: str) -> set[str]:
 
 
 def token_loops(text: str) -> list[list[str]]:
-    """The instructions inside each loop that runs the model and draws random numbers."""
+    """The instructions inside each loop that multiplies matrices and draws random numbers."""
     known = computations(text)
     bodies = [
         re.search(r"body=%?([\w.-]+)", line)[1] for lines in known.values() for line in lines if " while(" in line
     ]
     inside = [[line for name in reached(known, body) for line in known[name]] for body in bodies]
-    return [lines for lines in inside if all(any(word in x for x in lines) for word in ("threefry", "Transformer"))]
+    return [lines for lines in inside if all(any(word in x for x in lines) for word in ("threefry", "dot_general"))]
 
 
 def results(lines: list[str], *kinds: str) -> list[tuple[tuple[int, ...], str]]:

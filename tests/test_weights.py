@@ -202,7 +202,7 @@ def test_a_model_that_differs_from_the_config_is_told_by_its_knobs(tmp_path):
 
     make_run(tmp_path / "run")
     source, cfg = weights.find(tmp_path / "run"), small.make_config().model
-    weights.refuse_mismatch(source, dataclasses.replace(cfg, compute_dtype="bfloat16"))
+    weights.refuse_mismatch(source, dataclasses.replace(cfg, compute_dtype="bfloat16", attention="xla"))
     with pytest.raises(ConfigError, match="1/config/metadata describes.*model.mlp_size is 49, not 48; set"):
         weights.refuse_mismatch(source, dataclasses.replace(cfg, mlp_size=49))
 

@@ -25,7 +25,7 @@ from t1jax.model.attention import rope, rotations
 from t1jax.sharding import Layout, param_shardings
 from t1jax.types import KVCache, Params
 
-UNROLLED = 32  # most layers that a decode step on CPU is compiled one by one for
+UNROLLED = 8  # most layers that a decode step on CPU is compiled one by one for: 24 take minutes to compile
 REMAT = {
     "dots": jax.checkpoint_policies.save_from_both_policies(
         jax.checkpoint_policies.checkpoint_dots, kernels.keep_for_backward
