@@ -213,6 +213,12 @@ def drawn() -> tuple[Prompts, Rollouts, Scores, Plan]:
     return prompts, rollouts, *jax.jit(step.make_score(one.cfg, one.mesh, parity))(prompts, rollouts)
 
 
+def planned(cfg: config.Config) -> Plan:
+    """Where `drawn` responses stand in the rows of another config: their length depends on its parts."""
+    prompts, rollouts, *_ = drawn()
+    return jax.jit(step.make_score(cfg, fused(ONE).mesh, parity))(prompts, rollouts)[1]
+
+
 @functools.cache
 def update() -> Any:
     """The update of `fused(ONE)` as a program of its own; nothing is donated."""

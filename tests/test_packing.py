@@ -120,7 +120,14 @@ def test_rows_by_hand(shared):
     row, prompt_start = jnp.array([0, 0, 1, -1]), jnp.array([0, 0 if shared else 5, 0, 0])
     where = Plan(row, jnp.array([2, 5 if shared else 7, 1, 0]), prompt_start)
     layout, grid = train_layout(mesh), packing.Grid(2, 2, 9, shared)
-    rows, first = packing.pack(layout, grid, where, prompts, rollouts)
+
+    def through(where, prompts, rollouts):
+        rows, first = packing.pack(layout, grid, where, prompts, rollouts)
+        back = packing.unpack(layout, first, rollouts.sampled_BT, rows.logprob_jbS)
+        spread = packing.spread(layout, rows, jnp.array([1.0, 2.0, 3.0, 4.0]))
+        return rows, first, back, spread, packing.filled(layout, grid, where)
+
+    rows, first, back, spread, (parts, share) = jax.jit(through)(where, prompts, rollouts)
     empty = [[0] * 9] * 2
     second = [4, 25, 26] + [0] * 6
     if shared:
@@ -139,11 +146,8 @@ def test_rows_by_hand(shared):
     assert rows.sampled_jbS[0].sum(-1).tolist() == [4, 2] and rows.sampled_jbS[0, :, 0].all()
     assert rows.response_jbS[0].tolist() == [[0, 0, 0, 1] + [0] * 5, [2, 2] + [0] * 7]
     assert first.tolist() == [0, 3, 9, -1]
-    back = packing.unpack(layout, first, sampled, rows.logprob_jbS)
     np.testing.assert_allclose(back, [[2.1, 2.2, 2.3], [2.4, 0, 0], [2.5, 2.6, 0], [0, 0, 0]], rtol=1e-6)
-    spread = packing.spread(layout, rows, jnp.array([1.0, 2.0, 3.0, 4.0]))
     assert spread[0].tolist() == [[1, 1, 1, 2] + [0] * 5, [3, 3] + [0] * 7] and not spread[1].any()
-    parts, share = packing.filled(layout, grid, where)
     assert (int(parts), float(share)) == (1, 0.5)
 
 
