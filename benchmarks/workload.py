@@ -91,7 +91,7 @@ def make_config(args: argparse.Namespace) -> Any:
         "rl.window": min(32, args.new),
         "rl.temperature": args.temperature,
         "rl.micro_batches": args.micro_batches or max(1, rows // 8),
-        "rl.vocab_chunks": 1,
+        "rl.vocab_chunks": 4,  # parts of the scores that stay in the caches of a CPU
     }
     for knob, value in knobs.items():
         cfg.update_from_flattened_dict({knob: value})

@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 
 from t1jax import multihost, packing
 from t1jax.config import Config, ConfigError
-from t1jax.model import attention, blocked, qwen
+from t1jax.model import attention, qwen
 from t1jax.sharding import decode_layout, train_layout
 
 USABLE = 0.9  # of a device's memory: the rest is for the runtime, and for what this plan does not see
@@ -154,8 +154,7 @@ def _parts(cfg: Config, mesh: Mesh, G: int) -> list[Part]:
     D, L, H, V = m.hidden_size, m.num_layers, m.head_dim, m.vocab_size // tensor
     N, K, F = m.num_heads // tensor, m.num_kv_heads // tensor, m.mlp_size // tensor
     width = 2 if m.compute_dtype == "bfloat16" else FLOAT
-    shared = attention.shares_prompts(m, mesh.devices.flat[0].platform)
-    grid = packing.make_grid(rl, P * R * X, C, X, shared)
+    grid = packing.make_grid(cfg, train_layout(mesh), P * R * X, C)
     tokens, chunk = grid.rows * grid.length, grid.rows * -(-grid.length // rl.vocab_chunks)
     weights = FLOAT * _weights(cfg, mesh, training=True)
     layer = 2 * D * (N + K) * H + 3 * D * F
@@ -167,7 +166,7 @@ def _parts(cfg: Config, mesh: Mesh, G: int) -> list[Part]:
     log = 3 * FLOAT * P * G * ((R - 1) * T // G + T if G < R else T)
     cast = width * _weights(cfg, mesh, training=False) if width < FLOAT or fsdp > 1 else 0
 
-    plain = grid.length <= blocked.BLOCK  # attention keeps what a token attends, before and after its softmax
+    plain = grid.length <= attention.PLAIN  # attention keeps what a token attends, before and after its softmax
     scores = 2 * N * grid.length if plain else 0
     whole = 6 * F + 8 * D + 3 * N * H + 4 * K * H + scores  # values of a token and a layer
     dots = 2 * F + 3 * D + 2 * N * H + 2 * K * H + scores // 2

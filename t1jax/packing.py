@@ -26,7 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from t1jax.config import RlConfig
+from t1jax.config import Config, RlConfig
+from t1jax.model import attention
 from t1jax.sharding import Layout
 from t1jax.types import Plan, Prompts, Rollouts
 
@@ -40,22 +41,25 @@ class Grid(NamedTuple):
     shared: bool  # a prompt stands once in a row for all its responses there
 
 
-def make_grid(cfg: RlConfig, responses: int, prompt_length: int, shards: int, shared: bool) -> Grid:
+def make_grid(cfg: Config, layout: Layout, responses: int, prompt_length: int) -> Grid:
     """Rows enough for any lengths. Where a row has room for k of the longest, all but the last hold k or more.
 
     A part of a shard has room for responses / micro_batches / shards of the longest responses with their prompts: in
-    one row if prompts are shared, which leaves the fewest gaps; else in a row for each.
+    one row if prompts are shared, which leaves the fewest gaps, as far as the kernel of attention takes such a row;
+    else in a row for each.
 
     Args:
-      cfg: pack_length, max_new_tokens, micro_batches.
+      cfg: rl.pack_length, max_new_tokens, micro_batches, and what chooses the kernel.
+      layout: of the update.
       responses: of all shards.
       prompt_length: C.
-      shards: of the batch.
-      shared: see `Grid`.
     """
-    longest = prompt_length + cfg.max_new_tokens
-    room = responses // cfg.micro_batches // shards
-    length = cfg.pack_length or (longest * room if shared else longest)
+    platform, shards = layout.mesh.devices.flat[0].platform, layout.batch_shards
+    shared = attention.shares_prompts(cfg.model, platform)
+    longest = prompt_length + cfg.rl.max_new_tokens
+    room = responses // cfg.rl.micro_batches // shards
+    most = max(longest, attention.longest_row(cfg.model, platform))
+    length = cfg.rl.pack_length or (min(longest * room, most) if shared else longest)
     if length < longest:
         raise ValueError(f"rl.pack_length is {length}; expected at least {longest}, a prompt and its response")
     rows = max(1, room * longest // length)

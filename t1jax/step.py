@@ -86,13 +86,11 @@ def make_score(cfg: Config, mesh: Mesh, scorer: Scorer) -> Callable[[Prompts, Ro
     """
     layout = train_layout(mesh)
     rows = layout.spec("batch")
-    shared = attention.shares_prompts(cfg.model, mesh.devices.flat[0].platform)
 
     def local(prompts: Prompts, rollouts: Rollouts) -> tuple[Scores, Plan]:
         B = rollouts.stopped_B.shape[0]
         R = B // prompts.problem_P.shape[0]
-        shards, C = layout.batch_shards, prompts.tokens_PC.shape[1]
-        grid = packing.make_grid(cfg.rl, B * shards, C, shards, shared)
+        grid = packing.make_grid(cfg, layout, B * layout.batch_shards, prompts.tokens_PC.shape[1])
         shapes = [jax.ShapeDtypeStruct((B,), jnp.int32)] * 7
 
         def judge(*arrays: Any) -> list[np.ndarray]:
@@ -166,8 +164,7 @@ def make_update(
     def update(
         state: TrainState, prompts: Prompts, rollouts: Rollouts, scores: Scores, plan: Plan
     ) -> tuple[TrainState, Report]:
-        B, C = plan.row_B.shape[0], prompts.tokens_PC.shape[1]
-        grid = packing.make_grid(cfg.rl, B, C, layout.batch_shards, shared)
+        grid = packing.make_grid(cfg, layout, plan.row_B.shape[0], prompts.tokens_PC.shape[1])
         rows, first_B = packing.pack(layout, grid, plan, prompts, rollouts)
         parts, share_filled = packing.filled(layout, grid, plan)
         anchor = optim.anchor_params(state.anchor_offset, state.params)

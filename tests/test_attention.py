@@ -34,7 +34,7 @@ def knobs(**changes):
         ({}, "cpu", 2000, True, "xla", "the platform is cpu"),
         ({}, "tpu", 2000, False, "splash", "the platform is tpu"),
         ({}, "tpu", 2000, True, "xla", "not splash: texts of a row share their prompt"),
-        ({}, "tpu", 128, False, "xla", "128 positions are one block"),
+        ({}, "tpu", 256, False, "xla", "256 positions are few"),
         ({}, "gpu", 4096, True, "cudnn", "the platform is gpu"),
         ({}, "gpu", 4097, True, "xla", "not cudnn: a row has 4097 positions, expected at most 4096"),
         ({"compute_dtype": "float32"}, "gpu", 2000, True, "xla", "compute_dtype is float32, expected bfloat16"),

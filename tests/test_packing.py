@@ -27,9 +27,10 @@ B = P * R
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("pack_length", [0, 2 * (C + T) + 5, 3 * (C + T)])
 @pytest.mark.parametrize("kind", ["any", "longest", "awkward"])
-def test_a_plan_places_each_response_once_and_its_rows_always_suffice(kind, pack_length, shared):
-    cfg = small.make_config(rl__pack_length=pack_length, rl__micro_batches=4).rl
-    grid = packing.make_grid(cfg, B, C, 1, shared)
+def test_a_plan_places_each_response_once_and_its_rows_always_suffice(kind, pack_length, shared, monkeypatch):
+    monkeypatch.setattr(packing.attention, "shares_prompts", lambda *_: shared)
+    cfg = small.make_config(rl__pack_length=pack_length, rl__micro_batches=4)
+    grid = packing.make_grid(cfg, train_layout(small.make_mesh()), B, C)
     for seed in range(50):
         random = np.random.default_rng(seed)
         length, prompt = random.integers(0, T + 1, B), np.repeat(random.integers(1, C + 1, P), R)
@@ -74,7 +75,16 @@ def test_a_response_that_fits_nowhere_is_refused():
     with pytest.raises(ValueError, match=r"2 \+ 9 positions fits in no row"):
         packing.plan(np.array([2]), np.array([9]), np.ones(1, bool), 1, packing.Grid(1, 1, 10, True))
     with pytest.raises(ValueError, match="pack_length is 18; expected at least 19"):
-        packing.make_grid(small.make_config(rl__pack_length=18).rl, B, C, 1, True)
+        packing.make_grid(small.make_config(rl__pack_length=18), train_layout(small.make_mesh()), B, C)
+
+
+def test_an_automatic_row_is_no_longer_than_the_kernel_takes(monkeypatch):
+    layout, cfg = train_layout(small.make_mesh()), small.make_config(rl__micro_batches=2)
+    assert packing.make_grid(cfg, layout, B, C) == packing.Grid(2, 1, 16 * (C + T), True)
+    monkeypatch.setattr(packing.attention, "longest_row", lambda *_: 100)  # five of the longest: 19 positions each
+    assert packing.make_grid(cfg, layout, B, C) == packing.Grid(3, 3, 100, True)
+    monkeypatch.setattr(packing.attention, "longest_row", lambda *_: 1)
+    assert packing.make_grid(cfg, layout, B, C) == packing.Grid(2, 16, C + T, True)
 
 
 @pytest.mark.parametrize("site", ["reward", "advantage"])

@@ -19,7 +19,7 @@ import small
 from flax import linen as nn
 
 from t1jax import optim, sharding, step
-from t1jax.model import blocked, qwen
+from t1jax.model import attention, qwen
 from t1jax.types import Prompts
 
 LANES = {16, 4}  # of a shard: what has a row a lane is no weight
@@ -151,9 +151,9 @@ def casts(lines: list[str]) -> list[tuple[tuple[int, ...], str]]:
     return [(sizes, line) for sizes, line in results(lines, "convert") if "convert_element_type" in line]
 
 
-@pytest.mark.parametrize("length", [blocked.BLOCK, 2 * blocked.BLOCK + 44])
-def test_attention_of_a_long_row_never_holds_more_than_a_block_of_scores(length):
-    """No array has two axes longer than a block; one block is attended whole, so that the check can fail."""
+@pytest.mark.parametrize("length", [attention.PLAIN, attention.PLAIN + 44])
+def test_attention_of_a_long_row_never_holds_all_scores(length):
+    """No array has two axes as long as a short row, which is attended whole, so that the check can fail."""
     mesh = small.make_mesh()
     model = qwen.Transformer(CFG.model, sharding.train_layout(mesh))
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), nn.unbox(qwen.boxed_shapes(model)))
@@ -165,6 +165,6 @@ def test_attention_of_a_long_row_never_holds_more_than_a_block_of_scores(length)
 
     compiled = jax.jit(jax.grad(loss)).lower(params, tokens, tokens, tokens).compile().as_text()
     shapes = {tuple(map(int, sizes.split(","))) for sizes in re.findall(r"\w+\[([\d,]+)\]", compiled)}
-    least = min(length, blocked.BLOCK + 1)
+    least = min(length, attention.PLAIN)
     square = [sizes for sizes in shapes if sum(n >= least for n in sizes) >= 2]
-    assert bool(square) == (length == blocked.BLOCK), square
+    assert bool(square) == (length == attention.PLAIN), square

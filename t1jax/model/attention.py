@@ -25,6 +25,7 @@ from t1jax.sharding import Layout
 
 PREFERRED = {"tpu": "splash", "gpu": "cudnn"}  # the kernel of a platform; elsewhere xla
 CUDNN_LENGTH = 4096  # its mask is an array of length x length a row
+PLAIN = 256  # rows of up to so many positions are attended whole: faster than tiles, and scores are few
 
 
 @struct.dataclass
@@ -53,15 +54,20 @@ def choose(cfg: ModelConfig, platform: str, length: int, parents: bool) -> tuple
             raise ConfigError(f"model.attention is {cfg.attention}, but {misfit}; set model.attention to auto or xla")
         return cfg.attention, "model.attention asks for it"
     kernel = PREFERRED.get(platform, "xla")
-    if kernel != "xla" and length <= blocked.BLOCK:
-        return "xla", f"{length} positions are one block"
+    if kernel != "xla" and length <= PLAIN:
+        return "xla", f"{length} positions are few"
     misfit = _misfit(kernel, cfg, platform, length, parents)
     return ("xla", f"not {kernel}: {misfit}") if misfit else (kernel, f"the platform is {platform}")
 
 
 def shares_prompts(cfg: ModelConfig, platform: str) -> bool:
     """Whether the responses of a row may attend one copy of their prompt, as their parent."""
-    return choose(cfg, platform, blocked.BLOCK + 1, parents=False)[0] != "splash"
+    return choose(cfg, platform, PLAIN + 1, parents=False)[0] != "splash"
+
+
+def longest_row(cfg: ModelConfig, platform: str) -> int:
+    """Positions that a row may have and still be attended by the kernel that short rows are."""
+    return CUDNN_LENGTH if choose(cfg, platform, PLAIN + 1, parents=False)[0] == "cudnn" else 2**31 - 1
 
 
 def _misfit(kernel: str, cfg: ModelConfig, platform: str, length: int, parents: bool) -> str:
@@ -92,7 +98,7 @@ def texts(cfg: ModelConfig, layout: Layout, segment_BT: jax.Array, parent_BT: ja
     T = segment_BT.shape[1]
     kernel, _ = choose(cfg, layout.mesh.devices.flat[0].platform, T, parent_BT is not None)
     if kernel == "xla":
-        kernel = "blocked" if T > blocked.BLOCK else "plain"
+        kernel = "blocked" if T > PLAIN else "plain"
     parent_BT = segment_BT if parent_BT is None else parent_BT
     where: Any = None
     if kernel == "blocked":

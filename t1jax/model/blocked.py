@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-BLOCK = 128  # S
-GROUP = 4  # c; CPUs split the work on scores over their cores only where there are several tiles of them
+BLOCK = 64  # S; half of 128: fewer pairs of tokens in a tile that need not meet
+GROUP = 8  # c; CPUs split the work on scores over their cores only where there are several tiles of them
 SAVED = "attended"  # name of what the backward needs besides q, k and v, for remat policies
 
 
