@@ -2,7 +2,7 @@
 """T1 on Qwen2.5-32B, the paper's largest model (Hugging Face: Qwen/Qwen2.5-32B). Slice: v5p:4x4x8, 128 chips.
 
 Give your own cold start with data.sft and sft.num_steps (the paper: 3 epochs over 12k problems), or start from weights
-that have had one. At these lengths the sampler's cache does not fit into memory yet: see README, Limits.
+that have had one.
 
 Only what differs from configs/base.py; every knob is explained in configs/base.py.
 """
