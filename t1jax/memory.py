@@ -168,11 +168,11 @@ def _parts(cfg: Config, mesh: Mesh, G: int) -> list[Part]:
 
     plain = grid.length <= attention.PLAIN  # attention keeps what a token attends, before and after its softmax
     scores = 2 * N * grid.length if plain else 0
-    whole = 6 * F + 8 * D + 3 * N * H + 4 * K * H + scores  # values of a token and a layer
+    work = 6 * F + 8 * D + 3 * N * H + 4 * K * H + scores  # values of a token and a layer
     dots = 2 * F + 3 * D + 2 * N * H + 2 * K * H + scores // 2
-    kept = L * tokens * width * {"none": whole, "dots": dots, "full": D}[m.remat]
+    kept = L * tokens * width * {"none": work - 4 * F, "dots": dots, "full": D}[m.remat]
     forward = width * tokens * (4 * F + 6 * D + 2 * N * H + scores)
-    beside = forward if m.remat == "none" else width * tokens * whole
+    beside = forward if m.remat == "none" else width * tokens * work
     logits = 3 * FLOAT * chunk * V
     gathered = (width + FLOAT) * D * V if fsdp > 1 else width * D * V if width < FLOAT else 0
     moving = gathered + 2 * width * layer

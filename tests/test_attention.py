@@ -224,7 +224,7 @@ def test_the_backward_does_not_attend_again_unless_a_layer_is_made_again(
     kernel, primitive, on_accelerators, monkeypatch
 ):
     monkeypatch.setattr(attention, "choose", lambda *_: (kernel, "the test says so"))
-    tokens = np.zeros((1, 200), np.int32)
+    tokens = np.zeros((1, attention.PLAIN + 44), np.int32)
 
     def calls(remat):
         model = qwen.Transformer(dataclasses.replace(CFG, remat=remat, compute_dtype="bfloat16"), make_layout())

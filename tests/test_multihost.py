@@ -49,6 +49,7 @@ def one_of_two(index: int, address: str) -> None:
     jax.distributed.initialize(address, num_processes=2, process_id=index)
     assert multihost.share() == {"process_index": index, "process_count": 2} and len(jax.devices()) == 4
     assert multihost.is_main() == (index == 0)
+    assert multihost.least(3 * 2**40 - 5 * index) == 3 * 2**40 - 5
     one = small.fused((2, 2, 1))
     layout = sharding.train_layout(one.mesh)
     state, reports = one.start(), []
