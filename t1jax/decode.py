@@ -209,8 +209,8 @@ def make_rollout(
                 text=_Text(begin(lanes.row, text.begin), text.first, begin(0, text.length), text.stopped & ~begins_B),
             )
 
-        def advance(lanes: _Lanes, going: Callable[[_Lanes], jax.Array]) -> _Lanes:
-            """One token after the other while `going`; the host is told."""
+        def advance(lanes: _Lanes, going: Callable[[_Lanes], jax.Array], scope: str) -> _Lanes:
+            """One token after the other while `going`; the host is told. `scope` names the loop for program.py."""
             every = window if on_tokens is None else STREAMED
 
             def some_tokens(lanes: _Lanes) -> _Lanes:
@@ -226,7 +226,8 @@ def make_rollout(
                     jax.debug.callback(stream, lanes.log.token_NB, lanes.cache.column)
                 return lanes
 
-            return jax.lax.while_loop(going, some_tokens if on_progress or on_tokens else one_token, lanes)
+            with jax.named_scope("token_loop"), jax.named_scope(scope):
+                return jax.lax.while_loop(going, some_tokens if on_progress or on_tokens else one_token, lanes)
 
         done = _empty_rollouts(model, P * R, T)
         fewer = [] if on_tokens is not None else _quarters(P * G // X)
@@ -237,9 +238,9 @@ def make_rollout(
                 begun = True if lanes.next_P is None else jnp.all(lanes.next_P >= R)
                 return (most > M) | ((most > 0) & ~jnp.asarray(begun))
 
-            lanes = advance(lanes, going)
+            lanes = advance(lanes, going, "all_lanes" if M == fewer[0] else "few_lanes")
             done, lanes = _collect(done, lanes), _compact(model, lanes, M, done.tokens_BT.shape)
-        lanes = advance(lanes, lambda lanes: jnp.any(lanes.live_B))
+        lanes = advance(lanes, lambda lanes: jnp.any(lanes.live_B), "few_lanes" if fewer else "all_lanes")
         return _collect(done, lanes)
 
     return rollout

@@ -173,7 +173,8 @@ def make_update(
             logprob_bS, _ = token_stats(anchor, packing.part(rows, j))
             return jax.lax.dynamic_update_index_in_dim(logprob_jbS, logprob_bS, j, axis=0)
 
-        anchor_jbS = jax.lax.fori_loop(0, parts, under_anchor, jnp.zeros_like(rows.logprob_jbS))
+        with jax.named_scope("anchor_parts"):
+            anchor_jbS = jax.lax.fori_loop(0, parts, under_anchor, jnp.zeros_like(rows.logprob_jbS))
         anchor_BT = packing.unpack(layout, first_B, rollouts.sampled_BT, anchor_jbS)
         packed_B = plan.row_B >= 0
         packed_BT = rollouts.sampled_BT & packed_B[:, None]
@@ -200,7 +201,8 @@ def make_update(
             return loss_sum + value, jnp.maximum(worst, gap), jax.tree.map(jnp.add, gradients, gradient)
 
         zero = (jnp.float32(0), jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params))
-        loss_sum, logprob_gap, gradient = jax.lax.fori_loop(0, parts, accumulate, zero)
+        with jax.named_scope("update_parts"):
+            loss_sum, logprob_gap, gradient = jax.lax.fori_loop(0, parts, accumulate, zero)
 
         change, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, change)
@@ -254,7 +256,7 @@ def make_train_step(
     *,
     stop_tokens: tuple[int, ...],
     on_progress: Callable[[int, int], None] | None = None,
-) -> Callable[[TrainState, Prompts], tuple[TrainState, Report]]:
+) -> Any:
     """The compiled T1 iteration: `state, report = train_step(state, prompts)`, one program, the state donated.
 
     Args:

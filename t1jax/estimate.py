@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a step must compute, read and exchange, from shapes alone, and how long that takes at shares of a chip's peaks.
+
+An estimate to compare settings with, not a forecast: it counts matrix products, the bytes of weights and cache, and
+the weights and activations that chips exchange, and takes every response to be `length` tokens long. What a program
+really does is in program.py.
+
+Axes: P prompts, R responses per prompt, C prompt positions, T tokens of a response; devices split them evenly.
+Source: roofline model, Williams et al., CACM 2009; flops of a transformer as counted in arXiv 2001.08361.
+Deliberately not here: memory (memory.py), compiled programs (program.py, plan.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from t1jax.config import Config, ModelConfig
+from t1jax.hardware import Chip
+
+MATMUL, READ = 0.5, 0.8  # shares of a chip's peaks that large matrix products, and reads, are taken to reach
+LATENCY = 5e-6  # seconds that a small exchange takes at least
+ASSUMPTIONS = (
+    f"{MATMUL:.0%} of a chip's bfloat16 peak, {READ:.0%} of its bandwidth, {LATENCY * 1e6:.0f} microseconds an "
+    "exchange in the token loop; in the update exchanges hide behind work, or work behind exchanges"
+)
+
+
+def layer_weights(cfg: ModelConfig) -> int:
+    """Weights of one layer's matrix products."""
+    D, N, K, H, F = cfg.hidden_size, cfg.num_heads, cfg.num_kv_heads, cfg.head_dim, cfg.mlp_size
+    return 2 * D * N * H + 2 * D * K * H + 3 * D * F
+
+
+def forward_flops(cfg: ModelConfig, tokens: float, attended: float, scored: float) -> float:
+    """Of one forward: `tokens` through the layers, each attending `attended` others, and `scored` through the head."""
+    matmul = 2.0 * tokens * cfg.num_layers * layer_weights(cfg)
+    attention = 4.0 * tokens * attended * cfg.num_layers * cfg.num_heads * cfg.head_dim
+    return matmul + attention + 2.0 * scored * cfg.hidden_size * cfg.vocab_size
+
+
+@dataclass(frozen=True)
+class Work:
+    """Flops of a step, of all devices together."""
+
+    prefill: float
+    decode: float
+    anchor: float  # log-probabilities under the anchor: a forward
+    update: float  # forward and backward: three forwards; the head's logits are made again in the backward: one more
+    remat: float  # what is computed again in the backward to save memory
+
+    @property
+    def total(self) -> float:
+        return self.prefill + self.decode + self.anchor + self.update + self.remat
+
+
+def work(cfg: Config, length: float) -> Work:
+    """Of a step whose responses are `length` tokens long and each stands after a prompt of its own in the update."""
+    model, C = cfg.model, cfg.data.prompt_length
+    prompts = cfg.rl.prompts_per_step
+    responses = prompts * cfg.rl.responses_per_prompt
+    layers = forward_flops(model, responses * (C + length), (C + length) / 2, 0)
+    head = 2.0 * responses * length * model.hidden_size * model.vocab_size
+    return Work(
+        prefill=forward_flops(model, prompts * C, C / 2, prompts),
+        decode=forward_flops(model, responses * length, C + length / 2, responses * length),
+        anchor=layers + head,
+        update=3 * layers + 4 * head,
+        remat={"none": 0.0, "dots": 0.0, "full": layers}[model.remat],
+    )
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """How long a step takes, by stage."""
+
+    prefill: float
+    decode: float
+    update: float  # with the anchor's forward
+    iterations: float  # of the token loop
+
+    @property
+    def total(self) -> float:
+        return self.prefill + self.decode + self.update
+
+
+def seconds(cfg: Config, mesh: tuple[int, int, int], chip: Chip, length: float, lanes: int, parts: int) -> Seconds:
+    """At the ASSUMPTIONS.
+
+    An iteration of the token loop reads a device's weights and its share of the cache once, and computes one token of
+    each lane, whichever takes longer; then `tensor` devices add up two arrays a layer. Each part of the update gathers
+    all weights, for the anchor and for the policy's forward and backward, and sends their gradient on.
+
+    Args:
+      mesh: (data, fsdp, tensor).
+      lanes: of a prompt.
+      parts: of the update that are computed.
+    """
+    model, (data, fsdp, tensor) = cfg.model, mesh
+    devices, shards = data * fsdp * tensor, data * fsdp
+    todo = work(cfg, length)
+    value = 2 if model.compute_dtype == "bfloat16" else 4
+    iterations = length * cfg.rl.responses_per_prompt / lanes
+    weights = (model.num_layers * layer_weights(model) + model.hidden_size * model.vocab_size) / tensor
+    here = cfg.rl.prompts_per_step / shards * lanes  # lanes of a device
+    a_position = 2.0 * model.num_layers * model.num_kv_heads * model.head_dim / tensor * value
+    cache = here * length / 2 * a_position + cfg.rl.prompts_per_step / shards * cfg.data.prompt_length * a_position
+    read = (weights * value + cache) / (READ * chip.bandwidth)
+    compute = todo.decode / iterations / devices / (MATMUL * chip.flops)
+    exchange = 0.0
+    if tensor > 1:
+        moved = 2 * here * model.hidden_size * value * (tensor - 1) / tensor
+        exchange = 2 * model.num_layers * (LATENCY + moved / chip.links)
+    gathered = parts * weights * (3 * value + 4) * (1 - 1 / fsdp) / chip.links
+    learning = (todo.anchor + todo.update + todo.remat) / devices / (MATMUL * chip.flops)
+    return Seconds(
+        prefill=todo.prefill / devices / (MATMUL * chip.flops),
+        decode=iterations * (max(read, compute) + exchange),
+        update=max(learning, gathered),
+        iterations=iterations,
+    )

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Accelerators one can plan for: their memory and speed, and the devices of a slice that is not here.
+
+Figures are the vendors' peaks: TPUs from cloud.google.com/tpu/docs (system architecture of each version), GPUs from
+their data sheets (dense bfloat16, SXM). A device is what JAX counts: half a chip on v4 and tpu7x, else a chip.
+Deliberately not here: what a config needs (memory.py), what a program does (program.py).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from t1jax.config import ConfigError
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One device's peaks."""
+
+    name: str
+    memory: int  # bytes of HBM
+    flops: float  # bfloat16 a second
+    bandwidth: float  # bytes a second from HBM
+    links: float  # bytes a second to neighbours, all links together, one direction
+
+
+CHIPS = {
+    "v4": Chip("v4", 16 * GIB, 137.5e12, 614e9, 150e9),
+    "v5e": Chip("v5e", 16 * GIB, 197e12, 819e9, 100e9),
+    "v5p": Chip("v5p", 95 * GIB, 459e12, 2765e9, 300e9),
+    "v6e": Chip("v6e", 32 * GIB, 918e12, 1640e9, 224e9),
+    "tpu7x": Chip("tpu7x", 96 * GIB, 1153.5e12, 3690e9, 300e9),
+    "a100": Chip("a100", 80 * GIB, 312e12, 2039e9, 300e9),
+    "h100": Chip("h100", 80 * GIB, 989e12, 3350e9, 450e9),
+    "h200": Chip("h200", 141 * GIB, 989e12, 4800e9, 450e9),
+    "b200": Chip("b200", 180 * GIB, 2250e12, 8000e9, 900e9),
+    "cpu": Chip("cpu", 16 * GIB, 0.2e12, 10e9, 5e9),
+}
+EXAMPLES = "v5e:2x2 v5e:4x4 v5e:16x16 v5p:4x4x4 v5p:4x4x8 v6e:8x8 v6e:16x16 v4:2x2x4 tpu7x:4x4x4 cpu:8 gpu:8xh100"
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Devices to compile for."""
+
+    topology: str
+    chip: Chip
+    devices: tuple[Any, ...]  # jax.Device, of the slice or standing in for it
+    compiler: str  # whose compiler makes the program: tpu, or cpu where the accelerator's needs one to be present
+
+
+def find(topology: str) -> Slice:
+    """The slice of `KIND:SHAPE`, without having it: v5p:4x4x8, gpu:8xh100, cpu:8. Call before jax has any device.
+
+    TPU slices are compiled by libtpu. GPUs are stood in for by as many CPU devices: what is split how, and what is
+    exchanged, is the same; the temporaries are the CPU compiler's.
+
+    Raises:
+      ConfigError: unknown, or libtpu is not installed.
+    """
+    kind, _, shape = topology.partition(":")
+    gpu = re.fullmatch(r"(\d+)x(\w+)", shape) if kind == "gpu" else None
+    if gpu and gpu[2] in CHIPS and int(gpu[1]) > 0:
+        return Slice(topology, CHIPS[gpu[2]], _cpu_devices(int(gpu[1])), "cpu")
+    if kind == "cpu" and shape.isdecimal() and int(shape) > 0:
+        return Slice(topology, CHIPS["cpu"], _cpu_devices(int(shape)), "cpu")
+    if kind in CHIPS and re.fullmatch(r"\d+(x\d+){1,2}", shape):
+        return Slice(topology, CHIPS[kind], _tpu_devices(topology), "tpu")
+    raise unknown(topology)
+
+
+def unknown(topology: str, why: str = "") -> ConfigError:
+    """The error for a slice that does not exist."""
+    return ConfigError(f"--topology={topology}: no such slice{why}; expected KIND:SHAPE, for example {EXAMPLES}")
+
+
+def _cpu_devices(count: int) -> tuple[Any, ...]:
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", count)
+    return tuple(jax.devices())
+
+
+def _tpu_devices(topology: str) -> tuple[Any, ...]:
+    if importlib.util.find_spec("libtpu") is None:
+        raise ConfigError(
+            f"--topology={topology}: libtpu is not installed, and it is the compiler; do: pip install 't1jax[plan]'"
+        )
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    import jax
+    from jax.experimental import topologies
+
+    jax.config.update("jax_platforms", "cpu")
+    try:
+        return tuple(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+    except jax.errors.JaxRuntimeError as error:
+        raise unknown(topology, f" ({' '.join(str(error).split())[:160]})") from error

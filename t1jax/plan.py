@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a config fits a slice that is not here, and how fast it can be: `python -m t1jax.plan`.
+
+Where: before anything else. It compiles the very step of training ahead of time for the slice and prints what the
+compiler says of it: memory, exchanges between chips, flops; and an estimate of its time.
+Deliberately not here: how that is found (planner.py), the slices (hardware.py).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from t1jax import cli as command_line
+from t1jax import hardware
+from t1jax.config import ConfigError
+from t1jax.hardware import GIB
+
+if TYPE_CHECKING:  # imported where it is used: jax must not start before hardware.find
+    from t1jax.planner import Found
+
+USAGE = """\
+usage: python -m t1jax.plan --config=configs/qwen32b.py --topology=v5p:4x4x8 [--json] [--suggest] [--config.KNOB=VALUE]
+
+Compiles the config's training step for a slice that is not here. Prints what it takes of each chip, what chips
+exchange, and an estimate of its time. Exit code 0: it fits; 1: it does not; 2: a mistake. Give the mesh of the slice
+with --config.mesh.fsdp and so on where it is not the config's own.
+
+  --topology  KIND:SHAPE, for example v5e:2x2 v5e:4x4 v5e:16x16 v5p:4x4x4 v5p:4x4x8 v6e:8x8 v6e:16x16 (TPUs: needs
+              pip install 't1jax[plan]'), gpu:8xh100, cpu:8
+  --json      one JSON object on stdout; everything else goes to stderr
+  --suggest   also tries other meshes, lanes and micro-batches on paper, compiles the fastest that fits, and prints it
+  --fast      only counts from shapes: seconds, but no word from the compiler
+  --length    tokens of a response that time is estimated for; default: rl.max_new_tokens
+"""
+EXIT_TOO_BIG = 1
+
+
+def cli() -> None:
+    """The `python -m t1jax.plan` command."""
+    sys.exit(main(sys.argv))
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command line; returns the exit code."""
+    verdict = [0]
+
+    def body(argv: list[str]) -> None:
+        verdict[0] = _plan(argv)
+
+    return command_line.call("t1jax.plan", USAGE, body, argv, interrupted="interrupted") or verdict[0]
+
+
+def _define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("topology", "", "the slice", flag_values=values)
+    flags.DEFINE_boolean("json", False, "print JSON", flag_values=values)
+    flags.DEFINE_boolean("suggest", False, "try other settings", flag_values=values)
+    flags.DEFINE_boolean("fast", False, "do not compile", flag_values=values)
+    flags.DEFINE_integer("length", 0, "tokens of a response", flag_values=values)
+
+
+def _plan(argv: list[str]) -> int:
+    cfg, values, extra = command_line.read_config(argv, _define, "configs/qwen32b.py")
+    if extra:
+        raise ConfigError(f"got {' '.join(extra)}; expected flags only, see --help")
+    if values.length < 0 or values.length > cfg.rl.max_new_tokens:
+        raise ConfigError(f"--length is {values.length}; expected 1 to rl.max_new_tokens = {cfg.rl.max_new_tokens}")
+    where = hardware.find(values.topology)
+    length = float(values.length or cfg.rl.max_new_tokens)
+    from t1jax import planner
+
+    found = planner.plan(cfg, where, length, compiled=not values.fast)
+    better = planner.suggest(cfg, where, length, compiled=not values.fast) if values.suggest else None
+    if values.json:
+        suggestion = {"suggestion": better and better.knobs() | {"plan": better.as_dict()}} if values.suggest else {}
+        print(json.dumps(found.as_dict() | suggestion))
+    else:
+        print(table(found))
+        if values.suggest:
+            print(f"\nsuggestion: {better.command() if better else 'nothing that was tried fits'}")
+    if not found.fits:
+        print(f"t1jax.plan: {found.why_not()}", file=sys.stderr)
+        return EXIT_TOO_BIG
+    return 0
+
+
+def table(found: Found) -> str:
+    """For a person."""
+    from t1jax import estimate
+
+    chip, todo, time, told = found.where.chip, found.work, found.seconds, found.compiled
+    shape = " x ".join(f"{name} {size}" for name, size in zip(("data", "fsdp", "tensor"), found.mesh, strict=True))
+    lines = [
+        f"{found.where.topology}: {len(found.where.devices)} devices of {chip.memory / GIB:.0f} GiB"
+        + ("" if found.where.compiler != "cpu" or chip.name == "cpu" else "; compiled for CPUs in their place"),
+        f"mesh {shape}; {found.parameters / 1e9:.2f} billion parameters; {found.memory.lanes} lanes a prompt; "
+        f"{found.cfg.rl.micro_batches} micro-batches",
+        "",
+        "Memory of a chip, counted from shapes",
+        *(f"  {line}" for line in str(found.memory).splitlines()),
+    ]
+    if told and not told.refused:
+        lines += [
+            "Memory of a chip, as compiled",
+            f"  state and prompts {told.arguments / GIB:.2f} GiB + temporaries {told.temporaries / GIB:.2f} GiB + "
+            f"code {told.code / GIB:.2f} GiB = {found.total / GIB:.2f} GiB",
+            "",
+            "Exchanges between chips",
+            *(
+                f"  {place.replace('_', ' '):12} {kind:20} {count / GIB:10.2f} GiB a step and chip"
+                for place, kinds in found.moved().items()
+                for kind, count in sorted(kinds.items())
+            ),
+            f"  all-gathers of weights inside the token loop: {found.gathers}",
+        ]
+    share, verdict = found.total / chip.memory, "fits" if found.fits else "DOES NOT FIT"
+    compiled = f"; as compiled, {told.flops * len(found.where.devices):.3g}" if told and told.flops else ""
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{found.total / GIB:.1f} of {chip.memory / GIB:.0f} GiB ({share:.0%}): {verdict}",
+            f"Flops of a step, every response {found.length:.0f} tokens: {todo.total:.3g}, of them again to save "
+            f"memory {todo.remat / todo.total:.0%}{compiled}",
+            f"Seconds of a step: {time.total:.0f} = prefill {time.prefill:.1f} + decode {time.decode:.0f} "
+            f"({time.iterations:.0f} tokens one after the other) + update {time.update:.0f}",
+            f"  by {estimate.ASSUMPTIONS}",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    cli()

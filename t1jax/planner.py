@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a config's step takes of a slice that is not here: by its shapes, and by the slice's own compiler.
+
+Deliberately not here: the counts from shapes (memory.py, estimate.py), the slices (hardware.py), reading the compiled
+text (program.py), the command line (plan.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from t1jax import estimate, memory, optim, packing, program, sharding, step, validation
+from t1jax.config import Config, ConfigError, mesh_shape
+from t1jax.estimate import Seconds, Work
+from t1jax.hardware import GIB, Slice
+from t1jax.memory import USABLE, MemoryPlan
+from t1jax.program import Collective
+from t1jax.types import Prompts
+
+TRIED = 3  # suggestions that are compiled before giving up
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the compiler says of the step. Bytes and flops are of one device."""
+
+    arguments: int  # the state and the prompts; results take their place
+    temporaries: int
+    code: int
+    flops: float = 0.0
+    exchanges: tuple[Collective, ...] = ()
+    refused: str = ""  # the compiler's words, where it found no room; then only the bytes are known
+
+    @property
+    def total(self) -> int:
+        """Bytes at the program's peak."""
+        return self.arguments + self.temporaries + self.code
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is known of a config on a slice."""
+
+    cfg: Config
+    where: Slice
+    mesh: tuple[int, int, int]
+    parameters: int
+    memory: MemoryPlan  # from shapes
+    compiled: Compiled | None  # None: not asked, or too big by shapes alone
+    work: Work
+    seconds: Seconds
+    length: float
+
+    @property
+    def total(self) -> int:
+        """Bytes of a device at the peak: the compiler's figure where there is one."""
+        return self.compiled.total if self.compiled else self.memory.total
+
+    @property
+    def fits(self) -> bool:
+        refused = bool(self.compiled and self.compiled.refused)
+        return not refused and self.total <= USABLE * self.where.chip.memory
+
+    @property
+    def gathers(self) -> int | None:
+        """All-gathers inside the token loop of at least a layer's smallest matrix: weights that move for each token."""
+        if self.compiled is None or self.compiled.refused:
+            return None
+        model = self.cfg.model
+        value = 2 if model.compute_dtype == "bfloat16" else 4
+        smallest = model.hidden_size * model.num_kv_heads * model.head_dim * value // self.mesh[2]
+        inside = (x for x in self.compiled.exchanges if x.in_token_loop)
+        return sum(x.kind == "all-gather" and x.bytes >= smallest for x in inside)
+
+    def why_not(self) -> str:
+        """The largest consumer and the knob that makes it smaller."""
+        most, chip = self.memory.largest, self.where.chip
+        said = f" ({self.compiled.refused})" if self.compiled and self.compiled.refused else ""
+        return (
+            f"a step takes {self.total / GIB:.1f} GiB of each chip{said}; expected at most {USABLE:.0%} of the "
+            f"{chip.memory / GIB:.0f} GiB of {chip.name}; the most, {most.bytes / GIB:.1f} GiB, is {most.name}: "
+            f"{most.knob}"
+        )
+
+    def knobs(self) -> dict[str, int]:
+        """What --suggest chooses."""
+        mesh = dict(zip(("mesh.data", "mesh.fsdp", "mesh.tensor"), self.mesh, strict=True))
+        return mesh | {"rl.lanes": self.memory.lanes, "rl.micro_batches": self.cfg.rl.micro_batches}
+
+    def command(self) -> str:
+        """Those knobs as flags, and what they are for."""
+        knobs = " ".join(f"--config.{knob}={value}" for knob, value in self.knobs().items())
+        return f"{knobs}  # {self.total / GIB:.1f} GiB of each chip, {self.seconds.total:.0f} s a step by the estimate"
+
+    def moved(self) -> dict[str, dict[str, float]]:
+        """Bytes that a device receives in a step, by kind, inside the token loop and outside of it."""
+        found: dict[str, dict[str, float]] = {"token_loop": defaultdict(float), "elsewhere": defaultdict(float)}
+        for x in self.compiled.exchanges if self.compiled else ():
+            found["token_loop" if x.in_token_loop else "elsewhere"][x.kind] += x.bytes * x.times
+        return {place: dict(kinds) for place, kinds in found.items()}
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json. What only the compiler knows is null where it was not asked."""
+        chip, told = self.where.chip, self.compiled
+        asked = told is not None and not told.refused
+        return {
+            "topology": self.where.topology,
+            "devices": len(self.where.devices),
+            "mesh": dict(zip(("data", "fsdp", "tensor"), self.mesh, strict=True)),
+            "compiler": self.where.compiler if told else None,
+            "refused": told.refused or None if told else None,
+            "parameters": self.parameters,
+            "lanes": self.memory.lanes,
+            "micro_batches": self.cfg.rl.micro_batches,
+            "bytes_per_chip": {f"{part.phase}: {part.name}": part.bytes for part in self.memory.parts},
+            "planned_bytes_per_chip": self.memory.total,
+            "argument_bytes_per_chip": told.arguments if told and asked else None,
+            "temporary_bytes_per_chip": told.temporaries if told and asked else None,
+            "code_bytes_per_chip": told.code if told and asked else None,
+            "total_bytes_per_chip": self.total,
+            "hbm_bytes_per_chip": chip.memory,
+            "fits": self.fits,
+            "largest": {"name": self.memory.largest.name, "knob": self.memory.largest.knob},
+            "weight_gathers_in_token_loop": self.gathers,
+            "exchanged_bytes_per_chip": self.moved() if asked else None,
+            "flops_per_chip_compiled": told.flops if told and asked else None,
+            "flops": dataclasses.asdict(self.work) | {"total": self.work.total},
+            "remat_share": self.work.remat / self.work.total,
+            "response_length": self.length,
+            "seconds": dataclasses.asdict(self.seconds) | {"total": self.seconds.total},
+        }
+
+
+def plan(cfg: Config, where: Slice, length: float, *, compiled: bool) -> Found:
+    """What the step of `cfg` takes of the slice, from shapes and, with `compiled`, from its compiler.
+
+    Raises:
+      ConfigError: the config cannot work there, whatever the memory.
+    """
+    validation.validate(cfg, len(where.devices))
+    shape = mesh_shape(cfg.mesh, len(where.devices))
+    mesh = sharding.make_mesh(cfg.mesh, where.devices)
+    planned = memory.plan(_with(cfg, lanes=cfg.rl.lanes or _lanes(cfg, mesh, where)), mesh, where.chip.memory)
+    cfg = _with(cfg, lanes=planned.lanes)
+    responses = cfg.rl.prompts_per_step * cfg.rl.responses_per_prompt
+    grid = packing.make_grid(cfg, sharding.train_layout(mesh), responses, cfg.data.prompt_length)
+    rows = -(-responses // (shape[0] * shape[1]) // int(grid.length // (cfg.data.prompt_length + length)))
+    parts = min(grid.parts, -(-rows // grid.rows))
+    seconds = estimate.seconds(cfg, shape, where.chip, length, planned.lanes, parts)
+    shapes = step.state_shapes(cfg, mesh, _optimizer(cfg), anchor=True).params
+    trips = {"all_lanes": seconds.iterations, "anchor_parts": float(parts), "update_parts": float(parts)}
+    hopeless = planned.total > 1.5 * where.chip.memory
+    return Found(
+        cfg=cfg,
+        where=where,
+        mesh=shape,
+        parameters=_count(shapes),
+        memory=planned,
+        compiled=_compile(cfg, mesh, where, planned, trips) if compiled and not hopeless else None,
+        work=estimate.work(cfg, length),
+        seconds=seconds,
+        length=length,
+    )
+
+
+def _with(cfg: Config, **knobs: Any) -> Config:
+    """`cfg` with other knobs of rl."""
+    return dataclasses.replace(cfg, rl=dataclasses.replace(cfg.rl, **knobs))
+
+
+def _lanes(cfg: Config, mesh: Mesh, where: Slice) -> int:
+    """The most lanes that fit; one where none does."""
+    try:
+        return memory.plan(cfg, mesh, where.chip.memory).lanes
+    except ConfigError:
+        return 1
+
+
+def _optimizer(cfg: Config) -> Any:
+    return optim.make_optimizer(cfg.rl, cfg.rl.num_steps, "constant")
+
+
+def _count(shapes: Any) -> int:
+    return sum(x.size for x in jax.tree.leaves(shapes))
+
+
+def _compile(cfg: Config, mesh: Mesh, where: Slice, planned: MemoryPlan, trips: dict[str, float]) -> Compiled:
+    """The step through the slice's compiler."""
+
+    def no_scorer(*_: Any) -> Any:
+        raise AssertionError("a plan scores nothing")
+
+    layout, rows, width = sharding.train_layout(mesh), cfg.rl.prompts_per_step, cfg.data.prompt_length
+
+    def prompt(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=layout.sharding("batch", *(None for _ in shape[1:])))
+
+    prompts = Prompts(prompt(jnp.int32, rows, width), prompt(jnp.bool_, rows, width), prompt(jnp.int32, rows))
+    train_step = step.make_train_step(cfg, mesh, no_scorer, stop_tokens=(0,))
+    state = step.state_shapes(cfg, mesh, _optimizer(cfg), anchor=True)
+    print(f"compiling for {where.topology}; minutes for a large model", file=sys.stderr)
+    lowered = train_step.trace(state, prompts).lower(lowering_platforms=(where.compiler,))
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        said = " ".join(str(error).split())
+        used = re.search(r"Used ([0-9.]+)([KMG]) of", said)
+        size = int(float(used[1]) * {"K": 2**10, "M": 2**20, "G": 2**30}[used[2]]) if used else planned.total
+        return Compiled(0, max(size, planned.total), 0, refused=f"the compiler finds no room: {said[:160]}")
+    stats, text = compiled.memory_analysis(), program.parse(compiled.as_text())
+    return Compiled(
+        arguments=stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes,
+        temporaries=stats.temp_size_in_bytes,
+        code=stats.generated_code_size_in_bytes,
+        flops=text.flops(trips),
+        exchanges=tuple(text.collectives(trips)),
+    )
+
+
+def suggest(cfg: Config, where: Slice, length: float, *, compiled: bool) -> Found | None:
+    """The mesh, lanes and micro-batches that are estimated fastest of those that fit; None: none does.
+
+    All are counted from shapes; then the fastest are compiled, one after the other, until one fits.
+    """
+    found: list[Found] = []
+    devices, responses = len(where.devices), cfg.rl.prompts_per_step * cfg.rl.responses_per_prompt
+    for tensor in _divisors(devices):
+        for fsdp in _divisors(devices // tensor):
+            mesh = dataclasses.replace(cfg.mesh, data=devices // tensor // fsdp, fsdp=fsdp, tensor=tensor)
+            for micro_batches in _divisors(responses):
+                rl = dataclasses.replace(cfg.rl, lanes=0, micro_batches=micro_batches)
+                try:
+                    one = plan(dataclasses.replace(cfg, mesh=mesh, rl=rl), where, length, compiled=False)
+                except ConfigError:  # this mesh cannot work, or rows are too few for so many parts
+                    continue
+                if one.fits:
+                    found.append(one)
+    found.sort(key=lambda one: (one.seconds.total, one.total))
+    if not compiled:
+        return found[0] if found else None
+    for one in found[:TRIED]:
+        tried = plan(_as(cfg, one), where, length, compiled=True)
+        if tried.fits:
+            return tried
+    return None
+
+
+def _as(cfg: Config, found: Found) -> Config:
+    """`cfg` with the mesh, lanes and micro-batches of `found`."""
+    data, fsdp, tensor = found.mesh
+    mesh = dataclasses.replace(cfg.mesh, data=data, fsdp=fsdp, tensor=tensor)
+    rl = dataclasses.replace(cfg.rl, lanes=found.memory.lanes, micro_batches=found.cfg.rl.micro_batches)
+    return dataclasses.replace(cfg, mesh=mesh, rl=rl)
+
+
+def _divisors(n: int) -> list[int]:
+    return [d for d in range(1, n + 1) if n % d == 0]

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a config takes of a slice that is not here: the command line, the figures behind it, and real TPU compilers."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+import small
+
+from t1jax import config, estimate, hardware, planner
+from t1jax.config import ConfigError
+
+ROOT = Path(__file__).parent.parent
+TINY = hardware.Chip("tiny", 2 * hardware.GIB, 1e12, 1e11, 1e10)
+EVEN = {"rl__responses_per_prompt": 4, "rl__max_new_tokens": 16, "rl__window": 8, "rl__micro_batches": 2}
+
+
+def ask(*flags):
+    """`python -m t1jax.plan` as a user runs it: without the virtual devices of the tests."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+    command = [sys.executable, "-m", "t1jax.plan", *flags]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1200)
+
+
+def a_slice(devices=8, chip=TINY):
+    return hardware.Slice(f"cpu:{devices}", chip, tuple(jax.devices()[:devices]), "cpu")
+
+
+def on_mesh(shape, **knobs):
+    cfg = small.make_config(**EVEN | knobs)
+    return dataclasses.replace(cfg, mesh=config.MeshConfig(*shape))
+
+
+def test_the_command_line_prints_json_alone_and_the_config_fits():
+    done = ask("--config=configs/tiny.py", "--topology=cpu:8", "--json", "--config.rl.responses_per_prompt=8")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["fits"] and 0 < found["total_bytes_per_chip"] < 0.9 * found["hbm_bytes_per_chip"]
+    assert found["weight_gathers_in_token_loop"] == 0
+    assert found["devices"] == 8 and found["mesh"] == {"data": 1, "fsdp": 8, "tensor": 1}
+    assert found["exchanged_bytes_per_chip"]["elsewhere"]["all-gather"] > 0
+    parts = ("argument", "temporary", "code")
+    assert found["total_bytes_per_chip"] == sum(found[f"{part}_bytes_per_chip"] for part in parts)
+    assert found["seconds"]["total"] == pytest.approx(sum(found["seconds"][x] for x in ("prefill", "decode", "update")))
+
+
+def test_what_does_not_fit_exits_1_and_names_the_largest_part_and_its_knob():
+    done = ask("--config=configs/qwen32b.py", "--topology=gpu:8xh100", "--config.mesh.fsdp=8", "--config.mesh.tensor=1")
+    assert done.returncode == 1, done.stderr
+    assert "DOES NOT FIT" in done.stdout
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("t1jax.plan: a step takes ") and "expected at most 90% of the 80 GiB of h100" in last
+    assert last.endswith("raise mesh.fsdp"), last
+
+
+@pytest.mark.parametrize(
+    "topology",
+    ["", "v5p", "v5p:", "v9:2x2", "v5p:4", "cpu:0", "cpu:x", "gpu:h100", "gpu:8xz9", "gpu:0xh100", "v5e:2x2 "],
+)
+def test_an_unknown_slice_lists_known_ones(topology):
+    with pytest.raises(ConfigError, match=r"no such slice; expected KIND:SHAPE, for example v5e:2x2 .*gpu:8xh100"):
+        hardware.find(topology)
+
+
+def test_without_libtpu_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr(hardware.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"libtpu is not installed.*pip install 't1jax\[plan\]'"):
+        hardware.find("v5e:2x2")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--topology=cpu:8", "--length=999"], "--length is 999; expected 1 to rl.max_new_tokens = 128"),
+        (["--topology=cpu:8", "stray"], "got stray; expected flags only"),
+        (["--topology=cpu:7", "--config.mesh.fsdp=2"], "the number of devices"),
+    ],
+)
+def test_a_mistake_is_one_line(flags, said):
+    done = ask("--config=configs/tiny.py", "--fast", *flags)
+    assert done.returncode == 2 and done.stdout == ""
+    assert said in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize(("shape", "kinds"), [((1, 8, 1), {"all-gather"}), ((1, 1, 8), {"all-reduce"})])
+def test_exchanges_are_told_apart(shape, kinds):
+    """Shards of weights move outside of the token loop only; shards of heads are added up inside of it too."""
+    knobs = {"model__num_heads": 8, "model__num_kv_heads": 8, "model__mlp_size": 32} if shape[2] > 1 else {}
+    found = planner.plan(on_mesh(shape, **knobs), a_slice(), 16.0, compiled=True)
+    moved = found.moved()
+    assert kinds <= set(moved["elsewhere"]) and found.gathers == 0
+    assert ("all-reduce" in moved["token_loop"]) == (shape[2] > 1)
+    if shape[2] > 1:  # two sums a layer and token, of each lane's hidden state, at the least
+        cfg = found.cfg
+        lanes = cfg.rl.prompts_per_step * found.memory.lanes
+        least = 2 * cfg.model.num_layers * found.seconds.iterations * lanes * cfg.model.hidden_size * 4
+        assert moved["token_loop"]["all-reduce"] >= least
+
+
+def test_compiled_flops_of_one_device_are_near_the_count():
+    """All matrix products; attention does whole rows here and not halves, and rows of the update have gaps."""
+    cfg = on_mesh((1, 1, 1), model__hidden_size=128, model__mlp_size=384, model__vocab_size=512, model__remat="none")
+    found = planner.plan(cfg, a_slice(1), 16.0, compiled=True)
+    assert found.compiled is not None
+    assert 0.9 < found.compiled.flops / found.work.total < 1.25
+
+
+def test_remat_is_counted():
+    layers = estimate.work(on_mesh((1, 1, 1), model__remat="none"), 16.0)
+    full = estimate.work(on_mesh((1, 1, 1), model__remat="full"), 16.0)
+    assert layers.remat == 0 < full.remat < full.anchor
+    assert full.total - full.remat == layers.total
+
+
+def test_the_suggestion_fits_and_is_estimated_fastest():
+    cfg, where = on_mesh((1, 8, 1)), a_slice()
+    now, better = (f(cfg, where, 16.0, compiled=False) for f in (planner.plan, planner.suggest))
+    assert better.fits and better.seconds.total <= now.seconds.total
+    again = planner.plan(planner._as(cfg, better), where, 16.0, compiled=False)
+    assert (again.seconds, again.memory, again.mesh) == (better.seconds, better.memory, better.mesh)
+    scarce = a_slice(chip=dataclasses.replace(TINY, memory=better.total))  # 90 % of it are not enough
+    other = planner.suggest(cfg, scarce, 16.0, compiled=False)
+    assert other.fits and other.knobs() != better.knobs()
+    assert planner.suggest(cfg, a_slice(chip=dataclasses.replace(TINY, memory=1000)), 16.0, compiled=False) is None
+
+
+def test_time_follows_what_is_asked():
+    """Half the lanes: twice the iterations. Twice the chips: half the work of the update."""
+    chip = hardware.CHIPS["v5p"]
+    cfg = on_mesh((1, 8, 1))
+
+    def seconds(mesh=(1, 8, 1), length=16.0, lanes=4):
+        return estimate.seconds(cfg, mesh, chip, length, lanes, parts=0)
+
+    assert seconds(lanes=2).iterations == 2 * seconds(lanes=4).iterations == 32
+    assert seconds(mesh=(2, 8, 1)).update == pytest.approx(seconds().update / 2)
+    assert seconds(lanes=2).decode > seconds(lanes=4).decode
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs pip install 't1jax[plan]'")
+@pytest.mark.parametrize(("name", "topology"), [("qwen0p5b", "v5e:2x2"), ("qwen7b", "v6e:8x8")])
+def test_a_config_fits_the_slice_it_names(name, topology):
+    assert f"Slice: {topology}" in (ROOT / f"configs/{name}.py").read_text()
+    done = ask(f"--config=configs/{name}.py", f"--topology={topology}", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["fits"] and found["weight_gathers_in_token_loop"] == 0
