@@ -41,7 +41,7 @@ class Pair:
 SMALL = "--layers=2 --hidden=128 --ffn=256 --heads=4 --kv-heads=2 --head-dim=32 --vocab=1024 --prompt-len=32"
 PAIRS = {
     "spread": Pair(f"{SMALL} --prompts=4 --group=8 --new=1024", "", "", 0.2, (128.0, 0.0)),
-    "maximum": Pair(f"{SMALL} --prompts=4 --group=8", "--new=4096", "--new=512", 1.1, (64.0, 64.0)),
+    "maximum": Pair(f"{SMALL} --prompts=4 --group=8", "--new=4096 --micro-batches=32", "--new=512 --micro-batches=4", 1.1, (64.0, 64.0)),
     "group": Pair("--layers=2 --new=64 --prompt-len=64", "--prompts=2 --group=64", "--prompts=8 --group=16", 1.0),
     "batch": Pair("--layers=2 --new=64 --group=16", "--prompts=8", "--prompts=4", 1.8),
 }
