@@ -5,7 +5,7 @@
 
 spread: at a maximum of 1,024, responses of mean 128 against all of 1,024 (goal: at most 0.2 of the time).
 maximum: the same text, mean 64 so that none reaches 512, at a maximum of 4,096 against 512 (at most 1.1).
-group: 2 prompts x 64 responses against 8 x 16 (at most 1), and the prompts' keys and values of one step.
+group: 2 prompts x 64 responses against 16 x 8 (at most 1), and the prompts' keys and values of one step.
 batch: 128 responses against 64 (at most 1.8).
 
 A step is the whole compiled one, sampling and update. Each pair runs in one process, both compiled before the first is
@@ -41,8 +41,14 @@ class Pair:
 SMALL = "--layers=2 --hidden=128 --ffn=256 --heads=4 --kv-heads=2 --head-dim=32 --vocab=1024 --prompt-len=32"
 PAIRS = {
     "spread": Pair(f"{SMALL} --prompts=4 --group=8 --new=1024", "", "", 0.2, (128.0, 0.0)),
-    "maximum": Pair(f"{SMALL} --prompts=4 --group=8", "--new=4096", "--new=512", 1.1, (64.0, 64.0)),
-    "group": Pair("--layers=2 --new=64 --prompt-len=64", "--prompts=2 --group=64", "--prompts=8 --group=16", 1.0),
+    "maximum": Pair(
+        f"{SMALL} --prompts=4 --group=8",
+        "--new=4096 --micro-batches=32",  # a part of the update has room for 1 of the longest responses here, 8 there:
+        "--new=512 --micro-batches=4",  # about the same positions, as a part is computed whole
+        1.1,
+        (64.0, 64.0),
+    ),
+    "group": Pair("--layers=2 --new=64 --prompt-len=64", "--prompts=2 --group=64", "--prompts=16 --group=8", 1.0),
     "batch": Pair("--layers=2 --new=64 --group=16", "--prompts=8", "--prompts=4", 1.8),
 }
 

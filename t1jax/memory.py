@@ -161,7 +161,8 @@ def _parts(cfg: Config, mesh: Mesh, G: int) -> list[Part]:
 
     window = min(rl.window, T)
     key = 2 * L * K * H * width  # one position's keys and values
-    ring = P * G * -(-T // window) * window * key
+    block = P * G * window * key
+    ring = -(-T // window) * block
     few = -(-P * G // 4)  # lanes that go on, each with a prompt of its own, when three quarters are idle
     log = 3 * FLOAT * P * G * ((R - 1) * T // G + T if G < R else T)
     cast = width * _weights(cfg, mesh, training=False) if width < FLOAT or fsdp > 1 else 0
@@ -186,7 +187,7 @@ def _parts(cfg: Config, mesh: Mesh, G: int) -> list[Part]:
         Part("sampling", "weights for sampling", cast, "raise mesh.tensor"),
         Part("sampling", "prompts' keys and values", 2 * P * C * key, "lower rl.prompts_per_step"),
         Part("sampling", "lanes' keys and values", ring, shorter),
-        Part("sampling", "a layer of them, and prompts, for few lanes", ring // L + 2 * few * C * key, shorter),
+        Part("sampling", "a block of them, and prompts, for few lanes", block + 2 * few * C * key, "lower rl.window"),
         Part("sampling", "what lanes draw", log, shorter),
         Part("sampling", "scores of the vocabulary", 3 * FLOAT * P * G * V, "lower rl.prompts_per_step"),
         Part("scoring", "the anchor's weights", weights + moving, "raise mesh.fsdp"),

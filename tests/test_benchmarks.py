@@ -115,7 +115,7 @@ def test_the_same_text_whatever_the_maximum_and_prompts_kept_once():
     assert costs.stops(1024, 64.0) == tuple(range(1008, 1024)) and costs.stops(1024, 0.0) == ()
     pair = costs.PAIRS["group"]
     few, many = (costs.prompt_bytes(f"{pair.shared} {flags}") for flags in (pair.a, pair.b))
-    assert many == 4 * few == 2 * 4 * 2 * 8 * 2 * 64 * 64
+    assert many == 8 * few == 2 * 4 * 2 * 16 * 2 * 64 * 64
 
 
 def test_all_parts_are_timed_on_a_small_shape(capsys, monkeypatch):

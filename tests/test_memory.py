@@ -93,7 +93,8 @@ def needed(cfg, mesh, lanes):
 
 
 def test_lanes_are_the_largest_divisor_that_fits():
-    cfg, mesh = small.make_config(**LONG | {"rl__responses_per_prompt": 12, "model__remat": "full"}), small.make_mesh()
+    how = LONG | {"rl__responses_per_prompt": 12, "rl__micro_batches": 48, "model__remat": "full"}
+    cfg, mesh = small.make_config(**how), small.make_mesh()
     for lanes, fewer in ((12, 6), (6, 4), (4, 3)):
         assert memory.plan(cfg, mesh, needed(cfg, mesh, lanes)).lanes == lanes
         assert memory.plan(cfg, mesh, needed(cfg, mesh, lanes) - 2).lanes == fewer

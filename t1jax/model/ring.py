@@ -140,20 +140,24 @@ def pick(x_B: jax.Array, lane_XM: jax.Array, axis: int = 0) -> jax.Array:
 def compact(layout: Layout, cache: KVCache, lane_XM: jax.Array, needed: jax.Array) -> KVCache:
     """The named lanes of each shard moved to its front, in place, and only they in use; each with a prompt of its own.
 
-    Where `needed` is False no key is moved, and the cache is of no more use.
+    Blocks that no lane reads any more stay as they are. Where `needed` is False no key is moved, and the cache is of no
+    more use.
     """
     P, B = cache.prompt_k_LPKCH.shape[1], cache.length_B.shape[0]
 
-    def one_layer(layer: jax.Array, rings: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    J, S = cache.v_LJXMKSH.shape[1], cache.v_LJXMKSH.shape[5]
+    first = reach(cache).first_block
+    end = jnp.minimum(cache.column // S + 1, first + J)  # once each, also where the newest column is in the first block
+
+    def one_block(j: jax.Array, rings: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         def moved(ring: jax.Array) -> jax.Array:
-            x_JXM = jax.lax.dynamic_index_in_dim(ring, layer, keepdims=False)
-            picked = jax.vmap(lambda x_JM, lane_M: x_JM[:, lane_M], (1, 0), 1)(x_JXM, lane_XM)
-            return jax.lax.dynamic_update_slice(ring, picked[None], (layer, 0, 0, 0, 0, 0, 0))
+            x_LXM = jax.lax.dynamic_index_in_dim(ring, j % J, axis=1, keepdims=False)
+            picked = jax.vmap(lambda x_LM, lane_M: x_LM[:, lane_M], (1, 0), 1)(x_LXM, lane_XM)
+            return jax.lax.dynamic_update_slice(ring, picked[:, None], (0, j % J, 0, 0, 0, 0, 0))
 
         return tuple(moved(ring) for ring in rings)
 
-    layers = jnp.where(needed, len(cache.v_LJXMKSH), 0)
-    k, v = jax.lax.fori_loop(0, layers, one_layer, (cache.k_LJXMKHS, cache.v_LJXMKSH))
+    k, v = jax.lax.fori_loop(first, jnp.where(needed, end, first), one_block, (cache.k_LJXMKHS, cache.v_LJXMKSH))
     prompt_XM = lane_XM // (B // P)
     prompt_k, prompt_v = (
         layout.constrain(pick(x, prompt_XM, axis=1), *PROMPT) for x in (cache.prompt_k_LPKCH, cache.prompt_v_LPKCH)
