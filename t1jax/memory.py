@@ -17,13 +17,14 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 
 import jax
 from flax import linen as nn
 from jax.sharding import Mesh
 
 from t1jax import multihost, packing
-from t1jax.config import Config, ConfigError
+from t1jax.config import Config, ConfigError, ModelConfig
 from t1jax.model import attention, qwen
 from t1jax.sharding import decode_layout, train_layout
 
@@ -137,9 +138,10 @@ def available(mesh: Mesh) -> int:
     return multihost.least(host // len(mesh.local_devices))
 
 
-def _weights(cfg: Config, mesh: Mesh, training: bool) -> int:
+@lru_cache
+def _weights(cfg: ModelConfig, mesh: Mesh, training: bool) -> int:
     """How many weights a device holds."""
-    model = qwen.Transformer(cfg.model, train_layout(mesh) if training else decode_layout(mesh))
+    model = qwen.Transformer(cfg, train_layout(mesh) if training else decode_layout(mesh))
     shapes, lies = nn.unbox(qwen.boxed_shapes(model)), qwen.shardings(model)
     each = jax.tree.map(lambda x, sharding: math.prod(sharding.shard_shape(x.shape)), shapes, lies)
     return sum(jax.tree.leaves(each))
@@ -156,7 +158,7 @@ def _parts(cfg: Config, mesh: Mesh, G: int) -> list[Part]:
     width = 2 if m.compute_dtype == "bfloat16" else FLOAT
     grid = packing.make_grid(cfg, train_layout(mesh), P * R * X, C)
     tokens, chunk = grid.rows * grid.length, grid.rows * -(-grid.length // rl.vocab_chunks)
-    weights = FLOAT * _weights(cfg, mesh, training=True)
+    weights = FLOAT * _weights(cfg.model, mesh, training=True)
     layer = 2 * D * (N + K) * H + 3 * D * F
 
     window = min(rl.window, T)
@@ -165,7 +167,7 @@ def _parts(cfg: Config, mesh: Mesh, G: int) -> list[Part]:
     ring = -(-T // window) * block
     few = -(-P * G // 4)  # lanes that go on, each with a prompt of its own, when three quarters are idle
     log = 3 * FLOAT * P * G * ((R - 1) * T // G + T if G < R else T)
-    cast = width * _weights(cfg, mesh, training=False) if width < FLOAT or fsdp > 1 else 0
+    cast = width * _weights(cfg.model, mesh, training=False) if width < FLOAT or fsdp > 1 else 0
 
     plain = grid.length <= attention.PLAIN  # attention keeps what a token attends, before and after its softmax
     scores = 2 * N * grid.length if plain else 0

@@ -12,17 +12,20 @@ import re
 import sys
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from jax.sharding import Mesh
 
 from t1jax import estimate, memory, optim, packing, program, sharding, step, validation
-from t1jax.config import Config, ConfigError, mesh_shape
+from t1jax.config import Config, ConfigError, MeshConfig, ModelConfig, mesh_shape
 from t1jax.estimate import Seconds, Work
 from t1jax.hardware import GIB, Slice
 from t1jax.memory import USABLE, MemoryPlan
+from t1jax.model import qwen
 from t1jax.program import Collective
 from t1jax.types import Prompts
 
@@ -72,14 +75,18 @@ class Found:
 
     @property
     def gathers(self) -> int | None:
-        """All-gathers inside the token loop of at least a layer's smallest matrix: weights that move for each token."""
+        """All-gathers inside the token loop of at least a layer's smallest matrix: weights that move for each token.
+
+        Those of drawing are of scores, not of weights.
+        """
         if self.compiled is None or self.compiled.refused:
             return None
         model = self.cfg.model
         value = 2 if model.compute_dtype == "bfloat16" else 4
         smallest = model.hidden_size * model.num_kv_heads * model.head_dim * value // self.mesh[2]
         inside = (x for x in self.compiled.exchanges if x.in_token_loop)
-        return sum(x.kind == "all-gather" and x.bytes >= smallest for x in inside)
+        weights = (x for x in inside if x.kind == "all-gather" and "drawing" not in x.scope.split("/"))
+        return sum(x.bytes >= smallest for x in weights)
 
     def why_not(self) -> str:
         """The largest consumer and the knob that makes it smaller."""
@@ -156,14 +163,13 @@ def plan(cfg: Config, where: Slice, length: float, *, compiled: bool) -> Found:
     rows = -(-responses // (shape[0] * shape[1]) // int(grid.length // (cfg.data.prompt_length + length)))
     parts = min(grid.parts, -(-rows // grid.rows))
     seconds = estimate.seconds(cfg, shape, where.chip, length, planned.lanes, parts)
-    shapes = step.state_shapes(cfg, mesh, _optimizer(cfg), anchor=True).params
     trips = {"all_lanes": seconds.iterations, "anchor_parts": float(parts), "update_parts": float(parts)}
     hopeless = planned.total > 1.5 * where.chip.memory
     return Found(
         cfg=cfg,
         where=where,
         mesh=shape,
-        parameters=_count(shapes),
+        parameters=_parameters(cfg.model),
         memory=planned,
         compiled=_compile(cfg, mesh, where, planned, trips) if compiled and not hopeless else None,
         work=estimate.work(cfg, length),
@@ -189,8 +195,10 @@ def _optimizer(cfg: Config) -> Any:
     return optim.make_optimizer(cfg.rl, cfg.rl.num_steps, "constant")
 
 
-def _count(shapes: Any) -> int:
-    return sum(x.size for x in jax.tree.leaves(shapes))
+@lru_cache
+def _parameters(cfg: ModelConfig) -> int:
+    model = qwen.Transformer(cfg, sharding.train_layout(sharding.make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])))
+    return sum(x.size for x in jax.tree.leaves(nn.unbox(qwen.boxed_shapes(model))))
 
 
 def _compile(cfg: Config, mesh: Mesh, where: Slice, planned: MemoryPlan, trips: dict[str, float]) -> Compiled:

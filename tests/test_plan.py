@@ -40,7 +40,7 @@ def on_mesh(shape, **knobs):
 
 
 def test_the_command_line_prints_json_alone_and_the_config_fits():
-    done = ask("--config=configs/tiny.py", "--topology=cpu:8", "--json", "--config.rl.responses_per_prompt=8")
+    done = ask("--config=configs/tiny.py", "--topology=cpu:8", "--json", "--config.sft.batch_size=64")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["fits"] and 0 < found["total_bytes_per_chip"] < 0.9 * found["hbm_bytes_per_chip"]
@@ -58,7 +58,7 @@ def test_what_does_not_fit_exits_1_and_names_the_largest_part_and_its_knob():
     assert "DOES NOT FIT" in done.stdout
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("t1jax.plan: a step takes ") and "expected at most 90% of the 80 GiB of h100" in last
-    assert last.endswith("raise mesh.fsdp"), last
+    assert last.endswith("is values kept for the backward pass: raise rl.micro_batches"), last
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_exchanges_are_told_apart(shape, kinds):
     found = planner.plan(on_mesh(shape, **knobs), a_slice(), 16.0, compiled=True)
     moved = found.moved()
     assert kinds <= set(moved["elsewhere"]) and found.gathers == 0
-    assert ("all-reduce" in moved["token_loop"]) == (shape[2] > 1)
+    assert (moved["token_loop"]["all-reduce"] > 1000) == (shape[2] > 1)  # else only how many lanes are live
     if shape[2] > 1:  # two sums a layer and token, of each lane's hidden state, at the least
         cfg = found.cfg
         lanes = cfg.rl.prompts_per_step * found.memory.lanes
