@@ -113,7 +113,8 @@ def sft_stream(
     """Batches of `cfg.sft.batch_size` packed rows of prompt, chain and stop token: this process's, Packed of NumPy.
 
     A text's index and cfg.seed decide it. One that is longer than a row is cut at the end of the row, and then has no
-    stop token.
+    stop token. Every process packs the whole batch and takes its rows: the rows of all, in order, are the same batch
+    whatever the number of processes.
 
     Raises:
       ConfigError: a file with fewer texts than a batch has rows, or rows that do not divide over the processes.
@@ -123,7 +124,8 @@ def sft_stream(
         raise ConfigError(
             f"sft.batch_size is {cfg.sft.batch_size}; expected at most {size}, the texts of data.sft that are used"
         )
-    rows = _share_of(cfg.sft.batch_size, "rows", process_count)
+    batch, rows = cfg.sft.batch_size, _share_of(cfg.sft.batch_size, "rows", process_count)
+    mine = slice(process_index * rows, (process_index + 1) * rows)
     length, seed = cfg.sft.sequence_length, cfg.seed
     stop = tokenizer.stop_ids[0]
 
@@ -136,24 +138,24 @@ def sft_stream(
         tokens = np.array([*prompt, *response, stop][:length], np.int32)
         return {"tokens": tokens, "target": np.arange(len(tokens), dtype=np.int32) >= len(prompt)}
 
-    def packed(batch: dict[str, Any]) -> Packed:
+    def packed(whole: dict[str, Any]) -> Packed:
         return Packed(
-            tokens_BT=batch["tokens"],
-            segment_BT=batch["tokens_segment_ids"],
-            position_BT=batch["tokens_positions"],
-            target_BT=batch["target"],
+            tokens_BT=whole["tokens"][mine],
+            segment_BT=whole["tokens_segment_ids"][mine],
+            position_BT=whole["tokens_positions"][mine],
+            target_BT=whole["target"][mine],
         )
 
-    texts = _epochs(size, seed)[process_index::process_count].map(text)
+    texts = _epochs(size, seed).map(text)
     packing = grain.experimental.FirstFitPackIterDataset(
         texts.to_iter_dataset(NO_READERS),
         length_struct={"tokens": length, "target": length},
-        num_packing_bins=rows,
+        num_packing_bins=batch,
         shuffle_bins=False,
         meta_features=("target",),  # packed like the tokens, without segments and positions of its own
         padding_struct={"tokens": tokenizer.pad_id, "target": False},
     )
-    return _prefetched(packing.batch(rows).map(packed))
+    return _prefetched(packing.batch(batch).map(packed))
 
 
 def _epochs(size: int | None, seed: int) -> grain.MapDataset:

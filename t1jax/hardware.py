@@ -43,6 +43,14 @@ CHIPS = {
     "cpu": Chip("cpu", 16 * GIB, 0.2e12, 10e9, 5e9),
 }
 EXAMPLES = "v5e:2x2 v5e:4x4 v5e:16x16 v5p:4x4x4 v5p:4x4x8 v6e:8x8 v6e:16x16 v4:2x2x4 tpu7x:4x4x4 cpu:8 gpu:8xh100"
+NOT_ON_A_TPU = {  # what libtpu would else ask of a TPU's own machine, and say that it cannot
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 
 
 @dataclass(frozen=True)
@@ -93,8 +101,8 @@ def _tpu_devices(topology: str) -> tuple[Any, ...]:
         raise ConfigError(
             f"--topology={topology}: libtpu is not installed, and it is the compiler; do: pip install 't1jax[plan]'"
         )
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    for name, value in NOT_ON_A_TPU.items():
+        os.environ.setdefault(name, value)
     import jax
     from jax.experimental import topologies
 

@@ -17,10 +17,12 @@ from pathlib import Path
 from absl import flags
 
 from t1jax import cli as command_line
+from t1jax import processes
 from t1jax.config import Config, ConfigError
 
-USAGE = """\
+USAGE = f"""\
 usage: python -m t1jax.main [--config=FILE] [--workdir=DIR] [--config.SECTION.KNOB=VALUE ...]
+                            [--multiprocess | --coordinator=HOST:PORT --num_processes=N --process_id=I]
 
 All of T1: cold start, reinforcement learning, evaluation, inference scaling, report.
 
@@ -28,7 +30,7 @@ All of T1: cold start, reinforcement learning, evaluation, inference scaling, re
   --workdir=DIR       what the run writes, and where it continues (default: workdirs/NAME for NAME.py)
   --config.KNOB=...   any knob of the config, such as --config.rl.num_steps=5;
                       configs/base.py explains each
-  --help              this text
+{processes.HELP}  --help              this text
 
 Exit codes: 0 done, 1 a failure (with its traceback), 2 a mistake in flags or config, 130 interrupted.
 """
@@ -46,8 +48,8 @@ def main(argv: list[str]) -> int:
     return command_line.call("t1jax", USAGE, _run, argv, INTERRUPTED)
 
 
-def parse(argv: list[str]) -> tuple[Config, Path]:
-    """The typed config and the workdir of a command line; imports nothing heavy, writes nothing.
+def parse(argv: list[str]) -> tuple[Config, Path, processes.Group | None]:
+    """The typed config, the workdir and the processes of a command line; imports nothing heavy, writes nothing.
 
     Raises:
       ConfigError: anything is misspelt, missing or of the wrong type.
@@ -56,20 +58,24 @@ def parse(argv: list[str]) -> tuple[Config, Path]:
     if extra:
         raise ConfigError(f"unexpected argument {extra[0]!r}; flags start with --, see --help")
     path, _ = command_line.take_config_file(argv, DEFAULT_CONFIG)
-    return cfg, _checked_workdir(str(Path("workdirs") / Path(path).stem) if values.workdir is None else values.workdir)
+    workdir = str(Path("workdirs") / Path(path).stem) if values.workdir is None else values.workdir
+    return cfg, _checked_workdir(workdir), processes.asked(values)
 
 
 def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "", values)
+    processes.define(values)
 
 
 def _run(argv: list[str]) -> None:
-    cfg, workdir = parse(argv)
-    _validate(cfg)
-    from t1jax import pipeline
+    cfg, workdir, group = parse(argv)
+    with processes.joined(group):
+        _validate(cfg)
+        from t1jax import multihost, pipeline
 
-    report = pipeline.run(cfg, workdir)
-    print(f"report: {report.resolve()}")
+        report = pipeline.run(cfg, workdir)
+        if multihost.is_main():
+            print(f"report: {report.resolve()}")
 
 
 def _validate(cfg: Config) -> None:

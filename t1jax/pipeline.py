@@ -60,9 +60,11 @@ def run(cfg: Config, workdir: Path) -> Path:
         task, tokens = make_task(cfg, workdir, verifier)
         for note in getattr(task, "notes", ()):
             progress.note(note)
+        multihost.barrier("all have read the workdir")
         if multihost.is_main():
             files.write_json(workdir / "config.json", cfg.to_dict())
             tokens.save(workdir / "tokenizer")
+        multihost.barrier("the workdir is begun")
         evaluator = Evaluator(
             cfg, mesh, task, tokens, lambda done, live: progress.sampling(int(done), cfg.rl.max_new_tokens, int(live))
         )

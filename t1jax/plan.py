@@ -72,17 +72,24 @@ def _plan(argv: list[str]) -> int:
     length = float(values.length or cfg.rl.max_new_tokens)
     from t1jax import planner
 
-    found = planner.plan(cfg, where, length, compiled=not values.fast)
     better = planner.suggest(cfg, where, length, compiled=not values.fast) if values.suggest else None
+    try:
+        found = planner.plan(cfg, where, length, compiled=not values.fast)
+    except ConfigError as error:
+        if better is None:
+            raise
+        found, why = None, str(error)
+    else:
+        why = "" if found.fits else found.why_not()
     if values.json:
         suggestion = {"suggestion": better and better.knobs() | {"plan": better.as_dict()}} if values.suggest else {}
-        print(json.dumps(found.as_dict() | suggestion))
+        print(json.dumps((found.as_dict() if found else {"fits": False}) | suggestion))
     else:
-        print(table(found))
+        print(table(found) if found else f"{values.topology}: the config does not work there")
         if values.suggest:
             print(f"\nsuggestion: {better.command() if better else 'nothing that was tried fits'}")
-    if not found.fits:
-        print(f"t1jax.plan: {found.why_not()}", file=sys.stderr)
+    if why:
+        print(f"t1jax.plan: {why}", file=sys.stderr)
         return EXIT_TOO_BIG
     return 0
 

@@ -134,7 +134,8 @@ def _validate_mesh(cfg: Config, data: int, fsdp: int, tensor: int) -> None:
     rows = rl.prompts_per_step * rl.responses_per_prompt // rl.micro_batches
     _multiple("rl.prompts_per_step", rl.prompts_per_step, shards, data * fsdp)
     _multiple("rl.prompts_per_step * rl.responses_per_prompt / rl.micro_batches", rows, shards, data * fsdp)
-    _multiple("sft.batch_size / sft.micro_batches", sft.batch_size // sft.micro_batches, shards, data * fsdp)
+    if sft.num_steps:
+        _multiple("sft.batch_size / sft.micro_batches", sft.batch_size // sft.micro_batches, shards, data * fsdp)
     _multiple("eval.batch_size", cfg.eval.batch_size, shards, data * fsdp)
 
 

@@ -71,9 +71,9 @@ def test_without_flags_tiny_is_run_even_where_there_is_no_configs_folder(runs, t
 def test_a_config_of_ones_own_and_a_workdir(runs, tmp_path):
     mine = tmp_path / "mine.py"
     mine.write_text("from configs import tiny\ndef get_config():\n  c = tiny.get_config()\n  c.seed = 7\n  return c\n")
-    cfg, workdir = main.parse(["t1jax", f"--config={mine}"])
+    cfg, workdir, _ = main.parse(["t1jax", f"--config={mine}"])
     assert (cfg.seed, workdir) == (7, Path("workdirs/mine"))
-    cfg, workdir = main.parse(
+    cfg, workdir, _ = main.parse(
         ["t1jax", "--config.rl.num_steps=3", "--config", str(mine), "--workdir", str(tmp_path / "here" / "there")]
     )
     assert (cfg.seed, cfg.rl.num_steps, workdir) == (7, 3, tmp_path / "here" / "there")

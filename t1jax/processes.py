@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several processes as one run: how they find each other, and that none waits for ever for one that is gone.
+
+Plain multi-controller JAX: every process runs the same command. On TPU pods, Slurm, GKE and under Open MPI, JAX finds
+the others by itself (--multiprocess); elsewhere the command line says who is who.
+
+A process that fails leaves at once, without waiting for the others at JAX's exit barrier. The others notice: their
+exchange with it breaks, or its heartbeat stops, which is noticed after HEARTBEAT seconds and ends them.
+Deliberately not here: what processes exchange (multihost.py), starting them (launch/).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from absl import flags
+
+from t1jax.config import ConfigError
+
+HEARTBEAT = 30  # seconds without a sign of life after which a process counts as dead
+START = 300  # seconds that processes wait for the last one to come
+HELP = """\
+  --multiprocess      join the other processes of this TPU pod, Slurm job, GKE job or mpirun; every one runs this command
+  --coordinator=HOST:PORT --num_processes=N --process_id=I
+                      the same where nothing tells JAX: a free port of process 0's machine, how many, and which this is
+"""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes of a run; None: JAX finds out."""
+
+    coordinator: str | None = None
+    count: int | None = None
+    index: int | None = None
+
+
+def define(values: flags.FlagValues) -> None:
+    """The flags of HELP."""
+    flags.DEFINE_boolean("multiprocess", False, "", values)
+    flags.DEFINE_string("coordinator", None, "", values)
+    flags.DEFINE_integer("num_processes", None, "", flag_values=values)
+    flags.DEFINE_integer("process_id", None, "", flag_values=values)
+
+
+def asked(values: flags.FlagValues) -> Group | None:
+    """The processes that the command line names; None: this one alone.
+
+    Raises:
+      ConfigError: the three flags do not go together.
+    """
+    given = {name: getattr(values, name) for name in ("coordinator", "num_processes", "process_id")}
+    missing = [name for name, value in given.items() if value is None]
+    if len(missing) == len(given):
+        return Group() if values.multiprocess else None
+    if missing:
+        raise ConfigError(f"--{missing[0]} is missing; expected --coordinator, --num_processes and --process_id together")
+    coordinator, count, index = given.values()
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ConfigError(f"--coordinator is {coordinator!r}; expected HOST:PORT of process 0, such as 10.0.0.2:8476")
+    if count < 1:
+        raise ConfigError(f"--num_processes is {count}; expected at least 1")
+    if not 0 <= index < count:
+        raise ConfigError(f"--process_id is {index}; expected 0 to {count - 1}, as --num_processes is {count}")
+    return Group(coordinator, count, index)
+
+
+@contextmanager
+def joined(group: Group | None) -> Iterator[None]:
+    """The body as one process of the group. Call before JAX has any device.
+
+    An error of the body, or of a process that it exchanges with, ends this process at once with exit code 1.
+
+    Raises:
+      ConfigError: the group could not come together.
+    """
+    if group is None:
+        yield
+        return
+    _join(group)
+    import jax
+
+    from t1jax import multihost
+
+    try:
+        yield
+        multihost.barrier("the end of the run")
+    except (ConfigError, KeyboardInterrupt):  # every process sees the same mistake, or the same signal
+        raise
+    except BaseException:
+        traceback.print_exc()
+        _leave(f"process {jax.process_index()} of {jax.process_count()} stopped, by the error above")
+    jax.distributed.shutdown()
+
+
+def _join(group: Group) -> None:
+    import jax
+
+    who = {"coordinator_address": group.coordinator, "num_processes": group.count, "process_id": group.index}
+    # by default JAX gives each Slurm or MPI task one GPU; where who is who is said, every local device is its own
+    how = {} if group.coordinator is None else {"cluster_detection_method": "deactivate"}
+    if group.coordinator is None:
+        logging.getLogger("jax._src.distributed").setLevel(logging.WARNING)
+    try:
+        jax.distributed.initialize(
+            **who,
+            **how,
+            initialization_timeout=START,
+            heartbeat_timeout_seconds=HEARTBEAT,
+            shutdown_timeout_seconds=HEARTBEAT,
+        )
+    except ValueError as error:
+        raise ConfigError(
+            f"--multiprocess: JAX finds no other processes here ({error}); expected a TPU pod, Slurm, GKE or mpirun, "
+            "or --coordinator, --num_processes and --process_id"
+        ) from error
+    except jax.errors.JaxRuntimeError as error:
+        said = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"the {group.count or ''} processes did not come together in {START} s ({said}); is every one running, and "
+            f"can each reach {group.coordinator or 'process 0'}?"
+        ) from error
+
+
+def _leave(why: str) -> None:
+    """Ends this process now: JAX's exit handlers would wait for the others, who may wait for this one."""
+    print(f"t1jax: {why}; the others stop within a minute. The same command continues from the newest checkpoint", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
