@@ -28,6 +28,7 @@ lint: $(DEV)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/shellcheck launch/*.sh launch/*.sbatch
 
 fmt: $(DEV)
 	@$(BIN)/ruff check --fix .

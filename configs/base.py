@@ -14,6 +14,7 @@ BOXED = "Please reason step by step, and put your final answer within \\boxed{}.
 def get_config() -> ConfigDict:
     cfg = ConfigDict()
     cfg.seed = 0  # root of every random number [ours]
+    cfg.compilation_cache = True  # keep compiled programs in the workdir, for the next start [hw]
 
     cfg.model = ConfigDict()  # a Qwen2.5-style transformer (t1jax/model/qwen.py)
     cfg.model.checkpoint = ""  # weights and tokenizer to start from: HF's folder or t1jax.convert's; "": none [ours]

@@ -184,6 +184,7 @@ class CheckpointConfig:
 @dataclass(frozen=True)
 class Config:
     seed: int
+    compilation_cache: bool
     model: ModelConfig
     tokenizer: TokenizerConfig
     task: TaskConfig

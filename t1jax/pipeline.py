@@ -7,6 +7,7 @@ command again continues, or says that all is done.
     config.json           every knob of the run
     tokenizer/            the tokenizer, trained first
     checkpoints/sft, rl   Orbax checkpoints of the two training stages
+    compiled/             programs for the next start; may be deleted
     measured/sft, rl.json what was measured after each
     metrics.jsonl         a row a step; tensorboard/ the same for TensorBoard
     results.json          the outcome; report.html and PNGs the same for people
@@ -19,12 +20,14 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache as cache
 
 from t1jax import evaluator as evaluation
 from t1jax import files, multihost, report, rl, scaling, sft, sharding, tokenizer, validation, weights
@@ -53,7 +56,7 @@ def run(cfg: Config, workdir: Path) -> Path:
     validation.validate(cfg, jax.device_count())
     mesh = sharding.make_mesh(cfg.mesh)
     refuse_other_run(cfg, workdir)
-    with Progress() as progress, Verifier(cfg.verifier) as verifier:
+    with compilation_cache(cfg, workdir), Progress() as progress, Verifier(cfg.verifier) as verifier:
         if (workdir / "results.json").exists() and (workdir / "report.html").exists():
             progress.note(f"{workdir} is done; give another --workdir to run again")
             return workdir / "report.html"
@@ -83,6 +86,24 @@ def run(cfg: Config, workdir: Path) -> Path:
             after = rl.train(cfg, mesh, task, tokens, before, rl_checkpoints, writer, progress, evaluator).params
             last = measured("rl", workdir, progress, lambda: measure(evaluator, after, "rl"))
         return finish(cfg, workdir, first, last)
+
+
+@contextmanager
+def compilation_cache(cfg: Config, workdir: Path) -> Iterator[None]:
+    """Keeps compiled programs in the workdir meanwhile, unless JAX was told another place or cfg says no.
+
+    JAX never keeps a program that calls the host: the RL step and sampling with a progress bar are compiled each time.
+    """
+    if not cfg.compilation_cache or jax.config.values["jax_compilation_cache_dir"]:
+        yield
+        return
+    try:
+        jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "compiled"))
+        cache.reset_cache()
+        yield
+    finally:
+        jax.config.update("jax_compilation_cache_dir", None)
+        cache.reset_cache()
 
 
 def refuse_other_run(cfg: Config, workdir: Path) -> None:

@@ -73,14 +73,15 @@ def _plan(argv: list[str]) -> int:
     from t1jax import planner
 
     better = planner.suggest(cfg, where, length, compiled=not values.fast) if values.suggest else None
+    found: Found | None = None
+    why = ""
     try:
         found = planner.plan(cfg, where, length, compiled=not values.fast)
+        why = "" if found.fits else found.why_not()
     except ConfigError as error:
         if better is None:
             raise
-        found, why = None, str(error)
-    else:
-        why = "" if found.fits else found.why_not()
+        why = str(error)
     if values.json:
         suggestion = {"suggestion": better and better.knobs() | {"plan": better.as_dict()}} if values.suggest else {}
         print(json.dumps((found.as_dict() if found else {"fits": False}) | suggestion))

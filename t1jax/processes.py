@@ -11,7 +11,6 @@ Deliberately not here: what processes exchange (multihost.py), starting them (la
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import traceback
@@ -26,9 +25,9 @@ from t1jax.config import ConfigError
 HEARTBEAT = 30  # seconds without a sign of life after which a process counts as dead
 START = 300  # seconds that processes wait for the last one to come
 HELP = """\
-  --multiprocess      join the other processes of this TPU pod, Slurm job, GKE job or mpirun; every one runs this command
+  --multiprocess      join the other processes of this TPU pod, Slurm or GKE job, or mpirun; all run this command
   --coordinator=HOST:PORT --num_processes=N --process_id=I
-                      the same where nothing tells JAX: a free port of process 0's machine, how many, and which this is
+                      the same where nothing tells JAX: a free port of process 0's machine, how many, which this is
 """
 
 
@@ -60,7 +59,9 @@ def asked(values: flags.FlagValues) -> Group | None:
     if len(missing) == len(given):
         return Group() if values.multiprocess else None
     if missing:
-        raise ConfigError(f"--{missing[0]} is missing; expected --coordinator, --num_processes and --process_id together")
+        raise ConfigError(
+            f"--{missing[0]} is missing; expected --coordinator, --num_processes and --process_id together"
+        )
     coordinator, count, index = given.values()
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
@@ -103,15 +104,13 @@ def joined(group: Group | None) -> Iterator[None]:
 def _join(group: Group) -> None:
     import jax
 
-    who = {"coordinator_address": group.coordinator, "num_processes": group.count, "process_id": group.index}
-    # by default JAX gives each Slurm or MPI task one GPU; where who is who is said, every local device is its own
-    how = {} if group.coordinator is None else {"cluster_detection_method": "deactivate"}
-    if group.coordinator is None:
-        logging.getLogger("jax._src.distributed").setLevel(logging.WARNING)
     try:
         jax.distributed.initialize(
-            **who,
-            **how,
+            group.coordinator,
+            group.count,
+            group.index,
+            # else JAX would give each Slurm or MPI task one GPU, though the command line says who is who
+            cluster_detection_method=None if group.coordinator is None else "deactivate",
             initialization_timeout=START,
             heartbeat_timeout_seconds=HEARTBEAT,
             shutdown_timeout_seconds=HEARTBEAT,
@@ -131,7 +130,10 @@ def _join(group: Group) -> None:
 
 def _leave(why: str) -> None:
     """Ends this process now: JAX's exit handlers would wait for the others, who may wait for this one."""
-    print(f"t1jax: {why}; the others stop within a minute. The same command continues from the newest checkpoint", file=sys.stderr)
+    print(
+        f"t1jax: {why}; the others stop within a minute. The same command continues from the newest checkpoint",
+        file=sys.stderr,
+    )
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several processes as one run: the same samples and losses as one process, one workdir, and no waiting for the dead."""
+"""Several processes as one run: the samples and losses of one process, one workdir, and no waiting for the dead."""
 
 from __future__ import annotations
 
