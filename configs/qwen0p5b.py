@@ -21,4 +21,7 @@ def get_config() -> ConfigDict:
 
     cfg.mesh.fsdp = -1  # any machine: 4 on the slice, 1 on a laptop [hw]
     cfg.mesh.tensor = 1
+
+    cfg.rl.micro_batches = 256  # [hw]
+    cfg.rl.vocab_chunks = 128  # [hw]
     return cfg.lock()

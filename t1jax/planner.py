@@ -11,7 +11,8 @@ import dataclasses
 import re
 import sys
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -29,6 +30,7 @@ from t1jax.model import qwen
 from t1jax.program import Collective
 from t1jax.types import Prompts
 
+STAGES = {"decode": "token_loop", "anchor": "anchor_parts", "update": "update_parts"}  # and their scopes
 TRIED = 3  # suggestions that are compiled before giving up
 
 
@@ -39,7 +41,8 @@ class Compiled:
     arguments: int  # the state and the prompts; results take their place
     temporaries: int
     code: int
-    flops: float = 0.0
+    flops: float = 0.0  # of matrix products; those inside a Pallas kernel, such as splash attention, are not seen
+    stages: Mapping[str, float] = field(default_factory=dict)  # of those, in each of STAGES
     exchanges: tuple[Collective, ...] = ()
     refused: str = ""  # the compiler's words, where it found no room; then only the bytes are known
 
@@ -140,6 +143,7 @@ class Found:
             "weight_gathers_in_token_loop": self.gathers,
             "exchanged_bytes_per_chip": self.moved() if asked else None,
             "flops_per_chip_compiled": told.flops if told and asked else None,
+            "flops_per_chip_by_stage": dict(told.stages) if told and asked else None,
             "flops": dataclasses.asdict(self.work) | {"total": self.work.total},
             "remat_share": self.work.remat / self.work.total,
             "response_length": self.length,
@@ -232,6 +236,7 @@ def _compile(cfg: Config, mesh: Mesh, where: Slice, planned: MemoryPlan, trips: 
         temporaries=stats.temp_size_in_bytes,
         code=stats.generated_code_size_in_bytes,
         flops=text.flops(trips),
+        stages={stage: text.flops(trips, scope) for stage, scope in STAGES.items()},
         exchanges=tuple(text.collectives(trips)),
     )
 
