@@ -104,8 +104,9 @@ $mount
 hash=\$(sha256sum < t1jax.tar.gz)
 [ \"\$(cat t1jax/.installed 2>/dev/null)\" = \"\$hash\" ] || {
   mkdir -p t1jax && tar -xzf t1jax.tar.gz -C t1jax
-  [ -d t1jax/.venv ] || python3 -m venv t1jax/.venv
-  t1jax/.venv/bin/pip install --quiet './t1jax[tpu]'
+  [ -x ~/.local/bin/uv ] || curl -LsSf https://astral.sh/uv/install.sh | sh
+  ~/.local/bin/uv venv --quiet --allow-existing --python=3.12 t1jax/.venv
+  ~/.local/bin/uv pip install --quiet --python=t1jax/.venv './t1jax[tpu]'
   printf %s \"\$hash\" > t1jax/.installed
 }" || return 1
 }
