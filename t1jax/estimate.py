@@ -53,16 +53,21 @@ class Work:
         return self.prefill + self.decode + self.anchor + self.update + self.remat
 
 
-def work(cfg: Config, length: float) -> Work:
-    """Of a step whose responses are `length` tokens long and each stands after a prompt of its own in the update."""
+def work(cfg: Config, length: float, attention: bool = True) -> Work:
+    """Of a step whose responses are `length` tokens long and each stands after a prompt of its own in the update.
+
+    Args:
+      attention: count it too; not to compare with a program whose attention is a kernel.
+    """
     model, C = cfg.model, cfg.data.prompt_length
+    others = float(attention)
     prompts = cfg.rl.prompts_per_step
     responses = prompts * cfg.rl.responses_per_prompt
-    layers = forward_flops(model, responses * (C + length), (C + length) / 2, 0)
+    layers = forward_flops(model, responses * (C + length), others * (C + length) / 2, 0)
     head = 2.0 * responses * length * model.hidden_size * model.vocab_size
     return Work(
-        prefill=forward_flops(model, prompts * C, C / 2, prompts),
-        decode=forward_flops(model, responses * length, C + length / 2, responses * length),
+        prefill=forward_flops(model, prompts * C, others * C / 2, prompts),
+        decode=forward_flops(model, responses * length, others * (C + length / 2), responses * length),
         anchor=layers + head,
         update=3 * layers + 4 * head,
         remat={"none": 0.0, "dots": 0.0, "full": layers}[model.remat],

@@ -143,7 +143,8 @@ def _chunked_forward(
         return tuple(jax.lax.dynamic_update_index_in_dim(x, new, c, 0) for x, new in zip(out, found, strict=True))
 
     zero_cBt = jnp.zeros(tokens_cBt.shape, jnp.float32)
-    logprob, entropy, lse = jax.lax.fori_loop(0, used, one, (zero_cBt, zero_cBt, zero_cBt))
+    with jax.named_scope("head_chunks"):
+        logprob, entropy, lse = jax.lax.fori_loop(0, used, one, (zero_cBt, zero_cBt, zero_cBt))
     return (logprob, entropy), (hidden_cBtD, w_DV, tokens_cBt, inverse, used, lse, entropy)
 
 
@@ -160,7 +161,8 @@ def _chunked_backward(saved: Any, gradients: tuple[jax.Array, jax.Array]) -> Any
         return dw_DV, jax.lax.dynamic_update_index_in_dim(dhidden_cBtD, dhidden_BtD.astype(hidden_BtD.dtype), c, 0)
 
     start = (jnp.zeros(w_DV.shape, jnp.float32), jnp.zeros_like(hidden_cBtD))
-    dw_DV, dhidden_cBtD = jax.lax.fori_loop(0, used, one, start)
+    with jax.named_scope("head_chunks"):
+        dw_DV, dhidden_cBtD = jax.lax.fori_loop(0, used, one, start)
     return dhidden_cBtD, dw_DV.astype(w_DV.dtype), None, None, None
 
 

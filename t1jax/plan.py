@@ -125,7 +125,8 @@ def table(found: Found) -> str:
             f"  all-gathers of weights inside the token loop: {found.gathers}",
         ]
     share, verdict = found.total / chip.memory, "fits" if found.fits else "DOES NOT FIT"
-    compiled = f"; as compiled, {told.flops * len(found.where.devices):.3g}" if told and told.flops else ""
+    ratio = found.update_ratio
+    compiled = f"; as compiled, the update takes {ratio:.2f} of the count, attention aside" if ratio else ""
     return "\n".join(
         [
             *lines,

@@ -41,7 +41,7 @@ class Compiled:
     arguments: int  # the state and the prompts; results take their place
     temporaries: int
     code: int
-    flops: float = 0.0  # of matrix products; those inside a Pallas kernel, such as splash attention, are not seen
+    flops: float = 0.0  # of matrix products; attention is seen in part: not in a kernel, and one block of the ring
     stages: Mapping[str, float] = field(default_factory=dict)  # of those, in each of STAGES
     exchanges: tuple[Collective, ...] = ()
     refused: str = ""  # the compiler's words, where it found no room; then only the bytes are known
@@ -90,6 +90,17 @@ class Found:
         inside = (x for x in self.compiled.exchanges if x.in_token_loop)
         weights = (x for x in inside if x.kind == "all-gather" and "drawing" not in x.scope.split("/"))
         return sum(x.bytes >= smallest for x in weights)
+
+    @property
+    def update_ratio(self) -> float | None:
+        """Compiled flops of the update over those counted, what is computed again to save memory with them.
+
+        Of matrix products without attention, which is a kernel whose flops the compiler does not say.
+        """
+        if self.compiled is None or self.where.compiler != "tpu" or "update" not in self.compiled.stages:
+            return None
+        counted = estimate.work(self.cfg, self.length, attention=False)
+        return self.compiled.stages["update"] * len(self.where.devices) / (counted.update + counted.remat)
 
     def why_not(self) -> str:
         """The largest consumer and the knob that makes it smaller."""
@@ -144,6 +155,7 @@ class Found:
             "exchanged_bytes_per_chip": self.moved() if asked else None,
             "flops_per_chip_compiled": told.flops if told and asked else None,
             "flops_per_chip_by_stage": dict(told.stages) if told and asked else None,
+            "update_flops_compiled_over_counted": self.update_ratio,
             "flops": dataclasses.asdict(self.work) | {"total": self.work.total},
             "remat_share": self.work.remat / self.work.total,
             "response_length": self.length,
@@ -168,6 +180,7 @@ def plan(cfg: Config, where: Slice, length: float, *, compiled: bool) -> Found:
     parts = min(grid.parts, -(-rows // grid.rows))
     seconds = estimate.seconds(cfg, shape, where.chip, length, planned.lanes, parts)
     trips = {"all_lanes": seconds.iterations, "anchor_parts": float(parts), "update_parts": float(parts)}
+    trips["head_chunks"] = float(cfg.rl.vocab_chunks)
     hopeless = planned.total > 1.5 * where.chip.memory
     return Found(
         cfg=cfg,

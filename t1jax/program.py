@@ -2,8 +2,9 @@
 """What a compiled program does, read from its text: collectives, flops, and how often a loop runs them.
 
 XLA's own cost analysis counts the body of a loop once. Here every computation is counted as often as its callers run
-it: a loop over layers says its length itself; how often the token loop and the loop over the update's parts run depends
-on data, so the caller gives that, by name (`jax.named_scope` in decode.py and step.py puts the names into the text).
+it: a loop over layers says its length itself; how often the token loop, and the loops over the update's parts and over
+the head's chunks, run depends on data, so the caller gives that, by name (`jax.named_scope` in decode.py, step.py and
+losses.py puts the names into the text).
 
 Source: the text form of HLO (openxla.org/xla/operation_semantics); flops of a convolution as in XLA's
 HloCostAnalysis: only positions of the window that meet input.
@@ -110,18 +111,33 @@ class Program:
                 yield from self._walk(name, more, within, trips)
 
     def trips(self, loop: Instruction, trips: Mapping[str, float]) -> float:
-        """How often a `while` runs: as it says, else as `trips` says for the innermost scope named there, else once."""
-        condition = re.search(r"condition=%?([\w.\-]+)", loop.text)
-        lines = self.computations.get(condition[1], []) if condition else []
-        constants = {x.name: x.operands[0] for x in lines if x.opcode == "constant" and x.operands}
+        """How often a `while` runs: as it says, else as `trips` says for the innermost scope named there, else once.
+
+        It says so itself, or compares a counter that starts at 0 and that its body raises by a constant.
+        """
         known = re.search(r"known_trip_count[^0-9]*(\d+)", loop.text)
         if known:
             return float(known[1])
-        for line in lines:
-            if line.opcode == "compare" and "direction=LT" in line.text and line.operands[-1] in constants:
-                return float(constants[line.operands[-1]])
-        own = loop.scope.removesuffix("/while").rpartition("/")[2]
-        return trips.get(own, 1.0)
+        condition, body = (
+            {x.name: x for x in self.computations.get(name, ())}
+            for name in (dict(_CALLED.findall(loop.text)).get(kind, "") for kind in ("condition", "body"))
+        )
+        for line in condition.values():
+            bound = _constant(condition, line.operands[-1]) if line.operands else None
+            if line.opcode == "compare" and "direction=LT" in line.text and bound is not None:
+                return math.ceil(bound / self._raised(body, condition[line.operands[0]]))
+        own = re.search(r"(\w+)\)*$", loop.scope.removesuffix("/while"))  # transpose(jvp(NAME)) in a backward pass
+        return trips.get(own[1], 1.0) if own else 1.0
+
+    @staticmethod
+    def _raised(body: Mapping[str, Instruction], counter: Instruction) -> float:
+        """By how much the body raises the element of its state that the condition takes for `counter`; 1 if unclear."""
+        index = re.search(r"index=(\d+)", counter.text)
+        made = list(body.values())[-1].operands if body else ()
+        new = body.get(made[int(index[1])]) if index and int(index[1]) < len(made) else None
+        if new is None or new.opcode != "add":
+            return 1.0
+        return next((x for x in (_constant(body, name) for name in new.operands) if x), 1.0)
 
     def collectives(self, trips: Mapping[str, float]) -> list[Collective]:
         """All exchanges between devices."""
@@ -153,6 +169,13 @@ class Program:
             dims = [int(x) for x in contracted[1].split(",") if x] if contracted else []
             return 2.0 * math.prod(out) * math.prod(left[x] for x in dims)
         return _convolution_flops(left, right, out, line.text)
+
+
+def _constant(lines: Mapping[str, Instruction], name: str) -> float | None:
+    """The number that an instruction is, if it is one."""
+    line = lines.get(name)
+    number = line.operands[0] if line and line.opcode == "constant" and line.operands else ""
+    return float(number) if re.fullmatch(r"-?\d+", number) else None
 
 
 def _convolution_flops(left: tuple[int, ...], right: tuple[int, ...], out: tuple[int, ...], text: str) -> float:
@@ -214,7 +237,7 @@ def _instruction(name: str, rest: str) -> Instruction:
     """`rest` is a shape, an opcode, operands in brackets, and the remainder."""
     shape, call = _until(rest, " ")
     opcode, _, inner = call.partition("(")
-    inside, after = _until(inner, ")")
+    inside, after = _until(re.sub(r"/\*.*?\*/", "", inner), ")")
     operands = tuple(x.strip().split(" ")[-1].lstrip("%") for x in inside.split(",")) if inside else ()
     arrays = tuple(Array(kind, tuple(int(x) for x in dims.split(",") if x)) for kind, dims in _SHAPE.findall(shape))
     return Instruction(name, opcode, arrays, operands, after)

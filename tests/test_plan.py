@@ -15,7 +15,7 @@ import jax
 import pytest
 import small
 
-from t1jax import config, estimate, hardware, planner
+from t1jax import config, estimate, hardware, planner, program
 from t1jax.config import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -105,12 +105,56 @@ def test_exchanges_are_told_apart(shape, kinds):
         assert moved["token_loop"]["all-reduce"] >= least
 
 
-def test_compiled_flops_of_one_device_are_near_the_count():
+@pytest.mark.parametrize("vocab_chunks", [1, 4])
+def test_compiled_flops_of_one_device_are_near_the_count(vocab_chunks):
     """All matrix products; attention does whole rows here and not halves, and rows of the update have gaps."""
-    cfg = on_mesh((1, 1, 1), model__hidden_size=128, model__mlp_size=384, model__vocab_size=512, model__remat="none")
+    model = {"model__hidden_size": 128, "model__mlp_size": 384, "model__vocab_size": 512, "model__remat": "none"}
+    cfg = on_mesh((1, 1, 1), rl__vocab_chunks=vocab_chunks, **model)
     found = planner.plan(cfg, a_slice(1), 16.0, compiled=True)
     assert found.compiled is not None
     assert 0.9 < found.compiled.flops / found.work.total < 1.25
+
+
+LOOP = """HloModule m
+%body (s: (f32[4,4], s32[])) -> (f32[4,4], s32[]) {
+  %s = (f32[4,4], s32[]) parameter(0)
+  %x = f32[4,4] get-tuple-element(%s), index=0
+  %i = s32[] get-tuple-element(%s), index=1
+  %by = s32[] constant(STEP)
+  %more = s32[] add(%i, %by)
+  %y = f32[4,4] dot(%x, %x), lhs_contracting_dims={1}, rhs_contracting_dims={0}, metadata={op_name="jit(f)/a/dot"}
+  ROOT %t = (f32[4,4], s32[]) tuple(%y, /*index=1*/%more)
+}
+%cond (s: (f32[4,4], s32[])) -> pred[] {
+  %s.1 = (f32[4,4], s32[]) parameter(0)
+  %i.1 = s32[] get-tuple-element(%s.1), index=1
+  %end = s32[] BOUND
+  ROOT %less = pred[] compare(%i.1, %end), direction=LT
+}
+ENTRY %main (x: f32[4,4]) -> f32[4,4] {
+  %x.1 = f32[4,4] parameter(0)
+  %zero = s32[] constant(0)
+  %begin = (f32[4,4], s32[]) tuple(%x.1, %zero)
+  %loop = (f32[4,4], s32[]) while(%begin), condition=%cond, body=%body, metadata={op_name="NAME/while"}KNOWN
+  ROOT %out = f32[4,4] get-tuple-element(%loop), index=0
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("bound", "step", "known", "name", "times"),
+    [
+        ("constant(16)", "1", "", "jit(f)/a", 16),
+        ("constant(16)", "2", "", "jit(f)/a", 8),  # as libtpu unrolls a product whose operand travels around a ring
+        ("constant(16)", "1", ', backend_config={"known_trip_count":{"n":"5"}}', "jit(f)/a", 5),
+        ("parameter(1)", "1", "", "jit(f)/a", 3),
+        ("parameter(1)", "1", "", "jit(f)/transpose(jvp(a))", 3),
+        ("parameter(1)", "1", "", "jit(f)/b", 1),
+    ],
+)
+def test_a_loop_counts_as_often_as_it_runs(bound, step, known, name, times):
+    text = LOOP.replace("BOUND", bound).replace("STEP", step).replace("KNOWN", known).replace("NAME", name)
+    assert program.parse(text).flops({"a": 3.0}) == times * 2 * 4**3
 
 
 def test_remat_is_counted():
@@ -154,3 +198,4 @@ def test_a_config_fits_the_slice_it_names(name, topology):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["fits"] and found["weight_gathers_in_token_loop"] == 0
+    assert 0.85 < found["update_flops_compiled_over_counted"] < 1.15
