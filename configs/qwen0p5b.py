@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """T1's method on Qwen2.5-0.5B (Hugging Face: Qwen/Qwen2.5-0.5B). Slice: v5e:2x2, 4 chips.
 
+Compiled for it, a step takes 13.5 of a chip's 16 GiB, and 1,063 s by the estimate, every response of full length:
+python -m t1jax.plan --config=configs/qwen0p5b.py --topology=v5e:2x2
+
 Only what differs from configs/qwen1p5b.py; every knob is explained in configs/base.py.
 """
 
