@@ -82,6 +82,7 @@ def get_config() -> ConfigDict:
     cfg.sft.b2 = 0.95  # AdamW [kin]
     cfg.sft.weight_decay = 0.1  # AdamW, on matrices only [kin]
     cfg.sft.grad_clip = 1.0  # global norm [kin]
+    cfg.sft.max_skipped = 10  # updates in a row without a finite gradient that end the run; 0: none does [ours]
 
     cfg.rl = ConfigDict()  # T1's reinforcement learning
     cfg.rl.num_steps = 500  # iterations, one optimiser update each [ours]
@@ -115,6 +116,7 @@ def get_config() -> ConfigDict:
     cfg.rl.stop_repeats = 0  # end a response that repeats its last 1 .. this many tokens so often; 0: off [ours]
     cfg.rl.garbled_share = 0.05  # share of characters outside the expected scripts that is too much [ours]
     cfg.rl.loss_normalisation = "response"  # divide the summed loss by: response (their count) [paper] | token (theirs)
+    cfg.rl.max_skipped = 10  # steps in a row without a finite gradient that end the run; 0: none does [ours]
     cfg.rl.logprob_temperature = 0.0  # of the learner's log-probabilities; 0: rl.temperature, else an ablation [paper]
 
     cfg.eval = ConfigDict()
@@ -141,4 +143,5 @@ def get_config() -> ConfigDict:
     cfg.checkpoint.sft_every = 250  # updates of the cold start between checkpoints [ours]
     cfg.checkpoint.every = 10  # RL steps between checkpoints [ours]
     cfg.checkpoint.keep = 3  # newest checkpoints kept, beside the best, count [ours]
+    cfg.checkpoint.grace_seconds = 0.0  # from SIGTERM to the end of the machine; 0: the step's end is waited for [hw]
     return cfg.lock()

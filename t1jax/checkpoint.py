@@ -5,33 +5,45 @@ Where: update -> CHECKPOINT -> evaluate. A directory holds, for one stage (the c
 
     tokenizer.model      the tokenizer, beside the checkpoints
     120/state            TrainState: step, parameters, optimiser, anchor, rng; each device writes its own shard
-    120/stream           where the data stream was, one file a process
+    120/stream           where the data stream was, as JSON: the same for every process, however many there are
     120/config           every knob, as JSON
     120/metrics          the score; null where it was not measured
 
-The newest `cfg.checkpoint.keep` steps stay, and the one with the highest score.
+The newest `cfg.checkpoint.keep` steps stay, and the one with the highest score. A step that cannot be read is set
+aside, as 120.damaged, and the next older one is taken.
 Deliberately not here: when to save (the loops), what the shards are (step.py gives the abstract state).
 """
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
+import jax
 import orbax.checkpoint as ocp
-from grain.checkpoint import CheckpointRestore, CheckpointSave
 from orbax.checkpoint import checkpoint_managers
 
 from t1jax import multihost, stored
 from t1jax.config import Config, ConfigError
 from t1jax.data import Stream
+from t1jax.stopping import EXIT_STORAGE, Stopped
 from t1jax.tokenizer import Tokenizer
 from t1jax.types import TrainState
 
 # knobs of the model that may differ from those it was saved with
 NOT_SHAPE = ("checkpoint", "compute_dtype", "remat", "attention")
+SMALL = ("metrics/metrics", "config/metadata")  # of a step: JSON that Orbax reads for all steps when it opens them
+
+
+def _to_stderr(note: str) -> None:
+    print(f"t1jax: {note}", file=sys.stderr)
 
 
 class Checkpoints:
@@ -40,10 +52,20 @@ class Checkpoints:
     All processes make the same calls.
     """
 
-    def __init__(self, directory: str | Path, cfg: Config, tokenizer: Tokenizer) -> None:
-        """Opens `directory`, or makes it and puts the tokenizer there; removes what a killed run left half-written."""
+    def __init__(
+        self, directory: str | Path, cfg: Config, tokenizer: Tokenizer, note: Callable[[str], None] = _to_stderr
+    ) -> None:
+        """Opens `directory`, or makes it and puts the tokenizer there; removes what a killed run left half-written.
+
+        `note` tells the user what could not be read or written.
+        """
         self.directory = Path(directory).absolute()
-        self._cfg = cfg
+        self._cfg, self._note = cfg, note
+        self._failed: str = ""  # why the newest save is not there
+        self._damaged: dict[int, str] = {}
+        if multihost.is_main():
+            self._set_aside_unreadable()
+        multihost.barrier(f"{self.directory} is looked through")
         policies = (
             checkpoint_managers.LatestN(cfg.checkpoint.keep),
             checkpoint_managers.BestN(n=1, get_metric_fn=_score),
@@ -57,17 +79,18 @@ class Checkpoints:
         if self.latest() is None and multihost.is_main():
             tokenizer.save(self.directory)
 
-    def save(self, step: int, state: TrainState, stream: Stream[Any] | None = None, score: float | None = None) -> None:
-        """Starts to write the state after `step` updates, and where `stream` is; returns before it is on disk.
+    def save(self, step: int, state: TrainState, stream: Any = None, score: float | None = None) -> None:
+        """Starts to write the state after `step` updates; returns before it is on disk.
 
         The arrays are copied first: the caller may donate them at once. A step that is there already stays as it is.
 
         Args:
           step: optimiser updates done in this stage.
-          state: global arrays, sharded as they are.
-          stream: the data stream; its next batch is the first one of the continued run.
+          state: global arrays, sharded as they are; or NumPy arrays.
+          stream: `get_state()` of the data stream; its next batch is the first one of the continued run.
           score: higher is better: decides which checkpoint is the best. None or not finite: not measured.
         """
+        self._collect()
         if step in self._manager.all_steps():
             return
         items: dict[str, ocp.args.CheckpointArgs] = {
@@ -75,9 +98,12 @@ class Checkpoints:
             "config": ocp.args.JsonSave(self._cfg.to_dict()),
         }
         if stream is not None:
-            items["stream"] = CheckpointSave(stream)
+            items["stream"] = ocp.args.JsonSave(stream)
         measured = float(score) if score is not None and math.isfinite(score) else None
-        self._manager.save(step, args=ocp.args.Composite(**items), metrics={"score": measured}, force=True)
+        self._failed = ""
+        self._try(
+            lambda: self._manager.save(step, args=ocp.args.Composite(**items), metrics={"score": measured}, force=True)
+        )
 
     def restore(
         self, abstract: TrainState, stream: Stream[Any] | None = None, step: int | None = None
@@ -89,17 +115,42 @@ class Checkpoints:
         Args:
           abstract: a TrainState of jax.ShapeDtypeStruct with shardings.
 
+        Without `step`, a newest one that cannot be read is set aside, and the next older one taken.
+
         Raises:
           ConfigError: saved by a model of another shape; names the knobs that differ.
+          Stopped: there are checkpoints, and none can be read.
         """
-        step = self.latest() if step is None else step
-        if step is None:
-            return None
+        if step is not None:
+            return self._restore(step, abstract, stream)
+        while (newest := self.latest()) is not None:
+            try:
+                return self._restore(newest, abstract, stream)
+            except ConfigError:
+                raise
+            except Exception as error:  # whatever Orbax makes of damaged files; with several processes, only as one
+                if jax.process_count() > 1:
+                    raise
+                self._set_aside(newest, error)
+                self._manager.reload()
+        if self._damaged:
+            listed = "; ".join(f"{step}: {why}" for step, why in self._damaged.items())
+            raise Stopped(
+                f"{self.directory}: no checkpoint can be read ({listed}); put one back from a copy, or delete the "
+                "directory to do this stage again",
+                EXIT_STORAGE,
+            )
+        return None
+
+    def _restore(self, step: int, abstract: TrainState, stream: Stream[Any] | None) -> TrainState:
         self._refuse_other_model(step)
         items: dict[str, ocp.args.CheckpointArgs] = {"state": ocp.args.StandardRestore(abstract)}
         if stream is not None:
-            items["stream"] = CheckpointRestore(stream)
-        return cast(TrainState, self._manager.restore(step, args=ocp.args.Composite(**items))["state"])
+            items["stream"] = ocp.args.JsonRestore()
+        found = self._manager.restore(step, args=ocp.args.Composite(**items))
+        if stream is not None:
+            stream.set_state(found["stream"])
+        return cast(TrainState, found["state"])
 
     def config(self, step: int) -> dict[str, Any]:
         """The knobs that the checkpoint of `step` was saved with, as nested dicts."""
@@ -119,14 +170,61 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def wait(self) -> None:
-        """Returns when what was saved is on disk; raises what went wrong on the way."""
-        self._manager.wait_until_finished()
+        """Returns when what was saved is on disk.
+
+        Raises:
+          Stopped: the newest save could not be written.
+        """
+        self._collect()
+        if self._failed:
+            raise Stopped(
+                f"{self.directory}: {self._failed}; make room, or let it be written, and the same command continues "
+                f"from step {self.latest() or 0}",
+                EXIT_STORAGE,
+            )
 
     def __enter__(self) -> Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._collect()
         self._manager.close()
+
+    def _collect(self) -> None:
+        """Waits for the save under way, and says if it failed."""
+        self._try(self._manager.wait_until_finished)
+
+    def _try(self, write: Callable[[], Any]) -> None:
+        """Writes; an error is told and kept for `wait`, and training goes on: what was whole is still there."""
+        try:
+            write()
+        except Exception as error:  # Orbax's background work raises what the disk made of it, in any form
+            if jax.process_count() > 1:  # the others wait for this one: they start again together
+                raise
+            self._failed = f"a checkpoint could not be written: {_reason(error)}"
+            self._note(f"{self.directory}: {self._failed}; the newest whole one is {self.latest()}; training goes on")
+            for left in self.directory.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+                shutil.rmtree(left, ignore_errors=True)
+            self._manager.reload()
+
+    def _set_aside_unreadable(self) -> None:
+        """Steps whose SMALL files are damaged: Orbax could not even list the others."""
+        for step in sorted(int(x.name) for x in self.directory.glob("*") if x.name.isdecimal()):
+            try:
+                for name in SMALL:
+                    path = self.directory / str(step) / name
+                    if path.exists():
+                        json.loads(path.read_bytes())
+            except (ValueError, OSError) as error:
+                self._set_aside(step, error)
+
+    def _set_aside(self, step: int, error: Exception) -> None:
+        """Keeps what is left of a step where Orbax does not look."""
+        path = self.directory / str(step)
+        aside = next(x for n in range(10**6) if not (x := path.with_name(f"{step}.damaged{n or ''}")).exists())
+        self._damaged[step] = _reason(error)
+        self._note(f"{path} cannot be read ({self._damaged[step]}); it is kept as {aside.name}, and an older one taken")
+        os.rename(path, aside)
 
     def _refuse_other_model(self, step: int) -> None:
         saved, model = self.config(step)["model"], self._cfg.to_dict()["model"]
@@ -134,6 +232,11 @@ class Checkpoints:
         if names:
             found = ", ".join(f"model.{name} = {saved.get(name)} (now {model.get(name)})" for name in sorted(names))
             raise ConfigError(f"{self.directory / str(step)} has {found}; set it back or start a new workdir")
+
+
+def _reason(error: Exception) -> str:
+    """An error in a line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
 
 
 def _score(metrics: dict[str, float | None]) -> float:

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict, config_flags
 
 from t1jax import config
 from t1jax.config import Config, ConfigError
+from t1jax.stopping import Interrupted, Stopped
 
 EXIT_MISTAKE, EXIT_INTERRUPTED = 2, 130
 INTERRUPTED = "interrupted; the same command continues where it was"
@@ -29,7 +30,8 @@ INTERRUPTED = "interrupted; the same command continues where it was"
 def call(
     program: str, usage: str, body: Callable[[list[str]], None], argv: list[str], interrupted: str = INTERRUPTED
 ) -> int:
-    """Runs `body(argv)`; returns the exit code: 0 done, 2 the user's mistake, 130 Ctrl-C. Other errors go through.
+    """Runs `body(argv)`; returns the exit code: 0 done, 2 the user's mistake, 130 Ctrl-C, else as stopping.py says.
+    Other errors go through.
 
     --help prints `usage` instead. A ConfigError becomes one line, "PROGRAM: what was wrong".
     """
@@ -41,9 +43,12 @@ def call(
     except ConfigError as error:
         print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_MISTAKE
-    except KeyboardInterrupt:
-        print(f"{program}: {interrupted}", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    except Stopped as error:
+        print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.code
+    except KeyboardInterrupt as error:
+        print(f"{program}: {str(error) or interrupted}", file=sys.stderr)
+        return error.code if isinstance(error, Interrupted) else EXIT_INTERRUPTED
     return 0
 
 

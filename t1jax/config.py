@@ -99,6 +99,7 @@ class SftConfig:
     b2: float
     weight_decay: float
     grad_clip: float
+    max_skipped: int
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,7 @@ class RlConfig:
     stop_repeats: int
     garbled_share: float
     loss_normalisation: str
+    max_skipped: int
     logprob_temperature: float
 
     @property
@@ -179,6 +181,7 @@ class CheckpointConfig:
     sft_every: int
     every: int
     keep: int
+    grace_seconds: float
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the two training loops share: when something is due, and rows that are written one step late.
+"""What the two training loops share: when something is due, rows that are written one step late, checkpoints.
 
 Deliberately not here: the loops themselves (sft.py, rl.py).
 """
@@ -7,13 +7,19 @@ Deliberately not here: the loops themselves (sft.py, rl.py).
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import jax
 
+from t1jax import multihost
+from t1jax.checkpoint import Checkpoints
+from t1jax.data import Stream
 from t1jax.files import json_ready
+from t1jax.health import Health
 from t1jax.metrics import MetricsWriter
 from t1jax.progress import Stage
-from t1jax.types import Report
+from t1jax.stopping import Signals
+from t1jax.types import Report, TrainState
 
 
 def due(step: int, every: int, last: int) -> bool:
@@ -21,11 +27,50 @@ def due(step: int, every: int, last: int) -> bool:
     return step == last or (every > 0 and step % every == 0)
 
 
+class Saving:
+    """Saves what a loop has done when it is due, or when the run is asked to stop."""
+
+    def __init__(self, log: StepLog, checkpoints: Checkpoints, stream: Stream[Any], signals: Signals) -> None:
+        self._log, self._checkpoints, self._stream, self._signals = log, checkpoints, stream, signals
+
+    def begin(self, step: int, state: TrainState) -> None:
+        """The loop starts after `step` updates."""
+        self._keep(step, state)
+
+    def after(self, step: int, state: TrainState, due: bool, score: float | None = None) -> None:
+        """`step` is done, and its report pushed: saves it if `due`.
+
+        Raises:
+          Interrupted: a process of this run was asked to stop; the step is saved.
+        """
+        asked = multihost.greatest(self._signals.asked)
+        if due or asked:
+            self._log.flush()
+            self._log.sync()
+            self._checkpoints.save(step, state, self._stream.get_state(), score)
+        if asked:
+            leaving = self._signals.leave(f"stopped after {self._log.name} step {step}", asked)
+            self._checkpoints.wait()
+            raise leaving
+        self._keep(step, state)
+
+    def _keep(self, step: int, state: TrainState) -> None:
+        """A copy of the state that the devices cannot take away, if somebody may want it."""
+        if self._signals.snapshots:
+            copy, stream = jax.device_get(state), self._stream.get_state()
+
+            def save() -> None:
+                self._checkpoints.save(step, copy, stream)
+                self._checkpoints.wait()
+
+            self._signals.keep(save)
+
+
 class StepLog:
     """Writes each step's report when the next step is under way, so that the device never waits for a file."""
 
-    def __init__(self, name: str, writer: MetricsWriter, stage: Stage) -> None:
-        self._name, self._writer, self._stage = name, writer, stage
+    def __init__(self, name: str, writer: MetricsWriter, stage: Stage, health: Health) -> None:
+        self.name, self._writer, self._stage, self._health = name, writer, stage, health
         self._waiting: tuple[int, Report] | None = None
         self._began = time.perf_counter()
 
@@ -41,6 +86,7 @@ class StepLog:
 
         Raises:
           RuntimeError: the scorer failed in that step. All processes raise it, at the same step.
+          Stopped: too many steps in a row were skipped.
         """
         if self._waiting is None:
             return
@@ -48,11 +94,17 @@ class StepLog:
         self._waiting = None
         row = {name: json_ready(value) for name, value in report.items()}
         if row.pop("failed", 0.0):
-            raise RuntimeError(f"{self._name} step {step}: the scorer raised an error; it is in the log of its process")
+            raise RuntimeError(f"{self.name} step {step}: the scorer raised an error; it is in the log of its process")
         now = time.perf_counter()
         seconds, self._began = now - self._began, now
         row |= {"seconds": seconds, "tokens_per_second": row["tokens"] / seconds}
-        self._stage.update(step, self._writer.write(self._name, step, row))
+        row = self._writer.write(self.name, step, row)
+        self._stage.update(step, row)
+        self._health.look(step, row)
+
+    def sync(self) -> None:
+        """Returns when all rows are on the disk."""
+        self._writer.sync()
 
     def pause(self) -> float:
         """Seconds since the last row, for an evaluation say: they do not count as a step's."""

@@ -21,7 +21,7 @@ from t1jax import processes
 from t1jax.config import Config, ConfigError
 
 USAGE = f"""\
-usage: python -m t1jax.main [--config=FILE] [--workdir=DIR] [--config.SECTION.KNOB=VALUE ...]
+usage: python -m t1jax.main [--config=FILE] [--workdir=DIR] [--config.SECTION.KNOB=VALUE ...] [--allow_change=KNOB,...]
                             [--multiprocess | --coordinator=HOST:PORT --num_processes=N --process_id=I]
 
 All of T1: cold start, reinforcement learning, evaluation, inference scaling, report.
@@ -30,9 +30,12 @@ All of T1: cold start, reinforcement learning, evaluation, inference scaling, re
   --workdir=DIR       what the run writes, and where it continues (default: workdirs/NAME for NAME.py)
   --config.KNOB=...   any knob of the config, such as --config.rl.num_steps=5;
                       configs/base.py explains each
+  --allow_change=KNOB,...  go on with a workdir though these knobs have changed, such as rl.num_steps
 {processes.HELP}  --help              this text
 
-Exit codes: 0 done, 1 a failure (with its traceback), 2 a mistake in flags or config, 130 interrupted.
+Exit codes: 0 done, 1 a failure (with its traceback), 2 a mistake in flags, config or data, 3 no checkpoint can be read
+or the last one not written, 4 too many steps in a row without a finite gradient, 130 stopped by Ctrl-C (SIGINT), 143
+by SIGTERM. After 1, 130 and 143 the same command goes on from the newest checkpoint.
 """
 DEFAULT_CONFIG = "configs/tiny.py"
 INTERRUPTED = "interrupted; the same command continues from the newest checkpoint"
@@ -48,8 +51,10 @@ def main(argv: list[str]) -> int:
     return command_line.call("t1jax", USAGE, _run, argv, INTERRUPTED)
 
 
-def parse(argv: list[str]) -> tuple[Config, Path, processes.Group | None]:
-    """The typed config, the workdir and the processes of a command line; imports nothing heavy, writes nothing.
+def parse(argv: list[str]) -> tuple[Config, Path, list[str], processes.Group | None]:
+    """The typed config, the workdir, the knobs that may have changed, and the processes of a command line.
+
+    Imports nothing heavy, writes nothing.
 
     Raises:
       ConfigError: anything is misspelt, missing or of the wrong type.
@@ -59,21 +64,22 @@ def parse(argv: list[str]) -> tuple[Config, Path, processes.Group | None]:
         raise ConfigError(f"unexpected argument {extra[0]!r}; flags start with --, see --help")
     path, _ = command_line.take_config_file(argv, DEFAULT_CONFIG)
     workdir = str(Path("workdirs") / Path(path).stem) if values.workdir is None else values.workdir
-    return cfg, _checked_workdir(workdir), processes.asked(values)
+    return cfg, _checked_workdir(workdir), values.allow_change, processes.asked(values)
 
 
 def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "", values)
+    flags.DEFINE_list("allow_change", [], "", values)
     processes.define(values)
 
 
 def _run(argv: list[str]) -> None:
-    cfg, workdir, group = parse(argv)
+    cfg, workdir, allow_change, group = parse(argv)
     with processes.joined(group):
         _validate(cfg)
         from t1jax import multihost, pipeline
 
-        report = pipeline.run(cfg, workdir)
+        report = pipeline.run(cfg, workdir, allow_change)
         if multihost.is_main():
             print(f"report: {report.resolve()}")
 

@@ -11,6 +11,8 @@ Deliberately not here: the bar on the terminal (progress.py), plots (plots.py).
 from __future__ import annotations
 
 import json
+import math
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,6 +35,7 @@ REQUIRED = (
     "garbled",  # share of responses
     "unscorable",  # share of responses
     "grad_norm",
+    "skipped",  # 1: the gradient was not finite, and nothing was updated; else 0
     "learning_rate",
     "logprob_gap",  # max |sampler - learner| log-probability of a sampled token, nats
     "tokens_per_second",
@@ -58,6 +61,20 @@ class MetricsWriter:
             self.workdir.mkdir(parents=True, exist_ok=True)
             keep_rows(self.path, self._resume_after)
             self._file = open(self.path, "a", encoding="utf-8")
+
+    def rewind(self, step: int, *stages: str) -> None:
+        """The steps of these stages after `step` will be done again: their rows go. Those of other stages stay."""
+        again = dict.fromkeys(stages, step)
+        self._resume_after |= again
+        if self._file is not None:
+            self._file.close()
+            keep_rows(self.path, again, others=math.inf)
+            self._file = open(self.path, "a", encoding="utf-8")
+
+    def sync(self) -> None:
+        """Returns when all rows are on the disk: a checkpoint that follows never has a step without its row."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
 
     def write(self, stage: str, step: int, report: Mapping[str, Any]) -> dict[str, Any]:
         """Writes one row and returns it as plain Python. Waits for the values if they are still on a device."""
@@ -111,14 +128,17 @@ def read_rows(workdir: str | Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in _whole_lines(Path(workdir) / "metrics.jsonl")]
 
 
-def keep_rows(path: Path, resume_after: Mapping[str, int]) -> None:
-    """Drops from a metrics file, atomically, a torn last line and the rows of steps after `resume_after`."""
+def keep_rows(path: Path, resume_after: Mapping[str, int], others: float = -1) -> None:
+    """Drops from a metrics file, atomically, a torn last line and the rows of steps after `resume_after`.
+
+    Of stages that are not named there, those after `others`.
+    """
     if not path.exists():
         return
     kept = []
     for line in _whole_lines(path):
         row = json.loads(line)
-        if row["step"] <= resume_after.get(row["stage"], -1):
+        if row["step"] <= resume_after.get(row["stage"], others):
             kept.append(line + "\n")
     content = "".join(kept).encode("utf-8")
     if content != path.read_bytes():

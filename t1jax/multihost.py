@@ -53,6 +53,11 @@ def least(value: int) -> int:
     return int(to_host(np.array([value], np.int64).view(np.uint8)).view(np.int64).min())
 
 
+def greatest(value: int) -> int:
+    """The greatest of all processes' values, below 2**31."""
+    return value if jax.process_count() == 1 else int(np.max(to_host(np.array([value], np.int32))))
+
+
 def barrier(name: str) -> None:
     """Waits until every process is here."""
     from jax.experimental import multihost_utils

@@ -129,6 +129,26 @@ def _sized_like_adam(updates: Params, _: Params | None) -> Params:
     return jax.tree_util.tree_map_with_path(one, updates)
 
 
+def apply_finite(
+    optimizer: optax.GradientTransformation, gradient: Params, opt_state: Any, params: Params
+) -> tuple[Params, Any, jax.Array, jax.Array]:
+    """One optimiser update, unless the gradient is not finite: then nothing changes, neither weights nor moments.
+
+    Returns:
+      parameters, optimiser state, float32[] norm of the gradient, bool[] whether it was applied: the norm is finite.
+    """
+    norm = optax.tree.norm(gradient)
+    applied = jnp.isfinite(norm)
+    change, new_state = optimizer.update(gradient, opt_state, params)
+    new = (optax.apply_updates(params, change), new_state)
+    return *either(applied, new, (params, opt_state)), norm, applied
+
+
+def either(condition: jax.Array, new: Any, old: Any) -> Any:
+    """`new` where the bool[] is true, else `old`: trees of arrays, element by element."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
+
+
 def start_anchor(params: Params) -> Params:
     """The offset of an anchor that equals the parameters: zeros, float32."""
     return jax.tree.map(lambda x: jnp.zeros_like(x, jnp.float32), params)

@@ -4,7 +4,7 @@
 Every stage leaves something in the workdir, and a stage that finds its own work there goes on from it: the same
 command again continues, or says that all is done.
 
-    config.json           every knob of the run
+    config.json           every knob of the run; inputs.json what its files were; lock while it runs (workdir.py)
     tokenizer/            the tokenizer, trained first
     checkpoints/sft, rl   Orbax checkpoints of the two training stages
     compiled/             programs for the next start; may be deleted
@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +28,7 @@ from typing import Any
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache as cache
+from jax.sharding import Mesh
 
 from t1jax import evaluator as evaluation
 from t1jax import files, multihost, report, rl, scaling, sft, sharding, tokenizer, validation, weights
@@ -38,54 +39,85 @@ from t1jax.hf.tokenizer import HFTokenizer
 from t1jax.metrics import MetricsWriter, read_rows
 from t1jax.progress import Progress
 from t1jax.rewards.verifier import Verifier
+from t1jax.stopping import Signals
 from t1jax.tasks.pairs import PairsTask
 from t1jax.tasks.problems import ProblemsTask
 from t1jax.tasks.task import Task
 from t1jax.tokenizer import Tokenizer
 from t1jax.types import Params
+from t1jax.workdir import begin, claim, locked
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy")
 
 
-def run(cfg: Config, workdir: Path) -> Path:
+def run(cfg: Config, workdir: Path, allow_change: Sequence[str] = ()) -> Path:
     """Runs what is left to do in `workdir`; returns the path of the report.
 
+    Args:
+      allow_change: knobs that may differ from those that the run was started with.
+
     Raises:
-      ConfigError: the workdir holds a run with other knobs, or the config cannot work on these devices.
+      ConfigError: the workdir is in use or holds a run with other knobs, or the config cannot work on these devices.
+      Stopped: no checkpoint can be read or the last one not written, or training is sick; see stopping.py.
+      Interrupted: a signal asked for it.
     """
     validation.validate(cfg, jax.device_count())
     mesh = sharding.make_mesh(cfg.mesh)
-    refuse_other_run(cfg, workdir)
-    with compilation_cache(cfg, workdir), Progress() as progress, Verifier(cfg.verifier) as verifier:
-        if (workdir / "results.json").exists() and (workdir / "report.html").exists():
-            progress.note(f"{workdir} is done; give another --workdir to run again")
-            return workdir / "report.html"
+    changed = claim(cfg, workdir, allow_change)
+    done = (workdir / "results.json", workdir / "report.html")
+    if not changed and all(path.exists() for path in done):
+        if multihost.is_main():
+            print(f"{workdir} is done; give another --workdir to run again")
+        return done[1]
+    with (
+        Signals(cfg.checkpoint.grace_seconds) as signals,
+        compilation_cache(cfg, workdir),
+        Progress() as progress,
+        Verifier(cfg.verifier) as verifier,
+    ):
         task, tokens = make_task(cfg, workdir, verifier)
         for note in getattr(task, "notes", ()):
             progress.note(note)
+        for name, (old, new) in changed.items():
+            progress.note(f"{name} is now {new}, was {old}")
         multihost.barrier("all have read the workdir")
-        if multihost.is_main():
-            files.write_json(workdir / "config.json", cfg.to_dict())
-            tokens.save(workdir / "tokenizer")
-        multihost.barrier("the workdir is begun")
-        evaluator = Evaluator(
-            cfg, mesh, task, tokens, lambda done, live: progress.sampling(int(done), cfg.rl.max_new_tokens, int(live))
-        )
-        with (
-            Checkpoints(workdir / "checkpoints/sft", cfg, tokens) as sft_checkpoints,
-            Checkpoints(workdir / "checkpoints/rl", cfg, tokens) as rl_checkpoints,
-            MetricsWriter(workdir, resume_after(sft_checkpoints, rl_checkpoints)) as writer,
-        ):
-            before = None  # weights after the cold start: not needed once RL has a checkpoint of its own
-            if rl_checkpoints.latest() is None or not measurement(workdir, "sft").exists():
-                if cfg.sft.num_steps:
-                    before = sft.train(cfg, mesh, task, tokens, sft_checkpoints, writer, progress).params
-                else:
-                    before = sft.initial_params(cfg, mesh)
-            first = measured("sft", workdir, progress, lambda: measure(evaluator, before, "sft"))
-            after = rl.train(cfg, mesh, task, tokens, before, rl_checkpoints, writer, progress, evaluator).params
-            last = measured("rl", workdir, progress, lambda: measure(evaluator, after, "rl"))
-        return finish(cfg, workdir, first, last)
+        with locked(workdir):
+            if multihost.is_main():
+                outdated = (*done, *(measurement(workdir, stage) for stage in ("sft", "rl")))
+                begin(cfg, workdir, outdated if changed else ())
+                tokens.save(workdir / "tokenizer")
+            multihost.barrier("the workdir is begun")
+            return stages(cfg, mesh, workdir, task, tokens, progress, signals)
+
+
+def stages(
+    cfg: Config,
+    mesh: Mesh,
+    workdir: Path,
+    task: Task,
+    tokens: Tokenizer,
+    progress: Progress,
+    signals: Signals,
+) -> Path:
+    """What is left of the stages, one after the other; returns the path of the report."""
+    evaluator = Evaluator(
+        cfg, mesh, task, tokens, lambda done, live: progress.sampling(int(done), cfg.rl.max_new_tokens, int(live))
+    )
+    with (
+        Checkpoints(workdir / "checkpoints/sft", cfg, tokens, progress.note) as sft_checkpoints,
+        Checkpoints(workdir / "checkpoints/rl", cfg, tokens, progress.note) as rl_checkpoints,
+        MetricsWriter(workdir, resume_after(sft_checkpoints, rl_checkpoints)) as writer,
+    ):
+        before = None  # weights after the cold start: not needed once RL has a checkpoint of its own
+        if rl_checkpoints.latest() is None or not measurement(workdir, "sft").exists():
+            if cfg.sft.num_steps:
+                before = sft.train(cfg, mesh, task, tokens, sft_checkpoints, writer, progress, signals).params
+            else:
+                before = sft.initial_params(cfg, mesh)
+        first = measured("sft", workdir, progress, lambda: measure(evaluator, before, "sft"))
+        after = rl.train(cfg, mesh, task, tokens, before, rl_checkpoints, writer, progress, evaluator, signals).params
+        last = measured("rl", workdir, progress, lambda: measure(evaluator, after, "rl"))
+    return finish(cfg, workdir, first, last)
 
 
 @contextmanager
@@ -104,28 +136,6 @@ def compilation_cache(cfg: Config, workdir: Path) -> Iterator[None]:
     finally:
         jax.config.update("jax_compilation_cache_dir", None)
         cache.reset_cache()
-
-
-def refuse_other_run(cfg: Config, workdir: Path) -> None:
-    """Checks that a workdir that is in use was started with the same knobs.
-
-    Raises:
-      ConfigError: it was not; names the first knob that differs.
-    """
-    path = workdir / "config.json"
-    if not path.exists():
-        return
-    mine, theirs = files.json_ready(cfg.to_dict()), json.loads(path.read_text(encoding="utf-8"))
-    for section in mine:
-        if mine[section] != theirs.get(section):
-            raise ConfigError(_difference(section, theirs.get(section), mine[section], workdir))
-
-
-def _difference(section: str, theirs: Any, mine: Any, workdir: Path) -> str:
-    if isinstance(mine, dict) and isinstance(theirs, dict):
-        name = next(name for name in [*mine, *theirs] if mine.get(name) != theirs.get(name))
-        section, theirs, mine = f"{section}.{name}", theirs.get(name), mine.get(name)
-    return f"{section} is {mine}, but {workdir} was started with {theirs}: give that, or another --workdir"
 
 
 def make_task(cfg: Config, workdir: Path, verifier: Verifier) -> tuple[Task, Tokenizer]:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from absl import flags
 
 from t1jax.config import ConfigError
+from t1jax.stopping import Stopped
 
 HEARTBEAT = 30  # seconds without a sign of life after which a process counts as dead
 START = 300  # seconds that processes wait for the last one to come
@@ -93,7 +94,7 @@ def joined(group: Group | None) -> Iterator[None]:
     try:
         yield
         multihost.barrier("the end of the run")
-    except (ConfigError, KeyboardInterrupt):  # every process sees the same mistake, or the same signal
+    except (ConfigError, Stopped, KeyboardInterrupt):  # every process sees the same mistake, or the same signal
         raise
     except BaseException:
         traceback.print_exc()

@@ -16,11 +16,13 @@ from t1jax import data, memory, multihost, optim, step
 from t1jax.checkpoint import Checkpoints
 from t1jax.config import Config
 from t1jax.evaluator import Evaluator, metrics_row
-from t1jax.loop import StepLog, due
+from t1jax.health import Health
+from t1jax.loop import Saving, StepLog, due
 from t1jax.metrics import MetricsWriter
 from t1jax.progress import Progress
 from t1jax.rewards.score import make_scorer
 from t1jax.sharding import train_layout
+from t1jax.stopping import Signals
 from t1jax.tasks.task import Task
 from t1jax.tokenizer import Tokenizer
 from t1jax.types import Params, TrainState
@@ -41,10 +43,14 @@ def train(
     writer: MetricsWriter,
     progress: Progress,
     evaluator: Evaluator,
+    signals: Signals,
 ) -> TrainState:
-    """The state after all of RL, from the cold start's `params`; goes on from the newest checkpoint.
+    """The state after all of RL, from the cold start's `params`; goes on from the newest checkpoint that can be read.
 
     `params` may be None where there is a checkpoint.
+
+    Raises:
+      Interrupted: `signals` were heard; the last step done is saved.
     """
     layout, optimizer = train_layout(mesh), make_optimizer(cfg)
     stream = data.prompt_stream(
@@ -56,6 +62,7 @@ def train(
             raise ValueError("reinforcement learning needs params or a checkpoint, got neither")
         state = step.init_state(cfg, mesh, optimizer, params, anchor=True)
     start, last = int(state.step), cfg.rl.num_steps
+    writer.rewind(start, "rl", "evaluate")
     rows = cfg.rl.prompts_per_step * cfg.rl.responses_per_prompt
     lanes = memory.lanes(cfg, mesh)
     progress.note(f"sampling {lanes} of a prompt's {cfg.rl.responses_per_prompt} responses at a time")
@@ -69,10 +76,20 @@ def train(
         on_progress=lambda done, live: progress.sampling(done, total, live, what),
     )
     problems = evaluator.problems(cfg.eval.quick_problems, start=cfg.eval.num_problems)
-    with contextlib.closing(stream), progress.stage("reinforcement", total=last, done=start) as stage:
-        log = StepLog("rl", writer, stage)
+    with (
+        contextlib.closing(stream),
+        progress.stage("reinforcement", total=last, done=start) as stage,
+        signals.deferred(),
+    ):
+        health = Health(cfg, "rl", progress.note)
+        log = StepLog("rl", writer, stage, health)
+        saving = Saving(log, checkpoints, stream, signals)
+        saving.begin(start, state)
         for number in range(start + 1, last + 1):
-            state, report = train_step(state, multihost.global_batch(next(stream), layout))
+            batch = multihost.global_batch(next(stream), layout)
+            state, report = train_step(state, batch)
+            if report["skipped"].item():  # waits for the step, which itself waits for the host to score
+                health.dump(writer.workdir / "sick", number, state, batch, report, tokenizer)
             log.push(number, report)
             score = None
             if cfg.eval.every and number % cfg.eval.every == 0:
@@ -81,7 +98,6 @@ def train(
                 row = metrics_row(responses) | {"seconds": log.pause()}
                 writer.write("evaluate", number, row)
                 score = row["accuracy"]
-            if score is not None or due(number, cfg.checkpoint.every, last):
-                log.flush()
-                checkpoints.save(number, state, stream, score)
+            saving.after(number, state, score is not None or due(number, cfg.checkpoint.every, last), score)
+    checkpoints.wait()
     return state

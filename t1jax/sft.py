@@ -21,11 +21,13 @@ from jax.sharding import Mesh
 from t1jax import data, losses, multihost, optim, rng, step, weights
 from t1jax.checkpoint import Checkpoints
 from t1jax.config import Config
-from t1jax.loop import StepLog, due
+from t1jax.health import Health
+from t1jax.loop import Saving, StepLog, due
 from t1jax.metrics import MetricsWriter
 from t1jax.model import qwen
 from t1jax.progress import Progress
 from t1jax.sharding import train_layout
+from t1jax.stopping import Signals
 from t1jax.tasks.task import Task
 from t1jax.tokenizer import Tokenizer
 from t1jax.types import Packed, Params, Report, TrainState
@@ -63,14 +65,14 @@ def make_sft_step(cfg: Config, mesh: Mesh) -> Callable[[TrainState, Packed], tup
 
         zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params))
         (value, gradient), _ = jax.lax.scan(accumulate, zero, step.split(packed, cfg.sft.micro_batches))
-        change, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params, opt_state, norm, applied = optim.apply_finite(optimizer, gradient, state.opt_state, state.params)
         report = {
             "loss": value,
-            "grad_norm": optax.tree.norm(gradient),
+            "grad_norm": norm,
+            "skipped": 1.0 - applied.astype(jnp.float32),
             "learning_rate": schedule(state.step),
             "tokens": (packed.segment_BT > 0).sum(dtype=jnp.float32),
         }
-        params = optax.apply_updates(state.params, change)
         return replace(state, step=state.step + 1, params=params, opt_state=opt_state), report
 
     shardings = step.state_shardings(cfg, mesh, optimizer, anchor=False)
@@ -93,8 +95,13 @@ def train(
     checkpoints: Checkpoints,
     writer: MetricsWriter,
     progress: Progress,
+    signals: Signals,
 ) -> TrainState:
-    """The state after the whole cold start; goes on from the newest checkpoint."""
+    """The state after the whole cold start; goes on from the newest checkpoint that can be read.
+
+    Raises:
+      Interrupted: `signals` were heard; the last step done is saved.
+    """
     if not cfg.sft.num_steps:
         raise ValueError("sft.num_steps is 0: there is no cold start")
     layout, optimizer = train_layout(mesh), make_optimizer(cfg)
@@ -103,13 +110,19 @@ def train(
     if state is None:
         state = step.init_state(cfg, mesh, optimizer, initial_params(cfg, mesh), anchor=False)
     start, last = int(state.step), cfg.sft.num_steps
+    writer.rewind(start, "sft")
     sft_step = make_sft_step(cfg, mesh)
-    with contextlib.closing(stream), progress.stage("cold start", total=last, done=start) as stage:
-        log = StepLog("sft", writer, stage)
+    with (
+        contextlib.closing(stream),
+        progress.stage("cold start", total=last, done=start) as stage,
+        signals.deferred(),
+    ):
+        log = StepLog("sft", writer, stage, Health(cfg, "sft", progress.note))
+        saving = Saving(log, checkpoints, stream, signals)
+        saving.begin(start, state)
         for number in range(start + 1, last + 1):
             state, report = sft_step(state, multihost.global_batch(next(stream), layout))
             log.push(number, report)
-            if due(number, cfg.checkpoint.sft_every, last):
-                log.flush()
-                checkpoints.save(number, state, stream)
+            saving.after(number, state, due(number, cfg.checkpoint.sft_every, last))
+    checkpoints.wait()
     return state

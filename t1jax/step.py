@@ -130,7 +130,7 @@ def make_update(
     cfg: Config, mesh: Mesh
 ) -> Callable[[TrainState, Prompts, Rollouts, Scores, Plan], tuple[TrainState, Report]]:
     """A traceable `update(state, prompts, rollouts, scores, plan) -> (state, report)`: one optimiser update, then the
-    anchor.
+    anchor. A gradient that is not finite changes neither; only the step counts on.
 
     Responses go through the model in packed rows, a part of them at a time, as far as rows are filled: first under the
     anchor (log-probabilities for the KL), then under the policy (gradients, summed in float32 and divided once).
@@ -204,11 +204,12 @@ def make_update(
         with jax.named_scope("update_parts"):
             loss_sum, logprob_gap, gradient = jax.lax.fori_loop(0, parts, accumulate, zero)
 
-        change, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, change)
+        params, opt_state, norm, applied = optim.apply_finite(optimizer, gradient, state.opt_state, state.params)
+        anchor = optim.update_anchor(state.anchor_offset, state.params, params, cfg.rl.anchor_decay)
         report = describe(rollouts, scores, cfg) | {
             "loss": loss_sum,
-            "grad_norm": optax.tree.norm(gradient),
+            "grad_norm": norm,
+            "skipped": 1.0 - applied.astype(jnp.float32),
             "learning_rate": schedule(state.step),
             "logprob_gap": logprob_gap,
             "kl_anchor": Mean.of(kl_B, packed_B).value(),
@@ -219,7 +220,7 @@ def make_update(
             step=state.step + 1,
             params=params,
             opt_state=opt_state,
-            anchor_offset=optim.update_anchor(state.anchor_offset, state.params, params, cfg.rl.anchor_decay),
+            anchor_offset=optim.either(applied, anchor, state.anchor_offset),
         )
         return state, report
 

@@ -79,7 +79,7 @@ def _validate_training(cfg: Config) -> None:
     _one_of(cfg, "sft.optimizer", "adamw", "muon")
     for section in ("sft", "rl"):
         _positive(cfg, section, "learning_rate grad_clip")
-        _at_least(cfg, 0, section, "weight_decay")
+        _at_least(cfg, 0, section, "weight_decay max_skipped")
         for knob in (f"{section}.b1", f"{section}.b2"):
             _check(cfg, knob, 0 <= _get(cfg, knob) < 1, "0 or more and below 1")
 
@@ -124,6 +124,7 @@ def _validate_measuring(cfg: Config) -> None:
         if benchmark.samples < 1:
             raise ConfigError(f"benchmarks.{name}.samples is {benchmark.samples}; expected at least 1")
     _at_least(cfg, 1, "checkpoint", "sft_every every keep")
+    _at_least(cfg, 0, "checkpoint", "grace_seconds")
 
 
 def _validate_mesh(cfg: Config, data: int, fsdp: int, tensor: int) -> None:

@@ -161,7 +161,7 @@ def test_the_stream_goes_on_where_it_was_saved(tmp_path, tokens):
         with Checkpoints(tmp_path / str(number), CFG, tokens) as checkpoints:
             for _ in range(3):
                 next(stream)
-            checkpoints.save(3, state, stream)
+            checkpoints.save(3, state, stream.get_state())
             expected = [next(stream) for _ in range(3)]
         with Checkpoints(tmp_path / str(number), CFG, tokens) as checkpoints:
             assert checkpoints.restore(abstract(state, make_mesh(1, 1, 1)), fresh) is not None

@@ -24,7 +24,7 @@ def runs(monkeypatch, tmp_path):
     """The (config, workdir) of each call of the pipeline, which is not really run."""
     calls: list[tuple[Config, Path]] = []
 
-    def run(cfg: Config, workdir: Path) -> Path:
+    def run(cfg: Config, workdir: Path, allow_change: list[str]) -> Path:
         calls.append((cfg, workdir))
         return workdir / "report.html"
 
@@ -71,9 +71,9 @@ def test_without_flags_tiny_is_run_even_where_there_is_no_configs_folder(runs, t
 def test_a_config_of_ones_own_and_a_workdir(runs, tmp_path):
     mine = tmp_path / "mine.py"
     mine.write_text("from configs import tiny\ndef get_config():\n  c = tiny.get_config()\n  c.seed = 7\n  return c\n")
-    cfg, workdir, _ = main.parse(["t1jax", f"--config={mine}"])
+    cfg, workdir, _, _ = main.parse(["t1jax", f"--config={mine}"])
     assert (cfg.seed, workdir) == (7, Path("workdirs/mine"))
-    cfg, workdir, _ = main.parse(
+    cfg, workdir, _, _ = main.parse(
         ["t1jax", "--config.rl.num_steps=3", "--config", str(mine), "--workdir", str(tmp_path / "here" / "there")]
     )
     assert (cfg.seed, cfg.rl.num_steps, workdir) == (7, 3, tmp_path / "here" / "there")
@@ -227,7 +227,7 @@ def test_ctrl_c_in_a_process_of_its_own(tmp_path):
     code = (
         "import sys, time, types\n"
         "from t1jax import main\n"
-        "def run(cfg, workdir):\n"
+        "def run(cfg, workdir, allow_change):\n"
         "    print('running', flush=True)\n"
         "    for _ in range(600): time.sleep(0.1)\n"  # one long sleep may begin just after a signal, and sleep on
         "sys.modules['t1jax.pipeline'] = types.SimpleNamespace(run=run)\n"

@@ -12,7 +12,7 @@ import pytest
 import small
 from small import ONE, STOPS, P, R, T
 
-from t1jax import checkpoint, config, loop, step
+from t1jax import checkpoint, config, health, loop, step
 from t1jax.rewards.answers import Outcome
 from t1jax.rewards.score import HostScores, make_scorer
 
@@ -239,7 +239,7 @@ def report(ready=False, **values):
 
 def test_the_log_writes_each_step_once_in_order_and_waits_for_none_but_the_one_before():
     written = Written()
-    log = loop.StepLog("rl", written, written)
+    log = loop.StepLog("rl", written, written, health.Health(small.make_config(), "rl", print))
     for number in (1, 2, 3):
         log.push(number, report(loss=number, failed=0.0))
         assert len(written) == number - 1
@@ -256,7 +256,7 @@ def test_the_log_writes_each_step_once_in_order_and_waits_for_none_but_the_one_b
 
 def test_a_failed_scorer_ends_the_loop_before_anything_is_written():
     written = Written()
-    log = loop.StepLog("rl", written, written)
+    log = loop.StepLog("rl", written, written, health.Health(small.make_config(), "rl", print))
     with pytest.raises(RuntimeError, match="rl step 7: the scorer raised"):
         log.push(7, report(failed=0.25))
         log.flush()
