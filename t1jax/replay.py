@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line that does a sick step again: the same sampling, scores and gradient, and where numbers went wrong.
+
+    python -m t1jax.replay workdirs/tiny/sick
+
+Deliberately not here: when a step is kept (health.py).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from t1jax import cli as command_line
+from t1jax import config
+from t1jax.config import Config, ConfigError, MeshConfig
+
+USAGE = """\
+usage: python -m t1jax.replay DUMP
+
+Does the step again that a run kept in WORKDIR/sick because its gradient was not finite, and says which arrays and
+which responses have numbers that are not finite. Files of problems must be where the config says.
+
+Exit codes: 0 the same happened, 1 something else happened, 2 a mistake or no such dump.
+"""
+
+
+def cli() -> None:
+    """What `python -m t1jax.replay` calls."""
+    sys.exit(main(sys.argv))
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command line `argv` (program name first); returns the exit code."""
+    same: list[bool] = []
+    code = command_line.call("t1jax.replay", USAGE, lambda argv: same.append(_replay(argv)), argv)
+    return code or (0 if all(same) else 1)
+
+
+def _replay(argv: list[str]) -> bool:
+    _, extra = command_line.read_flags(argv, lambda values: None)
+    if len(extra) != 1:
+        raise ConfigError(f"got {' '.join(extra) or 'nothing'}; expected one folder, see --help")
+    return replay(Path(extra[0]))
+
+
+def replay(folder: Path) -> bool:
+    """Does the step kept in `folder` again and prints what is found; whether the row is the one of the run."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    import orbax.checkpoint as ocp
+
+    from t1jax import multihost, pipeline, sharding, step
+    from t1jax.files import json_ready
+    from t1jax.rewards.score import make_scorer
+    from t1jax.rewards.verifier import Verifier
+    from t1jax.rl import make_optimizer
+    from t1jax.types import Prompts
+
+    cfg = _config(folder, jax.device_count())
+    expected = _read(folder / "report.json")
+    mesh = sharding.make_mesh(cfg.mesh)
+    layout = sharding.train_layout(mesh)
+    with Verifier(cfg.verifier) as verifier, np.load(folder / "prompts.npz") as kept:
+        task, tokens = pipeline.make_task(cfg, folder, verifier)
+        prompts = multihost.shared_batch(Prompts(kept["tokens"], kept["valid"], kept["problem"]), layout)
+        with ocp.StandardCheckpointer() as checkpointer:
+            abstract = step.state_shapes(cfg, mesh, make_optimizer(cfg), anchor=True)
+            state = checkpointer.restore((folder / "state").absolute(), abstract)
+        for name, tree in (
+            ("parameters", state.params),
+            ("anchor", state.anchor_offset),
+            ("optimiser", state.opt_state),
+        ):
+            bad = [
+                f"{jax.tree_util.keystr(path)}: {int(count)} of {x.size}"
+                for path, x in jax.tree_util.tree_leaves_with_path(tree)
+                if (count := (~jnp.isfinite(x)).sum())
+            ]
+            print(f"{name}: {'; '.join(bad) + ' not finite' if bad else 'finite'}")
+        sample = jax.jit(step.make_sample(cfg, mesh, tokens.stop_ids))
+        rollouts = multihost.to_host(sample(state.params, prompts, state.rng, state.step))
+        bad_BT = rollouts.sampled_BT & ~np.isfinite(rollouts.logprob_BT)
+        if bad_BT.any():
+            b, t = np.argwhere(bad_BT)[0]
+            print(f"{bad_BT.any(-1).sum()} of {len(bad_BT)} responses; the first: response {b}, token {t}")
+        else:
+            print("log-probabilities of the samples: finite")
+        scorer = make_scorer(task, "train", tokens, cfg.rl)
+        train_step = step.make_train_step(cfg, mesh, scorer, stop_tokens=tokens.stop_ids)
+        _, report = train_step(state, prompts)
+    found = {name: json_ready(value) for name, value in multihost.to_host(report).items()}
+    other = {name: value for name, value in expected.items() if name != "step" and found.get(name) != value}
+    for name, value in other.items():
+        print(f"{name} is {found.get(name)}, was {value}")
+    print(f"step {expected['step']}: {'something else happened' if other else 'the same happened'}")
+    return not other
+
+
+def _config(folder: Path, num_devices: int) -> Config:
+    """The run's config; on other devices than the run's, with a mesh that fits them, which is said."""
+    if not (folder / "prompts.npz").is_file():
+        raise ConfigError(f"{folder}: no prompts.npz; expected the folder `sick` of a workdir")
+    cfg = config.load(_read(folder / "config.json"))
+    try:
+        config.mesh_shape(cfg.mesh, num_devices)
+    except ConfigError:
+        print(f"the run's mesh does not fit {num_devices} devices: taking fsdp {num_devices}")
+        return replace(cfg, mesh=MeshConfig(1, num_devices, 1))
+    return cfg
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{path}: {error}; expected what t1jax wrote") from error
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why a run ends before its time, with which exit code, and the signals that ask it to.
+
+SIGTERM (a preemption) and SIGINT (Ctrl-C) ask once: a training loop ends its step, saves and leaves; anything else is
+left where it is. The second signal ends the process there and then: checkpoints are whole by being renamed.
+
+A thread is told of signals by the C library, not by the interpreter, so that neither a long compilation nor a long
+sampling call, inside which Python runs no handler, keeps it from hearing.
+Deliberately not here: what is saved (checkpoint.py), when (loop.py), other processes' signals (multihost.py).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType, TracebackType
+from typing import Any
+
+EXIT_STORAGE = 3  # no checkpoint can be read, or the last one not written
+EXIT_SICK = 4  # gradients were not finite for too many steps in a row
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(Exception):
+    """Ends a run on purpose. The message is one line for people, the code for whoever started the run."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ends a run because of a signal."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.code = 128 + number
+
+
+class Signals:
+    """Listens to SIGNALS while it is entered, by the main thread; never asked otherwise."""
+
+    def __init__(self, grace: float = 0.0) -> None:
+        """`grace`: seconds between the first signal and the end of the machine.
+
+        After half of them a loop that has not ended its step is left as it is, with what `keep` last named saved. 0:
+        the step is waited for.
+        """
+        self.asked = 0  # the number of the first signal
+        self._grace = grace
+        self._deferred = False
+        self._save: Callable[[], None] | None = None
+        self._leaving = threading.Lock()
+        self._before: dict[Any, Any] = {}
+        self._pipe: tuple[int, int] = (-1, -1)
+        self._wakeup = -1
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():
+            self._pipe = os.pipe()
+            os.set_blocking(self._pipe[1], False)
+            self._wakeup = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
+            self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+            threading.Thread(target=self._listen, daemon=True, name="signals").start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self._before:
+            signal.set_wakeup_fd(self._wakeup)
+            os.close(self._pipe[1])  # and the thread reads the end
+        self._before = {}
+
+    @property
+    def snapshots(self) -> bool:
+        """Whether `keep` wants the state of every step."""
+        return self._grace > 0
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Signals only set `asked` in here; the body looks at it. Elsewhere they raise Interrupted."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred, self._save = False, None
+
+    def keep(self, save: Callable[[], None]) -> None:
+        """`save` writes the last completed step, from another thread and without the devices."""
+        self._save = save
+
+    def leave(self, why: str, number: int) -> Interrupted:
+        """The error to raise once everything is saved; from now on nothing else is."""
+        self._leaving.acquire()
+        return Interrupted(f"{why} ({signal.Signals(number).name}); the same command continues from there", number)
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        self.asked = self.asked or number
+        if not self._deferred:
+            raise self.leave("stopped", number)
+
+    def _listen(self) -> None:
+        heard = 0
+        while True:
+            told = os.read(self._pipe[0], 1)
+            if not told:
+                break
+            if told[0] not in SIGNALS:
+                continue
+            heard += 1
+            if heard > 1:
+                os._exit(128 + told[0])
+            self.asked = self.asked or told[0]
+            name = signal.Signals(told[0]).name
+            self._say(f"{name}: stopping; the newest checkpoint is whole. Once more stops now")
+            if self._grace > 0:
+                timer = threading.Timer(self._grace / 2, self._leave_now)
+                timer.daemon = True
+                timer.start()
+        os.close(self._pipe[0])
+
+    def _leave_now(self) -> None:
+        """Saves the last completed step, unless the main thread is already leaving, and ends the process."""
+        if not self._leaving.acquire(blocking=False):
+            return
+        if self._save is not None:
+            self._save()
+        self._say("left in the middle of a step, with the last completed one saved; the same command continues")
+        os._exit(128 + self.asked)
+
+    @staticmethod
+    def _say(what: str) -> None:
+        with suppress(OSError):  # a terminal that is gone is no reason to stay
+            print(f"t1jax: {what}", file=sys.stderr, flush=True)

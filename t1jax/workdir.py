@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whose a workdir is: one process's at a time, and one config's and its files'.
+
+    lock          held by the process that runs here; free again when it ends, however it ends
+    config.json   every knob of the run
+    inputs.json   SHA-256 of each file of problems that the config names
+
+A mesh may change between starts. Other knobs are refused with the difference, unless --allow_change names them and
+they are not what checkpoints are made of.
+Deliberately not here: what else lies in the workdir (pipeline.py), damaged checkpoints (checkpoint.py).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from t1jax import config, files, multihost
+from t1jax.config import Config, ConfigError
+
+FREE = ("mesh.",)  # knobs that may change without a word
+FIXED = ("seed", "model.", "tokenizer.", "task.", "data.", "sft.", "rl.prompts_per_step")  # that never may
+NOT_FIXED = ("model.compute_dtype", "model.remat", "model.attention")  # of those
+FILES = ("data.train", "data.eval", "data.sft")
+
+
+@contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """This process alone runs in `workdir`; of several processes of one run, process 0 speaks for all.
+
+    Raises:
+      ConfigError: another one does; says which.
+    """
+    if not multihost.is_main():
+        yield
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    with open(workdir / "lock", "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise ConfigError(
+                f"{workdir} is in use by {file.read().strip() or 'another process'}; wait for it, stop it, or give "
+                "another --workdir"
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
+def claim(cfg: Config, workdir: Path, allowed: Sequence[str] = ()) -> dict[str, tuple[Any, Any]]:
+    """Checks that the run in `workdir`, if there is one, was started with this config.
+
+    Args:
+      allowed: knobs that may differ.
+
+    Returns:
+      knob -> (was, is now) of those that do, but for FREE ones.
+
+    Raises:
+      ConfigError: a knob differs that may not, or a file that one names; or `allowed` has a knob that never may.
+    """
+    for name in allowed:
+        if name not in config.knobs():
+            raise config.unknown_knob(name)
+        if _is(name, FIXED) and not _is(name, NOT_FIXED):
+            raise ConfigError(
+                f"--allow_change={name}: {name} cannot change in a run: its checkpoints and rows depend on it; give "
+                "another --workdir"
+            )
+    path = workdir / "config.json"
+    if not path.exists():
+        return {}
+    changed = changes(_read(path), files.json_ready(cfg.to_dict()))
+    changed = {name: values for name, values in changed.items() if not _is(name, FREE)}
+    refused = [name for name in changed if name not in allowed]
+    if refused:
+        listed = "; ".join(f"{name} is {changed[name][1]}, was {changed[name][0]}" for name in refused)
+        could = [name for name in refused if not _is(name, FIXED) or _is(name, NOT_FIXED)]
+        flag = f", --allow_change={','.join(could)}" if could == refused else ""
+        raise ConfigError(f"{workdir} was started otherwise: {listed}; give what was{flag}, or another --workdir")
+    _refuse_other_files(cfg, workdir)
+    return changed
+
+
+def begin(cfg: Config, workdir: Path, outdated: Sequence[Path]) -> None:
+    """Writes down whose the workdir is; `outdated` files, which another config made, go first."""
+    for path in outdated:
+        path.unlink(missing_ok=True)
+    files.write_json(workdir / "config.json", cfg.to_dict())
+    if not (workdir / "inputs.json").exists():
+        files.write_json(workdir / "inputs.json", digests(cfg))
+
+
+def digests(cfg: Config) -> dict[str, str]:
+    """SHA-256 of each file of FILES that the config names, by its knob."""
+    found = {}
+    for knob in FILES:
+        path = getattr(cfg.data, knob.partition(".")[2])
+        if path:
+            try:
+                with fsspec.open(path, "rb") as file:
+                    found[knob] = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                raise ConfigError(f"{knob} is {path}: {error.strerror or error}; expected a file of rows") from error
+    return found
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """knob -> (old, new) of all that differs between two configs as nested dicts."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for name in {**old, **new}:
+        a, b = old.get(name), new.get(name)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found |= changes(a, b, f"{prefix}{name}.")
+        elif a != b:
+            found[prefix + name] = (a, b)
+    return found
+
+
+def _refuse_other_files(cfg: Config, workdir: Path) -> None:
+    path = workdir / "inputs.json"
+    theirs = _read(path) if path.exists() else {}
+    for knob, digest in digests(cfg).items():
+        if theirs.get(knob, digest) != digest:
+            raise ConfigError(
+                f"{getattr(cfg.data, knob.partition('.')[2])} ({knob}) is not the file that {workdir} was started "
+                f"with: its SHA-256 is {digest[:12]}, was {theirs[knob][:12]}; put that back, or give another --workdir"
+            )
+
+
+def _is(knob: str, names: Sequence[str]) -> bool:
+    """Whether `knob` is one of the names or in one of the sections, which end with a dot."""
+    return any(knob == name or (name.endswith(".") and knob.startswith(name)) for name in names)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            f"{path}: {error}; expected what t1jax wrote: delete it, or give another --workdir"
+        ) from error
