@@ -74,6 +74,8 @@ class Checkpoints:
             best_fn=_score,
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,
+            # a folder that cannot be made is then an error here, and no background thread waits for it for minutes
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         if self.latest() is None and multihost.is_main():
@@ -91,6 +93,8 @@ class Checkpoints:
           score: higher is better: decides which checkpoint is the best. None or not finite: not measured.
         """
         self._collect()
+        if self._failed:
+            self._clean()
         if step in self._manager.all_steps():
             return
         items: dict[str, ocp.args.CheckpointArgs] = {
@@ -203,9 +207,13 @@ class Checkpoints:
                 raise
             self._failed = f"a checkpoint could not be written: {_reason(error)}"
             self._note(f"{self.directory}: {self._failed}; the newest whole one is {self.latest()}; training goes on")
-            for left in self.directory.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
-                shutil.rmtree(left, ignore_errors=True)
+            self._clean()
             self._manager.reload()
+
+    def _clean(self) -> None:
+        """Gives back the room of saves that failed; a thread of one may still write: what it leaves goes next time."""
+        for left in self.directory.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+            shutil.rmtree(left, ignore_errors=True)
 
     def _set_aside_unreadable(self) -> None:
         """Steps whose SMALL files are damaged: Orbax could not even list the others."""

@@ -81,8 +81,8 @@ class Health:
         self._note(f"WARNING: {what}; nothing was updated ({self._skipped} in a row)")
         if self._most and self._skipped >= self._most:
             raise Stopped(
-                f"{what}, for {self._skipped} steps in a row ({self._stage}.max_skipped); the newest checkpoint stands. "
-                f"Lower {self._stage}.learning_rate, or look at the first of them with t1jax.replay",
+                f"{what}, for {self._skipped} steps in a row ({self._stage}.max_skipped); the newest checkpoint "
+                f"stands. Lower {self._stage}.learning_rate, or look at the first of them with t1jax.replay",
                 EXIT_SICK,
             )
 

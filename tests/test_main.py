@@ -161,7 +161,7 @@ def test_a_broken_config_file_is_one_line_with_its_name_and_what_it_raised(runs,
 
 
 def test_a_mistake_that_the_pipeline_finds_is_one_line_too(runs, capsys, monkeypatch):
-    def refuse(cfg: Config, workdir: Path) -> None:
+    def refuse(cfg: Config, workdir: Path, allow_change: list[str]) -> None:
         raise ConfigError("model.vocab_size is 3;\n  raise it")
 
     monkeypatch.setattr("t1jax.pipeline.run", refuse)
@@ -170,7 +170,7 @@ def test_a_mistake_that_the_pipeline_finds_is_one_line_too(runs, capsys, monkeyp
 
 
 def test_an_interrupt_is_one_line_and_exit_code_130(runs, capsys, monkeypatch):
-    def interrupted(cfg: Config, workdir: Path) -> None:
+    def interrupted(cfg: Config, workdir: Path, allow_change: list[str]) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("t1jax.pipeline.run", interrupted)
@@ -179,7 +179,7 @@ def test_an_interrupt_is_one_line_and_exit_code_130(runs, capsys, monkeypatch):
 
 
 def test_a_failure_that_is_no_mistake_of_the_user_keeps_its_traceback(runs, monkeypatch):
-    def fail(cfg: Config, workdir: Path) -> None:
+    def fail(cfg: Config, workdir: Path, allow_change: list[str]) -> None:
         raise RuntimeError("broken")
 
     monkeypatch.setattr("t1jax.pipeline.run", fail)
