@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A signal at any moment: the step is ended and saved, the exit code is the documented one, and the run goes on."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from test_pipeline import CFG, last_state, rows_of, unbroken  # noqa: F401 (a fixture)
+
+from t1jax import evaluator, pipeline, sft
+from t1jax.stopping import Interrupted, Signals
+
+ROOT = Path(__file__).parent.parent
+BUSY = "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"  # minutes inside one call of C
+CHILD = """
+import sys
+from pathlib import Path
+sys.path[:0] = [{tests!r}, {root!r}]
+import small, test_pipeline
+from t1jax import cli, pipeline
+knobs = {{**test_pipeline.KNOBS, **{knobs!r}}}
+print("begun", flush=True)
+sys.exit(cli.call("t1jax", "", lambda _: pipeline.run(small.make_config(**knobs), Path({folder!r})), sys.argv))
+"""
+
+
+def child(folder: Path, before: str = "", **knobs) -> subprocess.Popen[str]:
+    """The small run of test_pipeline in a process of its own; `before` is Python to run first."""
+    code = before + CHILD.format(tests=str(ROOT / "tests"), root=str(ROOT), knobs=knobs, folder=str(folder))
+    command = [sys.executable, "-c", code]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def saved(folder: Path, stage: str) -> list[int]:
+    return sorted(int(x.name) for x in (folder / "checkpoints" / stage).glob("*") if x.name.isdecimal())
+
+
+def alone(code: str) -> subprocess.CompletedProcess[str]:
+    """Python with only stopping.py."""
+    first = "import os, signal, time; from t1jax.stopping import Signals\n"
+    return subprocess.run([sys.executable, "-c", first + code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def test_outside_of_a_loop_a_signal_ends_the_run_there():
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        with pytest.raises(Interrupted, match=f"stopped .{number.name}.; the same command continues") as error:
+            with Signals():
+                os.kill(os.getpid(), number)
+                time.sleep(5)
+        assert error.value.code == code
+
+
+def test_inside_of_a_loop_it_is_asked_for_and_handlers_come_back():
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with Signals() as signals:
+        with signals.deferred():
+            assert not signals.asked
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.05)
+            assert signals.asked == signal.SIGTERM
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_the_second_signal_ends_the_process_inside_a_call_that_lasts_minutes():
+    done = alone(
+        "import threading\n"
+        "def ask(): [(time.sleep(0.5), os.kill(os.getpid(), signal.SIGTERM)) for _ in range(2)]\n"
+        f"with Signals() as s, s.deferred(): threading.Thread(target=ask, daemon=True).start(); {BUSY}\n"
+    )
+    assert done.returncode == 143 and "SIGTERM: stopping" in done.stderr
+
+
+def test_a_short_grace_saves_the_last_step_inside_a_call_that_lasts_minutes(tmp_path):
+    done = alone(
+        "import threading, pathlib\n"
+        "def ask(): time.sleep(0.5), os.kill(os.getpid(), signal.SIGINT)\n"
+        "with Signals(grace=1.0) as s, s.deferred():\n"
+        f"    s.keep(lambda: pathlib.Path({str(tmp_path / 'saved')!r}).touch())\n"
+        f"    threading.Thread(target=ask, daemon=True).start(); {BUSY}\n"
+    )
+    assert done.returncode == 130 and (tmp_path / "saved").exists() and "in the middle of a step" in done.stderr
+
+
+def kill_at(monkeypatch, owner, name: str, count: int, number: int) -> None:
+    """Sends this process `number` inside of the call `count` of a function."""
+    whole, calls = getattr(owner, name), []
+
+    def counted(*args, **kwargs):
+        calls.append(0)
+        if len(calls) == count:
+            os.kill(os.getpid(), number)
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, counted)
+
+
+def stop(folder, monkeypatch, owner, name, count, number) -> Interrupted:
+    with monkeypatch.context() as patched:
+        kill_at(patched, owner, name, count, number)
+        with pytest.raises(Interrupted) as error:
+            pipeline.run(CFG, folder)
+    return error.value
+
+
+@pytest.mark.parametrize(
+    "owner, name, count, number, said, stage, step_saved",
+    [
+        (sft.multihost, "global_batch", 3, signal.SIGTERM, "stopped after sft step 3", "sft", 3),
+        (sft.multihost, "global_batch", 5 + 3, signal.SIGINT, "stopped after rl step 3", "rl", 3),
+        (evaluator.Evaluator, "respond", 1, signal.SIGTERM, "stopped", "sft", 5),
+    ],
+    ids=["cold start", "reinforcement", "measuring"],
+)
+def test_a_stopped_run_ends_as_the_unbroken_one(
+    unbroken,
+    tmp_path,
+    monkeypatch,
+    owner,
+    name,
+    count,
+    number,
+    said,
+    stage,
+    step_saved,  # noqa: F811
+):
+    error = stop(tmp_path / "run", monkeypatch, owner, name, count, number)
+    assert str(error).startswith(f"{said} ({signal.Signals(number).name})") and error.code == 128 + number
+    assert saved(tmp_path / "run", stage)[-1] == step_saved
+    pipeline.run(CFG, tmp_path / "run")
+    assert rows_of(tmp_path / "run") == rows_of(unbroken)
+    jax.tree.map(np.testing.assert_array_equal, last_state(tmp_path / "run"), last_state(unbroken))
+
+
+def test_a_grace_shorter_than_a_step_loses_no_step(unbroken, tmp_path):  # noqa: F811
+    """The third RL step (each device scores its own rows) hangs; half the grace later the second is saved, as it was."""
+    hang = (
+        "import time\n"
+        "import jax\n"
+        "from t1jax.rewards import score\n"
+        "import t1jax.rl\n"
+        "make, calls = score.make_scorer, []\n"
+        "def slow(*args):\n"
+        "    scorer = make(*args)\n"
+        "    def judge(*arrays):\n"
+        "        calls.append(0)\n"
+        "        if len(calls) == 2 * len(jax.devices()) + 1: print('hangs', flush=True); time.sleep(600)\n"
+        "        return scorer(*arrays)\n"
+        "    return judge\n"
+        "t1jax.rl.make_scorer = slow\n"
+    )
+    folder = tmp_path / "run"
+    with child(folder, hang, checkpoint__grace_seconds=4.0, checkpoint__every=100) as process:
+        assert process.stdout is not None
+        said = ""
+        for line in process.stdout:
+            said += line
+            if line == "hangs\n":
+                process.send_signal(signal.SIGTERM)
+        assert process.wait() == 143, said
+    assert "in the middle of a step" in said and saved(folder, "rl") == [2]
+    again = child(folder, checkpoint__grace_seconds=4.0, checkpoint__every=100)
+    said = again.communicate()[0]
+    assert again.returncode == 0, said
+    assert rows_of(folder) == rows_of(unbroken)
+
+
+@pytest.mark.slow
+def test_20_of_20_signals_at_random_moments_are_honoured(unbroken, tmp_path):  # noqa: F811
+    """Whatever the run does at the moment; a run that ends is compared, and another begun."""
+    dice, honoured, number = random.Random(0), 0, 0
+    while honoured < 20:
+        folder = tmp_path / f"run{number}"
+        with child(folder) as process:
+            assert process.stdout is not None and process.stdout.readline() == "begun\n"
+            time.sleep(dice.uniform(0.5, 25))
+            asked = dice.choice((signal.SIGINT, signal.SIGTERM))
+            process.send_signal(asked)
+            said = process.communicate()[0]
+        if process.returncode == 0:
+            assert rows_of(folder) == rows_of(unbroken)
+            jax.tree.map(np.testing.assert_array_equal, last_state(folder), last_state(unbroken))
+            number += 1
+            continue
+        assert process.returncode == 128 + asked, said
+        honoured += 1
+    assert number >= 1
+    print(f"{honoured} of {honoured} signals honoured, {number} runs ended as the unbroken one")
