@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: F811  (the fixture `unbroken`)
 """A signal at any moment: the step is ended and saved, the exit code is the documented one, and the run goes on."""
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ def test_a_stopped_run_ends_as_the_unbroken_one(
     number,
     said,
     stage,
-    step_saved,  # noqa: F811
+    step_saved,
 ):
     error = stop(tmp_path / "run", monkeypatch, owner, name, count, number)
     assert str(error).startswith(f"{said} ({signal.Signals(number).name})") and error.code == 128 + number
@@ -140,8 +141,8 @@ def test_a_stopped_run_ends_as_the_unbroken_one(
     jax.tree.map(np.testing.assert_array_equal, last_state(tmp_path / "run"), last_state(unbroken))
 
 
-def test_a_grace_shorter_than_a_step_loses_no_step(unbroken, tmp_path):  # noqa: F811
-    """The third RL step (each device scores its own rows) hangs; half the grace later the second is saved, as it was."""
+def test_a_grace_shorter_than_a_step_loses_no_step(unbroken, tmp_path):
+    """The third RL step hangs (each device scores its own rows); half the grace later the second is saved."""
     hang = (
         "import time\n"
         "import jax\n"
@@ -174,7 +175,7 @@ def test_a_grace_shorter_than_a_step_loses_no_step(unbroken, tmp_path):  # noqa:
 
 
 @pytest.mark.slow
-def test_20_of_20_signals_at_random_moments_are_honoured(unbroken, tmp_path):  # noqa: F811
+def test_20_of_20_signals_at_random_moments_are_honoured(unbroken, tmp_path):
     """Whatever the run does at the moment; a run that ends is compared, and another begun."""
     dice, honoured, number = random.Random(0), 0, 0
     while honoured < 20:

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sick numbers: nothing is learnt from them, the user is told, the step is kept and can be done again, the run ends."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small
+from small import ONE, STOPS, P, R, V
+from test_pipeline import KNOBS
+
+from t1jax import health, pipeline, replay, rl, step
+from t1jax.rewards.score import HostScores
+from t1jax.stopping import EXIT_SICK, Stopped
+
+
+def poison(tree, value, *path):
+    """`tree` with `value` in one element of the array at `path`."""
+    leaf = tree
+    for key in path:
+        leaf = leaf[key]
+    changed = leaf.at[(0,) * leaf.ndim].set(value)
+
+    def build(node, keys):
+        return changed if not keys else {**node, keys[0]: build(node[keys[0]], keys[1:])}
+
+    return build(tree, path)
+
+
+def same(one, other) -> None:
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", ["weight", "norm", "anchor", "log-probability", "gradient of one response"])
+def test_a_step_that_is_not_finite_changes_nothing_but_the_step(where, value):
+    one = small.fused(ONE)
+    state = one.start()
+    prompts, rollouts, scores, plan = small.drawn()
+    if where == "weight":
+        state = state.replace(params=poison(state.params, value, "layers", "gate"))
+    elif where == "norm":
+        state = state.replace(params=poison(state.params, value, "final_norm"))
+    elif where == "anchor":
+        state = state.replace(anchor_offset=poison(state.anchor_offset, value, "layers", "o"))
+    elif where == "log-probability":
+        rollouts = dataclasses.replace(rollouts, logprob_BT=rollouts.logprob_BT.at[3, 0].set(np.nan))
+    else:
+        state = state.replace(params=poison(state.params, value, "embedding"))
+    before = small.to_numpy(state)
+    after, report = small.update()(state, prompts, rollouts, scores, plan)
+    assert report["skipped"] == 1 and not np.isfinite(report["grad_norm"])
+    for name in ("params", "opt_state", "anchor_offset", "rng"):
+        same(getattr(before, name), getattr(after, name))
+    assert after.step == before.step + 1
+
+
+def test_a_finite_step_is_not_skipped_and_the_whole_step_survives_a_sick_one():
+    """One NaN step in the fused program, then health: the weights are those of the healthy steps alone."""
+    one = small.fused(ONE)
+    state, (report,) = one.run(one.start(), [0])
+    assert report["skipped"] == 0
+    healthy = small.to_numpy(state)
+    sick = state.replace(anchor_offset=poison(state.anchor_offset, np.nan, "final_norm"))
+    after, (report,) = one.run(sick, [1])
+    assert report["skipped"] == 1
+    same(after.params, healthy.params)
+    same(after.opt_state, healthy.opt_state)
+
+
+@pytest.mark.parametrize("gap", [1000.0, -1000.0])
+def test_a_log_ratio_of_1000_is_clamped(gap):
+    one = small.fused(ONE)
+    prompts, rollouts, scores, plan = small.drawn()
+    shifted = dataclasses.replace(rollouts, logprob_BT=rollouts.logprob_BT + gap)
+    _, report = small.update()(one.start(), prompts, shifted, scores, plan)
+    assert report["skipped"] == 0 and np.isfinite(report["loss"]) and np.isfinite(report["kl_anchor"])
+
+
+def scores_of(problem, outcome, overlong=False):
+    n = len(problem)
+    no = np.zeros(n, bool)
+    return HostScores(np.broadcast_to(outcome, n).astype(np.int8), no | overlong, no, no)
+
+
+@pytest.mark.parametrize(
+    ("rule", "learns"),
+    [
+        (lambda problem, *_: scores_of(problem, 1), False),
+        (lambda problem, *_: scores_of(problem, -1), False),
+        (lambda problem, *_: scores_of(problem, np.where(np.arange(len(problem)) % R, -1, 1)), False),
+        (lambda problem, *_: scores_of(problem, 0, overlong=True), False),
+        (lambda problem, *_: scores_of(problem, np.arange(len(problem)) % 2), True),
+    ],
+    ids=["all rewards equal", "none scorable", "one scorable a group", "all overlong", "mixed"],
+)
+def test_groups_with_nothing_to_learn_from_are_finite(rule, learns):
+    one = small.fused(ONE)
+    with small.scoring(one.scorer, rule):
+        state, (report,) = one.run(one.start(), [0])
+    assert report["skipped"] == 0 and np.isfinite(report["grad_norm"]) and np.isfinite(report["loss"])
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(small.to_numpy(state.params)))
+    assert (report["mixed_groups"] > 0) == learns
+
+
+def test_an_empty_response_counts_for_nothing():
+    one = small.fused(ONE)
+    prompts, rollouts, scores, _ = small.drawn()
+    empty = dataclasses.replace(rollouts, sampled_BT=rollouts.sampled_BT.at[5].set(False))
+    plan = jax.jit(step.make_score(one.cfg, one.mesh, small.parity))(prompts, empty)[1]
+    _, report = small.update()(one.start(), prompts, empty, scores, plan)
+    assert report["skipped"] == 0 and np.isfinite(report["loss"])
+    assert report["tokens"] == empty.sampled_BT.sum()
+
+
+def test_a_sampler_of_sick_weights_still_draws_tokens():
+    """Whatever the scores are, an id that does not exist is never drawn: the step can be judged, and skipped."""
+    one = small.fused(ONE)
+    sample = jax.jit(step.make_sample(one.cfg, one.mesh, STOPS))
+    for value in (np.nan, np.inf):
+        for path in (("final_norm",), ("layers", "gate"), ("embedding",)):
+            state = one.start()
+            rollouts = sample(poison(state.params, value, *path), one.prompts(), state.rng, state.step)
+            tokens = np.asarray(rollouts.tokens_BT)
+            assert tokens.min() >= 0 and tokens.max() < V and tokens.shape[0] == P * R
+
+
+def row(**columns):
+    healthy = {"entropy": 1.0, "kl_anchor": 0.1, "unscorable": 0.0, "overlong": 0.0, "response_length": 100.0}
+    return healthy | {"skipped": 0.0} | columns
+
+
+def test_the_run_ends_after_so_many_skipped_steps_in_a_row():
+    notes: list[str] = []
+    watch = health.Health(small.make_config(rl__max_skipped=3), "rl", notes.append)
+    for number, skipped in enumerate((1, 1, 0, 1, 1)):
+        watch.look(number, row(skipped=float(skipped)))
+    assert sum("nothing was updated" in note for note in notes) == 4
+    with pytest.raises(Stopped, match=r"rl step 5: .* for 3 steps in a row \(rl\.max_skipped\)") as error:
+        watch.look(5, row(skipped=1.0))
+    assert error.value.code == EXIT_SICK
+    endless = health.Health(small.make_config(rl__max_skipped=0), "rl", notes.append)
+    for number in range(50):
+        endless.look(number, row(skipped=1.0))
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "knob"),
+    [
+        ("entropy", 0.005, "rl.entropy_coef"),
+        ("kl_anchor", 11.0, "rl.kl_coef"),
+        ("unscorable", 0.6, "verifier.deadline"),
+        ("overlong", 0.9, "rl.max_new_tokens"),
+    ],
+)
+def test_a_figure_beyond_its_limit_is_told_once_with_the_knob_and_again_after_it_was_well(column, value, knob):
+    notes: list[str] = []
+    watch = health.Health(small.make_config(), "rl", notes.append)
+    watch.look(1, row())
+    assert not notes
+    for number in (2, 3):
+        watch.look(number, row(**{column: value}))
+    assert len(notes) == 1 and notes[0].startswith("WARNING: rl step 2: ") and knob in notes[0]
+    watch.look(4, row())
+    watch.look(5, row(**{column: value}))
+    assert len(notes) == 2 and "step 5" in notes[1]
+    watch.look(6, row(**{column: None}))  # a figure that is itself not finite
+
+
+def test_a_sick_step_is_kept_and_the_run_ends_and_the_step_can_be_done_again(tmp_path, monkeypatch, capsys):
+    begin = step.init_state
+
+    def with_a_sick_anchor(*args, anchor):
+        state = begin(*args, anchor=anchor)
+        return state.replace(anchor_offset=poison(state.anchor_offset, jnp.nan, "final_norm")) if anchor else state
+
+    monkeypatch.setattr(rl.step, "init_state", with_a_sick_anchor)
+    cfg = small.make_config(**KNOBS, rl__max_skipped=2)
+    with pytest.raises(Stopped, match="for 2 steps in a row") as error:
+        pipeline.run(cfg, tmp_path / "run")
+    assert error.value.code == EXIT_SICK
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [(x["step"], x["skipped"]) for x in rows if x["stage"] == "rl"] == [(1, 1.0), (2, 1.0)]
+    kept = tmp_path / "run/sick"
+    said = capsys.readouterr().out
+    assert f"python -m t1jax.replay {kept}" in said and "rl step 1: the gradient is not finite" in said
+
+    assert replay.main(["t1jax.replay", str(kept)]) == 0
+    said = capsys.readouterr().out
+    assert "anchor: ['final_norm']: 1 of 32 not finite" in said and "parameters: finite" in said
+    assert "log-probabilities of the samples: finite" in said and "step 1: the same happened" in said
+    told = json.loads((kept / "report.json").read_text())
+    (kept / "report.json").write_text(json.dumps(told | {"response_length": told["response_length"] + 1}))
+    assert replay.main(["t1jax.replay", str(kept)]) == 1
+    assert "response_length is" in capsys.readouterr().out
+
+
+def test_replay_of_something_else_is_one_line(tmp_path, capsys):
+    assert replay.main(["t1jax.replay", str(tmp_path)]) == 2
+    assert "no prompts.npz; expected the folder `sick` of a workdir" in capsys.readouterr().err
+    assert replay.main(["t1jax.replay"]) == 2
+    (tmp_path / "prompts.npz").write_bytes(b"")
+    (tmp_path / "config.json").write_text("{")
+    assert replay.main(["t1jax.replay", str(tmp_path)]) == 2
+    assert "config.json: " in capsys.readouterr().err
