@@ -16,6 +16,8 @@ Deliberately not here: when to save (the loops), what the shards are (step.py gi
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
@@ -53,7 +55,8 @@ class Checkpoints:
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,
         )
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        with _whole(self.directory):
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
         if self.latest() is None and multihost.is_main():
             tokenizer.save(self.directory)
 
@@ -90,7 +93,7 @@ class Checkpoints:
           abstract: a TrainState of jax.ShapeDtypeStruct with shardings.
 
         Raises:
-          ConfigError: saved by a model of another shape; names the knobs that differ.
+          ConfigError: saved by a model of another shape, names the knobs that differ; or its files are damaged.
         """
         step = self.latest() if step is None else step
         if step is None:
@@ -99,11 +102,13 @@ class Checkpoints:
         items: dict[str, ocp.args.CheckpointArgs] = {"state": ocp.args.StandardRestore(abstract)}
         if stream is not None:
             items["stream"] = CheckpointRestore(stream)
-        return cast(TrainState, self._manager.restore(step, args=ocp.args.Composite(**items))["state"])
+        with _whole(self.directory / str(step)):
+            return cast(TrainState, self._manager.restore(step, args=ocp.args.Composite(**items))["state"])
 
     def config(self, step: int) -> dict[str, Any]:
         """The knobs that the checkpoint of `step` was saved with, as nested dicts."""
-        return self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
+        with _whole(self.directory / str(step)):
+            return self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
 
     def latest(self) -> int | None:
         """The newest step; None if there is none."""
@@ -129,11 +134,27 @@ class Checkpoints:
         self._manager.close()
 
     def _refuse_other_model(self, step: int) -> None:
-        saved, model = self.config(step)["model"], self._cfg.to_dict()["model"]
+        with _whole(self.directory / str(step)):
+            saved, model = dict(self.config(step)["model"]), self._cfg.to_dict()["model"]
         names = [n for n in {**saved, **model} if n not in NOT_SHAPE and saved.get(n) != model.get(n)]
         if names:
             found = ", ".join(f"model.{name} = {saved.get(name)} (now {model.get(name)})" for name in sorted(names))
             raise ConfigError(f"{self.directory / str(step)} has {found}; set it back or start a new workdir")
+
+
+@contextmanager
+def _whole(where: Path) -> Iterator[None]:
+    """What damaged files make Orbax raise, which is anything, as one line. What devices raise goes through."""
+    try:
+        yield
+    except (ConfigError, RuntimeError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"{where}: cannot be read: {type(error).__name__}: {reason}; expected a whole checkpoint; move the damaged "
+            "step away to go on from the one before"
+        ) from error
 
 
 def _score(metrics: dict[str, float | None]) -> float:

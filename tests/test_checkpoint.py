@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -227,3 +228,31 @@ def test_fields_that_are_saved_are_all_there_are():
         "anchor_offset",
         "rng",
     }
+
+
+FILES = {
+    "config/metadata": (b"", b'{"model": ', b"[7]", b'{"model": 7}', None),
+    "metrics/metrics": (b"", b'{"score": '),
+    "state/_METADATA": (b"", b"[7]", None),
+    "state/manifest.ocdbt": (b"", b"[7]", None),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_checkpoint_is_one_line(tmp_path, tokens, name):
+    mesh = make_mesh(1, 1, 1)
+    state = make_state(mesh)
+    place = tmp_path / "my run é"
+    with Checkpoints(place, CFG, tokens) as checkpoints:
+        checkpoints.save(7, state)
+    for content in FILES[name]:
+        folder = tmp_path / "damaged é"
+        shutil.copytree(place, folder)
+        (folder / "7" / name).unlink()
+        if content is not None:
+            (folder / "7" / name).write_bytes(content)
+        with pytest.raises(ConfigError, match="damaged é.*: cannot be read: .*; expected a whole checkpoint") as caught:
+            with Checkpoints(folder, CFG, tokens) as checkpoints:
+                checkpoints.restore(abstract(state, mesh))
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+        shutil.rmtree(folder)
