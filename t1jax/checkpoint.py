@@ -130,7 +130,7 @@ class Checkpoints:
         while (newest := self.latest()) is not None:
             try:
                 return self._restore(newest, abstract, stream)
-            except ConfigError:
+            except (ConfigError, jax.errors.JaxRuntimeError, MemoryError):  # no fault of the files
                 raise
             except Exception as error:  # whatever Orbax makes of damaged files; with several processes, only as one
                 if jax.process_count() > 1:
@@ -222,8 +222,8 @@ class Checkpoints:
                 for name in SMALL:
                     path = self.directory / str(step) / name
                     if path.exists():
-                        json.loads(path.read_bytes())
-            except (ValueError, OSError) as error:
+                        dict(json.loads(path.read_bytes()))
+            except (ValueError, TypeError, OSError) as error:
                 self._set_aside(step, error)
 
     def _set_aside(self, step: int, error: Exception) -> None:

@@ -24,6 +24,7 @@ from t1jax.config import Config, ConfigError
 from t1jax.stopping import Interrupted, Stopped
 
 EXIT_MISTAKE, EXIT_INTERRUPTED = 2, 130
+LONGEST = 2000  # characters of a message: files may call their parts what they like
 INTERRUPTED = "interrupted; the same command continues where it was"
 
 
@@ -33,7 +34,7 @@ def call(
     """Runs `body(argv)`; returns the exit code: 0 done, 2 the user's mistake, 130 Ctrl-C, else as stopping.py says.
     Other errors go through.
 
-    --help prints `usage` instead. A ConfigError becomes one line, "PROGRAM: what was wrong".
+    --help prints `usage` instead. A ConfigError becomes one line, "PROGRAM: what was wrong", inert on a terminal.
     """
     if any(arg in ("--help", "-help", "-h") for arg in argv[1:]):
         print(usage, end="")
@@ -41,7 +42,8 @@ def call(
     try:
         body(argv)
     except ConfigError as error:
-        print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
+        said = config.inert(" ".join(str(error).split()))
+        print(f"{program}: {said if len(said) <= LONGEST else said[:LONGEST] + '...'}", file=sys.stderr)
         return EXIT_MISTAKE
     except Stopped as error:
         print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
@@ -119,7 +121,10 @@ def _load_file(path: str) -> ConfigDict:
     """What get_config() of the file returns."""
     try:
         tree = runpy.run_path(path)["get_config"]()
-    except Exception as error:  # the user's program: whatever it raises is the user's to mend, and said in one line
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # the user's program: whatever it raises is the user's to mend, and said in one line
         raise ConfigError(f"{path}: {type(error).__name__}: {error}; expected a get_config() that works") from error
     if not isinstance(tree, ConfigDict):
         raise ConfigError(f"{path}: get_config() returned {type(tree).__name__}; expected a ConfigDict, see configs/")

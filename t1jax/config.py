@@ -22,6 +22,11 @@ class ConfigError(ValueError):
     """The user's mistake. The message is one line: the knob or file, what was found, what was expected."""
 
 
+def inert(text: str) -> str:
+    """`text` with U+FFFD for each character that would command a terminal instead of being shown."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     checkpoint: str

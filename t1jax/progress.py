@@ -28,6 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 from t1jax import multihost
+from t1jax.config import inert
 
 QUIET_SAMPLING = 2.0  # seconds a step must have lasted before its sampling is shown
 
@@ -136,9 +137,9 @@ class Progress:
         self.changed(stage)
 
     def note(self, text: str) -> None:
-        """Prints a line of its own, above the live ones."""
+        """Prints a line of its own, above the live ones, inert on a terminal."""
         if self._shown:
-            self.console.print(Text(text), soft_wrap=True)
+            self.console.print(Text(inert(text)), soft_wrap=True)
 
     def changed(self, stage: Stage) -> None:
         """A plain line about `stage`, if it is time for one. (On a terminal the live lines redraw themselves.)"""

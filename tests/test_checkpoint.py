@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from t1jax import checkpoint, config, data, sharding, tokenizer
 from t1jax.checkpoint import Checkpoints
 from t1jax.config import Config, ConfigError
 from t1jax.tasks.pairs import PairsTask
+from t1jax.stopping import Stopped
 from t1jax.types import TrainState
 
 
@@ -227,3 +229,31 @@ def test_fields_that_are_saved_are_all_there_are():
         "anchor_offset",
         "rng",
     }
+
+
+FILES = {
+    "config/metadata": (b"", b'{"model": ', b"[7]", b'{"model": 7}', None),
+    "metrics/metrics": (b"", b'{"score": ', b"[7]"),
+    "state/_METADATA": (b"", b"[7]", None),
+    "state/manifest.ocdbt": (b"", b"[7]", None),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_checkpoint_is_one_line(tmp_path, tokens, name):
+    mesh = make_mesh(1, 1, 1)
+    state = make_state(mesh)
+    place = tmp_path / "my run é"
+    with Checkpoints(place, CFG, tokens) as checkpoints:
+        checkpoints.save(7, state)
+    for content in FILES[name]:
+        folder = tmp_path / "damaged é"
+        shutil.copytree(place, folder)
+        (folder / "7" / name).unlink()
+        if content is not None:
+            (folder / "7" / name).write_bytes(content)
+        with pytest.raises(Stopped, match="damaged é: no checkpoint can be read .*; put one back") as caught:
+            with Checkpoints(folder, CFG, tokens) as checkpoints:
+                checkpoints.restore(abstract(state, mesh))
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+        shutil.rmtree(folder)

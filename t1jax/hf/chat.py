@@ -4,7 +4,7 @@
 Where: prompts, before they are encoded. A template is a program that came with the weights, so it runs in Jinja's
 sandbox, as transformers runs it: same settings, extensions, filters and globals, so that the text is the same.
 Source: transformers 5.23, utils/chat_template_utils.py.
-Deliberately not here: a bound on a template's time; tools and documents, which no task here has.
+Deliberately not here: what a template may spend (sandbox.py); tools and documents, which no task here has.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from jinja2 import nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from t1jax.config import ConfigError
+from t1jax.hf.sandbox import Sandbox
 
 MAX_TEMPLATE = 1 << 20  # characters; real ones have 300 to 20,000
 MAX_TEXT = 1 << 24  # characters of a rendered chat
@@ -41,7 +41,8 @@ class ChatTemplate:
             raise ConfigError(f"{file}: a chat template of {len(source)} characters; expected at most {MAX_TEMPLATE}")
         self.source, self._file = source, file
         try:
-            self._template = _environment().from_string(source)
+            self._environment = _environment()
+            self._template = self._environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise ConfigError(f"{file}: chat template, line {error.lineno}: {_line(error)}; expected Jinja") from error
         except Exception as error:  # Jinja evaluates what is constant, so any error of a program may come out
@@ -60,6 +61,7 @@ class ChatTemplate:
         """
         chat = [{key: value for key, value in message.items() if value is not None} for message in messages]
         pieces, size = [], 0
+        self._environment.begin()
         try:
             for piece in self._template.generate(
                 messages=chat, tools=None, documents=None, add_generation_prompt=generate, **tokens
@@ -109,13 +111,11 @@ class _Namespace(Namespace):
         super().__setitem__(name, value)
 
 
-def _environment() -> jinja2.Environment:
+def _environment() -> Sandbox:
     """What transformers gives its templates. The clock stands still, so that prompts do not change within a run."""
     now = datetime.now()
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
+    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
+    environment.filters["tojson"] = environment.bounded(_to_json)
     environment.globals.update(
         raise_exception=_raise_exception, strftime_now=now.strftime, dict=_Dict(), namespace=_Namespace
     )

@@ -31,6 +31,8 @@ from t1jax.config import ConfigError
 DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_JSON = 16 << 20  # bytes of a header or an index; a shard of a 72B model has 100 kB
+MAX_SIZE = 2**63 - 1  # of an axis, and of a file in bytes
+MAX_AXES = 8
 LISTED = 5  # names that one error shows
 SHORT = reprlib.Repr()
 SHORT.maxstring = 120  # real names of tensors are whole, hostile ones are not
@@ -171,8 +173,12 @@ def _read_header(path: Path) -> list[StoredTensor]:
                 raise ConfigError(f"{where} is {SHORT.repr(entry)}; expected dtype, shape and data_offsets")
         if dtype not in DTYPES:
             raise ConfigError(f"{where} has dtype {SHORT.repr(dtype)}; expected one of {', '.join(DTYPES)}")
-        if not all(type(n) is int and n >= 0 for n in shape):
-            raise ConfigError(f"{where} has shape {SHORT.repr(shape)}; expected whole numbers, none negative")
+        if len(shape) > MAX_AXES or not all(type(n) is int and 0 <= n <= MAX_SIZE for n in shape):
+            raise ConfigError(
+                f"{where} has shape {SHORT.repr(shape)}; expected whole numbers, none negative; at most {MAX_AXES}"
+            )
+        if not 0 <= begin <= end <= MAX_SIZE:
+            raise ConfigError(f"{where} has data_offsets {SHORT.repr([begin, end])}; expected where it begins and ends")
         expected = math.prod(shape) * DTYPES[dtype].itemsize
         if end - begin != expected:
             raise ConfigError(

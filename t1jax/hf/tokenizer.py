@@ -181,12 +181,14 @@ class HFTokenizer:
         if "added_tokens_decoder" not in settings:
             return settings | self._object("special_tokens_map.json")
         listed = settings["added_tokens_decoder"]
-        if not isinstance(listed, dict) or not all(key.isdecimal() for key in listed):
+        if not isinstance(listed, dict) or not all(key.isdecimal() and len(key) < 10 for key in listed):
             raise ConfigError(f"{self._folder / SETTINGS}: added_tokens_decoder is no table of ids and tokens")
         for key, value in listed.items():
             text = self._token(f"added_tokens_decoder[{key}]", value)
             if (found := self._vocabulary[text]) != int(key):
-                raise ConfigError(f"{self._folder / SETTINGS}: {text!r} has id {key}; in {FILE_NAME} it has {found}")
+                raise ConfigError(
+                    f"{self._folder / SETTINGS}: {reprlib.repr(text)} has id {key}; in {FILE_NAME} it has {found}"
+                )
         return settings
 
     def _token(self, name: str, value: Any) -> str:
@@ -195,7 +197,8 @@ class HFTokenizer:
         if not isinstance(text, str):
             raise ConfigError(f"{self._folder / SETTINGS}: {name} is {reprlib.repr(value)}; expected a token's text")
         if text not in self._vocabulary:
-            raise ConfigError(f"{self._folder / SETTINGS}: {name} is {text!r}, which {FILE_NAME} does not have")
+            shown = reprlib.repr(text)
+            raise ConfigError(f"{self._folder / SETTINGS}: {name} is {shown}, which {FILE_NAME} does not have")
         return text
 
     def _stop_ids(self) -> tuple[int, ...]:
@@ -245,10 +248,12 @@ class HFTokenizer:
                 continue
             path = self._folder / name
             if isinstance(source, list):  # [{"name": "default", "template": "..."}, ...]
-                named = {entry.get("name"): entry.get("template") for entry in source if isinstance(entry, dict)}
+                named = {str(entry.get("name")): entry.get("template") for entry in source if isinstance(entry, dict)}
                 source = named.get("default")
                 if source is None:
-                    raise ConfigError(f"{path}: chat_template has {sorted(map(str, named))}; expected one 'default'")
+                    raise ConfigError(
+                        f"{path}: chat_template has {reprlib.repr(sorted(named))}; expected one 'default'"
+                    )
             if not isinstance(source, str):
                 raise ConfigError(f"{path}: chat_template is a JSON {type(source).__name__}; expected text")
             return ChatTemplate(source, str(path))

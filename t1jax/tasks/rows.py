@@ -3,7 +3,7 @@
 
 Where: before the prompts. The content tells the format; `.gz`, `.bz2`, `.xz` and `.zip` are unpacked by fsspec, which
 also opens gs://, s3:// and memory:// (gcsfs and s3fs are packages of their own, asked for when a URL needs them).
-JSON lines and Parquet are read row by row; an array is read whole, so it is bounded.
+JSON lines and Parquet are read row by row; an array and a row group of Parquet are read whole, so they are bounded.
 Whatever is wrong with a file is one line that names the file and, where there is one, the row.
 Deliberately not here: which columns there are and what they mean (problems.py, demonstrations.py).
 """
@@ -27,7 +27,8 @@ Row = dict[str, Any]
 T = TypeVar("T")
 
 MAX_LINE = 64 * 2**20  # bytes of a row in JSON lines
-MAX_ARRAY = 2 * 2**30  # bytes of a JSON array, unpacked
+MAX_ARRAY = 512 * 2**20  # bytes of a JSON array, unpacked; as Python objects it takes several times that
+MAX_GROUP = 2 * 2**30  # bytes of a row group of Parquet, unpacked
 PARQUET_MAGIC = b"PAR1"
 PARQUET_ROWS = 256  # rows that are made Python objects at once
 EXAMPLES = 3  # rows that a note names
@@ -82,7 +83,7 @@ def _rows(path: str, file: IO[bytes]) -> Iterator[tuple[int, Any]]:
     first = _first_line(path, file)
     file.seek(0)
     if first.startswith(PARQUET_MAGIC) or ".parquet" in suffixes:
-        return _parquet(file)
+        return _parquet(path, file)
     if first.lstrip().startswith(b"[") and not suffixes & {".jsonl", ".ndjson"}:
         return enumerate(_array(path, file), start=1)
     return _lines(path, file)
@@ -116,10 +117,14 @@ def _array(path: str, file: IO[bytes]) -> list[Any]:
     return _parse(path, content.removeprefix(BOM), 1)
 
 
-def _parquet(file: IO[bytes]) -> Iterator[tuple[int, Any]]:
+def _parquet(path: str, file: IO[bytes]) -> Iterator[tuple[int, Any]]:
     import pyarrow.parquet  # slow to import, and only some files need it
 
-    batches = pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=PARQUET_ROWS)
+    opened = pyarrow.parquet.ParquetFile(file)
+    for group in range(opened.metadata.num_row_groups):
+        if (size := opened.metadata.row_group(group).total_byte_size) > MAX_GROUP:
+            raise ConfigError(f"{path}: row group {group} has {size} bytes unpacked; expected at most {MAX_GROUP}")
+    batches = opened.iter_batches(batch_size=PARQUET_ROWS)
     return enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
 
 
