@@ -4,7 +4,7 @@
 #
 #   launch/gpu_node.sh [--dry-run]
 #
-# Exit code: the run's; what ended with 2 (a mistake) or 130 (Ctrl-C) is not started again.
+# Exit code: the run's; only what ended with 1, a failure, is started again.
 set -euo pipefail
 # shellcheck source=lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
@@ -21,7 +21,7 @@ main() {
   while true; do
     code=0
     call python -m t1jax.main "--workdir=$SHARED_DIR/$RUN_ID" "${TRAIN_FLAGS[@]}" || code=$?
-    ((code == 0 || code == 2 || code >= 128)) && exit "$code"
+    ((code == 1)) || exit "$code"
     again=$((again + 1))
     if ((again > MAX_RESTARTS)); then
       say "the run ended with $code; gave up after $MAX_RESTARTS restarts (MAX_RESTARTS)"

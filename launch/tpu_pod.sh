@@ -13,7 +13,8 @@
 #   delete  gives the slice back: until then it costs money
 #   all     create, setup, run, watch, delete after success
 #
-# Exit codes: 0 done, 1 gave up, 2 a mistake in the settings or in the run's flags, 130 interrupted.
+# Exit codes: 0 done, 1 gave up, 2 a mistake in the settings or in the run's flags, 3 and 4 the run's own
+# (docs/reliability.md), 130 interrupted.
 set -euo pipefail
 # shellcheck source=lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
@@ -157,7 +158,7 @@ watch() {
     progress
     return
   fi
-  local now said
+  local now said code
   while true; do
     now=$(state)
     case $now in
@@ -165,9 +166,9 @@ watch() {
       ACTIVE)
         if ! said=$(progress); then
           again "not every worker of $TPU_NAME answers" || return 1
-        elif grep -qx 2 <<<"$said"; then
-          say "the run refused its flags or files; its own words: launch/tpu_pod.sh logs"
-          return 2
+        elif code=$(grep -xm1 '[234]' <<<"$said"); then
+          say "the run ended with $code and would again; its own words: launch/tpu_pod.sh logs"
+          return "$code"
         elif grep -qvx -e 0 -e running <<<"$said"; then
           again "the run broke off (${said//$'\n'/ })" || return 1
           stop_workers

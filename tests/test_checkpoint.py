@@ -18,8 +18,8 @@ from configs import tiny
 from t1jax import checkpoint, config, data, sharding, tokenizer
 from t1jax.checkpoint import Checkpoints
 from t1jax.config import Config, ConfigError
-from t1jax.tasks.pairs import PairsTask
 from t1jax.stopping import Stopped
+from t1jax.tasks.pairs import PairsTask
 from t1jax.types import TrainState
 
 

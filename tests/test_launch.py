@@ -201,9 +201,10 @@ def test_a_run_that_breaks_off_is_stopped_everywhere_and_started_again_until_it_
     assert "gave up after 2 restarts" in done.stderr
 
 
-def test_a_mistake_in_the_runs_flags_is_not_tried_again(stage):
-    done = stage.run("tpu_pod.sh", "watch", play=play(["ACTIVE"], running=[says("2", "running")]))
-    assert done.returncode == 2 and "run" not in stage.steps() and left_behind(done)
+@pytest.mark.parametrize("code", [2, 3, 4])
+def test_what_would_end_so_again_is_not_tried_again(stage, code):
+    done = stage.run("tpu_pod.sh", "watch", play=play(["ACTIVE"], running=[says(str(code), "running")]))
+    assert done.returncode == code and "run" not in stage.steps() and left_behind(done)
 
 
 def test_what_a_worker_is_told_starts_the_run_once_and_sees_how_it_ends(stage):
