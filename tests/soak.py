@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A long run of small steps: does memory grow, does anything leak, is anything compiled again, do steps slow down?
+
+    python -m tests.soak --steps=2000 --out=soak.json
+
+Reinforcement learning on the embedded task, with evaluations, checkpoints, metrics and TensorBoard events as ever. What
+is measured is taken from outside, after each step: resident memory, open files, threads, child processes, programs
+compiled, seconds. The first tenth, in which all kinds of work have come once, is warm-up.
+
+Exit code 0: resident memory of the last tenth is at most 2 % above that of the tenth after the warm-up (medians), files,
+threads and children are as many, and nothing was compiled after the warm-up, nor between step 2 and the first evaluation.
+The time of a step is told and judged by no one: machines are shared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+GROWTH = 1.02
+ROOT = Path(__file__).parent.parent
+
+
+def sample() -> dict[str, float]:
+    """Of this process, now."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return {
+        "memory": float(status["VmRSS"].split()[0]) / 1024,
+        "files": float(len(os.listdir("/proc/self/fd"))),
+        "threads": float(threading.active_count()),
+        "children": float(sum(len(x.read_text().split()) for x in Path("/proc/self/task").glob("*/children"))),
+        "time": time.perf_counter(),
+    }
+
+
+def run(steps: int, workdir: Path) -> list[dict[str, float]]:
+    """A row a step."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    import jax
+    import small
+    import test_pipeline
+
+    from t1jax import loop, pipeline
+
+    every = max(2, steps // 40)
+    knobs = {
+        "mesh__data": 1, "mesh__fsdp": 1, "mesh__tensor": 1, "rl__num_steps": steps, "rl__max_new_tokens": 16,
+        "eval__every": every, "checkpoint__every": every,
+    }  # fmt: skip
+    cfg = small.make_config(**test_pipeline.KNOBS | knobs)
+    rows: list[dict[str, float]] = []
+    compiled: list[str] = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: compiled.append(event) if event.endswith("backend_compile_duration") else None
+    )
+    push = loop.StepLog.push
+
+    def pushed(log: Any, step: int, report: Any) -> None:
+        push(log, step, report)
+        if log.name == "rl":
+            rows.append(sample() | {"step": step, "compiled": len(compiled)})
+
+    loop.StepLog.push = pushed  # type: ignore[method-assign]
+    pipeline.run(cfg, workdir)
+    return rows
+
+
+def verdict(rows: list[dict[str, float]]) -> tuple[dict[str, Any], bool]:
+    """The figures, and whether all is well."""
+    tenth = len(rows) // 10
+    early, late = rows[tenth : 2 * tenth], rows[-tenth:]
+
+    def of(part: list[dict[str, float]], name: str) -> float:
+        return median(row[name] for row in part)
+
+    found: dict[str, Any] = {
+        f"{name} {when}": of(part, name)
+        for name in ("memory", "files", "threads", "children")
+        for when, part in (("early", early), ("late", late))
+    }
+    gaps = [b["time"] - a["time"] for a, b in zip(rows, rows[1:], strict=False)]
+    found["step seconds early"], found["step seconds late"] = median(gaps[tenth : 2 * tenth]), median(gaps[-tenth:])
+    found["memory growth"] = found["memory late"] / found["memory early"]
+    found["compiled after warm-up"] = rows[-1]["compiled"] - rows[tenth]["compiled"]
+    evaluation = max(2, len(rows) // 40)
+    found["compiled between step 2 and the first evaluation"] = rows[evaluation - 1]["compiled"] - rows[1]["compiled"]
+    well = (
+        found["memory growth"] <= GROWTH
+        and all(found[f"{name} late"] <= found[f"{name} early"] for name in ("files", "threads", "children"))
+        and found["compiled after warm-up"] == found["compiled between step 2 and the first evaluation"] == 0
+    )
+    return found, well
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--out", type=Path)
+    values = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory(prefix="soak") as folder:
+        rows = run(values.steps, Path(folder) / "run")
+    found, well = verdict(rows)
+    if values.out:
+        values.out.write_text(json.dumps({"figures": found, "rows": rows}))
+    for name, value in found.items():
+        print(f"{name:52} {value:.4g}")
+    print("all is well" if well else "NOT WELL")
+    return int(not well)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
