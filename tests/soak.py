@@ -5,11 +5,12 @@
 
 Reinforcement learning on the embedded task, with evaluations, checkpoints, metrics and TensorBoard events as ever. What
 is measured is taken from outside, after each step: resident memory, open files, threads, child processes, programs
-compiled, seconds. The first tenth, in which all kinds of work have come once, is warm-up.
+compiled, seconds. The first tenth is warm-up: all kinds of work have come once.
 
-Exit code 0: resident memory of the last tenth is at most 2 % above that of the tenth after the warm-up (medians), files,
-threads and children are as many, and nothing was compiled after the warm-up, nor between step 2 and the first evaluation.
-The time of a step is told and judged by no one: machines are shared.
+Exit code 0: resident memory of the last tenth is at most 2 % above that of the tenth after the warm-up (medians);
+files, threads and children are as many (the fewest of each tenth: a save has some of its own); nothing was compiled after the
+warm-up, nor between step 2 and the first evaluation. The time of a step is told, and judged by no one: machines are
+shared.
 """
 
 from __future__ import annotations
@@ -81,11 +82,10 @@ def verdict(rows: list[dict[str, float]]) -> tuple[dict[str, Any], bool]:
     def of(part: list[dict[str, float]], name: str) -> float:
         return median(row[name] for row in part)
 
-    found: dict[str, Any] = {
-        f"{name} {when}": of(part, name)
-        for name in ("memory", "files", "threads", "children")
-        for when, part in (("early", early), ("late", late))
-    }
+    found: dict[str, Any] = {"memory early": of(early, "memory"), "memory late": of(late, "memory")}
+    for name in ("files", "threads", "children"):
+        for when, part in (("early", early), ("late", late)):
+            found[f"{name} {when}"] = min(row[name] for row in part)
     gaps = [b["time"] - a["time"] for a, b in zip(rows, rows[1:], strict=False)]
     found["step seconds early"], found["step seconds late"] = median(gaps[tenth : 2 * tenth]), median(gaps[-tenth:])
     found["memory growth"] = found["memory late"] / found["memory early"]
