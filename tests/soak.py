@@ -8,9 +8,9 @@ is measured is taken from outside, after each step: resident memory, open files,
 compiled, seconds. The first tenth is warm-up: all kinds of work have come once.
 
 Exit code 0: resident memory of the last tenth is at most 2 % above that of the tenth after the warm-up (medians);
-files, threads and children are as many (the fewest of each tenth: a save has some of its own); nothing was compiled after the
-warm-up, nor between step 2 and the first evaluation. The time of a step is told, and judged by no one: machines are
-shared.
+files, threads and children are as many (the fewest of each tenth: a save has some of its own); nothing was compiled
+after the warm-up, nor between step 2 and the first evaluation. The time of a step is told, and judged by no one:
+machines are shared.
 """
 
 from __future__ import annotations
