@@ -34,6 +34,12 @@ def write_bytes(path: str | Path, content: bytes) -> Path:
     return path
 
 
+def sweep(folder: Path) -> None:
+    """Removes what killed writers left beside their targets, in `folder` and below. Nobody may be writing there."""
+    for path in folder.rglob(".*.[0-9]*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def write_text(path: str | Path, text: str) -> Path:
     """Replaces `path` with `text` in UTF-8, atomically."""
     return write_bytes(path, text.encode("utf-8"))

@@ -41,6 +41,7 @@ REQUIRED = (
     "tokens_per_second",
     "seconds",  # of this step
 )
+FLUSH = 10.0  # seconds after which TensorBoard sees a row, at the latest with the next one
 
 
 class MetricsWriter:
@@ -56,6 +57,7 @@ class MetricsWriter:
         self.path = self.workdir / "metrics.jsonl"
         self._resume_after = dict(resume_after)
         self._boards: dict[str, Any] = {}
+        self._flushed = -math.inf  # when TensorBoard could last see all rows
         self._file: Any = None
         if multihost.is_main():
             self.workdir.mkdir(parents=True, exist_ok=True)
@@ -75,6 +77,7 @@ class MetricsWriter:
         """Returns when all rows are on the disk: a checkpoint that follows never has a step without its row."""
         if self._file is not None:
             os.fsync(self._file.fileno())
+            self._flush_boards()
 
     def write(self, stage: str, step: int, report: Mapping[str, Any]) -> dict[str, Any]:
         """Writes one row and returns it as plain Python. Waits for the values if they are still on a device."""
@@ -88,10 +91,7 @@ class MetricsWriter:
         if self._file is not None:
             self._file.write(json.dumps(row, allow_nan=False) + "\n")
             self._file.flush()
-            board = self._board(stage)
-            for name, value in row.items():
-                if name not in ("stage", "step") and isinstance(value, int | float):
-                    board.add_scalar(name, value, row["step"])
+            self._show(row)
         return row
 
     def close(self) -> None:
@@ -109,17 +109,36 @@ class MetricsWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _board(self, stage: str) -> Any:
-        """The TensorBoard run of a stage: it tells TensorBoard to forget the steps that are done again."""
-        if stage not in self._boards:
-            from tensorboardX import SummaryWriter  # type: ignore[import-untyped]  # slow import
+    def _show(self, row: Mapping[str, Any]) -> None:
+        """One TensorBoard event for all scalars of a row. Not SummaryWriter: its queue would not survive a kill."""
+        from tensorboardX.proto.event_pb2 import Event  # type: ignore[import-untyped]  # slow import
+        from tensorboardX.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 
-            self._boards[stage] = SummaryWriter(
-                str(self.workdir / "tensorboard" / stage),
-                purge_step=self._resume_after.get(stage, -1) + 1,
-                flush_secs=10,
-                filename_suffix=f".{time.time_ns()}",  # its own name has whole seconds and would overwrite a file
-            )
+        scalars = {k: v for k, v in row.items() if k not in ("stage", "step") and isinstance(v, int | float)}
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+        self._board(row["stage"]).write_event(
+            Event(wall_time=time.time(), step=row["step"], summary=Summary(value=values))
+        )
+        if time.monotonic() - self._flushed > FLUSH:
+            self._flush_boards()
+
+    def _flush_boards(self) -> None:
+        for board in self._boards.values():
+            board.flush()
+        self._flushed = time.monotonic()
+
+    def _board(self, stage: str) -> Any:
+        """The TensorBoard file of a stage: it tells TensorBoard to forget the steps that are done again."""
+        if stage not in self._boards:
+            from tensorboardX.event_file_writer import EventsWriter  # type: ignore[import-untyped]
+            from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+            folder = self.workdir / "tensorboard" / stage
+            folder.mkdir(parents=True, exist_ok=True)
+            # its own name has whole seconds and would overwrite a file
+            board = self._boards[stage] = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
+            again = self._resume_after.get(stage, -1) + 1
+            board.write_event(Event(wall_time=time.time(), step=again, session_log=SessionLog(status=SessionLog.START)))
         return self._boards[stage]
 
 

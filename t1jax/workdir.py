@@ -95,7 +95,8 @@ def claim(cfg: Config, workdir: Path, allowed: Sequence[str] = ()) -> dict[str, 
 
 
 def begin(cfg: Config, workdir: Path, outdated: Sequence[Path]) -> None:
-    """Writes down whose the workdir is; `outdated` files, which another config made, go first."""
+    """Writes down whose the workdir is; `outdated` files, which another config made, and those of killed writers go."""
+    files.sweep(workdir)
     for path in outdated:
         path.unlink(missing_ok=True)
     files.write_json(workdir / "config.json", cfg.to_dict())

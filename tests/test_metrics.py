@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -103,10 +104,21 @@ def events(folder):
     """All TensorBoard events of a folder, in the order TensorBoard reads its files."""
     for path in sorted(folder.glob("events.*"), key=lambda p: p.stat().st_mtime_ns):
         data = path.read_bytes()
-        while data:
-            size = int.from_bytes(data[:8], "little")
+        while len(data) >= 16 + (size := int.from_bytes(data[:8], "little")):  # a record cut short is the last one
             yield event_pb2.Event.FromString(data[12 : 12 + size])
             data = data[16 + size :]
+
+
+def shown(folder):
+    """{step: loss}, the only scalar, as TensorBoard shows it."""
+    seen: dict[int, float] = {}
+    for event in events(folder):
+        if event.HasField("session_log"):  # what TensorBoard does on a restart: drop steps from here on
+            seen = {step: value for step, value in seen.items() if step < event.step}
+        for value in event.summary.value:
+            assert value.tag == "loss"
+            seen[event.step] = value.simple_value
+    return seen
 
 
 def test_tensorboard_gets_the_scalars_and_forgets_steps_done_again(tmp_path):
@@ -115,14 +127,20 @@ def test_tensorboard_gets_the_scalars_and_forgets_steps_done_again(tmp_path):
             writer.write("rl", step, {"loss": step / 10, "reward": math.nan})
     with MetricsWriter(tmp_path, {"rl": 1}) as writer:
         writer.write("rl", 2, {"loss": 9.0})
-    seen: dict[int, float] = {}
-    for event in events(tmp_path / "tensorboard" / "rl"):
-        if event.HasField("session_log"):  # what TensorBoard does on a restart: drop steps from here on
-            seen = {step: value for step, value in seen.items() if step < event.step}
-        for value in event.summary.value:
-            assert value.tag == "loss"
-            seen[event.step] = value.simple_value
-    assert seen == {1: pytest.approx(0.1), 2: 9.0}
+    assert shown(tmp_path / "tensorboard/rl") == {1: pytest.approx(0.1), 2: 9.0}
+
+
+def test_a_kill_after_a_checkpoint_takes_no_row_from_tensorboard(tmp_path):
+    """The loops call `sync` before they save; what a killed process had written is read without closing."""
+    killed = MetricsWriter(tmp_path, {})
+    for step in (1, 2, 3):
+        killed.write("rl", step, {"loss": step / 4})
+        if step == 2:
+            killed.sync()
+    with MetricsWriter(tmp_path, {"rl": 2}) as writer:
+        writer.write("rl", 3, {"loss": 9.0})
+    assert shown(tmp_path / "tensorboard/rl") == {1: 0.25, 2: 0.5, 3: 9.0}
+    killed.close()
 
 
 # files
@@ -138,6 +156,22 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     with pytest.raises(OSError, match="disk full"):
         files.write_text(path, "new")
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_writer_left_is_swept_up_and_nothing_else(tmp_path, monkeypatch):
+    def killed(*_):
+        raise SystemExit
+
+    keep = [files.write_text(tmp_path / name, "x") for name in ("a.tmp", "sub/.hidden", "sub/b.json")]
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", killed)
+        patched.setattr(Path, "unlink", lambda *_, **__: None)
+        for name in ("report.html", "measured/sft.json"):
+            with pytest.raises(SystemExit):
+                files.write_text(tmp_path / name, "new")
+    assert len(left := [path for path in tmp_path.rglob("*") if path.is_file()]) == 5, left
+    files.sweep(tmp_path)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(keep)
 
 
 def test_the_target_never_holds_half_of_the_new_content(tmp_path, monkeypatch):
