@@ -1,12 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kills a small run with SIGKILL, again and again, and compares what it ends as with an unbroken one, bit for bit.
 
-    python -m tests.torture --kills=50 --seed=0
+    python -m tests.torture --kills=50 --seed=0 --run=pairs|files
 
-A run is killed at the n-th time that it reaches a phase (PHASES), or at any moment; then the same command goes on,
-perhaps to be killed again, until it ends. Compared are the parameters, optimiser, anchor, random numbers and steps of
-the last checkpoints of both stages, all metrics rows without the clock's columns (none twice, none missing), and all
-that was measured, samples too. The product has no hooks for this: the child wraps its functions from outside.
+`pairs` is the embedded task; `files` has problems from a file, which are over in the middle of a batch and at the end
+of one, and answers that the verifier's processes compare. A run is killed at the n-th time that it reaches a phase
+(PHASES), or at any moment; then the same command goes on, perhaps to be killed again, until it ends.
+
+Compared are the parameters, optimiser, anchor, random numbers and steps of the last checkpoints of both stages, where
+the data was, which checkpoints are kept, all metrics rows without the clock's columns (none twice, none missing), what
+TensorBoard shows, all that was measured, samples too, and which files there are. After each kill nothing of the run may
+live on for 5 s, verifier's processes with sessions of their own included.
+
+The product has no hooks for this: the child, `python -m tests.torture --child PHASE:N -- FLAGS`, wraps its functions
+from outside and calls t1jax.main. Runs that go on to their end, or until any moment, are `python -m t1jax.main FLAGS`.
 
 Exit code 0: all ended as the unbroken run. The last line is the count.
 """
@@ -14,6 +21,7 @@ Exit code 0: all ended as the unbroken run. The last line is the count.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import random
@@ -28,6 +36,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 ROOT = Path(__file__).parent.parent
 PHASES = {  # -> how often a whole run comes by, about
@@ -45,7 +54,8 @@ PHASES = {  # -> how often a whole run comes by, about
     "any moment": 1,
 }
 CLOCK = ("seconds", "tokens_per_second", "config")
-ANY = 25.0  # seconds within which any moment lies
+MARK = "T1JAX_TORTURE"  # in the environment of a run and of all that it starts
+RUNS = ("pairs", "files")
 
 
 def die() -> None:
@@ -159,37 +169,61 @@ def watch(folder: Path, fall: Callable[[], None]) -> None:
         time.sleep(0.0005)
 
 
-def config() -> Any:
-    """The run of tests/test_pipeline.py, on one device."""
+def knobs(run: str, folder: Path) -> dict[str, Any]:
+    """The config of a run on one device, as nested dicts; puts the files that it names into `folder`."""
     sys.path.insert(0, str(ROOT / "tests"))
     import small
+    import test_files_run
     import test_pipeline
 
-    return small.make_config(**test_pipeline.KNOBS | {"mesh__data": 1, "mesh__fsdp": 1, "mesh__tensor": 1})
+    one = {"mesh__data": 1, "mesh__fsdp": 1, "mesh__tensor": 1}
+    if run == "pairs":
+        return small.make_config(**test_pipeline.KNOBS | one).to_dict()
+    from test_evaluate import make_folder
+
+    from t1jax import weights
+
+    # 20 problems, 8 a step: step 3 has the end of an epoch and the beginning of the next, step 5 ends with an epoch
+    sums = [{"question": f"{n} and one", "answer": f"x+{n % 4}"} for n in range(32)]  # only math-verify can compare
+    texts = [{"prompt": row["question"], "response": f"\\boxed{{{n % 4}}}"} for n, row in enumerate(sums)]
+    cfg = small.make_config(
+        **test_files_run.KNOBS | one | {"rl__num_steps": 6},
+        model__checkpoint=str(make_folder(folder / "hf")),
+        data__train=test_files_run.write_rows(folder / "train.jsonl", sums[:20]),
+        data__eval=test_files_run.write_rows(folder / "eval.jsonl", sums[20:]),
+        data__sft=test_files_run.write_rows(folder / "sft.jsonl", texts),
+    )
+    model = weights.model_config(weights.find(folder / "hf"), cfg.model)
+    return dataclasses.replace(cfg, model=model).to_dict()
 
 
-def child(workdir: Path, phase: str, count: int) -> int:
-    """The run itself."""
-    from t1jax import cli, pipeline
+def child(phase: str, flags: list[str]) -> int:
+    """The run itself, killed at a phase, such as `update:3`."""
+    from t1jax import main
 
-    if phase:
-        lay(phase, count, workdir)
-    return cli.call("t1jax", "", lambda _: print(pipeline.run(config(), workdir)), sys.argv)
+    name, _, count = phase.partition(":")
+    _, workdir, *_ = main.parse(["t1jax", *flags])
+    lay(name, int(count), workdir)
+    return main.main(["t1jax", *flags])
 
 
-def start(workdir: Path, phase: str, count: int, seconds: float | None) -> int:
-    """Runs a child, killed after `seconds` if that is a number; its exit code. None of its own children stays."""
-    command = [sys.executable, "-m", "tests.torture", "--child", str(workdir), phase, str(count)]
-    env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+def start(workdir: Path, phase: str = "", seconds: float | None = None) -> int:
+    """Runs t1jax in `workdir`, killed at a phase or after `seconds`; its exit code. Nothing of it stays."""
+    flags = [f"--config={workdir.parent / 'config.py'}", f"--workdir={workdir}"]
+    command = ["tests.torture", "--child", phase, "--", *flags] if phase else ["t1jax.main", *flags]
+    mark = f"{MARK}={uuid4().hex}"
+    env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | dict([mark.split("=")])
     with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=said, stderr=said, start_new_session=True)
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command], cwd=ROOT, env=env, stdout=said, stderr=said, start_new_session=True
+        )
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         until = time.monotonic() + 5
-        while left := group(process.pid):
+        while left := living(mark):
             if time.monotonic() > until:
                 raise SystemExit(f"5 s after the run died its processes {left} live on")
             time.sleep(0.05)
@@ -199,16 +233,15 @@ def start(workdir: Path, phase: str, count: int, seconds: float | None) -> int:
     return process.returncode
 
 
-def group(number: int) -> list[int]:
-    """Processes of a process group that are not dead."""
+def living(mark: str) -> list[int]:
+    """Processes that have `mark` in their environment and are not dead."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
+    for path in Path("/proc").glob("[0-9]*/environ"):
         try:
-            state, _, pgrp = path.read_text().rpartition(")")[2].split()[:3]
-        except OSError:  # it ended meanwhile
+            if mark.encode() in path.read_bytes().split(b"\0"):  # of a dead one: empty
+                found.append(int(path.parent.name))
+        except OSError:  # it ended meanwhile, or is another user's
             continue
-        if int(pgrp) == number and state != "Z":
-            found.append(int(path.parent.name))
     return found
 
 
@@ -216,9 +249,9 @@ def outcome(workdir: Path) -> dict[str, Any]:
     """All that is compared, as nested dicts of arrays and JSON."""
     import jax
 
-    from t1jax import checkpoint, metrics, rl, sft, sharding, step, tokenizer
+    from t1jax import checkpoint, main, metrics, rl, sft, sharding, step, tokenizer
 
-    cfg = config()
+    cfg, *_ = main.parse(["t1jax", f"--config={workdir.parent / 'config.py'}", f"--workdir={workdir}"])
     mesh = sharding.make_mesh(cfg.mesh, jax.devices()[:1])
     rows = metrics.read_rows(workdir)
     found: dict[str, Any] = {"rows": [{k: v for k, v in row.items() if k not in CLOCK} for row in rows]}
@@ -227,26 +260,62 @@ def outcome(workdir: Path) -> dict[str, Any]:
         tokens = tokenizer.load(workdir / "tokenizer")
         with checkpoint.Checkpoints(workdir / "checkpoints" / stage, cfg, tokens) as kept:
             state = kept.restore(shapes)
+            found[f"{stage} steps kept"] = kept.steps()
         found[stage] = {
             jax.tree_util.keystr(path): jax.device_get(x).tobytes()
             for path, x in jax.tree_util.tree_leaves_with_path(state)
         }
+        last = workdir / "checkpoints" / stage / str(found[f"{stage} steps kept"][-1])
+        found[f"{stage} stream"] = json.loads((last / "stream/metadata").read_text())
     for name in ("results.json", "measured/sft.json", "measured/rl.json"):
         tree = json.loads((workdir / name).read_text())
         found[name] = {key: value for key, value in tree.items() if key not in CLOCK}
+    found["tensorboard"] = {stage: shown(workdir / "tensorboard" / stage) for stage in ("sft", "rl", "evaluate")}
+    for path in sorted(workdir.glob("tokenizer/*")):
+        found[f"tokenizer/{path.name}"] = path.read_bytes()
+    found["files"] = sorted(str(p.relative_to(workdir)) for p in workdir.rglob("*") if p.is_file() and lasting(p))
     return found
 
 
+def shown(folder: Path) -> dict[int, dict[str, float]]:
+    """{step: {scalar: value}} as TensorBoard shows it: a restart drops what stood from its step on."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found: dict[int, dict[str, float]] = {}
+    for path in sorted(folder.glob("events.*"), key=lambda path: int(path.name.rpartition(".")[2])):
+        data = path.read_bytes()
+        while len(data) >= 16 + (size := int.from_bytes(data[:8], "little")):  # a record cut short is the last one
+            event, data = Event.FromString(data[12 : 12 + size]), data[16 + size :]
+            if event.HasField("session_log"):
+                found = {step: row for step, row in found.items() if step < event.step}
+            for scalar in event.summary.value:
+                if scalar.tag not in CLOCK:
+                    found.setdefault(event.step, {})[scalar.tag] = scalar.simple_value
+    return found
+
+
+def lasting(path: Path) -> bool:
+    """Whether every run leaves this file, by the same name."""
+    return not {"tensorboard", "checkpoints", "compiled"} & set(path.parts)
+
+
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    return [name for name in other if one[name] != other[name]]
+    return [name for name in {**one, **other} if one.get(name) != other.get(name)]
 
 
-def torture(kills: int, seed: int, folder: Path) -> int:
+def torture(run: str, kills: int, seed: int, folder: Path) -> int:
     """Runs it all in `folder`; returns the exit code."""
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
+    (folder / "config.py").write_text(
+        f"from ml_collections import ConfigDict\n\n\ndef get_config():\n    return ConfigDict({knobs(run, folder)!r})\n"
+    )
     dice, by_phase = random.Random(seed), Counter[str]()
-    start(folder / "unbroken", "", 0, None)
-    expected = outcome(folder / "unbroken")
+    start(folder / "unbroken")
+    expected, began = outcome(folder / "unbroken"), time.monotonic()
+    start(folder / "again")
+    whole = time.monotonic() - began  # seconds of a run that finds its programs compiled
+    if names := differences(outcome(folder / "again"), expected):
+        raise SystemExit(f"two runs that nobody disturbed differ: {', '.join(names)}")
     workdir, ended, wrong = folder / "run", 0, 0
     order = list(PHASES)
     while True:
@@ -255,9 +324,9 @@ def torture(kills: int, seed: int, folder: Path) -> int:
             dice.shuffle(order)
         phase = order[by_phase.total() % len(order)]
         plain = over or dice.random() < 0.2
-        moment = dice.uniform(1, ANY) if phase == "any moment" and not plain else None
+        moment = dice.uniform(0.5, whole) if phase == "any moment" and not plain else None
         count = dice.randint(1, PHASES[phase])
-        code = start(workdir, "" if plain or moment else phase, count, moment)
+        code = start(workdir, "" if plain or moment else f"{phase}:{count}", moment)
         if code:
             by_phase[phase] += 1
             print(f"{by_phase.total()}: killed at {phase} {f'{moment:.1f} s' if moment else count}", flush=True)
@@ -278,13 +347,14 @@ def torture(kills: int, seed: int, folder: Path) -> int:
 
 def main(argv: list[str]) -> int:
     if argv[:1] == ["--child"]:
-        return child(Path(argv[1]), argv[2], int(argv[3]))
+        return child(argv[1], argv[3:])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--run", choices=RUNS, default=RUNS[0])
     values = parser.parse_args(argv)
     folder = Path(tempfile.mkdtemp(prefix="torture"))
-    code = torture(values.kills, values.seed, folder)
+    code = torture(values.run, values.kills, values.seed, folder)
     if code == 0:
         shutil.rmtree(folder)
     return code
