@@ -5,7 +5,8 @@
 
 Reinforcement learning on the embedded task, with evaluations, checkpoints, metrics and TensorBoard events as ever. What
 is measured is taken from outside, after each step: resident memory, open files, threads, child processes, programs
-compiled, seconds. The first tenth is warm-up: all kinds of work have come once.
+compiled, seconds, and seconds of processors. The first tenth is warm-up: all kinds of work have come once. The learning
+rate is so small that the responses stay as long as they were: a step's work is the same from the first to the last.
 
 Exit code 0: resident memory of the last tenth is at most 2 % above that of the tenth after the warm-up (medians);
 files, threads and children are as many (the fewest of each tenth: a save has some of its own); nothing was compiled
@@ -20,7 +21,6 @@ import json
 import os
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from statistics import median
@@ -36,9 +36,10 @@ def sample() -> dict[str, float]:
     return {
         "memory": float(status["VmRSS"].split()[0]) / 1024,
         "files": float(len(os.listdir("/proc/self/fd"))),
-        "threads": float(threading.active_count()),
+        "threads": float(status["Threads"]),
         "children": float(sum(len(x.read_text().split()) for x in Path("/proc/self/task").glob("*/children"))),
         "time": time.perf_counter(),
+        "processor": time.process_time(),
     }
 
 
@@ -54,7 +55,7 @@ def run(steps: int, workdir: Path) -> list[dict[str, float]]:
     every = max(2, steps // 40)
     knobs = {
         "mesh__data": 1, "mesh__fsdp": 1, "mesh__tensor": 1, "rl__num_steps": steps, "rl__max_new_tokens": 16,
-        "eval__every": every, "checkpoint__every": every,
+        "rl__learning_rate": 1e-9, "eval__every": every, "checkpoint__every": every,
     }  # fmt: skip
     cfg = small.make_config(**test_pipeline.KNOBS | knobs)
     rows: list[dict[str, float]] = []
@@ -86,8 +87,9 @@ def verdict(rows: list[dict[str, float]]) -> tuple[dict[str, Any], bool]:
     for name in ("files", "threads", "children"):
         for when, part in (("early", early), ("late", late)):
             found[f"{name} {when}"] = min(row[name] for row in part)
-    gaps = [b["time"] - a["time"] for a, b in zip(rows, rows[1:], strict=False)]
-    found["step seconds early"], found["step seconds late"] = median(gaps[tenth : 2 * tenth]), median(gaps[-tenth:])
+    for name, what in (("time", "step seconds"), ("processor", "step processor seconds")):
+        gaps = [b[name] - a[name] for a, b in zip(rows, rows[1:], strict=False)]
+        found[f"{what} early"], found[f"{what} late"] = median(gaps[tenth : 2 * tenth]), median(gaps[-tenth:])
     found["memory growth"] = found["memory late"] / found["memory early"]
     found["compiled after warm-up"] = rows[-1]["compiled"] - rows[tenth]["compiled"]
     evaluation = max(2, len(rows) // 40)
