@@ -55,7 +55,7 @@ def run(steps: int, workdir: Path) -> list[dict[str, float]]:
     import small
     import test_pipeline
 
-    from t1jax import loop, pipeline
+    from t1jax import checkpoint, loop, pipeline
 
     every = max(2, steps // 40)
     knobs = {
@@ -68,16 +68,24 @@ def run(steps: int, workdir: Path) -> list[dict[str, float]]:
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, *_, **__: compiled.append(event) if event.endswith("backend_compile_duration") else None
     )
-    push = loop.StepLog.push
+    push, save = loop.StepLog.push, checkpoint.Checkpoints.save
+    saving: list[checkpoint.Checkpoints] = []
+
+    def saved(self: checkpoint.Checkpoints, *args: Any) -> None:
+        saving[:] = [self]
+        save(self, *args)
 
     def pushed(log: Any, step: int, report: Any) -> None:
         push(log, step, report)
         if log.name == "rl":
+            if saving and step % every == every - 1:  # now and then no save is under way, however slow the disk
+                saving[0].wait()
             rows.append(sample() | {"step": step, "compiled": len(compiled)})
             if len(rows) == steps // 10:  # what compiling left, else given back at any time, would hide what grows
                 ctypes.CDLL(None).malloc_trim(0)
 
     loop.StepLog.push = pushed  # type: ignore[method-assign]
+    checkpoint.Checkpoints.save = saved  # type: ignore[method-assign]
     pipeline.run(cfg, workdir)
     return rows
 
