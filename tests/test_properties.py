@@ -122,6 +122,15 @@ def test_a_number_written_in_another_way_is_the_same_number(number, times):
     assert answers.quick(f"\\frac{{{value.numerator * times}}}{{{value.denominator * times}}}", text) is True
 
 
+@given(WHOLE, st.integers(1, 999), st.integers(1, 9))
+def test_a_rounded_decimal_is_right_only_if_exact_and_left_to_math_verify_if_near(top, bottom, digits):
+    value = Fraction(top, bottom)
+    rounded = round(value, digits)
+    said = answers.quick(f"{top}/{bottom}", f"{'-' * (rounded < 0)}{float(abs(rounded)):.{digits}f}")
+    off = abs(value - Fraction(f"{float(rounded):.{digits}f}"))
+    assert said is (True if off == 0 else None if off < Fraction(1, 10**5) else False)
+
+
 @given(TEXTS)
 def test_the_report_shows_any_text_and_does_nothing_else(text):
     assert html.unescape(escape(text)) == visible(text)
