@@ -59,7 +59,7 @@ def texts(seed: int) -> Iterator[str]:
     """Texts without end: nine in ten short, one in a hundred up to LONGEST."""
     rng = random.Random(seed)
     while True:
-        limit = rng.choices((60, 400, 3000, LONGEST), (60, 30, 9, 1))[0]
+        limit = rng.choices((3, 60, 400, 3000, LONGEST), (20, 40, 30, 9, 1))[0]
         text = rng.choice((_drawn, _mutated, _repeated, _nested))(rng, limit)
         yield text[:LONGEST]
 

@@ -72,7 +72,7 @@ def test_a_box_behind_any_text_is_the_answer(text, answer, rest):
     assert answers.final_answer(response) == answers.last_box(response) == answer
 
 
-@given(TEXTS, TEXTS)
+@given(TEXTS, TEXTS | st.sampled_from(["5", "1/2"]))
 def test_any_two_texts_compare_without_an_error_either_way_round(answer, gold):
     said = answers.quick(answer, gold)
     assert said in (True, False, None)
