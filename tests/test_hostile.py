@@ -296,7 +296,7 @@ def test_places_with_spaces_and_unicode_work(tmp_path, monkeypatch):
     (place / "my config é.py").write_text("from configs import tiny\nget_config = tiny.get_config\n", encoding="utf-8")
     (place / "rows é.jsonl").write_text('{"problem": "2+3?", "answer": "5"}\n', encoding="utf-8")
     argv = ["t1jax", f"--config={place / 'my config é.py'}", f"--workdir={place / 'my workdir'}"]
-    cfg, workdir, _ = main.parse([*argv, f"--config.data.train={place / 'rows é.jsonl'}"])
+    cfg, workdir, _, _ = main.parse([*argv, f"--config.data.train={place / 'rows é.jsonl'}"])
     assert workdir == place / "my workdir" and cfg.data.train == str(place / "rows é.jsonl")
     assert [row for _, row in read_rows(cfg.data.train)] == [{"problem": "2+3?", "answer": "5"}]
     monkeypatch.chdir(tmp_path)
