@@ -121,10 +121,7 @@ def _load_file(path: str) -> ConfigDict:
     """What get_config() of the file returns."""
     try:
         tree = runpy.run_path(path)["get_config"]()
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # the user's program: whatever it raises is the user's to mend, and said in one line
+    except (Exception, SystemExit) as error:  # the user's program: what it raises is the user's to mend
         raise ConfigError(f"{path}: {type(error).__name__}: {error}; expected a get_config() that works") from error
     if not isinstance(tree, ConfigDict):
         raise ConfigError(f"{path}: get_config() returned {type(tree).__name__}; expected a ConfigDict, see configs/")

@@ -29,8 +29,8 @@ PIECES = (
     "\\left", "\\right.", "\\Bigl(", "\\sqrt{", "\\!", "\\,", "{,}", "^", "_", "^{", "**", "~", "%", "\\%", "\\$", "°",
     "^\\circ", "#### 5", "1,000", "1{,}000", "0.5", "-", "\u2212", "+", "=", ":", " ", "\n", "\t", "7", "00", "/", ".",
     "(A)", "a", "é", "数", "１", "½", "\ufdfa", "\u202e", "\u200b", "\x00", "\x1b[2J", "\x9b", "\ud800", "\ufffd",
-    "\U0001f600", "\u0301", "\\begin{matrix}", "\\\\", "&", "<script>", "2+3", "6+22=28, need 20: too big\n",
-    "check 20-6=14: yes\n", "9" * 60, "10^{10^", "!", "e", "\\cdot", "\r\n",
+    "\U0001f600", "\u0301", "\\begin{matrix}", "\\\\", "&", "<script>", "2+3", "1/0", "\\frac{1}{0}",
+    "6+22=28, need 20: too big\n", "check 20-6=14: yes\n", "9" * 60, "10^{10^", "!", "e", "\\cdot", "\r\n",
 )  # fmt: skip
 WHOLE = (
     "So the answer is \\boxed{\\frac{3}{4}}.",
@@ -59,7 +59,7 @@ def texts(seed: int) -> Iterator[str]:
     """Texts without end: nine in ten short, one in a hundred up to LONGEST."""
     rng = random.Random(seed)
     while True:
-        limit = rng.choices((60, 400, 3000, LONGEST), (60, 30, 9, 1))[0]
+        limit = rng.choices((3, 60, 400, 3000, LONGEST), (20, 40, 30, 9, 1))[0]
         text = rng.choice((_drawn, _mutated, _repeated, _nested))(rng, limit)
         yield text[:LONGEST]
 

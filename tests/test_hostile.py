@@ -85,7 +85,7 @@ def test_a_line_of_a_gigabyte_is_refused_in_bounded_memory(tmp_path, name):
     )
     said, kilobytes = done.stdout.splitlines()
     assert says in said
-    assert int(kilobytes) < (1.2 if name == "array.json" else 0.2) * GIGABYTE / 1024
+    assert int(kilobytes) < (0.7 if name == "array.json" else 0.2) * GIGABYTE / 1024
 
 
 # chat templates
@@ -122,12 +122,14 @@ def test_a_template_that_wastes_time_or_memory_is_refused(name, monkeypatch):
         ChatTemplate(WASTEFUL[name], "chat.jinja").render(CHATS["one"], {}, True)
 
 
-def test_a_long_chat_is_far_from_the_limit_and_threads_do_not_share_it():
+def test_a_long_chat_is_far_from_the_limit_and_each_rendering_has_its_own():
     template = ChatTemplate(QWEN, "chat.jinja")
     turns = [{"role": role, "content": "x" * 500} for _ in range(250) for role in ("user", "assistant")]
-    for _ in range(3):
+    steps = []
+    for _ in range(2):
         assert template.render(turns, {}, True).count("<|im_start|>") == 502
-        assert 500 < template._environment._thread.steps < sandbox.MAX_STEPS / 20
+        steps.append(template._environment._thread.steps)
+    assert 500 < steps[0] == steps[1] < sandbox.MAX_STEPS / 20
 
 
 def test_numbers_and_loops_are_still_jinjas():
@@ -294,7 +296,7 @@ def test_places_with_spaces_and_unicode_work(tmp_path, monkeypatch):
     (place / "my config é.py").write_text("from configs import tiny\nget_config = tiny.get_config\n", encoding="utf-8")
     (place / "rows é.jsonl").write_text('{"problem": "2+3?", "answer": "5"}\n', encoding="utf-8")
     argv = ["t1jax", f"--config={place / 'my config é.py'}", f"--workdir={place / 'my workdir'}"]
-    cfg, workdir, _ = main.parse([*argv, f"--config.data.train={place / 'rows é.jsonl'}"])
+    cfg, workdir, _, _ = main.parse([*argv, f"--config.data.train={place / 'rows é.jsonl'}"])
     assert workdir == place / "my workdir" and cfg.data.train == str(place / "rows é.jsonl")
     assert [row for _, row in read_rows(cfg.data.train)] == [{"problem": "2+3?", "answer": "5"}]
     monkeypatch.chdir(tmp_path)

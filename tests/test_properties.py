@@ -72,7 +72,7 @@ def test_a_box_behind_any_text_is_the_answer(text, answer, rest):
     assert answers.final_answer(response) == answers.last_box(response) == answer
 
 
-@given(TEXTS, TEXTS)
+@given(TEXTS, TEXTS | st.sampled_from(["5", "1/2"]))
 def test_any_two_texts_compare_without_an_error_either_way_round(answer, gold):
     said = answers.quick(answer, gold)
     assert said in (True, False, None)
@@ -120,6 +120,15 @@ def test_numbers_are_equal_exactly_if_their_values_are(one, other):
 def test_a_number_written_in_another_way_is_the_same_number(number, times):
     value, text = number
     assert answers.quick(f"\\frac{{{value.numerator * times}}}{{{value.denominator * times}}}", text) is True
+
+
+@given(WHOLE, st.integers(1, 999), st.integers(1, 9))
+def test_a_rounded_decimal_is_right_only_if_exact_and_left_to_math_verify_if_near(top, bottom, digits):
+    value = Fraction(top, bottom)
+    rounded = round(value, digits)
+    said = answers.quick(f"{top}/{bottom}", f"{'-' * (rounded < 0)}{float(abs(rounded)):.{digits}f}")
+    off = abs(value - Fraction(f"{float(rounded):.{digits}f}"))
+    assert said is (True if off == 0 else None if off < Fraction(1, 10**5) else False)
 
 
 @given(TEXTS)
