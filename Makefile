@@ -8,6 +8,8 @@
 
 PYTHON ?= python3
 ARGS ?=
+# Two processes, each file of tests in one of them: a program is compiled on one core.
+SPLIT := -n 2 --dist=loadfile
 BIN := .venv/bin
 RUN := .venv/.requirements
 DEV := .venv/.requirements-dev
@@ -19,10 +21,10 @@ demo: $(RUN)
 	@$(BIN)/python -m t1jax.main $(ARGS)
 
 test: $(DEV)
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q $(SPLIT)
 
 test-slow: $(DEV)
-	@$(BIN)/python -m pytest -q -m "slow or not slow"
+	@$(BIN)/python -m pytest -q $(SPLIT) -m "slow or not slow"
 
 lint: $(DEV)
 	@$(BIN)/ruff check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -97,20 +98,46 @@ def wait_for_row(workdir: Path, stage: str, processes: list[subprocess.Popen[str
         time.sleep(0.05)
 
 
+def kill(workdir: Path, index: int) -> tuple[str, float]:
+    """Kills this one of two processes as soon as RL runs; what the other said, and after how many seconds it ended."""
+    both = two(workdir)
+    try:
+        wait_for_row(workdir, "rl", both)
+        both[index].send_signal(signal.SIGKILL)
+        began = time.monotonic()
+        said = ends(both[1 - index], code=-1, timeout=4 * STOPS_WITHIN)
+    finally:
+        for process in both:
+            process.kill()
+    return said, time.monotonic() - began
+
+
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
     """A workdir whose two processes were running RL when the second was killed; what the first said, its seconds."""
     workdir = tmp_path_factory.mktemp("two") / "run"
-    first, second = both = two(workdir)
-    try:
-        wait_for_row(workdir, "rl", both)
-        second.send_signal(signal.SIGKILL)
-        began = time.monotonic()
-        said = ends(first, code=-1, timeout=4 * STOPS_WITHIN)
-    finally:
-        for process in both:
-            process.kill()
-    return workdir, said, time.monotonic() - began
+    return workdir, *kill(workdir, 1)
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """The workdir of an unbroken run of one process."""
+    workdir = tmp_path_factory.mktemp("one") / "run"
+    ends(command(workdir, 8))
+    return workdir
+
+
+def same(mine: Path, theirs: Path) -> None:
+    """Both workdirs hold the same rows, none twice, and the same samples."""
+    a, b = rows_of(mine), rows_of(theirs)
+    assert [(row["stage"], row["step"]) for row in a] == [(row["stage"], row["step"]) for row in b]
+    for left, right in zip(a, b, strict=True):
+        for name, value in left.items():
+            if isinstance(value, float | int):
+                what = f"{left['stage']} {name}"
+                np.testing.assert_allclose(right[name], value, rtol=1e-4, atol=1e-4, err_msg=what)
+    samples = [json.loads((path / "results.json").read_text())["samples"] for path in (mine, theirs)]
+    assert samples[0] == samples[1]
 
 
 def test_a_process_that_dies_makes_the_other_stop_with_a_message(killed):
@@ -119,19 +146,25 @@ def test_a_process_that_dies_makes_the_other_stop_with_a_message(killed):
     assert "t1jax: process 0 of 2 stopped" in said or "another task died" in said, said[-3000:]
 
 
-def test_two_processes_go_on_together_and_are_the_same_run_as_one(killed, tmp_path):
+@pytest.mark.slow
+def test_the_first_process_may_die_too(tmp_path):
+    said, seconds = kill(tmp_path / "run", 0)
+    assert seconds < STOPS_WITHIN, said[-3000:]
+    assert "t1jax: process 1 of 2 stopped" in said or "another task died" in said or "coordination" in said, said[
+        -3000:
+    ]
+
+
+@pytest.mark.slow
+def test_a_run_of_two_goes_on_as_one_process(killed, one, tmp_path):
+    shutil.copytree(killed[0], tmp_path / "run")
+    ends(command(tmp_path / "run", 8))
+    same(one, tmp_path / "run")
+
+
+def test_two_processes_go_on_together_and_are_the_same_run_as_one(killed, one):
     workdir, *_ = killed
-    one = tmp_path / "one"
-    first, second = two(workdir)
-    said = [ends(process) for process in (first, second)]
+    said = [ends(process) for process in two(workdir)]
     assert "report: " in said[0]
     assert [line for line in said[1].splitlines() if not line.startswith("[Gloo]")] == []  # process 0 alone reports
-    ends(command(one, 8))
-    mine, theirs = rows_of(one), rows_of(workdir)
-    assert [(row["stage"], row["step"]) for row in mine] == [(row["stage"], row["step"]) for row in theirs]
-    for a, b in zip(mine, theirs, strict=True):
-        for name, value in a.items():
-            if isinstance(value, float | int):
-                np.testing.assert_allclose(b[name], value, rtol=1e-4, atol=1e-4, err_msg=f"{a['stage']} {name}")
-    samples = [json.loads((path / "results.json").read_text())["samples"] for path in (one, workdir)]
-    assert samples[0] == samples[1]
+    same(one, workdir)
