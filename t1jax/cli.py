@@ -9,12 +9,13 @@ Deliberately not here: what the programs do (main.py, convert.py, evaluate.py, f
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -52,6 +53,18 @@ def call(
         print(f"{program}: {str(error) or interrupted}", file=sys.stderr)
         return error.code if isinstance(error, Interrupted) else EXIT_INTERRUPTED
     return 0
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process with an exit code.
+
+    After a signal at once: what the devices still compute would crash in an interpreter that is being taken down.
+    """
+    if code < 128:
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def read_flags(argv: list[str], define: Callable[[flags.FlagValues], None]) -> tuple[flags.FlagValues, list[str]]:

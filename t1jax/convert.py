@@ -60,7 +60,7 @@ MB = 10**6
 
 def cli() -> None:
     """The `python -m t1jax.convert` command."""
-    sys.exit(main(sys.argv))
+    command_line.leave(main(sys.argv))
 
 
 def main(argv: list[str]) -> int:

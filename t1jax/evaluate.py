@@ -61,7 +61,7 @@ MOST_SAMPLES = 1000  # see statistics.majority_at_k
 
 def cli() -> None:
     """What `python -m t1jax.evaluate` calls."""
-    sys.exit(main(sys.argv))
+    command_line.leave(main(sys.argv))
 
 
 def main(argv: list[str]) -> int:

@@ -55,7 +55,7 @@ COLUMN = "pass_rate"
 
 def cli() -> None:
     """What `python -m t1jax.filter` calls."""
-    sys.exit(main(sys.argv))
+    command_line.leave(main(sys.argv))
 
 
 def main(argv: list[str]) -> int:

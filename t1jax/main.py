@@ -43,7 +43,7 @@ INTERRUPTED = "interrupted; the same command continues from the newest checkpoin
 
 def cli() -> None:
     """What `t1jax` and `python -m t1jax.main` call."""
-    sys.exit(main(sys.argv))
+    command_line.leave(main(sys.argv))
 
 
 def main(argv: list[str]) -> int:

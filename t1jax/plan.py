@@ -41,7 +41,7 @@ EXIT_TOO_BIG = 1
 
 def cli() -> None:
     """The `python -m t1jax.plan` command."""
-    sys.exit(main(sys.argv))
+    command_line.leave(main(sys.argv))
 
 
 def main(argv: list[str]) -> int:

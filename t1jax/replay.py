@@ -30,7 +30,7 @@ Exit codes: 0 the same happened, 1 something else happened, 2 a mistake or no su
 
 def cli() -> None:
     """What `python -m t1jax.replay` calls."""
-    sys.exit(main(sys.argv))
+    command_line.leave(main(sys.argv))
 
 
 def main(argv: list[str]) -> int:

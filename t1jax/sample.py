@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import queue
 import sys
 import threading
@@ -58,11 +57,7 @@ Report = Callable[[list[int]], None]
 
 def cli() -> None:
     """What `python -m t1jax.sample` calls."""
-    code = main(sys.argv)
-    sys.stdout.flush()
-    if code == command_line.EXIT_INTERRUPTED:  # the device still samples, and an orderly exit would wait or crash
-        os._exit(code)
-    sys.exit(code)
+    command_line.leave(main(sys.argv))
 
 
 def main(argv: list[str]) -> int:

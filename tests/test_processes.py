@@ -147,6 +147,18 @@ def test_a_process_that_dies_makes_the_other_stop_with_a_message(killed):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("asked", [0, 1])
+def test_one_process_that_is_asked_to_stop_stops_both_after_the_same_step(tmp_path, one, asked):
+    both = two(tmp_path / "run")
+    wait_for_row(tmp_path / "run", "rl", both)
+    both[asked].send_signal(signal.SIGTERM)
+    said = [ends(process, code=143) for process in both]
+    assert all("stopped after rl step" in text for text in said), said
+    ends(command(tmp_path / "run", 8))
+    same(one, tmp_path / "run")
+
+
+@pytest.mark.slow
 def test_the_first_process_may_die_too(tmp_path):
     said, seconds = kill(tmp_path / "run", 0)
     assert seconds < STOPS_WITHIN, said[-3000:]

@@ -30,7 +30,7 @@ import small, test_pipeline
 from t1jax import cli, pipeline
 knobs = {{**test_pipeline.KNOBS, **{knobs!r}}}
 print("begun", flush=True)
-sys.exit(cli.call("t1jax", "", lambda _: pipeline.run(small.make_config(**knobs), Path({folder!r})), sys.argv))
+cli.leave(cli.call("t1jax", "", lambda _: pipeline.run(small.make_config(**knobs), Path({folder!r})), sys.argv))
 """
 
 
