@@ -174,6 +174,11 @@ def test_a_grace_shorter_than_a_step_loses_no_step(unbroken, tmp_path):
     assert rows_of(folder) == rows_of(unbroken)
 
 
+def same(folder: Path, unbroken: Path) -> None:
+    assert rows_of(folder) == rows_of(unbroken)
+    jax.tree.map(np.testing.assert_array_equal, last_state(folder), last_state(unbroken))
+
+
 @pytest.mark.slow
 def test_20_of_20_signals_at_random_moments_are_honoured(unbroken, tmp_path):
     """Whatever the run does at the moment; a run that ends is compared, and another begun."""
@@ -187,11 +192,13 @@ def test_20_of_20_signals_at_random_moments_are_honoured(unbroken, tmp_path):
             process.send_signal(asked)
             said = process.communicate()[0]
         if process.returncode == 0:
-            assert rows_of(folder) == rows_of(unbroken)
-            jax.tree.map(np.testing.assert_array_equal, last_state(folder), last_state(unbroken))
+            same(folder, unbroken)
             number += 1
             continue
         assert process.returncode == 128 + asked, said
         honoured += 1
-    assert number >= 1
-    print(f"{honoured} of {honoured} signals honoured, {number} runs ended as the unbroken one")
+    last = child(tmp_path / f"run{number}")
+    said = last.communicate()[0]
+    assert last.returncode == 0, said
+    same(tmp_path / f"run{number}", unbroken)
+    print(f"{honoured} of {honoured} signals honoured, {number + 1} runs ended as the unbroken one")
