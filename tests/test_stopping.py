@@ -60,6 +60,21 @@ def test_outside_of_a_loop_a_signal_ends_the_run_there():
         assert error.value.code == code
 
 
+@pytest.mark.parametrize(
+    "code, said", [(0, "said\ntaken down\n"), (4, "said\ntaken down\n"), (130, "said\n"), (143, "said\n")]
+)
+def test_after_a_signal_the_interpreter_is_not_taken_down_and_nothing_said_is_lost(code, said):
+    """What the devices still compute would crash it there."""
+    program = (
+        f"import atexit; from t1jax import cli; atexit.register(print, 'taken down'); print('said'); cli.leave({code})"
+    )
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=buffered, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (code, said)
+
+
 def test_inside_of_a_loop_it_is_asked_for_and_handlers_come_back():
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with Signals() as signals:
@@ -175,6 +190,7 @@ def test_a_grace_shorter_than_a_step_loses_no_step(unbroken, tmp_path):
 
 
 def same(folder: Path, unbroken: Path) -> None:
+    assert (folder / "results.json").exists() and (folder / "report.html").exists()
     assert rows_of(folder) == rows_of(unbroken)
     jax.tree.map(np.testing.assert_array_equal, last_state(folder), last_state(unbroken))
 
