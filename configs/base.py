@@ -139,6 +139,17 @@ def get_config() -> ConfigDict:
 
     cfg.benchmarks = ConfigDict()  # name -> data, samples: what t1jax.evaluate runs (configs/eval_t1.py) [ours]
 
+    cfg.synthesis = ConfigDict()  # chains for the cold start, out of real attempts (t1jax.synthesize)
+    cfg.synthesis.attempts = 4  # N, attempts at each problem, shared out over the attempters [ours]
+    cfg.synthesis.attempters = ("local",)  # who attempts: names of endpoints, or local: our sampler [ours]
+    cfg.synthesis.critic = "local"  # who says where an attempt goes wrong, or checks a right one [ours]
+    cfg.synthesis.merger = "local"  # who merges attempts and notes into one chain [ours]
+    cfg.synthesis.rewriter = "local"  # who rewrites the chain into fluent reasoning; "": nobody [ours]
+    cfg.synthesis.temperature = 1.0  # of attempts; critic, merger and rewriter write at 0.3 [ours]
+    cfg.synthesis.attempt_tokens = 4096  # longest attempt or note, tokens [ours]
+    cfg.synthesis.chain_tokens = 16384  # longest chain, tokens [ours]
+    cfg.synthesis.endpoints = ConfigDict()  # name -> url, model, key_variable and limits; see t1jax/config.py [ours]
+
     cfg.checkpoint = ConfigDict()
     cfg.checkpoint.sft_every = 250  # updates of the cold start between checkpoints [ours]
     cfg.checkpoint.every = 10  # RL steps between checkpoints [ours]

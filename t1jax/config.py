@@ -182,6 +182,35 @@ class BenchmarkConfig:
 
 
 @dataclass(frozen=True)
+class EndpointConfig:
+    """A model behind an OpenAI-compatible endpoint that `t1jax.synthesize` may ask."""
+
+    url: str
+    model: str
+    key_variable: str
+    concurrency: int
+    requests_per_minute: int
+    tokens_per_minute: int
+    price_in: float
+    price_out: float
+    timeout: float
+    retries: int
+
+
+@dataclass(frozen=True)
+class SynthesisConfig:
+    attempts: int
+    attempters: tuple[str, ...]
+    critic: str
+    merger: str
+    rewriter: str
+    temperature: float
+    attempt_tokens: int
+    chain_tokens: int
+    endpoints: Mapping[str, EndpointConfig] = dataclasses.field(hash=False)
+
+
+@dataclass(frozen=True)
 class CheckpointConfig:
     sft_every: int
     every: int
@@ -204,6 +233,7 @@ class Config:
     scaling: ScalingConfig
     verifier: VerifierConfig
     benchmarks: Mapping[str, BenchmarkConfig] = dataclasses.field(hash=False)
+    synthesis: SynthesisConfig
     checkpoint: CheckpointConfig
 
     def to_dict(self) -> dict[str, Any]:
@@ -304,4 +334,6 @@ def _value(kind: Any, value: Any, knob: str) -> Any:
 
 def _words(kind: Any) -> str:
     words = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+    if kind == tuple[str, ...]:
+        return 'names in brackets, like ("one", "two")'
     return words.get(kind, "whole numbers in brackets, like (1, 2, 4)")

@@ -75,6 +75,15 @@ def test_the_views_hold_the_values_of_the_file():
         cfg.rl.num_steps = 3  # type: ignore[misc]
 
 
+NAMED = {  # what a name stands for, in the knobs that hold names
+    "benchmarks": {"data": "f", "samples": 2},
+    "synthesis.endpoints": {
+        "url": "http://localhost/v1", "model": "m", "key_variable": "", "concurrency": 1, "requests_per_minute": 0,
+        "tokens_per_minute": 0, "price_in": 0.0, "price_out": 0.0, "timeout": 60.0, "retries": 3,
+    },
+}  # fmt: skip
+
+
 def test_any_changed_knob_changes_the_fingerprint():
     tree = changed().to_dict()
     prints = {config.fingerprint(config.load(tree))}
@@ -84,8 +93,8 @@ def test_any_changed_knob_changes_the_fingerprint():
         other = {
             bool: lambda v: not v,
             str: lambda v: v + "x",
-            tuple: lambda v: (*v, 999),
-            dict: lambda v: v | {"x": {"data": "f", "samples": 2}},
+            tuple: lambda v: (*v, v[0]),
+            dict: lambda v, knob=knob: v | {"x": NAMED[knob]},
         }.get(type(value), lambda v: v + 1)(value)
         prints.add(config.fingerprint(changed(**{knob.replace(".", "__"): other})))
     assert len(prints) == len(config.knobs()) + 1
