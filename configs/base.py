@@ -51,6 +51,7 @@ def get_config() -> ConfigDict:
     cfg.task.impatient_share = 0.76  # share of cold-start chains whose writer may give up [ours]
     cfg.task.give_up = 0.9  # an impatient writer's chance to give up after each failed attempt [ours]
     cfg.task.row_order_share = 0.75  # share of chains that try pairs row by row, the worse order [ours]
+    cfg.task.chains = "trial_and_error"  # of the cold start: trial_and_error [paper] | right_only, to compare
 
     cfg.data = ConfigDict()
     cfg.data.train = ""  # problems: JSON lines, a JSON array or Parquet, local, gs:// or s3://; "": the task [ours]
@@ -104,6 +105,7 @@ def get_config() -> ConfigDict:
     cfg.rl.b2 = 0.95  # AdamW [kin]
     cfg.rl.weight_decay = 0.1  # AdamW, on matrices only [kin]
     cfg.rl.grad_clip = 1.0  # global norm [kin]
+    cfg.rl.baseline = "leave_one_out"  # leave_one_out [paper] | group_mean | group_mean_std (GRPO's), to compare
     cfg.rl.entropy_coef = 1e-3  # alpha, weight of the token entropy bonus [ours: not public]
     cfg.rl.kl_coef = 2e-4  # beta, weight of the KL to the anchor [paper]
     cfg.rl.kl_clip = 0.5  # clamp of a token's k1 term, nats [kin]

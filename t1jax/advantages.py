@@ -4,7 +4,7 @@
 prompts -> rollouts -> rewards -> ADVANTAGES -> update. One equation of the paper a function:
 
     r'_i    = -1 if penalised, else [answer right]           penalised_reward
-    rbar_i  = r'_i - mean_{j != i} r'_j                      leave_one_out
+    rbar_i  = r'_i - mean_{j != i} r'_j                      leave_one_out, less_baseline
     k_i     = sum_t clip(log pi - log pi_ref, -c, c)         kl_of_response
     kbar_i  = k_i - mean_{j != i} k_j                        leave_one_out
     A_i     = rbar_i - beta * kbar_i                         advantages
@@ -72,6 +72,34 @@ def leave_one_out(x_PR: jax.Array, valid_PR: jax.Array) -> jax.Array:
     return jnp.where(valid_PR, (x_PR - mean_P1) * (n_P1 / jnp.maximum(n_P1 - 1.0, 1.0)), 0.0)
 
 
+def less_baseline(reward_PR: jax.Array, valid_PR: jax.Array, baseline: str) -> jax.Array:
+    """rbar_i: what is above the group's baseline. T1's is leave_one_out; the others are for comparison.
+
+    leave_one_out   x_i - mean_{j != i} x_j
+    group_mean      x_i - mean_j x_j, which is (n - 1) / n of it
+    group_mean_std  (x_i - mean_j x_j) / (std_j x_j + 1e-4), with the n - 1 form of std: GRPO's
+
+    Source: T1 section 2; GRPO: arXiv 2402.03300 section 4.1, the 1e-4 as in TRL.
+
+    Args:
+      reward_PR: float, one group a row; anything where not valid.
+      valid_PR: bool.
+      baseline: cfg.rl.baseline.
+
+    Returns:
+      float32[P, R]; 0 where not valid or alone.
+    """
+    apart_PR = leave_one_out(reward_PR, valid_PR)
+    if baseline == "leave_one_out":
+        return apart_PR
+    n_P1 = valid_PR.sum(axis=-1, keepdims=True, dtype=jnp.float32)
+    centred_PR = apart_PR * ((n_P1 - 1.0) / jnp.maximum(n_P1, 1.0))
+    if baseline == "group_mean":
+        return centred_PR
+    variance_P1 = jnp.square(centred_PR).sum(axis=-1, keepdims=True) / jnp.maximum(n_P1 - 1.0, 1.0)
+    return centred_PR / (jnp.sqrt(variance_P1) + 1e-4)
+
+
 def kl_of_response(
     logprob_BT: jax.Array, anchor_logprob_BT: jax.Array, sampled_BT: jax.Array, clip: float
 ) -> jax.Array:
@@ -102,7 +130,7 @@ def advantages(scores: Scores, kl_B: jax.Array, cfg: RlConfig) -> jax.Array:
     Args:
       scores: of B = P * R responses, the R of a prompt together.
       kl_B: float32, from `kl_of_response`; not read with kl_site "loss".
-      cfg: responses_per_prompt, penalty, penalty_site, kl_site, kl_coef.
+      cfg: responses_per_prompt, baseline, penalty, penalty_site, kl_site, kl_coef.
 
     Returns:
       float32[B]; 0 for unscorable rows and for rows without a scorable sibling.
@@ -112,7 +140,7 @@ def advantages(scores: Scores, kl_B: jax.Array, cfg: RlConfig) -> jax.Array:
     penalised_B = penalised(scores)
     in_reward_B = penalised_B & (cfg.penalty_site == "reward")
     reward_B = penalised_reward(scores.outcome_B, in_reward_B, cfg.penalty)
-    advantage_PR = leave_one_out(reward_B.reshape(groups), valid_PR)
+    advantage_PR = less_baseline(reward_B.reshape(groups), valid_PR, cfg.baseline)
     if cfg.kl_site == "reward":
         advantage_PR = advantage_PR - cfg.kl_coef * leave_one_out(kl_B.reshape(groups), valid_PR)
     if cfg.penalty_site == "advantage":

@@ -67,6 +67,7 @@ class TaskConfig:
     impatient_share: float
     give_up: float
     row_order_share: float
+    chains: str
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ class RlConfig:
     b2: float
     weight_decay: float
     grad_clip: float
+    baseline: str
     entropy_coef: float
     kl_coef: float
     kl_clip: float

@@ -124,11 +124,11 @@ def draw_curve(curve: Curve, rows: Rows, results: Mapping[str, Any], theme: Them
     phases = [s for s in PHASES if any(series(rows, s, column)[0].size for column, _ in curve.columns)]
     if not phases:
         return None
-    with _figure(theme, 5.2, 3.0) as (figure, output):
+    with canvas(theme, 5.2, 3.0) as (figure, output):
         ratios = [1 if s == "sft" and len(phases) > 1 else 2 for s in phases]
         axes = figure.subplots(1, len(phases), width_ratios=ratios, squeeze=False)[0]
         for ax, stage in zip(axes, phases, strict=True):
-            _style(ax, theme, curve.percent)
+            styled(ax, theme, curve.percent)
             colours = (theme.before if stage == "sft" else theme.after, *theme.others)
             for (column, label), colour, dash in zip(curve.columns, colours, ("-", "--", ":", "-."), strict=False):
                 steps, values = series(rows, stage, column)
@@ -148,9 +148,9 @@ def draw_curve(curve: Curve, rows: Rows, results: Mapping[str, Any], theme: Them
 def draw_scaling(points: Rows, theme: Theme) -> bytes:
     """The PNG of accuracy against the budget of thinking tokens, one line a stage, 95 % intervals shaded."""
     stages = list(dict.fromkeys(point["stage"] for point in points))
-    with _figure(theme, 5.8, 3.5) as (figure, output):
+    with canvas(theme, 5.8, 3.5) as (figure, output):
         ax = figure.subplots()
-        _style(ax, theme, percent=True)
+        styled(ax, theme, percent=True)
         spare = iter(theme.others)
         for stage in stages:
             colour = {"sft": theme.before, "rl": theme.after}.get(stage) or next(spare, theme.faint)
@@ -182,10 +182,10 @@ def draw_samples(benchmarks: Mapping[str, Mapping[str, Any]], theme: Theme) -> b
 
     `benchmarks`: name -> what measures.measure returns.
     """
-    with _figure(theme, 4.6 * len(benchmarks), 3.5) as (figure, output):
+    with canvas(theme, 4.6 * len(benchmarks), 3.5) as (figure, output):
         (axes,) = figure.subplots(1, len(benchmarks), squeeze=False)
         for ax, (name, result) in zip(axes, benchmarks.items(), strict=True):
-            _style(ax, theme, percent=True)
+            styled(ax, theme, percent=True)
             for column, label, colour in (
                 ("pass_at_k", "pass@k", theme.after),
                 ("majority_at_k", "maj@k", theme.before),
@@ -213,10 +213,10 @@ def draw_groups(name: str, by: Mapping[str, Mapping[str, Mapping[str, Any]]], th
     `by`: label -> value -> figure, as measures.measure returns it.
     """
     sizes = [len(values) for values in by.values()]
-    with _figure(theme, 6.4, 0.7 * len(by) + 0.3 * sum(sizes)) as (figure, output):
+    with canvas(theme, 6.4, 0.7 * len(by) + 0.3 * sum(sizes)) as (figure, output):
         axes = figure.subplots(len(by), 1, squeeze=False, height_ratios=sizes)[:, 0]
         for ax, (label, values) in zip(axes, by.items(), strict=True):
-            _style(ax, theme, percent=False)
+            styled(ax, theme, percent=False)
             ax.grid(visible=False)
             shown = {value: figure for value, figure in values.items() if figure["value"] is not None}
             for place, point in enumerate(shown.values()):
@@ -232,7 +232,7 @@ def draw_groups(name: str, by: Mapping[str, Mapping[str, Mapping[str, Any]]], th
 
 
 @contextmanager
-def _figure(theme: Theme, width: float, height: float) -> Iterator[tuple[Any, io.BytesIO]]:
+def canvas(theme: Theme, width: float, height: float) -> Iterator[tuple[Any, io.BytesIO]]:
     """A figure to draw on; when the block ends, its PNG is in the buffer."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -249,7 +249,8 @@ def _figure(theme: Theme, width: float, height: float) -> Iterator[tuple[Any, io
         figure.savefig(output, format="png", facecolor=theme.paper)
 
 
-def _style(ax: Any, theme: Theme, percent: bool) -> None:
+def styled(ax: Any, theme: Theme, percent: bool) -> None:
+    """The house style for axes; `percent`: y is a share."""
     ax.set_facecolor(theme.paper)
     ax.grid(axis="y", color=theme.grid, linewidth=0.8)
     ax.set_axisbelow(True)

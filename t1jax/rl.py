@@ -8,6 +8,8 @@ Deliberately not here: what a step does (step.py), what a response earns (reward
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
+from typing import Any
 
 import optax
 from jax.sharding import Mesh
@@ -44,10 +46,11 @@ def train(
     progress: Progress,
     evaluator: Evaluator,
     signals: Signals,
+    make_train_step: Callable[..., Any] = step.make_train_step,
 ) -> TrainState:
     """The state after all of RL, from the cold start's `params`; goes on from the newest checkpoint that can be read.
 
-    `params` may be None where there is a checkpoint.
+    `params` may be None where there is a checkpoint. `make_train_step`: what compiles the step; trials.py shares one.
 
     Raises:
       Interrupted: `signals` were heard; the last step done is saved.
@@ -68,7 +71,7 @@ def train(
     progress.note(f"sampling {lanes} of a prompt's {cfg.rl.responses_per_prompt} responses at a time")
     refill = lanes < cfg.rl.responses_per_prompt
     what, total = ("response", rows) if refill else ("token", cfg.rl.max_new_tokens)
-    train_step = step.make_train_step(
+    train_step = make_train_step(
         cfg,
         mesh,
         make_scorer(task, "train", tokenizer, cfg.rl),

@@ -45,17 +45,7 @@ def make_sft_step(cfg: Config, mesh: Mesh) -> Callable[[TrainState, Packed], tup
     schedule = optim.make_schedule(cfg.sft, cfg.sft.num_steps, "cosine")
 
     def loss(params: Params, part: Packed, count: jax.Array) -> jax.Array:
-        hidden_bTD, _ = qwen.forward(model, params, part.tokens_BT, part.position_BT, segment_BT=part.segment_BT)
-        counted_bT = losses.sft_counted(part)
-        logprob_bT, _ = losses.token_logprobs_and_entropy(
-            losses.predictors(hidden_bTD),
-            qwen.head_weight(model, params),
-            part.tokens_BT,
-            counted_bT,
-            temperature=1.0,
-            chunks=cfg.sft.vocab_chunks,
-        )
-        return losses.sft_loss(logprob_bT, counted_bT, count)
+        return losses.sft_loss(*target_logprobs(model, params, part, cfg.sft.vocab_chunks), count)
 
     def sft_step(state: TrainState, packed: Packed) -> tuple[TrainState, Report]:
         count = losses.sft_counted(packed).sum(dtype=jnp.float32)
@@ -77,6 +67,23 @@ def make_sft_step(cfg: Config, mesh: Mesh) -> Callable[[TrainState, Packed], tup
 
     shardings = step.state_shardings(cfg, mesh, optimizer, anchor=False)
     return jax.jit(sft_step, donate_argnums=0, out_shardings=(shardings, None))
+
+
+def target_logprobs(
+    model: qwen.Transformer, params: Params, packed: Packed, vocab_chunks: int
+) -> tuple[jax.Array, jax.Array]:
+    """log pi(token) at temperature 1, float32[B, T] nats, and bool[B, T] which tokens count: the targets. Else 0."""
+    hidden_BTD, _ = qwen.forward(model, params, packed.tokens_BT, packed.position_BT, segment_BT=packed.segment_BT)
+    counted_BT = losses.sft_counted(packed)
+    logprob_BT, _ = losses.token_logprobs_and_entropy(
+        losses.predictors(hidden_BTD),
+        qwen.head_weight(model, params),
+        packed.tokens_BT,
+        counted_BT,
+        temperature=1.0,
+        chunks=vocab_chunks,
+    )
+    return logprob_BT, counted_BT
 
 
 def initial_params(cfg: Config, mesh: Mesh) -> Params:

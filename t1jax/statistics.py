@@ -18,6 +18,9 @@ from collections.abc import Sequence
 import numpy as np
 
 Z95 = 1.959963984540054  # 97.5 % quantile of the normal distribution
+# 97.5 % quantile of Student's distribution with 1, 2, ... degrees of freedom
+T95 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788, 2.1604, 2.1448,
+       2.1314, 2.1199, 2.1098, 2.1009, 2.0930)  # fmt: skip
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -49,6 +52,24 @@ def difference(before: tuple[float, float, float], after: tuple[float, float, fl
     low = (a - b) - math.hypot(a - a_low, b_high - b)
     high = (a - b) + math.hypot(a_high - a, b - b_low)
     return low, high
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """(mean, low, high): the 95 % interval of a mean over runs with different seeds, by Student's distribution.
+
+    mean -+ t s / sqrt(n),  s^2 = sum (x - mean)^2 / (n - 1); low and high are NaN for a single run.
+
+    Raises:
+      ValueError: no values, or more than 20.
+    """
+    n = len(values)
+    if not 1 <= n <= len(T95) + 1:
+        raise ValueError(f"mean_interval: got {n} values, expected 1 to {len(T95) + 1}")
+    mean = math.fsum(values) / n
+    if n == 1:
+        return mean, math.nan, math.nan
+    half = T95[n - 2] * math.sqrt(math.fsum((x - mean) ** 2 for x in values) / (n - 1) / n)
+    return mean, mean - half, mean + half
 
 
 def pass_at_k(right: int, n: int, k: int) -> float:

@@ -50,6 +50,7 @@ def _validate_task(cfg: Config) -> None:
     _check(cfg, "task.max_value", task.max_value >= high, f"at least task.max_numbers = {high}: no number comes twice")
     _check(cfg, "task.held_out_percent", 0 < task.held_out_percent < 100, "1 to 99")
     _share(cfg, "task", "impatient_share give_up row_order_share")
+    _one_of(cfg, "task.chains", "trial_and_error", "right_only")
     _at_least(cfg, 1, "tokenizer", "corpus_texts")
 
 
@@ -105,6 +106,7 @@ def _validate_rl(cfg: Config) -> None:
     _share(cfg, "rl", "warmup_fraction anchor_decay garbled_share")
     _at_least(cfg, 0, "rl", "entropy_coef kl_coef")
     _at_least(cfg, 2, "rl", "repeat_count")
+    _one_of(cfg, "rl.baseline", "leave_one_out", "group_mean", "group_mean_std")
     _one_of(cfg, "rl.kl_site", "reward", "loss")
     _one_of(cfg, "rl.penalty_site", "reward", "advantage")
     _one_of(cfg, "rl.loss_normalisation", "response", "token")

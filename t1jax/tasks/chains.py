@@ -62,11 +62,16 @@ def two_pointers(numbers: tuple[int, ...], target: int) -> list[Pair]:
 
 
 def write_chain(numbers: tuple[int, ...], target: int, cfg: TaskConfig, rng: random.Random) -> str:
-    """One response, from after "<think>\\n" to the closed box. It never gives up after a "yes"."""
+    """One response, from after "<think>\\n" to the closed box. It never gives up after a "yes".
+
+    With cfg.chains "right_only" it is the pair that works, at once: what a cold start without failed attempts learns.
+    """
     order = row_order if rng.random() < cfg.row_order_share else two_pointers
     give_up = cfg.give_up if rng.random() < cfg.impatient_share else 0.0
     lines: list[str] = []
     attempts = order(numbers, target)
+    if cfg.chains == "right_only":
+        attempts = attempts[-1:]
     for tried, (left, right) in enumerate(attempts, start=1):
         total = left + right
         lines.append(f"{left}+{right}={total}{NEED}{target}: {verdict(total, target)}\n")

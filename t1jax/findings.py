@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What came out of a study: a table with 95 % intervals, its claims tested, a plot.
+
+... -> evaluate -> **report**, over several runs. The unit is a run: intervals are over seeds, by Student's
+distribution, and two arms are compared seed by seed, as runs with the same seed begin from the same weights and answer
+the same problems. With one seed there is no interval, and no claim is judged.
+Source: statistics.py. Deliberately not here: which arms and claims (studies.py), figures (study_plots.py).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from t1jax import files, study_plots
+from t1jax.config import Config, ConfigError
+from t1jax.statistics import mean_interval
+from t1jax.studies import STUDIES, Arm, Contrast
+
+Trial = Mapping[str, Any]  # what trial.json holds
+COLUMNS = (  # name, heading, shown as
+    ("accuracy", "accuracy", "percent"),
+    ("response_length", "length, tokens", "number"),
+    ("overlong", "overlong", "percent"),
+    ("gave_up", "gave up", "percent"),
+    ("false_claims", "false claims", "percent"),
+    ("kl_start", "KL from the start, nats", "number"),
+    ("entropy", "entropy in training, nats", "number"),
+)
+YES, NO, OPEN = "reproduced", "the other way", "not told apart"
+
+
+def write(name: str, base: Config, seeds: Sequence[int], out: Path) -> None:
+    """Writes results.json, table.md and plot.png of a study whose runs lie in `out`, to `out`/NAME.
+
+    Raises:
+      ConfigError: a run is missing or damaged.
+    """
+    study = STUDIES[name]
+    trials = {arm.label: [_read(out, arm, seed) for seed in seeds] for arm in study.arms}
+    results = {
+        "study": name,
+        "title": study.title,
+        "seeds": list(seeds),
+        "arms": {label: summarise(runs) for label, runs in trials.items()},
+        "contrasts": [judge(contrast, trials) for contrast in study.contrasts],
+    }
+    if name == "inference_scaling":
+        results["thinking"] = thinking(trials["base"])
+    files.write_json(out / name / "results.json", results)
+    files.write_text(out / name / "table.md", markdown(results))
+    files.write_bytes(out / name / "plot.png", study_plots.draw(name, study.measure, trials, results))
+
+
+def write_summary(out: Path) -> Path:
+    """Writes summary.md from the results of all studies in `out`: every claim and what became of it."""
+    rows = []
+    for name in STUDIES:
+        path = out / name / "results.json"
+        if path.exists():
+            results = json.loads(path.read_text(encoding="utf-8"))
+            rows += [f"| {name} | {c['claim']} | {_difference(c)} | {c['verdict']} |" for c in results["contrasts"]]
+    head = "| study | claim | difference | |\n|---|---|---|---|\n"
+    return files.write_text(out / "summary.md", head + "\n".join(rows) + "\n")
+
+
+def measure(trial: Trial, name: str) -> float:
+    """A figure of a run after RL; of the names that are no column of its last mark, see the code."""
+    first, last = trial["marks"][0], trial["marks"][-1]
+    if name == "entropy":
+        return trial["training"]["entropy"]
+    if name == "gain":
+        return last["accuracy"] - first["accuracy"]
+    if name == "gain_per_nat":  # of KL from where RL began
+        return (last["accuracy"] - first["accuracy"]) / last["kl_start"] if last["kl_start"] > 0 else math.nan
+    if name == "rise":  # from the smallest to the largest budget of thinking
+        return _rise(last)
+    if name == "rise_gain":
+        return _rise(last) - _rise(first)
+    if name == "over_vote":  # thinking after RL, less a vote before RL that spends as many tokens
+        return last["accuracy"] - _vote_at(first["votes"], last["response_length"])
+    return last[name]
+
+
+def _rise(mark: Mapping[str, Any]) -> float:
+    return mark["scaling"][-1]["accuracy"] - mark["scaling"][0]["accuracy"]
+
+
+def _vote_at(votes: Sequence[Mapping[str, float]], tokens: float) -> float:
+    """The best accuracy of the votes that cost no more than `tokens`, and of the next larger one."""
+    within = [v for v in votes if v["tokens"] <= tokens]
+    beyond = next((v for v in votes if v["tokens"] > tokens), votes[-1])
+    return max([beyond["accuracy"], *(v["accuracy"] for v in within)])
+
+
+def summarise(trials: Sequence[Trial]) -> dict[str, Any]:
+    """column -> {mean, low, high, values}, over seeds; low and high are None for one seed."""
+    return {name: _over_seeds([measure(trial, name) for trial in trials]) for name, _, _ in COLUMNS}
+
+
+def judge(contrast: Contrast, trials: Mapping[str, Sequence[Trial]]) -> dict[str, Any]:
+    """What became of a claim: {claim, measure, mean, low, high, values, verdict} of the difference, seed by seed."""
+    more = [measure(trial, contrast.measure) for trial in trials[contrast.more]]
+    less = [measure(trial, contrast.measure) for trial in trials[contrast.less]] if contrast.less else [0.0] * len(more)
+    found = _over_seeds([a - b for a, b in zip(more, less, strict=True)])
+    if found["low"] is None:
+        verdict = "one seed"
+    else:
+        verdict = YES if found["low"] > 0 else NO if found["high"] < 0 else OPEN
+    return {"claim": contrast.claim, "measure": contrast.measure, **found, "verdict": verdict}
+
+
+def thinking(trials: Sequence[Trial]) -> list[dict[str, Any]]:
+    """[{step, scaling: [{budget, mean, low, high}], votes: [{k, tokens, mean, low, high}]}], over seeds."""
+    found = []
+    for marks in zip(*(trial["marks"] for trial in trials), strict=True):
+        curve = [
+            {"budget": points[0]["budget"], **_over_seeds([p["accuracy"] for p in points])}
+            for points in zip(*(mark["scaling"] for mark in marks), strict=True)
+        ]
+        votes = [
+            {
+                "k": points[0]["k"],
+                "tokens": sum(p["tokens"] for p in points) / len(points),
+                **_over_seeds([p["accuracy"] for p in points]),
+            }
+            for points in zip(*(mark["votes"] for mark in marks), strict=True)
+        ]
+        found.append({"step": marks[0]["step"], "scaling": curve, "votes": votes})
+    return found
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The tables of a study."""
+    seeds = results["seeds"]
+    lines = [
+        f"# {results['title']}",
+        "",
+        f"Seeds {', '.join(map(str, seeds))}. Brackets: 95 % intervals over seeds.",
+        "",
+    ]
+    lines += ["| | " + " | ".join(heading for _, heading, _ in COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for label, arm in results["arms"].items():
+        lines.append(f"| {label} | " + " | ".join(_cell(arm[name], kind) for name, _, kind in COLUMNS) + " |")
+    lines += ["", "| claim | difference | |", "|---|---|---|"]
+    lines += [f"| {c['claim']} | {_difference(c)} | {c['verdict']} |" for c in results["contrasts"]]
+    for mark in results.get("thinking", []):
+        lines += ["", f"After {mark['step']} steps of RL:", "", "| thinking tokens | accuracy |", "|---|---|"]
+        lines += [f"| {p['budget']} | {_cell(p, 'percent')} |" for p in mark["scaling"]]
+        lines += ["", "| votes | tokens | accuracy |", "|---|---|---|"]
+        lines += [f"| {p['k']} | {p['tokens']:.0f} | {_cell(p, 'percent')} |" for p in mark["votes"]]
+    return "\n".join(lines) + "\n"
+
+
+PERCENT = {name for name, _, kind in COLUMNS if kind == "percent"} | {"gain", "rise", "rise_gain", "over_vote"}
+
+
+def _difference(contrast: Mapping[str, Any]) -> str:
+    if contrast["measure"] in PERCENT:
+        return f"{_cell(contrast, 'percent', '+').replace(' %', '')} points of {contrast['measure']}"
+    return f"{_cell(contrast, 'number', '+')} {contrast['measure']}"
+
+
+def _cell(found: Mapping[str, Any], kind: str, sign: str = "") -> str:
+    """`12.3 % [10.1, 14.5]`."""
+    scale, digits, unit = (100, 1, " %") if kind == "percent" else (1, 2 if abs(found["mean"]) < 10 else 1, "")
+    text = f"{scale * found['mean']:{sign}.{digits}f}{unit}"
+    if found["low"] is None:
+        return text
+    return f"{text} [{scale * found['low']:{sign}.{digits}f}, {scale * found['high']:{sign}.{digits}f}]"
+
+
+def _over_seeds(values: Sequence[float]) -> dict[str, Any]:
+    mean, low, high = mean_interval(values)
+    known = not math.isnan(low)
+    return {"mean": mean, "low": low if known else None, "high": high if known else None, "values": list(values)}
+
+
+def _read(out: Path, arm: Arm, seed: int) -> Trial:
+    path = out / "runs" / arm.folder / f"seed{seed}" / "trial.json"
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"{path}: {error}; expected a finished run: delete it, and the same command makes it"
+        ) from error

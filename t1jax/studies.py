@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""T1's claims as experiments: which runs each study compares, and what must come out if the paper is right.
+
+    study = STUDIES["penalties"]; study.arms -> runs; study.contrasts -> what is tested
+
+An arm is what differs from the base of all studies (configs/study.py), as on a command line. Arms that differ in
+nothing are the same run, whatever study they stand in. All arms of a study make equally many updates, so that more
+responses a prompt are more responses in all, as in the paper.
+Source: T1 (arXiv 2501.11651) section 4: number of responses, temperature, penalties, inference scaling.
+Deliberately not here: running (trials.py), what comes out (findings.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from t1jax import config
+from t1jax.config import Config
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A run of a study, with any seed."""
+
+    label: str
+    knobs: tuple[tuple[str, Any], ...] = ()  # (dotted name, value) of what differs from the base
+
+    def config(self, base: Config, seed: int) -> Config:
+        """The whole config of the run with this seed. ConfigError: a knob does not exist or has the wrong type."""
+        tree = base.to_dict() | {"seed": seed}
+        for knob, value in self.knobs:
+            section, _, name = knob.rpartition(".")
+            tree[section] = tree[section] | {name: value}
+        return config.load(tree)
+
+    @property
+    def folder(self) -> str:
+        """A name that no other arm has."""
+        return ",".join(f"{knob.rpartition('.')[2]}={value}" for knob, value in self.knobs) or "base"
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """`measure` of the arm `more`, less that of the arm `less`: above 0 if the paper is right."""
+
+    claim: str
+    measure: str
+    more: str
+    less: str
+
+
+@dataclass(frozen=True)
+class Study:
+    """Arms that are compared, and the claims that the comparison is for."""
+
+    title: str
+    arms: tuple[Arm, ...]
+    contrasts: tuple[Contrast, ...]
+    measure: str = "accuracy"  # what the plot shows beside the accuracy, if it is another
+
+
+def _knob(name: str, *values: Any, base: Any) -> tuple[Arm, ...]:
+    """An arm for each value of a knob."""
+    short = name.rpartition(".")[2]
+    return tuple(Arm(f"{short} {v:g}", () if v == base else ((name, v),)) for v in values)
+
+
+def _responses(count: int) -> Arm:
+    """An arm with so many responses a prompt, in parts of the same size."""
+    if count == BASE_RESPONSES:
+        return Arm(f"R = {count}")
+    return Arm(f"R = {count}", (("rl.responses_per_prompt", count), ("rl.micro_batches", count)))
+
+
+BASE_RESPONSES = 16  # of configs/study.py, whose rl.micro_batches is as many: 16 responses of full length a part
+STRONG = ("rl.kl_coef", 0.03)  # the demo's 1e-3 is too weak to show what the anchor is
+
+COLD = ("model", "tokenizer", "task", "data", "sft")  # sections of the config that a cold start depends on
+
+STUDIES = {
+    "oversampling": Study(
+        "Responses a prompt, equal updates",
+        tuple(map(_responses, (4, 16, 64))),
+        (
+            Contrast("more responses a prompt: higher accuracy", "accuracy", "R = 64", "R = 4"),
+            Contrast("more responses a prompt: longer responses", "response_length", "R = 64", "R = 4"),
+            Contrast("more responses a prompt: more accuracy for the same KL", "gain_per_nat", "R = 64", "R = 4"),
+        ),
+        "response_length",
+    ),
+    "temperature": Study(
+        "Sampling temperature and min-p",
+        (
+            *_knob("rl.temperature", 0.8, 1.0, 1.1, 1.2, 1.3, base=1.2),
+            Arm("temperature 1.2, min-p 0.05", (("rl.min_p", 0.05),)),
+        ),
+        (
+            Contrast("1.2 is better than 0.8", "accuracy", "temperature 1.2", "temperature 0.8"),
+            Contrast("1.2 is better than 1.0", "accuracy", "temperature 1.2", "temperature 1"),
+            Contrast("1.2 is better than 1.3", "accuracy", "temperature 1.2", "temperature 1.3"),
+            Contrast("1.2 uncut is better than min-p", "accuracy", "temperature 1.2", "temperature 1.2, min-p 0.05"),
+        ),
+        "entropy",
+    ),
+    "penalties": Study(
+        "Penalties for overlong, repetitive and garbled responses",
+        (Arm("with"), Arm("without", (("rl.penalty", 0.0),))),
+        (
+            Contrast("without penalties more responses run over the limit", "overlong", "without", "with"),
+            Contrast("penalties: higher accuracy", "accuracy", "with", "without"),
+        ),
+        "overlong",
+    ),
+    "anchor": Study(
+        "What the KL is taken to, at a KL coefficient of 0.03",
+        (
+            Arm("no KL", (("rl.kl_coef", 0.0),)),
+            Arm("frozen", (STRONG, ("rl.anchor_decay", 1.0))),
+            Arm("EMA 0.995", (STRONG, ("rl.anchor_decay", 0.995))),
+            Arm("EMA 0.98", (STRONG,)),
+            Arm("EMA 0.9", (STRONG, ("rl.anchor_decay", 0.9))),
+        ),
+        (
+            Contrast("a moving anchor: higher accuracy than a frozen one", "accuracy", "EMA 0.9", "frozen"),
+            Contrast("a moving anchor: less KL than none", "kl_start", "no KL", "EMA 0.9"),
+        ),
+        "kl_start",
+    ),
+    "entropy": Study(
+        "Entropy bonus",
+        _knob("rl.entropy_coef", 0.0, 0.001, 0.03, base=0.001),
+        (
+            Contrast("a small bonus: higher accuracy than none", "accuracy", "entropy_coef 0.001", "entropy_coef 0"),
+            Contrast("a bonus keeps entropy up", "entropy", "entropy_coef 0.03", "entropy_coef 0"),
+        ),
+        "entropy",
+    ),
+    "cold_start": Study(
+        "What RL starts from",
+        (
+            Arm("trial and error"),
+            Arm("right only", (("task.chains", "right_only"),)),
+            Arm("no cold start", (("sft.num_steps", 0),)),
+        ),
+        (
+            Contrast("trial and error is better than right chains only", "accuracy", "trial and error", "right only"),
+            Contrast("a cold start is better than none", "accuracy", "trial and error", "no cold start"),
+        ),
+        "response_length",
+    ),
+    "baseline": Study(
+        "Baseline of the advantage",
+        (
+            Arm("leave one out"),
+            Arm("group mean", (("rl.baseline", "group_mean"),)),
+            Arm("group mean / std", (("rl.baseline", "group_mean_std"),)),
+        ),
+        (Contrast("leave one out is better than the mean over std", "accuracy", "leave one out", "group mean / std"),),
+        "kl_start",
+    ),
+    "inference_scaling": Study(
+        "Thinking tokens, and votes, after 0, 30, 60 and 100 % of RL",
+        (Arm("base"),),
+        (
+            Contrast("more thinking, more right answers: after RL", "rise", "base", ""),
+            Contrast("the curve is steeper after RL", "rise_gain", "base", ""),
+            Contrast("thinking beats a majority vote at equal tokens", "over_vote", "base", ""),
+        ),
+    ),
+}
+
+
+def cold_start_name(cfg: Config) -> str:
+    """What names the cold start of a run: equal for runs that can share it, with a seed of its own."""
+    parts = {name: value for name, value in cfg.to_dict().items() if name in COLD}
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{digest}/seed{cfg.seed}"

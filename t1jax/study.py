@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""T1's claims put to the test, a command line: runs the arms of studies, and says what came out.
+
+    python -m t1jax.study penalties oversampling --out=workdirs/study
+
+Runs are made of an ordinary run's stages (trials.py), each in a process of its own, several at a time. Studies that
+ask for the same run share it, and the same command goes on where it was stopped.
+Deliberately not here: which runs (studies.py), what a run does (trials.py), tables and plots (findings.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from t1jax import cli as command_line
+from t1jax import files
+from t1jax.config import Config, ConfigError
+from t1jax.stopping import Stopped
+
+USAGE = """\
+usage: python -m t1jax.study NAME [NAME ...] [--out=DIR] [--seeds=N] [--jobs=N] [--config=FILE] [--config.KNOB=VALUE]
+
+Runs what T1 compares, on the embedded task, and says which of its claims came out.
+
+  NAME                 oversampling, temperature, penalties, anchor, entropy, cold_start, baseline,
+                       inference_scaling, or all
+  --out=DIR            what is written, and where the same command continues (default: workdirs/study):
+                       NAME/table.md, NAME/results.json and NAME/plot.png; summary.md; the runs themselves
+  --seeds=N            runs of each arm, with seeds from `seed` on (default: 3)
+  --jobs=N             runs at a time, each on its share of the cores (default: 2, if there are so many cores)
+  --config=FILE        the base of all runs (default: configs/study.py; configs/study_short.py takes less time)
+  --config.KNOB=...    any knob of it; a study's own knobs come on top
+  --help               this text
+
+Exit codes: 0 done, 1 a failure (with its traceback), 2 a mistake in flags or config, 130 stopped by Ctrl-C.
+"""
+DEFAULT_CONFIG = "configs/study.py"
+POLL = 0.2  # seconds between two looks at the processes
+PATIENCE = 60.0  # seconds that a process has to save a step and leave
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run, for a process of its own."""
+
+    name: str  # of its folder below --out
+    makes: tuple[str, ...]  # the files that it ends with, below --out
+    task: dict[str, Any]  # what trials.py is told
+    after: tuple[str, ...] = ()  # the jobs whose results it needs
+
+
+def cli() -> None:
+    """What `python -m t1jax.study` calls."""
+    command_line.leave(main(sys.argv))
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command line `argv` (program name first); returns the exit code."""
+    return command_line.call("t1jax.study", USAGE, _run, argv)
+
+
+def jobs_of(names: Sequence[str], base: Config, seeds: Sequence[int]) -> list[Job]:
+    """All that the named studies need, each once: cold starts, and for each arm RL from them with every seed."""
+    from t1jax.studies import STUDIES, cold_start_name
+
+    colds, runs = dict[str, Job](), dict[str, Job]()
+    for arm in (arm for name in names for arm in STUDIES[name].arms):
+        configs = {seed: arm.config(base, seed) for seed in seeds}
+        mine = {seed: f"cold/{cold_start_name(cfg)}" for seed, cfg in configs.items()}
+        for seed, cold in mine.items():
+            colds.setdefault(cold, Job(cold, (f"{cold}/done.json",), {"config": configs[seed].to_dict()}))
+        run = f"runs/{arm.folder}"
+        told = {"config": configs[seeds[0]].to_dict(), "cold": mine, "thinking": not arm.knobs}
+        runs.setdefault(
+            run, Job(run, tuple(f"{run}/seed{seed}/trial.json" for seed in seeds), told, tuple(mine.values()))
+        )
+    return [*colds.values(), *runs.values()]
+
+
+def run_jobs(jobs: Sequence[Job], out: Path, at_a_time: int, say: Callable[[str], None]) -> None:
+    """Does what is left to do, `at_a_time` jobs in parallel, each after the one that it needs.
+
+    Raises:
+      Stopped: a job failed; what others had begun goes on next time.
+    """
+    left = [job for job in jobs if not all((out / name).exists() for name in job.makes)]
+    began, finished, total = time.monotonic(), 0, len(left)
+    shares = [Share(cores) for cores in _shares(at_a_time)]
+    try:
+        while left or any(share.job for share in shares):
+            undone = {job.name for job in left} | {share.job.name for share in shares if share.job}
+            for share in (share for share in shares if share.job is None):
+                ready = next((job for job in left if undone.isdisjoint(job.after)), None)
+                if ready is not None:
+                    left.remove(ready)
+                    share.begin(ready, out)
+            time.sleep(POLL)
+            for share in shares:
+                if (job := share.ended()) is not None:
+                    finished += 1
+                    pace = (time.monotonic() - began) / finished
+                    say(f"{finished} of {total}: {job.name}; {pace * (total - finished) / 60:.0f} min left")
+    finally:
+        for share in shares:
+            share.stop()
+
+
+class Share:
+    """A share of the cores, and the process that computes there."""
+
+    def __init__(self, cores: set[int]) -> None:
+        self.job: Job | None = None
+        self._cores, self._log = cores, Path()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def begin(self, job: Job, out: Path) -> None:
+        """Starts a job; what it prints goes to log.txt in its folder."""
+        folder = out / job.name
+        files.write_json(folder / "job.json", job.task)
+        self._log = folder / "log.txt"
+        with open(self._log, "ab") as log:
+            command = [sys.executable, "-m", "t1jax.trials", str(out), job.name]
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(self._process.pid, self._cores)  # long before it brings jax up, which counts cores
+        self.job = job
+
+    def ended(self) -> Job | None:
+        """The job, if it has ended since `begin`.
+
+        Raises:
+          Stopped: it failed.
+        """
+        if self.job is None or self._process is None or (code := self._process.poll()) is None:
+            return None
+        job, self.job = self.job, None
+        if code:
+            raise Stopped(f"{job.name} ended with {code}; see {self._log}. The same command continues", 1)
+        return job
+
+    def stop(self) -> None:
+        """Asks the process, if there is one, to save and leave, and waits for it."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+
+def _shares(count: int) -> list[set[int]]:
+    """The cores that this process may use, dealt out; with more shares than cores, some have the same."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    return [set(cores[i % len(cores) :: count]) for i in range(count)]
+
+
+def _define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("out", "workdirs/study", "", values)
+    flags.DEFINE_integer("seeds", 3, "", 1, 20, flag_values=values)
+    flags.DEFINE_integer("jobs", None, "", 1, 64, flag_values=values)
+
+
+def _run(argv: list[str]) -> None:
+    base, values, names = command_line.read_config(argv, _define, DEFAULT_CONFIG)
+    from t1jax.studies import STUDIES
+
+    if not names:
+        raise ConfigError(f"no study is named; expected all, or some of {', '.join(STUDIES)}")
+    for name in names:
+        if name not in (*STUDIES, "all"):
+            raise ConfigError(f"unknown study {name!r}; expected all, or some of {', '.join(STUDIES)}")
+    names = list(STUDIES) if "all" in names else list(dict.fromkeys(names))
+    if base.data.train:
+        raise ConfigError(f"data.train is {base.data.train}; expected nothing: studies run on the embedded task")
+    at_a_time = values.jobs or min(2, os.cpu_count() or 1)
+    out, seeds = Path(values.out).absolute(), [base.seed + i for i in range(values.seeds)]
+
+    from t1jax import findings, validation, workdir
+
+    for name in names:
+        for arm in STUDIES[name].arms:
+            validation.validate(arm.config(base, base.seed), 1)
+    with workdir.locked(out):
+        _same_base(out, base)
+        _tokenizer(base, out)
+        jobs = jobs_of(names, base, seeds)
+        print(f"{len(jobs)} runs in {out}, {at_a_time} at a time", flush=True)
+        run_jobs(jobs, out, at_a_time, lambda line: print(line, flush=True))
+        for name in names:
+            findings.write(name, base, seeds, out)
+        print(findings.write_summary(out).read_text(encoding="utf-8"))
+
+
+def _tokenizer(base: Config, out: Path) -> None:
+    """The tokenizer of all runs, made once: they can then share a compiled step."""
+    from t1jax import pipeline, tokenizer
+    from t1jax.rewards.verifier import Verifier
+
+    if not tokenizer.is_saved(out / "tokenizer"):
+        with Verifier(base.verifier) as verifier:
+            pipeline.make_task(base, out, verifier)[1].save(out / "tokenizer")
+
+
+def _same_base(out: Path, base: Config) -> None:
+    """Refuses to mix runs of different bases in one folder, and remembers this one."""
+    from t1jax import workdir
+
+    path = out / "base.json"
+    if path.exists():
+        changed = workdir.changes(json.loads(path.read_text(encoding="utf-8")), files.json_ready(base.to_dict()))
+        if changed:
+            listed = "; ".join(f"{knob} is {new}, was {old}" for knob, (old, new) in changed.items())
+            raise ConfigError(f"{out} holds runs of another base: {listed}; set it back, or give another --out")
+    files.write_json(path, base.to_dict())
+
+
+if __name__ == "__main__":
+    cli()

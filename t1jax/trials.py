@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One run of a study: a cold start that other runs share, or RL from it, and what is measured.
+
+    python -m t1jax.trials OUT NAME          what study.py calls; OUT/NAME/job.json says what is to be done
+
+    cold     OUT/NAME: checkpoints/sft, metrics.jsonl, then done.json
+    trial    OUT/NAME/seedN, for each seed: checkpoints/rl, metrics.jsonl, then trial.json
+
+Both go on where a killed one stopped. They are made of the stages of an ordinary run; only what is measured differs:
+held-out accuracy, length and honesty at several steps of RL, how far the policy has moved since RL began and, of the
+run that all studies share, thinking against votes.
+Source: T1 (arXiv 2501.11651) section 4.
+Deliberately not here: which runs (studies.py), several at a time (study.py), comparing them (findings.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from t1jax import cli as command_line
+from t1jax import evaluator as evaluation
+from t1jax import files, measures, pipeline, rl, scaling, sft, sharding, step, weights
+from t1jax.checkpoint import Checkpoints
+from t1jax.config import Config, load
+from t1jax.divergence import make_divergence
+from t1jax.evaluator import Evaluator
+from t1jax.evaluator import Response as Judged
+from t1jax.generate import Generator
+from t1jax.journal import Response
+from t1jax.metrics import MetricsWriter, read_rows
+from t1jax.model import qwen
+from t1jax.progress import Progress
+from t1jax.rewards import answers
+from t1jax.rewards.verifier import Verifier
+from t1jax.sharding import train_layout
+from t1jax.statistics import majority_at_k
+from t1jax.stopping import Signals
+from t1jax.tasks.task import Task
+from t1jax.tokenizer import Tokenizer
+from t1jax.types import Params
+
+VOTES = (1, 2, 4, 8)  # responses that vote
+VOTERS = 256  # problems that are voted on
+LAST = 5  # steps of RL whose mean stands for the end of training
+
+
+@dataclass(frozen=True)
+class Open:
+    """What both kinds of work need."""
+
+    cfg: Config
+    mesh: Mesh
+    task: Task
+    tokenizer: Tokenizer
+    progress: Progress
+    signals: Signals
+
+    def params(self, folder: Path) -> Params:
+        """The newest weights in `folder`, float32, sharded for training."""
+        return weights.load(weights.find(folder), qwen.Transformer(self.cfg.model, train_layout(self.mesh)))
+
+    def initial(self, folder: Path) -> Params:
+        """What RL starts from: the cold start in `folder`, or what there is without one."""
+        return self.params(folder) if self.cfg.sft.num_steps else sft.initial_params(self.cfg, self.mesh)
+
+
+class SharedStep:
+    """Compiles the step of RL once for runs that differ in their seed only: the seed is part of the state."""
+
+    def __init__(self) -> None:
+        self._made: tuple[Config, Any] | None = None
+
+    def __call__(self, cfg: Config, mesh: Mesh, scorer: step.Scorer, *, stop_tokens: tuple[int, ...], **_: Any) -> Any:
+        """As step.make_train_step, without progress. The first run's scorer judges for all: the task is the same."""
+        cfg = dataclasses.replace(cfg, seed=0)
+        if self._made is None:
+            self._made = cfg, step.make_train_step(cfg, mesh, scorer, stop_tokens=stop_tokens)
+        if self._made[0] != cfg:
+            raise ValueError("a shared step was asked for by runs that differ in more than their seed")
+        return self._made[1]
+
+
+@contextmanager
+def opened(cfg: Config, out: Path) -> Iterator[Open]:
+    """Devices, the task and a tokenizer; in `out` lie the tokenizer of all runs and compiled programs."""
+    with ExitStack() as stack:
+        signals = stack.enter_context(Signals(cfg.checkpoint.grace_seconds))
+        stack.enter_context(pipeline.compilation_cache(cfg, out))
+        progress = stack.enter_context(Progress())
+        task, tokens = pipeline.make_task(cfg, out, stack.enter_context(Verifier(cfg.verifier)))
+        yield Open(cfg, sharding.make_mesh(cfg.mesh), task, tokens, progress, signals)
+
+
+def cold(cfg: Config, folder: Path, out: Path) -> None:
+    """The cold start of `cfg`, in `folder`."""
+    with opened(cfg, out) as work:
+        if cfg.sft.num_steps:
+            with (
+                Checkpoints(folder / "checkpoints/sft", cfg, work.tokenizer, work.progress.note) as checkpoints,
+                MetricsWriter(folder, {"sft": checkpoints.latest() or 0}) as writer,
+            ):
+                sft.train(cfg, work.mesh, work.task, work.tokenizer, checkpoints, writer, work.progress, work.signals)
+        files.write_json(folder / "done.json", {"config": cfg.to_dict()})
+
+
+def trial(cfg: Config, cold_folder: Path, folder: Path, thinking: bool, out: Path, shared: SharedStep) -> None:
+    """RL from the cold start in `cold_folder`, measured at every step that a checkpoint is kept of.
+
+    Args:
+      thinking: also measure inference scaling and majority votes at these steps.
+      shared: the compiled step of runs that differ in their seed only.
+    """
+    with opened(cfg, out) as work:
+        mark = Marks(work, work.initial(cold_folder), thinking)
+        with (
+            Checkpoints(folder / "checkpoints/rl", cfg, work.tokenizer, work.progress.note) as checkpoints,
+            MetricsWriter(folder, dict.fromkeys(("rl", "evaluate"), checkpoints.latest() or 0)) as writer,
+        ):
+            last = rl.train(
+                cfg, work.mesh, work.task, work.tokenizer, work.initial(cold_folder), checkpoints, writer,
+                work.progress, mark.evaluator, work.signals, shared,
+            )  # fmt: skip
+            shapes = step.state_shapes(cfg, work.mesh, rl.make_optimizer(cfg), anchor=True)
+            marks = [mark(mark.start, 0)]
+            for number in checkpoints.steps():
+                if number < cfg.rl.num_steps and (state := checkpoints.restore(shapes, step=number)) is not None:
+                    marks.append(mark(state.params, number))
+            marks.append(mark(last.params, cfg.rl.num_steps))
+        rows = [row for row in read_rows(folder) if row["stage"] == "rl"]
+        ends = {name: float(np.mean([row[name] for row in rows[-LAST:]])) for name in ("entropy", "reward", "overlong")}
+        done = {
+            "config": cfg.to_dict(),
+            "marks": marks,
+            "training": {
+                **ends,
+                "seconds": sum(row["seconds"] for row in rows),
+                "tokens": sum(r["tokens"] for r in rows),
+            },
+        }
+        files.write_json(folder / "trial.json", done)
+
+
+class Marks:
+    """Measures a policy at several steps, always on the same problems."""
+
+    def __init__(self, work: Open, start: Params, thinking: bool) -> None:
+        """`start`: the weights from which `kl_start` is counted."""
+        self.start, self.evaluator = start, Evaluator(work.cfg, work.mesh, work.task, work.tokenizer)
+        self._work, self._thinking = work, thinking
+        self._divergence = make_divergence(work.cfg, work.mesh)
+        self._problems = self.evaluator.problems(work.cfg.eval.num_problems)
+        self._prompts = [work.tokenizer.encode(work.task.prompt(problem)) for problem in self._problems]
+
+    def __call__(self, params: Params, number: int) -> dict[str, Any]:
+        """What is measured of the weights after `number` steps of RL."""
+        work = self._work
+        with work.progress.stage(f"measure step {number}", total=1):
+            responses = self.evaluator.respond(params, self._problems, "held_out")
+            drawn = [response.tokens for response in responses]
+            found = evaluation.summary(responses) | {
+                "step": number,
+                "overlong": sum(ids[-1] not in work.tokenizer.stop_ids for ids in drawn) / len(drawn),
+                "kl_start": self._divergence(params, self.start, self._prompts, drawn) if number else 0.0,
+            }
+            if self._thinking:
+                stage = f"rl{number}" if number else "sft"
+                points = scaling.inference_scaling(self.evaluator, params, responses, stage)
+                found["scaling"] = [point | {"tokens": _spent(responses, point["budget"])} for point in points]
+                found["votes"] = vote(work, params, self._problems[:VOTERS])
+        return found
+
+
+def _spent(responses: Sequence[Judged], budget: int) -> float:
+    """Mean tokens of a response whose thinking is cut at a budget; the answer after the cut is not counted."""
+    return sum(min(len(r.tokens), budget) for r in responses) / len(responses)
+
+
+def vote(work: Open, params: Params, problems: Sequence[Any]) -> list[dict[str, float]]:
+    """[{k, accuracy, tokens}]: maj@k of k of the responses to a problem, at temperature 1, and their mean tokens."""
+    cfg, tokens = work.cfg, work.tokenizer
+    drawn = Generator(cfg, work.mesh, tokens)(
+        params, [tokens.encode(work.task.prompt(problem)) for problem in problems], "votes",
+        length=cfg.data.prompt_length, new_tokens=cfg.rl.max_new_tokens, responses=max(VOTES),
+    )  # fmt: skip
+    won: list[list[float]] = []
+    for problem, responses in zip(problems, drawn, strict=True):
+        texts = [tokens.decode(ids) for ids in responses]
+        outcomes = work.task.score([problem] * len(texts), texts)
+        judged = [
+            Response(problem.index, 0, i, outcome, _plain(answers.last_box(text)), None, False, text, np.array(ids))
+            for i, (text, outcome, ids) in enumerate(zip(texts, outcomes, responses, strict=True))
+        ]
+        won.append(majority_at_k(*measures.votes(judged), VOTES))
+    length = sum(len(ids) for responses in drawn for ids in responses) / len(drawn) / max(VOTES)
+    return [
+        {"k": k, "accuracy": float(np.mean([row[i] for row in won])), "tokens": k * length} for i, k in enumerate(VOTES)
+    ]
+
+
+def _plain(answer: str | None) -> str | None:
+    """An answer for the vote: a + b is b + a."""
+    return None if answer is None else "+".join(sorted("".join(answer.split()).split("+")))
+
+
+def main(argv: list[str]) -> int:
+    """Does the job of folder argv[2] below argv[1]; returns the exit code."""
+    return command_line.call("t1jax.trials", "usage: python -m t1jax.trials OUT NAME\n", _run, argv)
+
+
+def _run(argv: list[str]) -> None:
+    out, name = Path(argv[1]), argv[2]
+    told = json.loads((out / name / "job.json").read_text(encoding="utf-8"))
+    cfg, shared = load(told["config"]), SharedStep()
+    if "cold" not in told:
+        cold(cfg, out / name, out)
+        return
+    for seed, begun in told["cold"].items():
+        folder = out / name / f"seed{seed}"
+        if not (folder / "trial.json").exists():
+            trial(dataclasses.replace(cfg, seed=int(seed)), out / begun, folder, told["thinking"], out, shared)
+
+
+if __name__ == "__main__":
+    command_line.leave(main(sys.argv))
