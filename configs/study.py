@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The base of all studies (t1jax.study): tiny.py with fewer prompts and steps of RL, so that many runs take hours.
+"""The base of all studies (t1jax.study): tiny.py with fewer prompts and steps of RL, so that many runs fit into hours.
 
 Only what differs from tiny.py; every knob is explained in base.py. What each study changes: t1jax/studies.py.
 """
@@ -15,9 +15,10 @@ def get_config() -> ConfigDict:
     cfg.sft.num_steps = 1400
 
     cfg.rl.num_steps = 24
-    cfg.rl.prompts_per_step = 16
-    cfg.rl.micro_batches = 16
+    cfg.rl.prompts_per_step = 8
+    cfg.rl.micro_batches = 8
 
+    cfg.eval.num_problems = 512
     cfg.eval.every = 0  # what is measured, and when, the study says
 
     cfg.scaling.budgets = (8, 16, 32, 64, 128)

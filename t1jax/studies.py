@@ -72,10 +72,10 @@ def _responses(count: int) -> Arm:
     """An arm with so many responses a prompt, in parts of the same size."""
     if count == BASE_RESPONSES:
         return Arm(f"R = {count}")
-    return Arm(f"R = {count}", (("rl.responses_per_prompt", count), ("rl.micro_batches", count)))
+    return Arm(f"R = {count}", (("rl.responses_per_prompt", count), ("rl.micro_batches", count // 2)))
 
 
-BASE_RESPONSES = 16  # of configs/study.py, whose rl.micro_batches is as many: 16 responses of full length a part
+BASE_RESPONSES = 16  # of configs/study.py, whose rl.micro_batches is half of it: 16 responses of full length a part
 STRONG = ("rl.kl_coef", 0.03)  # the demo's 1e-3 is too weak to show what the anchor is
 
 COLD = ("model", "tokenizer", "task", "data", "sft")  # sections of the config that a cold start depends on

@@ -123,3 +123,24 @@ def test_no_gradient_flows_through_the_advantage():
 def test_mixed_groups_look_at_raw_correctness():
     scores = make_scores([1, 0, 0, 0, 0, 0, 0, 0, 1, 1, -1, 1, 1, -1, 0, -1], overlong=[4])
     np.testing.assert_array_equal(adv.mixed_groups(scores, 4), [True, False, False, True])
+
+
+def test_baselines_by_hand():
+    x = jnp.array([[1.0, 0.0, 0.0, 1.0], [3.0, NAN, 0.0, 6.0], [2.0, 2.0, 2.0, 2.0], [5.0, NAN, NAN, NAN]])
+    valid = jnp.array([[True] * 4, [True, False, True, True], [True] * 4, [True, False, False, False]])
+    np.testing.assert_array_equal(adv.less_baseline(x, valid, "leave_one_out"), adv.leave_one_out(x, valid))
+    means = [[0.5, -0.5, -0.5, 0.5], [0.0, 0.0, -3.0, 3.0], [0.0] * 4, [0.0] * 4]
+    np.testing.assert_allclose(adv.less_baseline(x, valid, "group_mean"), means, atol=1e-6)
+    std = np.array([[np.sqrt(1 / 3)], [3.0], [0.0], [0.0]]) + 1e-4
+    np.testing.assert_allclose(adv.less_baseline(x, valid, "group_mean_std"), np.array(means) / std, atol=1e-5)
+
+
+def test_the_advantage_takes_the_baseline_of_the_config():
+    scores = make_scores([1, 0, 0, 1])
+    by = {
+        name: np.array(adv.advantages(scores, jnp.zeros(4), dataclasses.replace(CFG, baseline=name)))
+        for name in ("leave_one_out", "group_mean", "group_mean_std")
+    }
+    np.testing.assert_allclose(by["leave_one_out"], [2 / 3, -2 / 3, -2 / 3, 2 / 3], atol=1e-6)
+    np.testing.assert_allclose(by["group_mean"], [0.5, -0.5, -0.5, 0.5], atol=1e-6)
+    np.testing.assert_allclose(by["group_mean_std"], np.array([0.5, -0.5, -0.5, 0.5]) / np.sqrt(1 / 3), rtol=1e-3)

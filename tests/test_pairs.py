@@ -310,3 +310,14 @@ def test_a_thought_cut_at_any_token_can_be_answered(trained):
         response = cut.removeprefix(TASK.prompt(EXAMPLE)) + trained.decode(trained.encode("6+14}"))
         assert judged(EXAMPLE, response) == RIGHT
         assert TASK.analyse(EXAMPLE, response).closed
+
+
+def test_right_only_chains_are_the_pair_that_works_and_nothing_else():
+    task = task_with(chains="right_only", impatient_share=1.0, give_up=1.0)
+    for index in range(50):
+        problem = task.problem(index, "train")
+        prompt, chain = task.demonstration(index, 0)
+        found = task.analyse(problem, chain)
+        assert len(found.attempts) == 1 and found.attempts[0].verdict == "yes" and found.attempts[0].true
+        assert not found.gave_up and len(found.checks) == 1
+        assert task.score([problem], [chain]) == [RIGHT]

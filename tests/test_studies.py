@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Studies: their arms are what they say, runs that are the same are one, and what comes out is judged rightly."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from configs import study as base_config
+from t1jax import config, findings, validation
+from t1jax.config import ConfigError
+from t1jax.studies import STUDIES, Arm, Contrast, cold_start_name
+from t1jax.study import jobs_of
+from t1jax.workdir import changes
+
+BASE = config.load(base_config.get_config())
+ARMS = [(name, arm) for name, study in STUDIES.items() for arm in study.arms]
+
+
+@pytest.mark.parametrize("name, arm", ARMS, ids=[f"{name}-{arm.label}" for name, arm in ARMS])
+def test_an_arm_changes_what_it_says_and_can_work(name, arm):
+    cfg = arm.config(BASE, 5)
+    validation.validate(cfg, 1)
+    found = changes(BASE.to_dict(), cfg.to_dict())
+    assert {knob: new for knob, (_, new) in found.items()} == dict(arm.knobs) | {"seed": 5}
+    assert cfg.rl.num_steps == BASE.rl.num_steps  # equal updates
+
+
+def test_the_issue_of_each_study_is_covered():
+    """Each study has the arms that it is about."""
+    values = {
+        "oversampling": ("rl.responses_per_prompt", [4, 16, 64]),
+        "temperature": ("rl.temperature", [0.8, 1.0, 1.1, 1.2, 1.3, 1.2]),
+        "anchor": ("rl.anchor_decay", [0.98, 1.0, 0.995, 0.98, 0.9]),
+        "entropy": ("rl.entropy_coef", [0.0, 0.001, 0.03]),
+        "baseline": ("rl.baseline", ["leave_one_out", "group_mean", "group_mean_std"]),
+        "cold_start": ("task.chains", ["trial_and_error", "right_only", "trial_and_error"]),
+    }
+    for name, (knob, expected) in values.items():
+        section, _, field = knob.rpartition(".")
+        assert [getattr(getattr(arm.config(BASE, 0), section), field) for arm in STUDIES[name].arms] == expected
+    assert [arm.config(BASE, 0).sft.num_steps for arm in STUDIES["cold_start"].arms][-1] == 0
+    assert [arm.config(BASE, 0).rl.penalty for arm in STUDIES["penalties"].arms] == [-1.0, 0.0]
+
+
+def test_contrasts_name_arms_that_exist():
+    for study in STUDIES.values():
+        labels = {arm.label for arm in study.arms}
+        assert len(labels) == len(study.arms)
+        for contrast in study.contrasts:
+            assert contrast.more in labels and (contrast.less in labels or not contrast.less)
+
+
+def test_runs_of_several_studies_are_made_once_and_wait_for_their_cold_starts():
+    jobs = jobs_of(list(STUDIES), BASE, [0, 1])
+    names = [job.name for job in jobs]
+    assert len(names) == len(set(names))
+    runs = [job for job in jobs if job.name.startswith("runs/")]
+    assert len(runs) == len({arm.knobs for _, arm in ARMS})
+    colds = [name for name in names if name.startswith("cold/")]
+    assert len(colds) == 3 * 2  # trial and error, right only, none; two seeds
+    for job in runs:
+        assert set(job.after) <= set(colds) and len(job.after) == 2
+        assert job.makes == tuple(f"{job.name}/seed{seed}/trial.json" for seed in (0, 1))
+    assert [job.task["thinking"] for job in runs].count(True) == 1
+
+
+def test_cold_starts_are_shared_by_arms_that_differ_in_rl_only():
+    name = cold_start_name(Arm("base").config(BASE, 0))
+    assert cold_start_name(Arm("hot", (("rl.temperature", 1.3),)).config(BASE, 0)) == name
+    assert cold_start_name(Arm("other", (("task.chains", "right_only"),)).config(BASE, 0)) != name
+    assert cold_start_name(Arm("none", (("sft.num_steps", 0),)).config(BASE, 0)) != name
+    assert cold_start_name(Arm("base").config(BASE, 1)) != name
+
+
+def mark(accuracy, **more):
+    skills = {"gave_up": 0.1, "false_claims": 0.0, "overlong": 0.2, "response_length": 50.0, "kl_start": 2.0}
+    return skills | {"step": 0, "accuracy": accuracy} | more
+
+
+def trial(first, last, entropy=0.3, **more):
+    return {"marks": [mark(first, kl_start=0.0), mark(last, **more)], "training": {"entropy": entropy}}
+
+
+def test_a_claim_is_judged_seed_by_seed():
+    contrast = Contrast("a is better", "accuracy", "a", "b")
+    # seeds differ by much, the arms by little, always the same way: paired, it shows
+    trials = {"a": [trial(0, x + 0.03) for x in (0.2, 0.5, 0.8)], "b": [trial(0, x) for x in (0.2, 0.55, 0.75)]}
+    found = findings.judge(contrast, trials)
+    assert found["verdict"] == "not told apart" and math.isclose(found["mean"], 0.03)
+    trials["b"] = [trial(0, x) for x in (0.2, 0.501, 0.799)]
+    assert findings.judge(contrast, trials)["verdict"] == "reproduced"
+    flipped = findings.judge(Contrast("b is better", "accuracy", "b", "a"), trials)
+    assert flipped["verdict"] == "the other way" and math.isclose(flipped["mean"], -0.03)
+    one = findings.judge(contrast, {arm: runs[:1] for arm, runs in trials.items()})
+    assert one["verdict"] == "one seed" and one["low"] is None
+
+
+def test_measures_by_hand():
+    scaling = [{"budget": b, "accuracy": a} for b, a in ((8, 0.1), (64, 0.7))]
+    before = [{"budget": b, "accuracy": a} for b, a in ((8, 0.1), (64, 0.3))]
+    votes = [{"k": k, "tokens": 30.0 * k, "accuracy": a} for k, a in ((1, 0.3), (2, 0.35), (4, 0.5), (8, 0.55))]
+    run = trial(0.3, 0.8, entropy=0.2, kl_start=4.0, response_length=55.0, scaling=scaling)
+    run["marks"][0] |= {"scaling": before, "votes": votes}
+    assert math.isclose(findings.measure(run, "gain"), 0.5)
+    assert math.isclose(findings.measure(run, "gain_per_nat"), 0.125)
+    assert math.isclose(findings.measure(run, "rise"), 0.6)
+    assert math.isclose(findings.measure(run, "rise_gain"), 0.4)
+    assert math.isclose(findings.measure(run, "over_vote"), 0.45)  # two votes cost 60 tokens, one too few
+    assert findings.measure(run, "entropy") == 0.2 and findings.measure(run, "overlong") == 0.2
+    run["marks"][-1]["response_length"] = 1000.0
+    assert math.isclose(findings.measure(run, "over_vote"), 0.25)
+
+
+def write_trials(out, name, seeds):
+    for i, arm in enumerate(STUDIES[name].arms):
+        for seed in seeds:
+            path = out / "runs" / arm.folder / f"seed{seed}" / "trial.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(trial(0.3, 0.5 + 0.1 * i + 0.001 * seed)))
+
+
+def test_a_study_is_written_with_its_table_its_claims_and_its_plot(tmp_path):
+    write_trials(tmp_path, "penalties", [0, 1, 2])
+    findings.write("penalties", BASE, [0, 1, 2], tmp_path)
+    results = json.loads((tmp_path / "penalties/results.json").read_text())
+    assert math.isclose(results["arms"]["without"]["accuracy"]["mean"], 0.601)
+    assert [c["verdict"] for c in results["contrasts"]] == ["not told apart", "the other way"]
+    table = (tmp_path / "penalties/table.md").read_text()
+    assert "| with | 50.1 % [49.9, 50.3] |" in table and "−" not in table
+    assert (tmp_path / "penalties/plot.png").read_bytes().startswith(b"\x89PNG")
+    summary = findings.write_summary(tmp_path).read_text()
+    assert summary.count("\n") == 4 and "the other way" in summary
+
+
+def test_a_missing_or_damaged_run_is_named(tmp_path):
+    write_trials(tmp_path, "penalties", [0])
+    damaged = tmp_path / "runs/penalty=0.0/seed0/trial.json"
+    damaged.write_text("{")
+    with pytest.raises(ConfigError, match=r"penalty=0\.0/seed0/trial\.json: .*delete it"):
+        findings.write("penalties", BASE, [0], tmp_path)
+    damaged.unlink()
+    with pytest.raises(ConfigError, match="No such file"):
+        findings.write("penalties", BASE, [0], tmp_path)
