@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from t1jax import cli as command_line
-from t1jax.config import Config, ConfigError
+from t1jax.config import Config, ConfigError, inert
 
 if TYPE_CHECKING:
     from t1jax.behaviour import Behaviour
@@ -108,14 +108,18 @@ def embedded_task(path: Path) -> tuple[Task | None, str]:
     return PairsTask(cfg.task), "by the rules of the embedded task"
 
 
-def sheets(summaries: Sequence[Mapping[str, Any]]) -> list[Sheet]:
-    """The tables: measures in rows, evaluations in columns, the first and the last and some in between."""
+def sheets(summaries: Sequence[Mapping[str, Any]], columns: int = COLUMNS) -> list[Sheet]:
+    """The tables: measures in rows, evaluations in columns: the first, the last, and as many between as there is room.
+
+    Args:
+      columns: at most so many evaluations, 2 or more.
+    """
     from t1jax.behaviour import MEANS, STOPS
     from t1jax.scoreboard import Sheet, percent
 
     last = len(summaries) - 1
-    chosen = sorted({round(i * last / (COLUMNS - 1)) for i in range(COLUMNS)}) if last >= COLUMNS else range(last + 1)
-    shown = [summaries[i] for i in chosen]
+    places = {round(i * last / (columns - 1)) for i in range(columns)} if last >= columns else range(last + 1)
+    shown = [summaries[place] for place in sorted(places)]
 
     def row(name: str, cell: Any) -> list[str]:
         return [name, *(cell(s) for s in shown)]
@@ -123,8 +127,8 @@ def sheets(summaries: Sequence[Mapping[str, Any]]) -> list[Sheet]:
     def number(figure: Mapping[str, Any]) -> str:
         if figure["value"] is None:
             return "-"
-        ends = "" if figure["low"] is None else f" [{figure['low']:,.2f}, {figure['high']:,.2f}]"
-        return f"{figure['value']:,.2f}{ends}"
+        value, low, high = (None if figure[n] is None else f"{figure[n]:,.1f}" for n in ("value", "low", "high"))
+        return f"{value}" if low is None else f"{value} [{low}, {high}]"
 
     rows = [
         row("responses", lambda s: f"{s['responses']:,}"),
@@ -158,8 +162,8 @@ def pictures(summaries: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, byt
     from t1jax import behaviour_plots as over
     from t1jax.plots import DARK, LIGHT
 
-    timed = [s for s in summaries if s["step"] is not None]
-    if len({s["step"] for s in timed}) < 2:
+    timed = over.over_training(summaries)
+    if len(timed) < 2:
         return []
     found = [
         (
@@ -174,8 +178,8 @@ def pictures(summaries: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, byt
     return [*found, (over.STOPS_NAME, caption, over.draw_stops(timed, LIGHT), over.draw_stops(timed, DARK))]
 
 
-def analyze(path: Path, out: Path) -> list[Sheet]:
-    """Writes all files of the analysis of `path` to `out`; returns the tables.
+def analyze(path: Path, out: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Writes all files of the analysis of `path` to `out`; returns the figures of each evaluation, and notes.
 
     Raises:
       ConfigError: there are no responses, or they or their config cannot be used.
@@ -194,7 +198,7 @@ def analyze(path: Path, out: Path) -> list[Sheet]:
     tables, plots = sheets(summaries), pictures(summaries)
     notes = [f"read {way}", *notes]
     if len(summaries) > COLUMNS:
-        notes.append(f"the table shows {len(tables[0].header) - 1} of {len(summaries)} evaluations, behaviour.json all")
+        notes.append(f"tables show {len(tables[0].header) - 1} of {len(summaries)} evaluations, behaviour.json all")
     out.mkdir(parents=True, exist_ok=True)
     for name, _, light, _ in plots:
         files.write_bytes(out / f"{name}.png", light)
@@ -202,7 +206,7 @@ def analyze(path: Path, out: Path) -> list[Sheet]:
     files.write_text(out / "behaviour.md", scoreboard.markdown(tables, notes, "Behaviour"))
     page = browse.page(path.absolute().name, evaluations, done, tables, plots, notes, by_rules=task is not None)
     files.write_text(out / "behaviour.html", page)
-    return tables
+    return summaries, notes
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -223,10 +227,13 @@ def _run(argv: list[str]) -> None:
     from t1jax import scoreboard
 
     try:
-        tables = analyze(path, out)
+        summaries, notes = analyze(path, out)
     except PermissionError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}; expected a folder that can be written") from error
-    scoreboard.show(tables, Console())
+    console = Console()
+    scoreboard.show(sheets(summaries, min(COLUMNS, max(2, (console.width - 34) // 21))), console)
+    for note in notes:
+        print(inert(note))
     print(f"page: {(out / 'behaviour.html').resolve()}")
 
 

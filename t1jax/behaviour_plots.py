@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The figures of the analysis of behaviour over training, as PNG bytes, in the style of the report's.
 
-... -> behaviour -> **plots** -> report. Lines go through all evaluations with their 95 % intervals shaded; those of a
+... -> behaviour -> **plots** -> report. Lines go through the evaluations, with their 95 % intervals shaded. Those of a
 whole measurement, before and after RL, have larger points: they are on other and more problems than those in between.
+Where one step has both, the measurement is shown.
 Deliberately not here: what is measured (behaviour.py), the style itself (plots.py).
 """
 
@@ -59,8 +60,14 @@ STOPS_NAME, STOPS_TITLE = "behaviour-stops", "How responses end"
 STOPS_CAPTION = "Shares of all responses: verified, answered without, given up, cut off at the limit."
 
 
+def over_training(summaries: Sequence[Summary]) -> list[Summary]:
+    """Those with a step, one for each, in order."""
+    timed = sorted((s for s in summaries if s["step"] is not None), key=lambda s: (s["step"], s["final"]))
+    return list({s["step"]: s for s in timed}.values())
+
+
 def draw_lines(plot: Plot, summaries: Sequence[Summary], theme: Theme) -> bytes:
-    """The PNG of one plot; `summaries` in the order of training, each with a step."""
+    """The PNG of one plot; `summaries`: see `over_training`."""
     colours = (theme.after, theme.before, *theme.others)
     with _figure(theme, 5.2, 3.1) as (figure, output):
         ax = figure.subplots()

@@ -11,6 +11,7 @@ A text is taken apart into sentences: at line ends, and at . ! ? before a space.
   * A candidate answer is what a box or <answer> holds, or the number, letter or formula behind "answer is" or
     "answer:". An attempt's answer is its first candidate. A candidate that differs from it begins another attempt, with
     its sentence, or with itself if that sentence has given an answer already.
+  * An attempt without a candidate comes to the number behind its last "=". Without that, it comes to nothing: wrong.
 Source: T1 (arXiv 2501.11651) section 3 counts such words: "wait", "perhaps", "alternate".
 Deliberately not here: figures over many responses (behaviour.py), the embedded tasks, which have exact rules
 (tasks/analysis.py).
@@ -74,6 +75,7 @@ _STATED = re.compile(
     r"(?:(?<!\w)(?i:answer)(?:(?i: is| must be| should be| would be):?|:|\*\*:|:\*\*)|答案(?:是|为|：|:)[：:]?)"
     rf"\s{{0,2}}(?:\*\*)?\s{{0,2}}{_VALUE}"
 )
+_EQUALS = re.compile(r"=\s{0,2}+(-?[0-9][0-9,]*+(?:\.[0-9]+)?+(?:/[0-9]+)?+)(?!\s?[-+*/^(\\])(?![A-Za-z])")
 _TAGGED = re.compile(r"<answer>([^<]{1,1000})</answer>")
 
 
@@ -83,8 +85,9 @@ class Attempt:
 
     start: int  # characters before it
     end: int
-    answer: str | None  # None: it is left without one
-    right: bool | None  # None: only algebra could tell
+    answer: str | None  # None: it comes to nothing
+    stated: bool = False  # the answer is a candidate, not the number behind the last "="
+    right: bool | None = None  # None: only algebra could tell
 
 
 @dataclass(frozen=True)
@@ -96,8 +99,8 @@ class Reading:
     backtracks: int
     verifications: int
     repeated: int  # attempts that come to the answer of an earlier one
-    verified: bool  # a word of VERIFICATION stands in the last attempt with an answer, or behind it
-    gave_up: bool  # no candidate answer at all, or a word of giving up in the last attempt with one, or behind it
+    verified: bool  # a word of VERIFICATION stands in the last attempt with a candidate answer, or behind it
+    gave_up: bool  # no candidate at all, or a word of GIVING_UP in the last attempt with one, or behind it
     turns: tuple[str, ...]  # of a right response: how each attempt that follows a wrong one begins
 
 
@@ -109,8 +112,8 @@ def read(text: str, gold: str | None, outcome: Outcome) -> Reading:
     places = {kind: [match.start() for match in words.finditer(text)] for kind, words in _WORDS.items()}
     sentences = _sentences(text)
     attempts = _judged(_attempts(text, sentences, places["backtrack"]), text, gold, outcome)
-    answered = [attempt for attempt in attempts if attempt.answer is not None]
-    end = answered[-1].start if answered else len(text)
+    stated = [attempt for attempt in attempts if attempt.stated]
+    end = stated[-1].start if stated else len(text)
 
     def late(kind: str) -> bool:
         return any(place >= end for place in places[kind])
@@ -120,9 +123,9 @@ def read(text: str, gold: str | None, outcome: Outcome) -> Reading:
         reflections=len(places["reflection"]),
         backtracks=len(places["backtrack"]),
         verifications=len(places["verification"]),
-        repeated=_repeated(answered),
-        verified=bool(answered) and late("verification"),
-        gave_up=not answered or late("giving up"),
+        repeated=_repeated(attempts),
+        verified=bool(stated) and late("verification"),
+        gave_up=not stated or late("giving up"),
         turns=tuple(
             opening(text[after.start : after.end])
             for before, after in zip(attempts, attempts[1:], strict=False)
@@ -164,7 +167,12 @@ def _sentences(text: str) -> list[tuple[int, int]]:
 def _candidates(text: str) -> list[tuple[int, str]]:
     """(place, answer) of all candidate answers, in order."""
     found = [(start, held) for start, _, held in answers.boxes(text) if len(held) <= LONGEST]
-    found += [(match.start(1), match[1]) for words in (_STATED, _TAGGED) for match in words.finditer(text)]
+    found += [
+        (match.start(1), match[1])
+        for words in (_STATED, _TAGGED)
+        for match in words.finditer(text)
+        if answers.final_answer(match[1]) is None  # a box within is found already
+    ]
     return sorted((place, answer.strip()) for place, answer in found if answer.strip())
 
 
@@ -179,18 +187,18 @@ def _attempts(text: str, sentences: Sequence[tuple[int, int]], backtracks: Seque
         while turn < end:
             turn = next(turning)
         if turns and tried:
-            found.append(Attempt(start, begin, current, None))
+            found.append(Attempt(start, begin, current))
             start, current, tried = begin, None, False
         tried = tried or not turns
         while place < end:
             if current is not None and not _same(current, answer):
                 border = place if since == begin else begin
-                found.append(Attempt(start, border, current, None))
+                found.append(Attempt(start, border, current))
                 start, current = border, None
             if current is None:
                 current, since, tried = answer, begin, True
             place, answer = next(answering)
-    return [*found, Attempt(start, len(text), current, None)]
+    return [*found, Attempt(start, len(text), current)]
 
 
 def _judged(attempts: Sequence[Attempt], text: str, gold: str | None, outcome: Outcome) -> tuple[Attempt, ...]:
@@ -204,12 +212,19 @@ def _judged(attempts: Sequence[Attempt], text: str, gold: str | None, outcome: O
             return None if outcome == UNSCORABLE else outcome == RIGHT
         return None if gold is None else answers.quick(answer, gold)
 
-    return tuple(Attempt(one.start, one.end, one.answer, right(one.answer)) for one in attempts)
+    judged = []
+    for one in attempts:
+        answer = one.answer
+        if answer is None and (results := _EQUALS.findall(text, one.start, one.end)):
+            answer = results[-1]
+        judged.append(Attempt(one.start, one.end, answer, one.answer is not None, right(answer)))
+    return tuple(judged)
 
 
-def _repeated(answered: Sequence[Attempt]) -> int:
+def _repeated(attempts: Sequence[Attempt]) -> int:
     """How many come to the answer of an earlier one, as a text: comparing all numbers would be quadratic."""
-    return len(answered) - len({answers.tidy(attempt.answer or "") for attempt in answered})
+    found = [answers.tidy(attempt.answer) for attempt in attempts if attempt.answer is not None]
+    return len(found) - len(set(found))
 
 
 def _same(left: str, right: str) -> bool:
