@@ -29,7 +29,7 @@ from t1jax.rewards.answers import RIGHT, UNSCORABLE, Outcome
 # English phrases are regular expressions, found as whole words in any case; Chinese ones are found anywhere.
 REFLECTION = (
     "wait", "hmm+", "hold on", "let me (?:re-?think|reconsider|re-?examine|re-?read|think again)",
-    "on second thou?ght", "perhaps", "maybe",
+    "on second thoughts?", "perhaps", "maybe",
 )  # fmt: skip
 REFLECTION_ZH = ("等等", "等一下", "也许", "或许", "让我想想", "再想想")
 BACKTRACK = (
