@@ -126,6 +126,7 @@ def get_config() -> ConfigDict:
     cfg.eval.batch_size = 256  # problems a call of the sampler [hw]
     cfg.eval.every = 50  # RL steps between evaluations on eval.quick_problems; 0: only before and after [ours]
     cfg.eval.quick_problems = 256  # held-out problems of an evaluation during RL, count [ours]
+    cfg.eval.keep_responses = 256  # first responses of each evaluation that are saved, count; 0: none [ours]
     cfg.eval.samples = 6  # responses of each stage that the report shows, count [ours]
 
     cfg.scaling = ConfigDict()  # cut the thinking at a budget, answer from the cut thought

@@ -47,6 +47,7 @@ def get_config() -> ConfigDict:
 
     cfg.eval.batch_size = 512
     cfg.eval.every = 9
+    cfg.eval.keep_responses = 1024  # all: they are short
 
     cfg.scaling.budgets = (4, 8, 16, 24, 32, 48, 64, 96, 128)
     cfg.scaling.answer_tokens = 8

@@ -157,6 +157,7 @@ class EvalConfig:
     batch_size: int
     every: int
     quick_problems: int
+    keep_responses: int
     samples: int
 
 

@@ -9,6 +9,7 @@ command again continues, or says that all is done.
     checkpoints/sft, rl   Orbax checkpoints of the two training stages
     compiled/             programs for the next start; may be deleted
     measured/sft, rl.json what was measured after each
+    responses/            what was sampled for it, and during RL (saved.py)
     metrics.jsonl         a row a step; tensorboard/ the same for TensorBoard
     results.json          the outcome; report.html and PNGs the same for people
 
@@ -31,7 +32,7 @@ from jax.experimental.compilation_cache import compilation_cache as cache
 from jax.sharding import Mesh
 
 from t1jax import evaluator as evaluation
-from t1jax import files, multihost, report, rl, scaling, sft, sharding, tokenizer, validation, weights
+from t1jax import files, multihost, report, rl, saved, scaling, sft, sharding, tokenizer, validation, weights
 from t1jax.checkpoint import Checkpoints
 from t1jax.config import Config, ConfigError
 from t1jax.evaluator import Evaluator, Response
@@ -114,9 +115,9 @@ def stages(
                 before = sft.train(cfg, mesh, task, tokens, sft_checkpoints, writer, progress, signals).params
             else:
                 before = sft.initial_params(cfg, mesh)
-        first = measured("sft", workdir, progress, lambda: measure(evaluator, before, "sft"))
+        first = measured("sft", workdir, progress, lambda: measure(evaluator, before, "sft", workdir))
         after = rl.train(cfg, mesh, task, tokens, before, rl_checkpoints, writer, progress, evaluator, signals).params
-        last = measured("rl", workdir, progress, lambda: measure(evaluator, after, "rl"))
+        last = measured("rl", workdir, progress, lambda: measure(evaluator, after, "rl", workdir))
     return finish(cfg, workdir, first, last)
 
 
@@ -180,11 +181,12 @@ def resume_after(sft_checkpoints: Checkpoints, rl_checkpoints: Checkpoints) -> d
     return {stage: step for stage, step in done.items() if step is not None}
 
 
-def measure(evaluator: Evaluator, params: Params, stage: str) -> dict[str, Any]:
-    """All that is measured of one stage's weights, on the same held-out problems."""
+def measure(evaluator: Evaluator, params: Params, stage: str, workdir: Path) -> dict[str, Any]:
+    """All that is measured of one stage's weights, on the same held-out problems; responses are saved in `workdir`."""
     cfg = evaluator.cfg
     problems = evaluator.problems(cfg.eval.num_problems)
     responses = evaluator.respond(params, problems, "held_out")
+    saved.save(workdir, evaluator, responses, stage, cfg.rl.num_steps if stage == "rl" else 0, final=stage == "rl")
     greedy = evaluator.respond(params, problems, "held_out", temperature=0.0)
     summary = evaluation.summary(responses)
     if evaluator.task.forbid_giving_up(evaluator.tokenizer) is not None:

@@ -14,7 +14,7 @@ from typing import Any
 import optax
 from jax.sharding import Mesh
 
-from t1jax import data, memory, multihost, optim, step
+from t1jax import data, memory, multihost, optim, saved, step
 from t1jax.checkpoint import Checkpoints
 from t1jax.config import Config
 from t1jax.evaluator import Evaluator, metrics_row
@@ -66,6 +66,7 @@ def train(
         state = step.init_state(cfg, mesh, optimizer, params, anchor=True)
     start, last = int(state.step), cfg.rl.num_steps
     writer.rewind(start, "rl", "evaluate")
+    saved.rewind(writer.workdir, start, last)
     rows = cfg.rl.prompts_per_step * cfg.rl.responses_per_prompt
     lanes = memory.lanes(cfg, mesh)
     progress.note(f"sampling {lanes} of a prompt's {cfg.rl.responses_per_prompt} responses at a time")
@@ -98,6 +99,7 @@ def train(
             if cfg.eval.every and number % cfg.eval.every == 0:
                 log.flush()
                 responses = evaluator.respond(state.params, problems, "quick")
+                saved.save(writer.workdir, evaluator, responses, "rl", number)
                 row = metrics_row(responses) | {"seconds": log.pause()}
                 writer.write("evaluate", number, row)
                 score = row["accuracy"]

@@ -84,9 +84,9 @@ def show(tables: Sequence[Sheet], console: Console) -> None:
         console.print(table)
 
 
-def markdown(tables: Sequence[Sheet], notes: Sequence[str]) -> str:
+def markdown(tables: Sequence[Sheet], notes: Sequence[str], title: str = "Evaluation") -> str:
     """The tables in Markdown, after the notes."""
-    parts = ["# Evaluation", "\n".join(f"* {_escaped(note)}" for note in notes)]
+    parts = [f"# {title}", "\n".join(f"* {_escaped(note)}" for note in notes)]
     for sheet in tables:
         lines = [sheet.header, ["---", *["---:"] * (len(sheet.header) - 1)], *sheet.rows]
         parts += [f"## {_escaped(sheet.title)}", "\n".join(f"| {' | '.join(map(_escaped, line))} |" for line in lines)]

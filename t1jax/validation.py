@@ -114,7 +114,7 @@ def _validate_rl(cfg: Config) -> None:
 
 def _validate_measuring(cfg: Config) -> None:
     _at_least(cfg, 1, "eval", "num_problems batch_size quick_problems")
-    _at_least(cfg, 0, "eval", "every samples")
+    _at_least(cfg, 0, "eval", "every keep_responses samples")
     increasing = all(low < high for low, high in itertools.pairwise((0, *cfg.scaling.budgets)))
     _check(cfg, "scaling.budgets", increasing, "positive numbers, each above the last")
     _at_least(cfg, 1, "scaling", "answer_tokens")

@@ -233,6 +233,7 @@ REFUSED = [
     ),
     ({"verifier__deadline": 0.0}, "verifier.deadline is 0.0; expected more than 0"),
     ({"verifier__memory": 8}, "verifier.memory is 8; expected at least 64"),
+    ({"eval__keep_responses": -1}, "eval.keep_responses is -1; expected at least 0"),
     ({"benchmarks": {"aime": {"data": "f", "samples": 0}}}, "benchmarks.aime.samples is 0; expected at least 1"),
     ({"scaling__budgets": (8, 8)}, "scaling.budgets is (8, 8); expected positive numbers, each above the last"),
     ({"scaling__budgets": (0, 8)}, "scaling.budgets is (0, 8); expected positive"),

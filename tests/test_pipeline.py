@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import small
 
-from t1jax import checkpoint, pipeline
+from t1jax import checkpoint, files, pipeline
 from t1jax.config import ConfigError
 
 KNOBS = {
@@ -27,6 +27,7 @@ KNOBS = {
     "eval__quick_problems": 8,
     "eval__every": 4,
     "eval__samples": 2,
+    "eval__keep_responses": 10,
     "scaling__budgets": (4, 16),
     "checkpoint__sft_every": 2,
     "checkpoint__every": 2,
@@ -86,6 +87,37 @@ def test_a_run_leaves_what_it_promises(unbroken):
             assert all(row[name] is not None for name in named.split()) and row["logprob_gap"] < 1e-4
 
 
+def saved_of(workdir):
+    """name -> content of each file of saved responses."""
+    return {path.name: path.read_bytes() for path in (workdir / "responses").iterdir()}
+
+
+def test_a_run_saves_the_responses_that_its_figures_are_made_of(unbroken):
+    found = {name: [json.loads(line) for line in lines.splitlines()] for name, lines in saved_of(unbroken).items()}
+    assert {name: len(rows) for name, rows in found.items()} == {
+        "sft-000000.jsonl": 10,  # of 12 asked: eval.keep_responses
+        "rl-000004.jsonl": 8,
+        "rl-final.jsonl": 10,
+    }
+    first, quick, last = (found[name] for name in ("sft-000000.jsonl", "rl-000004.jsonl", "rl-final.jsonl"))
+    assert [(rows[0]["stage"], rows[0]["step"]) for rows in (first, quick, last)] == [("sft", 0), ("rl", 4), ("rl", 5)]
+    (measured,) = (row for row in rows_of(unbroken) if row["stage"] == "evaluate")
+    assert np.mean([row["tokens"] for row in quick]) == pytest.approx(measured["response_length"])
+    assert np.mean([row["outcome"] == "right" for row in quick]) == measured["accuracy"]
+    assert [row["problem"] for row in first] == [row["problem"] for row in last] == list(range(10))
+    assert [row["problem"] for row in quick] == list(range(12, 20))  # others
+    results = json.loads((unbroken / "results.json").read_text())
+    for shown, row in zip(results["samples"], (*first[:2], *last[:2]), strict=True):
+        assert {k: shown[k] for k in ("stage", "prompt", "response", "gold", "difficulty")} == {
+            k: row[k] for k in ("stage", "prompt", "response", "gold", "difficulty")
+        }
+        assert shown["correct"] == (row["outcome"] == "right")
+    longest = CFG.rl.max_new_tokens
+    for row in (*first, *quick, *last):
+        assert row["tokens"] <= longest and (row["tokens"] == longest or not row["overlong"])
+    assert any(row["overlong"] for row in first)
+
+
 def test_a_finished_run_says_so_and_changes_nothing(unbroken, capsys):
     before = {path: path.stat().st_mtime_ns for path in unbroken.rglob("*")}
     assert pipeline.run(CFG, unbroken) == unbroken / "report.html"
@@ -114,11 +146,14 @@ def test_an_interrupted_run_ends_as_the_unbroken_one(unbroken, tmp_path, monkeyp
         patched.setattr(checkpoint.Checkpoints, "save", stop)
         with pytest.raises(KeyboardInterrupt):
             pipeline.run(CFG, tmp_path / "run")
+    for name in ("rl-000003.jsonl", "rl-000004.jsonl", "rl-final.jsonl"):  # what a step after the checkpoint had left
+        files.write_text(tmp_path / "run/responses" / name, "of a step that is done again")
     steps = [row["step"] for row in rows_of(tmp_path / "run") if row["stage"] == stage]
     assert max(steps) > after  # rows that must be written again
     pipeline.run(CFG, tmp_path / "run")
     assert rows_of(tmp_path / "run") == rows_of(unbroken)
     jax.tree.map(np.testing.assert_array_equal, last_state(tmp_path / "run"), last_state(unbroken))
+    assert saved_of(tmp_path / "run") == saved_of(unbroken)
     clock = ("seconds", "config")
     mine, theirs = (json.loads((w / "results.json").read_text()) for w in (tmp_path / "run", unbroken))
     assert {k: v for k, v in mine.items() if k not in clock} == {k: v for k, v in theirs.items() if k not in clock}

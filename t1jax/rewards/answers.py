@@ -116,6 +116,24 @@ def final_answer(response: str) -> str | None:
     return None if start < 0 or end < 0 else response[start + len("<answer>") : end].strip()
 
 
+def boxes(text: str) -> list[tuple[int, int, str]]:
+    """(start, end, what it holds) of each box of `text` that closes, as `final_answer` finds them."""
+    closing: dict[int, int] = {}  # place of an opening brace -> of the one that closes it
+    opened: list[int] = []
+    for brace in _BRACE.finditer(text):
+        if brace[0] == "{":
+            opened.append(brace.start())
+        elif brace[0] == "}" and opened:
+            closing[opened.pop()] = brace.start()
+    found = []
+    for match in _BOX.finditer(text):
+        if match[1]:
+            found.append((match.start(), match.end(), match[1]))
+        elif (end := closing.get(match.end() - 1)) is not None:
+            found.append((match.start(), end + 1, text[match.end() : end]))
+    return found
+
+
 def tidy(text: str) -> str:
     """`text` without what carries no meaning: $ or \\text{} around it, \\left, \\dfrac, thin spaces, a full stop."""
     text = _FRAC.sub(r"\\frac", _SIZES.sub("", text.replace("\u2212", "-")))

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read attempts and habits out of running text, by lists of words: English ones, and the Chinese that Qwen mixes in.
+
+... -> evaluate -> **behaviour**, for problems from files. A list of words sees what is said, not what is thought: it
+counts a "wait" that means a queue, and misses a doubt without a word for it. So figures are for comparing checkpoints
+on the same problems, not for their own sake.
+
+A text is taken apart into sentences: at line ends, and at . ! ? before a space. Its attempts:
+  * The first begins with the text. A sentence with a word of BACKTRACK begins another one, if a sentence without such a
+    word has been said since the last one began.
+  * A candidate answer is what a box or <answer> holds, or the number, letter or formula behind "answer is" or
+    "answer:". An attempt's answer is its first candidate. A candidate that differs from it begins another attempt, with
+    its sentence, or with itself if that sentence has given an answer already.
+  * An attempt without a candidate comes to the number behind its last "=". Without that, it comes to nothing: wrong.
+Source: T1 (arXiv 2501.11651) section 3 counts such words: "wait", "perhaps", "alternate".
+Deliberately not here: figures over many responses (behaviour.py), the embedded tasks, which have exact rules
+(tasks/analysis.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from t1jax.rewards import answers
+from t1jax.rewards.answers import RIGHT, UNSCORABLE, Outcome
+
+# English phrases are regular expressions, found as whole words in any case; Chinese ones are found anywhere.
+REFLECTION = (
+    "wait", "hmm+", "hold on", "let me (?:re-?think|reconsider|re-?examine|re-?read|think again)",
+    "on second thoughts?", "perhaps", "maybe",
+)  # fmt: skip
+REFLECTION_ZH = ("等等", "等一下", "也许", "或许", "让我想想", "再想想")
+BACKTRACK = (
+    "alternatively", "(?:another|an alternate|an alternative|a different) (?:way|approach|method|idea|path)",
+    "start (?:over|again|from scratch)", "(?:that|this|it)(?:'s| is| was) (?:wrong|incorrect|not right|not correct)",
+    "(?:that|this) (?:doesn't|does not|can't|cannot|won't) (?:work|be right)",
+    "(?:let me|let's|i(?:'ll| should)) go back",
+    "try again", "try (?:something else|another)", "scratch that", "i made (?:a|an) (?:mistake|error)",
+)  # fmt: skip
+BACKTRACK_ZH = ("换个思路", "换一种", "换种方法", "另一种方法", "重新来", "重新计算", "不对", "错了")
+VERIFICATION = (
+    "(?:let me|let's|to|i(?:'ll| will)|we can) (?:check|verify|confirm|double[- ]check)", "verifying", "verification",
+    "double[- ]check(?:ing)?", "sanity check", "check(?:ing)? (?:the|this|that|my|our) (?:answer|result|work|solution)",
+    "(?:substitut(?:e|ing)|plug(?:ging)?) (?:it |this |that |them |these )?back",
+)  # fmt: skip
+VERIFICATION_ZH = ("验证", "检验", "验算", "检查一下", "代入检")
+GIVING_UP = (
+    "(?:i|i'll|i'll have to|i have to|let me) give up", "i(?:'m| am) (?:stuck|just guessing)",
+    "(?:i(?:'ll| will)|let me|i have to|i'll just) guess", "(?:cannot|can't|unable to) (?:solve|find|determine|figure)",
+)  # fmt: skip
+GIVING_UP_ZH = ("放弃", "无法确定", "无法求解", "猜一个")
+KINDS = {
+    "reflection": (REFLECTION, REFLECTION_ZH),
+    "backtrack": (BACKTRACK, BACKTRACK_ZH),
+    "verification": (VERIFICATION, VERIFICATION_ZH),
+    "giving up": (GIVING_UP, GIVING_UP_ZH),
+}
+
+LONGEST = 1000  # characters of a candidate answer
+
+_WORDS = {
+    kind: re.compile(
+        rf"(?<!\w)(?:{'|'.join(english)})(?!\w)".replace("'", "['’]") + f"|{'|'.join(chinese)}", re.IGNORECASE
+    )
+    for kind, (english, chinese) in KINDS.items()
+}
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])\s*|\n\s*")  # linear in the text, as all of these are
+_VALUE = (
+    r"(\$[^$\n]{1,200}\$|\\\([^\n]{1,200}?\\\)|\([A-J]\)|[A-J](?![\w'])(?! [a-z])"
+    r"|[-+]?\\?\$?[0-9][0-9,]*(?:\.[0-9]+)?(?:/[0-9]+)?(?:\\?%)?)"
+)
+_STATED = re.compile(
+    r"(?:(?<!\w)(?i:answer)(?:(?i: is| must be| should be| would be):?|:|\*\*:|:\*\*)|答案(?:是|为|：|:)[：:]?)"
+    rf"\s{{0,2}}(?:\*\*)?\s{{0,2}}{_VALUE}"
+)
+_EQUALS = re.compile(r"=\s{0,2}+(-?[0-9][0-9,]*+(?:\.[0-9]+)?+(?:/[0-9]+)?+)(?!\s?[-+*/^(\\])(?![A-Za-z])")
+_TAGGED = re.compile(r"<answer>([^<]{1,1000})</answer>")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A stretch of the text, and the answer that it comes to."""
+
+    start: int  # characters before it
+    end: int
+    answer: str | None  # None: it comes to nothing
+    stated: bool = False  # the answer is a candidate, not the number behind the last "="
+    right: bool | None = None  # None: only algebra could tell
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a text does."""
+
+    attempts: tuple[Attempt, ...]
+    reflections: int  # places with such a word
+    backtracks: int
+    verifications: int
+    repeated: int  # attempts that come to the answer of an earlier one
+    verified: bool  # a word of VERIFICATION stands in the last attempt with a candidate answer, or behind it
+    gave_up: bool  # no candidate at all, or a word of GIVING_UP in the last attempt with one, or behind it
+    turns: tuple[str, ...]  # of a right response: how each attempt that follows a wrong one begins
+
+
+def read(text: str, gold: str | None, outcome: Outcome) -> Reading:
+    """What `text` does, as the answer to a problem with the right answer `gold`, judged `outcome` as a whole.
+
+    The candidate that is the final answer is as right as the whole. Others are compared as text and as exact numbers.
+    """
+    places = {kind: [match.start() for match in words.finditer(text)] for kind, words in _WORDS.items()}
+    sentences = _sentences(text)
+    attempts = _judged(_attempts(text, sentences, places["backtrack"]), text, gold, outcome)
+    stated = [attempt for attempt in attempts if attempt.stated]
+    end = stated[-1].start if stated else len(text)
+
+    def late(kind: str) -> bool:
+        return any(place >= end for place in places[kind])
+
+    return Reading(
+        attempts=attempts,
+        reflections=len(places["reflection"]),
+        backtracks=len(places["backtrack"]),
+        verifications=len(places["verification"]),
+        repeated=_repeated(attempts),
+        verified=bool(stated) and late("verification"),
+        gave_up=not stated or late("giving up"),
+        turns=tuple(
+            opening(text[after.start : after.end])
+            for before, after in zip(attempts, attempts[1:], strict=False)
+            if outcome == RIGHT and before.right is False
+        ),
+    )
+
+
+def opening(text: str) -> str:
+    """How a step begins: the phrase of a list if it begins with one, else its first two words; in lower case."""
+    text = text.lstrip(" \n\t*#>-,.")[:200]
+    for words in _WORDS.values():
+        if match := words.match(text):
+            return match[0].lower()
+    return " ".join(re.findall(r"[\w'’]+", text)[:2]).lower()
+
+
+def marks(text: str) -> list[tuple[int, int, str]]:
+    """(start, end, kind) of each phrase and of each box, in order; of overlapping ones the first."""
+    found = [(*match.span(), kind.split()[0]) for kind, words in _WORDS.items() for match in words.finditer(text)]
+    found += [(start, end, "answer") for start, end, _ in answers.boxes(text)]
+    kept, end = list[tuple[int, int, str]](), 0
+    for start, stop, kind in sorted(found):
+        if start >= end:
+            kept.append((start, stop, kind))
+            end = stop
+    return kept
+
+
+def _sentences(text: str) -> list[tuple[int, int]]:
+    """(start, end) of each sentence that is not empty."""
+    found, start = [], 0
+    for match in _SENTENCE_END.finditer(text):
+        found.append((start, match.start()))
+        start = match.end()
+    return [(start, end) for start, end in [*found, (start, len(text))] if text[start:end].strip()]
+
+
+def _candidates(text: str) -> list[tuple[int, str]]:
+    """(place, answer) of all candidate answers, in order."""
+    found = [(start, held) for start, _, held in answers.boxes(text) if len(held) <= LONGEST]
+    found += [
+        (match.start(1), match[1])
+        for words in (_STATED, _TAGGED)
+        for match in words.finditer(text)
+        if answers.final_answer(match[1]) is None  # a box within is found already
+    ]
+    return sorted((place, answer.strip()) for place, answer in found if answer.strip())
+
+
+def _attempts(text: str, sentences: Sequence[tuple[int, int]], backtracks: Sequence[int]) -> list[Attempt]:
+    """The attempts, not judged yet."""
+    candidates, found = _candidates(text), list[Attempt]()
+    turning, answering = iter([*backtracks, len(text) + 1]), iter([*candidates, (len(text) + 1, "")])
+    turn, (place, answer) = next(turning), next(answering)
+    start, tried, current, since = 0, False, None, -1  # `since`: where the sentence with the current answer begins
+    for begin, end in sentences:
+        turns = turn < end
+        while turn < end:
+            turn = next(turning)
+        if turns and tried:
+            found.append(Attempt(start, begin, current))
+            start, current, tried = begin, None, False
+        tried = tried or not turns
+        while place < end:
+            if current is not None and not _same(current, answer):
+                border = place if since == begin else begin
+                found.append(Attempt(start, border, current))
+                start, current = border, None
+            if current is None:
+                current, since, tried = answer, begin, True
+            place, answer = next(answering)
+    return [*found, Attempt(start, len(text), current)]
+
+
+def _judged(attempts: Sequence[Attempt], text: str, gold: str | None, outcome: Outcome) -> tuple[Attempt, ...]:
+    """Each attempt with whether it is right."""
+    final = answers.final_answer(text)
+
+    def right(answer: str | None) -> bool | None:
+        if answer is None:
+            return False
+        if final is not None and _same(answer, final):
+            return None if outcome == UNSCORABLE else outcome == RIGHT
+        return None if gold is None else answers.quick(answer, gold)
+
+    judged = []
+    for one in attempts:
+        answer = one.answer
+        if answer is None and (results := _EQUALS.findall(text, one.start, one.end)):
+            answer = results[-1]
+        judged.append(Attempt(one.start, one.end, answer, one.answer is not None, right(answer)))
+    return tuple(judged)
+
+
+def _repeated(attempts: Sequence[Attempt]) -> int:
+    """How many come to the answer of an earlier one, as a text: comparing all numbers would be quadratic."""
+    found = [answers.tidy(attempt.answer) for attempt in attempts if attempt.answer is not None]
+    return len(found) - len(set(found))
+
+
+def _same(left: str, right: str) -> bool:
+    """Whether two answers are one, as far as text and exact numbers tell."""
+    return left == right or answers.quick(left, right) is True
