@@ -274,14 +274,16 @@ def _held_out(ax: Any, rows: Rows, results: Mapping[str, Any], theme: Theme) -> 
     """Held-out accuracy as points with intervals: before RL, during, after."""
     last = max(row["step"] for row in rows if row["stage"] == "rl")
     points = [
-        (0, results["sft"], theme.before, "before RL, held out"),
-        (last, results["rl"], theme.after, "after RL, held out"),
+        (0, results.get("sft"), theme.before, "before RL, held out"),
+        (last, results.get("rl"), theme.after, "after RL, held out"),
     ]
     points += [
         (row["step"], row, theme.faint, "") for row in rows
         if row["stage"] == "evaluate" and 0 < row["step"] < last and row.get("accuracy") is not None
     ]  # fmt: skip
     for step, share, colour, label in points:
+        if not share:
+            continue  # an unfinished run
         y = share["accuracy"]
         low, high = share.get("low"), share.get("high")
         known = low is not None and high is not None
