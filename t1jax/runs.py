@@ -135,27 +135,29 @@ def _add(results: dict[str, Any], stage: str, measured: Mapping[str, Any], file:
 
 
 def _check(path: Path, results: Results, stages: Sequence[str] = STAGES) -> None:
-    """Refuses results that cannot be shown: every share whole, every list a list of such."""
+    """Refuses results that cannot be shown: shares are whole, lists hold such shares, all else has its type."""
 
     def refuse(what: str) -> None:
         raise ConfigError(f"{path}: {what}; {EXPECTED}")
 
     for stage in stages:
-        if not _is_share(results.get(stage)):
+        summary = results.get(stage)
+        if not isinstance(summary, Mapping) or not _is_share(summary):
             refuse(f"{stage} lacks accuracy, low, high or n")
+            continue
         for name in ("response_length", "gave_up", "false_claims", "unscorable", "attempts"):
-            if not _is_number(results[stage].get(name)):
-                refuse(f"{stage}.{name} is {results[stage][name]!r}")
-        if results[stage].get("forbidden_to_give_up") and not _is_share(results[stage]["forbidden_to_give_up"]):
+            if not _is_number(summary.get(name)):
+                refuse(f"{stage}.{name} is {summary[name]!r}")
+        if not _are_numbers(summary.get("orders")):
+            refuse(f"{stage}.orders is no table of numbers")
+        if summary.get("forbidden_to_give_up") and not _is_share(summary["forbidden_to_give_up"]):
             refuse(f"{stage}.forbidden_to_give_up lacks accuracy, low, high or n")
-    keys_of = {"scaling": ("budget",), "by_difficulty": ("difficulty",), "samples": ("prompt", "response")}
-    for name, keys in keys_of.items():
+    for name, whole in (("scaling", _is_point), ("by_difficulty", _is_level), ("samples", _is_sample)):
         points = results.get(name) or []
         if not isinstance(points, list):
             refuse(f"{name} is a {type(points).__name__}")
         for point in points:
-            whole = isinstance(point, Mapping) and all(key in point for key in keys) and point.get("stage") in STAGES
-            if not whole or (name != "samples" and not _is_share(point)):
+            if not (isinstance(point, Mapping) and point.get("stage") in STAGES and whole(point)):
                 refuse(f"{name} has {str(point)[:60]}")
     for name in ("greedy", "skills", "seconds", "versions", "config"):
         if not isinstance(results.get(name) or {}, Mapping):
@@ -163,12 +165,31 @@ def _check(path: Path, results: Results, stages: Sequence[str] = STAGES) -> None
     for stage, share in (results.get("greedy") or {}).items():
         if not _is_share(share):
             refuse(f"greedy.{stage} lacks accuracy, low, high or n")
-    if not all(_is_number(seconds) for seconds in (results.get("seconds") or {}).values()):
+    for stage, skills in (results.get("skills") or {}).items():
+        if not _are_numbers(skills):
+            refuse(f"skills.{stage} has what is no number")
+    if not _are_numbers(results.get("seconds")):
         refuse("seconds holds what is no number")
 
 
 def _is_number(value: Any) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _are_numbers(table: Any) -> bool:
+    return not table or (isinstance(table, Mapping) and all(map(_is_number, table.values())))
+
+
+def _is_point(point: Mapping[str, Any]) -> bool:
+    return _is_share(point) and point.get("budget") is not None and _is_number(point["budget"])
+
+
+def _is_level(share: Mapping[str, Any]) -> bool:
+    return _is_share(share) and isinstance(share.get("difficulty"), int | float | str)
+
+
+def _is_sample(sample: Mapping[str, Any]) -> bool:
+    return all(isinstance(sample.get(name), str) for name in ("prompt", "response"))
 
 
 def _is_share(share: Any) -> bool:

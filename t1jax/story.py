@@ -144,9 +144,7 @@ def _behaviour(run: Run) -> list[str]:
     if lengths[0] and lengths[1]:
         ratio = lengths[1] / lengths[0]
         how = "stay about as long" if 0.95 < ratio < 1.05 else "become longer" if ratio > 1 else "become shorter"
-        said.append(
-            f"Responses {how}: {tokens(lengths[0])} tokens before, {tokens(lengths[1])} after ({ratio:.2g} times)."
-        )
+        said.append(f"Responses {how}: {tokens(lengths[0])} tokens before, {tokens(lengths[1])} after.")
     if before.get("attempts") is not None and after.get("attempts") is not None:
         said.append(f"They make {before['attempts']:.1f} attempts before and {after['attempts']:.1f} after.")
     for name, words in (("gave_up", "The share that gives up"), ("false_claims", "The share with a false claim")):
