@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from t1jax.page import escape, visible
 
 SIDE = 1000.0  # of the SVG's square of coordinates
 MOST = 400  # points of a line; more are averaged in runs (curves.py)
+Place = Callable[[float], float]  # a value -> its share of the way along an axis
 NARROW, WIDE = 0.16, 0.06  # least distance of labels of the x axis, share of its width: on a phone, elsewhere
 
 
@@ -79,7 +80,7 @@ def figure(chart: Chart) -> str:
     data = {
         "group": chart.group, "x": xs, "at": names, "left": left,
         "series": [
-            {"run": s.run, "colour": f"s-{s.colour}", "text": t, "top": y}
+            {"run": s.run, "label": visible(s.label), "colour": f"s-{s.colour}", "text": t, "top": y}
             for s, t, y in zip(series, values, tops, strict=True)
         ],
     }  # fmt: skip
@@ -87,7 +88,7 @@ def figure(chart: Chart) -> str:
     keys = "".join(_key(s, t) for s, t in zip(series, values, strict=True))
     return (
         f'<figure class="chart" id="chart-{chart.name}"><h3>{escape(chart.title)}</h3>'
-        f'<div class="readout"><span class="at">last</span>{keys}</div>'
+        f'<div class="readout{" many" if len(series) > 4 else ""}"><span class="at">last</span>{keys}</div>'
         f'<div class="plot" role="img" aria-label="{escape(f"{chart.title}, at the end: {said}")}"><div class="area">'
         f'{grid}{labels}<svg viewBox="0 0 {SIDE:.0f} {SIDE:.0f}" preserveAspectRatio="none" aria-hidden="true">{lines}'
         f'</svg></div></div><div class="xlabel">{escape(chart.x_label)}</div>'
@@ -128,12 +129,12 @@ def ticks_between(low: float, high: float, count: int) -> list[float]:
     return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def _line(low: float, high: float):  # type: ignore[no-untyped-def]
+def _line(low: float, high: float) -> Place:
     """x -> its share of the way from low to high."""
     return (lambda x: (x - low) / (high - low)) if high > low else (lambda x: 0.5)
 
 
-def _log(xs: Sequence[float]):  # type: ignore[no-untyped-def]
+def _log(xs: Sequence[float]) -> Place:
     """x -> its share of the way on a log scale; 0 stands an octave below the smallest other."""
     least = min((x for x in xs if x > 0), default=1.0)
 
@@ -178,7 +179,7 @@ def _x_labels(labels: Sequence[tuple[float, str]]) -> str:
     return "".join(shown)
 
 
-def _lines(s: Series, place, height) -> str:  # type: ignore[no-untyped-def]
+def _lines(s: Series, place: Place, height: Place) -> str:
     """The SVG of one series."""
 
     def at(x: float, y: float) -> str:
@@ -202,7 +203,8 @@ def _lines(s: Series, place, height) -> str:  # type: ignore[no-untyped-def]
     else:
         parts.append(path("thin" if s.points else "line", way(s.y)))
     if s.points or len(s.x) < 16:
-        parts.append(path("dots", "".join(f"M{at(x, y)}h0" for x, y in zip(s.x, s.y, strict=True))))
+        dots = "".join(f"M{at(x, y)}h0" for x, y in zip(s.x, s.y, strict=True))
+        parts += [path("dots", dots), path("hole", dots)] if s.dashed else [path("dots", dots)]
     run = f' data-run="{s.run}"' if s.run else ""
     return f'<g class="s-{s.colour}{" dashed" if s.dashed else ""}"{run}>{"".join(parts)}</g>'
 

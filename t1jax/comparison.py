@@ -24,6 +24,9 @@ ABSENT = '<span class="tag">–</span>'
 COMPARABLE = ("task.", "data.", "eval.num_problems", "rl.max_new_tokens", "scaling.")  # other problems, other measure
 
 
+STYLE = "main { max-width: 1240px; }"  # of a page with wide tables
+
+
 def render(runs: Sequence[Run]) -> str:
     """The page that compares two or more runs; the first is what the others are compared with."""
     knobs = differing(runs)
@@ -37,7 +40,7 @@ def render(runs: Sequence[Run]) -> str:
     parts = [part for part in parts if part[2]]
     links = "".join(f'<a href="#{name}">{name.capitalize()}</a>' for name, _, _ in parts)
     body = _headline(runs, knobs, links) + "".join(section(name, title, text) for name, title, text in parts)
-    return page("T1 runs compared", body + footer(), script=hover.SCRIPT, style=hover.STYLE)
+    return page("T1 runs compared", body + footer(), script=hover.SCRIPT, style=hover.STYLE + STYLE)
 
 
 def differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
@@ -148,6 +151,8 @@ def _knobs(runs: Sequence[Run], knobs: Mapping[str, Sequence[Any]]) -> str:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.10g}"  # 0.85, not 0.8500000000000001
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if 0 < len(text) <= 60 else f"{text[:57]}..." if text else '""'
 

@@ -19,7 +19,7 @@ from t1jax.runs import Run, held_out
 from t1jax.wording import of_responses, triple
 
 COLOURS = {"sft": "before", "rl": "after"}
-SPARE = ("after", "3", "4", "5")  # of several columns in one chart
+SPARE = ("3", "4", "5")  # of several columns in one chart
 BEHAVIOUR = (("gave_up", "gave up", "2"), ("false_claims", "false claims", "5"))
 
 
@@ -115,8 +115,8 @@ def _switch(i: int) -> dict[str, Any]:
 
 def _line(run: Run, stage: str, column: str, label: str, colour: str, more: Mapping[str, Any] | None = None) -> Series:
     x, y, names = thin(*plots.series(run.rows, stage, column))
-    trend = plots.smooth(y, 2 * (len(y) // 30) + 3) if len(y) >= plots.SMOOTH_FROM else ()
-    return Series(label, colour, x, y, trend=trend, names=names, **(more or {}))
+    trend = plots.smooth(y, 2 * (len(y) // 30) + 3).tolist() if len(y) >= plots.SMOOTH_FROM else ()
+    return Series(label, colour, x.tolist(), y.tolist(), trend=trend, names=names, **(more or {}))
 
 
 def _shares(
@@ -124,12 +124,12 @@ def _shares(
     more: Mapping[str, Any] | None = None,
 ) -> Series:  # fmt: skip
     """A share measured here and there; its interval is the one it brings, or that of so many of all responses."""
-    x, y, low, high = [], [], [], []
+    found = []
     for step, point in points:
         share = point if column == "accuracy" else of_responses(point, column)
         if share:
-            value, least, most = triple(share)
-            x, y, low, high = [*x, step], [*y, value], [*low, least], [*high, most]
+            found.append((step, *triple(share)))
+    x, y, low, high = zip(*found, strict=True) if found else ((), (), (), ())
     return Series(label, colour, x, y, low, high, points=True, **(more or {}))
 
 
@@ -137,15 +137,15 @@ def _budgets(run: Run, stage: str, label: str, colour: str, more: Mapping[str, A
     points = sorted(
         (p for p in run.results.get("scaling") or [] if p["stage"] == stage), key=lambda point: point["budget"]
     )
-    columns = ([point[name] for point in points] for name in ("budget", "accuracy", "low", "high"))
-    return Series(label, colour, *columns, **(more or {}))
+    x, y, low, high = ([point[name] for point in points] for name in ("budget", "accuracy", "low", "high"))
+    return Series(label, colour, x, y, low, high, **(more or {}))
 
 
 def _of_columns(curve: plots.Curve, run: Run, stage: str) -> Chart:
-    colours = (COLOURS[stage], *SPARE[1:])
+    colours = (COLOURS[stage], *SPARE)
     lines = [
         _line(run, stage, column, label or ("samples of the step" if column == "accuracy" else ""), colour)
-        for (column, label), colour in zip(curve.columns, colours, strict=True if len(curve.columns) == 4 else False)
+        for (column, label), colour in zip(curve.columns, colours, strict=False)
     ]
     return _steps(curve.name, curve.title, curve.caption, lines, stage, percent=curve.percent)
 

@@ -68,8 +68,9 @@ function show(chart, index) {
     }
   });
   chart.plot.setAttribute("aria-valuenow", index);
-  chart.plot.setAttribute("aria-valuetext",
-    data.at[index] + ": " + data.series.map((series) => series.text[index]).filter((text) => text !== null).join("; "));
+  const said = data.series.filter((series) => series.text[index] !== null && !off.has(series.run));
+  chart.plot.setAttribute("aria-valuetext", data.at[index] + ": " +
+    said.map((series) => (series.label + " " + series.text[index]).trim()).join("; "));
 }
 
 function nearest(list, value) {
@@ -152,13 +153,17 @@ STYLE = """
 .chart { min-width: 0; }
 .charts { gap: 0 22px; } .charts .chart { display: grid; grid-template-rows: subgrid; grid-row: span 5; row-gap: 0;
   grid-template-columns: minmax(0, 1fr); padding-bottom: 26px; align-content: start; }
-.readout { display: flex; flex-wrap: wrap; align-items: baseline; gap: 0 14px; min-height: 1.6em; font-size: .88rem; }
+.readout { display: flex; flex-wrap: wrap; align-items: baseline; align-content: flex-start; gap: 0 14px;
+  min-height: 1.6em; font-size: .88rem; }
 .readout .at { color: var(--faint); min-width: 5.4em; }
+.many { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 16.5em), 1fr)); }
+.many .at { grid-column: 1 / -1; } .many .key { overflow-wrap: anywhere; }
 .key b { display: inline-block; font-weight: 650; }
 .swatch { display: inline-block; width: 14px; height: 0; margin-right: 6px; border-top: 3px solid var(--c);
   vertical-align: middle; border-radius: 2px; }
 .dashed > .swatch { border-top-style: dashed; border-radius: 0; }
 .round > .swatch { width: 9px; height: 9px; border: 0; border-radius: 50%; background: var(--c); }
+.dashed.round > .swatch { border: 2px solid var(--c); border-radius: 50%; background: none; }
 .plot { position: relative; height: 218px; container-type: inline-size; cursor: crosshair; touch-action: pan-y;
   border-radius: 8px; }
 .area { position: absolute; inset: 10px 16px 26px 50px; }
@@ -166,9 +171,10 @@ STYLE = """
 .plot path { fill: none; stroke: var(--c); stroke-width: 2.2px; stroke-linejoin: round; stroke-linecap: round;
   vector-effect: non-scaling-stroke; }
 .plot path.band { fill: var(--c); fill-opacity: .16; stroke: none; } .plot path.raw { stroke-width: 1px; opacity: .38; }
-.plot path.thin { stroke-width: 1.4px; stroke-dasharray: 2 4; opacity: .8; }
+.plot path.thin { stroke-width: 1.4px; opacity: .75; } .plot .dashed path.thin { stroke-dasharray: 2 4; }
 .plot path.whisker { stroke-width: 2px; opacity: .55; }
-.plot path.dots { stroke-width: 7.5px; } .plot .dashed path.line { stroke-dasharray: 7 5; }
+.plot path.dots { stroke-width: 7.5px; } .plot path.hole { stroke-width: 3.5px; stroke: var(--card); }
+.plot .dashed path.line { stroke-dasharray: 7 5; }
 .gy { position: absolute; left: 0; right: 0; border-top: 1px solid var(--line); }
 .gy span { position: absolute; right: calc(100% + 8px); top: -.75em; line-height: 1.5; }
 .gx { position: absolute; top: calc(100% + 6px); transform: translateX(-50%); line-height: 1.3; }
@@ -182,6 +188,7 @@ STYLE = """
   border: 2px solid var(--card); }
 .dense table { font-size: .86rem; } .dense :is(th, td) { padding: 7px 8px; } .left td { text-align: left; }
 .off { display: none; } th .key { display: inline-block; min-width: 8em; }
+@media (min-width: 1000px) { th .key { white-space: nowrap; } }
 .tall .plot { height: 300px; }
 button { font: inherit; color: inherit; background: var(--card); border: 1px solid var(--line); border-radius: 99px;
   padding: 4px 14px; }

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The figures of the report, as PNG bytes: curves over steps, and the inference-scaling curve.
 
-... -> evaluate -> **plots** -> report. Each figure exists in a light and a dark theme. Matplotlib is imported only when
-something is drawn, and its Figure objects are used directly: no window, no global state.
-Deliberately not here: the page around the figures (report.py, page.py).
+... -> evaluate -> **plots** -> report. They show what the charts in the page show (curves.py), in a light or a dark
+theme. Matplotlib is imported only when something is drawn, and its Figure objects are used directly: no window, no
+global state.
+Deliberately not here: the page around the figures (run_page.py, page.py).
 """
 
 from __future__ import annotations

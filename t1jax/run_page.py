@@ -221,7 +221,7 @@ def _difficulty(results: Results) -> str:
     for share in results.get("by_difficulty") or []:
         shares.setdefault(share["difficulty"], {})[share["stage"]] = share
     rows = []
-    for difficulty, of in sorted(shares.items()):
+    for difficulty, of in sorted(shares.items(), key=lambda item: (str(type(item[0])), item[0])):
         if of.keys() >= {"sft", "rl"}:
             moved = change(of["sft"], of["rl"])
             cells = [f"{percent(of[s]['accuracy'])}{interval(of[s])}" for s in ("sft", "rl")]
@@ -250,8 +250,8 @@ def _honesty(results: Results) -> str:
     before, after = results.get("sft") or {}, results.get("rl") or {}
     lines.append(("Responses with a false claim", before.get("false_claims"), after.get("false_claims")))
     lines.append(("Responses that gave up", before.get("gave_up"), after.get("gave_up")))
-    orders = [(summary.get("orders") or {}).get("two_pointer") for summary in (before, after)]
-    lines.append(("Responses that close in from both ends (the shorter way)", *orders))
+    first, last = ((summary.get("orders") or {}).get("two_pointer") for summary in (before, after))
+    lines.append(("Responses that close in from both ends (the shorter way)", first, last))
     rows = [[label, percent(b), percent(a), points(a - b)] for label, b, a in lines if b is not None and a is not None]
     if not rows:
         return ""

@@ -56,7 +56,7 @@ return lines.filter((line) => line.getBoundingClientRect().width).length;
 STATE = """
 const figure = document.getElementById("chart-" + arguments[0]), cross = figure.querySelector(".cross");
 const area = figure.querySelector(".area").getBoundingClientRect();
-const shown = (part) => getComputedStyle(part).display !== "none";
+const shown = (part) => part.getClientRects().length > 0;
 return {
   at: figure.querySelector(".at").textContent,
   values: [...figure.querySelectorAll(".readout b")].filter(shown).map((value) => value.textContent),
@@ -200,6 +200,7 @@ def test_a_switch_hides_a_run_everywhere(driver, pages):
         assert page.execute_script(LINES_OF, "r1") == 0 and button.get_attribute("aria-pressed") == "false"
         shown = hover(page, "rl_reward", 0.2)
         assert len(shown["values"]) == 2 and shown["dots"] == 2
+        assert "first 0." in shown["said"] and "second" not in shown["said"]
         button.click()
         assert page.execute_script(LINES_OF, "r1") >= 8 and hover(page, "rl_reward", 0.2)["dots"] == 3
 
