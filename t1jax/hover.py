@@ -204,6 +204,6 @@ button:not(:disabled) { cursor: pointer; } button:not(:disabled):hover { border-
 .warnings li { border-left: 3px solid var(--big); background: var(--big-soft); border-radius: 0 8px 8px 0;
   padding: 8px 14px; overflow-wrap: anywhere; }
 @media (max-width: 620px) { .story { grid-template-columns: minmax(0, 1fr); gap: 2px; } .story dd { margin: 0 0 10px; }
-  .area { left: 46px; right: 12px; } .tall .plot { height: 250px; } }
+  .many { max-height: 11.5em; overflow-y: auto; } .area { left: 46px; right: 12px; } .tall .plot { height: 250px; } }
 @media print { .theme, .cross, .dot { display: none; } }
 """

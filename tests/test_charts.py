@@ -97,6 +97,8 @@ def test_labels_that_would_touch_stay_out_and_those_for_wide_screens_are_marked(
     assert set(shown) <= {str(b) for b in budgets} and len(shown) >= 7
     places = [float(at) for roomy, at, _ in found if not roomy]
     assert np.diff(places).min() >= 100 * charts.NARROW and len(places) >= 4
+    close = figure(chart(Series("", "after", [4, 64, 66, 128], [0.1] * 4), log=True))
+    assert re.findall(r'class="gx.*?>(\d+)<', close) == ["4", "64", "128"]
 
 
 def test_numbers_as_people_read_them():

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from t1jax import report, runs
+from t1jax import metrics, report, run_page, runs
 from t1jax.config import ConfigError
+from t1jax.runs import Run
 from tests.made_up import Reader, write_run
 
 
@@ -30,8 +31,10 @@ def run(capsys, *arguments):
 def test_one_workdir_gets_its_report_again(folder, capsys):
     code, out, err = run(capsys, folder / "a")
     assert (code, out, err) == (0, f"report: {(folder / 'a/report.html').resolve()}\n", "")
-    assert "RL took accuracy from 27.1 % to 85.0 %" in Reader((folder / "a/report.html").read_text()).text
-    assert (folder / "a/accuracy.png").exists()
+    page = (folder / "a/report.html").read_text()
+    assert "RL took accuracy from 27.1 % to 85.0 %" in Reader(page).text and (folder / "a/accuracy.png").exists()
+    results, rows = json.loads((folder / "a/results.json").read_text()), metrics.read_rows(folder / "a")
+    assert page == run_page.render(Run("as the run wrote it", Path("elsewhere"), results, rows, True))
 
 
 def test_several_workdirs_get_one_page_and_stay_as_they_are(folder, tmp_path, capsys):
