@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from t1jax.behaviour import STOPS, Figure
-from t1jax.plots import Theme, _figure, _style
+from t1jax.plots import Theme, canvas, styled
 
 Summary = Mapping[str, Any]  # what behaviour.summarise returns, with name, step and final
 
@@ -69,9 +69,9 @@ def over_training(summaries: Sequence[Summary]) -> list[Summary]:
 def draw_lines(plot: Plot, summaries: Sequence[Summary], theme: Theme) -> bytes:
     """The PNG of one plot; `summaries`: see `over_training`."""
     colours = (theme.after, theme.before, *theme.others)
-    with _figure(theme, 5.2, 3.1) as (figure, output):
+    with canvas(theme, 5.2, 3.1) as (figure, output):
         ax = figure.subplots()
-        _style(ax, theme, plot.percent)
+        styled(ax, theme, plot.percent)
         for (label, figure_of), colour, dash in zip(plot.lines, colours, ("-", "--", "-.", ":"), strict=False):
             points = [(s["step"], figure_of(s), s["final"]) for s in summaries]
             points = [point for point in points if point[1]["value"] is not None]
@@ -100,9 +100,9 @@ def draw_lines(plot: Plot, summaries: Sequence[Summary], theme: Theme) -> bytes:
 def draw_stops(summaries: Sequence[Summary], theme: Theme) -> bytes:
     """The PNG of the shares of stop decisions, stacked."""
     colours = (theme.others[0], theme.after, theme.before, theme.others[2])
-    with _figure(theme, 5.2, 3.1) as (figure, output):
+    with canvas(theme, 5.2, 3.1) as (figure, output):
         ax = figure.subplots()
-        _style(ax, theme, percent=True)
+        styled(ax, theme, percent=True)
         steps = [s["step"] for s in summaries]
         shares = [[s["stops"][stop]["value"] or 0.0 for s in summaries] for stop in STOPS]
         ax.stackplot(steps, shares, colors=colours, labels=STOPS, alpha=0.85, linewidth=0)

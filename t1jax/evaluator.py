@@ -7,7 +7,7 @@ needs no training. The sampler is the one of training, compiled once for all of 
 
 Axes: P problems, one response each; C prompt positions.
 Source: T1 (arXiv 2501.11651) section 3.
-Deliberately not here: cutting the thinking at budgets (scaling.py), plots (report.py).
+Deliberately not here: cutting the thinking at budgets (scaling.py), plots (plots.py).
 """
 
 from __future__ import annotations

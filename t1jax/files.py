@@ -3,7 +3,7 @@
 
 A reader never sees half of a file written here: the bytes go to a file beside the target, reach the disk, and take
 the target's name in one rename. Whoever is killed in between leaves the old file as it was.
-Deliberately not here: what the files say (metrics.py, report.py), checkpoints (checkpoint.py).
+Deliberately not here: what the files say (metrics.py, run_page.py), checkpoints (checkpoint.py).
 """
 
 from __future__ import annotations

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the report looks: the page, its style, and a few building blocks. Everything is in one file of HTML.
 
-The page loads nothing and runs nothing: a Content-Security-Policy in its head forbids both, so that even a mistake in
-escaping could not bring a sampled text to life. Light and dark follow the reader's system;
-narrow screens get one column.
-Deliberately not here: what the report says (report.py).
+The page loads nothing, and runs nothing but the one script that it was made with, if any: a Content-Security-Policy in
+its head names that script's hash and forbids the rest, so that even a mistake in escaping could not bring a sampled
+text to life. Light and dark follow the reader's system, or a `data-theme` on the root; narrow screens get one column.
+Deliberately not here: what the report says (run_page.py), that script (hover.py).
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -60,39 +61,58 @@ def details(summary: str, body: str) -> str:
     return f"<details><summary>{summary}</summary>{body}</details>"
 
 
-def page(title: str, body: str) -> str:
-    """The whole document."""
+def page(title: str, body: str, *, script: str = "", style: str = "") -> str:
+    """The whole document.
+
+    Args:
+      body: HTML.
+      script: the one script that may run; "" for none.
+      style: CSS beside STYLE.
+    """
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    allowed = f"script-src 'sha256-{digest}'; " if script else ""
+    run = f"<script>{script}</script>" if script else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
+        f'<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; {allowed}img-src data:; '
         "style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'\">\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta name="color-scheme" content="light dark">\n<title>{escape(title)}</title>\n'
-        f"<style>{STYLE}</style></head>\n<body><main>{body}</main></body></html>\n"
+        f"<style>{STYLE}{style}</style></head>\n<body><main>{body}</main>{run}</body></html>\n"
     )
 
 
-STYLE = """
-:root {
+LIGHT = """
   --page: #f4f6f8; --card: #ffffff; --ink: #1f2933; --faint: #5f6b78; --line: #e1e5ea;
   --before: #c2570c; --before-soft: #fbe9dc; --after: #1d5fd1; --after-soft: #e2ecfb;
   --small: #0b7285; --small-soft: #e0f4f7; --big: #9a4a00; --big-soft: #fdeed9;
   --yes: #17753a; --yes-soft: #def5e5; --check: #7a3db8; --check-soft: #f1e7fb;
   --box: #1f2933; --box-soft: #fff3bf; --bad: #b42318; --bad-soft: #fde4e1;
-}
-@media (prefers-color-scheme: dark) { :root {
+  --s1: #1d5fd1; --s2: #c2570c; --s3: #0b7f60; --s4: #8e44c9; --s5: #b0332a; --s6: #5b6673;
+"""
+DARK = """
   --page: #0e1217; --card: #171c24; --ink: #dfe4ea; --faint: #94a0ae; --line: #2b333f;
   --before: #f59e4b; --before-soft: #3a2818; --after: #6ea8ff; --after-soft: #1a2c4a;
   --small: #66d9e8; --small-soft: #10333a; --big: #ffb866; --big-soft: #3d2a12;
   --yes: #69db8f; --yes-soft: #14361f; --check: #d0a8ff; --check-soft: #30204a;
   --box: #ffe066; --box-soft: #3b3414; --bad: #ff8a80; --bad-soft: #431d1a;
-} }
+  --s1: #6ea8ff; --s2: #f59e4b; --s3: #3fcf9f; --s4: #c48bf5; --s5: #ff8278; --s6: #aab4c0;
+"""
+STYLE = (
+    f"""
+:root {{ color-scheme: light; {LIGHT} }}
+@media (prefers-color-scheme: dark) {{ :root:not([data-theme="light"]) {{ color-scheme: dark; {DARK} }} }}
+:root[data-theme="dark"] {{ color-scheme: dark; {DARK} }}
+"""
+    + """
 * { box-sizing: border-box; }
-html { -webkit-text-size-adjust: 100%; scroll-behavior: smooth; }
+html { -webkit-text-size-adjust: 100%; }
+@media (prefers-reduced-motion: no-preference) { html { scroll-behavior: smooth; } }
 body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI",
   Roboto, "Helvetica Neue", "Liberation Sans", Arial, sans-serif; font-variant-numeric: tabular-nums; }
 main { max-width: 1080px; margin: 0 auto; padding: 28px 20px 64px; }
 h1 { font-size: clamp(1.65rem, 4.6vw, 2.6rem); line-height: 1.15; letter-spacing: -.02em; margin: 6px 0 10px; }
+h1 span { white-space: nowrap; }
 h2 { font-size: 1.3rem; letter-spacing: -.01em; margin: 0 0 6px; }
 h3 { font-size: 1rem; margin: 0; }
 p { margin: 0 0 14px; max-width: 84ch; }
@@ -162,6 +182,8 @@ footer { color: var(--faint); font-size: .86rem; padding: 4px 6px; }
   main { padding: 12px 10px 40px; } header, section { padding: 18px 16px; border-radius: 12px; }
   .bar { grid-template: "name figure" "rail rail" / 1fr max-content; margin: 12px 0; }
   .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); } .tile .value { font-size: 1.08rem; }
-  .split { grid-template-columns: minmax(0, 1fr); } th, td { padding: 7px 6px; }
+  .split { grid-template-columns: minmax(0, 1fr); } th, td { padding: 7px 6px; } th:first-child { min-width: 8.5em; }
 }
+@media (max-width: 420px) { .tiles { gap: 8px; } .tile { padding: 10px; } .tile .value { font-size: .96rem; } }
 """
+)

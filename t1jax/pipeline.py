@@ -13,7 +13,7 @@ command again continues, or says that all is done.
     metrics.jsonl         a row a step; tensorboard/ the same for TensorBoard
     results.json          the outcome; report.html and PNGs the same for people
 
-Deliberately not here: flags (main.py), how a stage works (sft.py, rl.py, evaluator.py, scaling.py, report.py).
+Deliberately not here: flags (main.py), how a stage works (sft.py, rl.py, evaluator.py, scaling.py, run_page.py).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from jax.experimental.compilation_cache import compilation_cache as cache
 from jax.sharding import Mesh
 
 from t1jax import evaluator as evaluation
-from t1jax import files, multihost, report, rl, saved, scaling, sft, sharding, tokenizer, validation, weights
+from t1jax import files, multihost, rl, run_page, saved, scaling, sft, sharding, tokenizer, validation, weights
 from t1jax.checkpoint import Checkpoints
 from t1jax.config import Config, ConfigError
 from t1jax.evaluator import Evaluator, Response
@@ -238,7 +238,7 @@ def finish(cfg: Config, workdir: Path, first: dict[str, Any], last: dict[str, An
     if multihost.is_main():
         rows = read_rows(workdir)
         results = collect(cfg, rows, first, last)
-        path = report.write_report(workdir, results, rows)
+        path = run_page.write_report(workdir, results, rows)
         files.write_json(workdir / "results.json", results)
     return path
 

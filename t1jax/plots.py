@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The figures of the report, as PNG bytes: curves over steps, and the inference-scaling curve.
 
-... -> evaluate -> **plots** -> report. Each figure exists in a light and a dark theme. Matplotlib is imported only when
-something is drawn, and its Figure objects are used directly: no window, no global state.
-Deliberately not here: the page around the figures (report.py, page.py).
+... -> evaluate -> **plots** -> report. They show what the charts in the page show (curves.py), in a light or a dark
+theme. Matplotlib is imported only when something is drawn, and its Figure objects are used directly: no window, no
+global state.
+Deliberately not here: the page around the figures (run_page.py, page.py).
 """
 
 from __future__ import annotations
@@ -275,14 +276,16 @@ def _held_out(ax: Any, rows: Rows, results: Mapping[str, Any], theme: Theme) -> 
     """Held-out accuracy as points with intervals: before RL, during, after."""
     last = max(row["step"] for row in rows if row["stage"] == "rl")
     points = [
-        (0, results["sft"], theme.before, "before RL, held out"),
-        (last, results["rl"], theme.after, "after RL, held out"),
+        (0, results.get("sft"), theme.before, "before RL, held out"),
+        (last, results.get("rl"), theme.after, "after RL, held out"),
     ]
     points += [
         (row["step"], row, theme.faint, "") for row in rows
         if row["stage"] == "evaluate" and 0 < row["step"] < last and row.get("accuracy") is not None
     ]  # fmt: skip
     for step, share, colour, label in points:
+        if not share:
+            continue  # an unfinished run
         y = share["accuracy"]
         low, high = share.get("low"), share.get("high")
         known = low is not None and high is not None

@@ -4,110 +4,22 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
-from t1jax import files, metrics, plots
-from t1jax.page import escape, visible
-from t1jax.report import write_report
+from t1jax import files, hover, metrics, plots
+from t1jax.page import escape, page, visible
+from t1jax.run_page import write_report
 from t1jax.statistics import wilson
 from t1jax.transcript import mark
-
-HOSTILE = (
-    "<script>alert(1)</script><img src=x onerror=alert(2)>"
-    "\x1b[2J\x1b]0;owned\x07\u202egnp.exe & \"quoted\" 'text' \ud800"
-)
-SHOWN = (
-    "<script>alert(1)</script><img src=x onerror=alert(2)>"
-    "⟨U+001B⟩[2J⟨U+001B⟩]0;owned⟨U+0007⟩⟨U+202E⟩gnp.exe & \"quoted\" 'text' ⟨U+D800⟩"
-)
-GOOD = """6+22=28, need 20: too big
-6+13=19, need 20: too small
-6+14=20, need 20: yes
-check 20-6=14: yes
-</think>
-\\boxed{6+14}"""
-
-
-def share(percent: float, n: int = 1000, **more):
-    low, high = wilson(round(percent * n / 100), n)
-    return {"accuracy": percent / 100, "low": low, "high": high, "n": n} | more
-
-
-def example_results():
-    prompt = "Pick two of 6, 13, 14, 16, 22 that sum to 20.\n<think>\n"
-    sample = {"prompt": prompt, "gold": "6+14", "difficulty": 5}
-    return {
-        "sft": share(27.1, response_length=21.5, gave_up=0.711, false_claims=0.006, forbidden_to_give_up=share(60.0)),
-        "rl": share(85.4, response_length=48.8, gave_up=0.053, false_claims=0.021),
-        "greedy": {"sft": share(41.0), "rl": share(91.0)},
-        "scaling": [
-            {"stage": stage, "budget": budget, **share(top * budget / 180)}
-            for stage, top in (("sft", 26.0), ("rl", 85.0))
-            for budget in (6, 36, 180)
-        ],
-        "by_difficulty": [
-            {"stage": stage, "difficulty": d, **share(p, 200)} for stage, p in (("sft", 30), ("rl", 80)) for d in (4, 5)
-        ],
-        "skills": {
-            stage: {"arithmetic": 0.998, "copying": None, "late_verdicts": p}
-            for stage, p in (("sft", 0.993), ("rl", 0.981))
-        },
-        "samples": [
-            {"stage": "sft", "response": HOSTILE, "correct": False, **sample},
-            {"stage": "rl", "response": GOOD, "correct": True, **sample},
-        ],
-        "seconds": {"sft": 200.4, "rl": 260.0},
-        "versions": {"jax": "0.10.2", "<b>pkg</b>": HOSTILE},
-        "config": {"seed": 0, "rl": {"temperature": 1.2, "note": HOSTILE}},
-    }
-
-
-def example_rows():
-    rows = []
-    for step in range(1, 41):
-        rows.append(dict.fromkeys(metrics.REQUIRED) | {"stage": "sft", "step": step, "loss": 3 / step})
-    for step in range(1, 31):
-        shares = dict.fromkeys(("overlong", "repetition", "garbled", "unscorable"), 0.0)
-        rows.append(
-            dict.fromkeys(metrics.REQUIRED)
-            | {"stage": "rl", "step": step, "reward": step / 30, "accuracy": step / 30, "response_length": 20.0 + step}
-            | {"entropy": 0.3, "kl_anchor": 0.1 if step != 7 else None, "loss": 0.0, **shares}
-        )
-    rows.append(dict.fromkeys(metrics.REQUIRED) | {"stage": "evaluate", "step": 15, **share(30.0, 100)})
-    return rows
-
-
-class Reader(HTMLParser):
-    """Collects tags with attributes and the text between them; checks that what is opened is closed."""
-
-    VOID = ("meta", "img", "source")
-
-    def __init__(self, text: str):
-        super().__init__(convert_charrefs=True)
-        self.tags, self.open, self.text = [], [], ""
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open[-1:] != ["style"]:
-            self.text += data
+from tests.made_up import GOOD, SHOWN, Reader, example_results, example_rows, share
 
 
 @pytest.fixture(scope="module")
@@ -158,30 +70,36 @@ def test_tables_hold_the_numbers_of_the_results(reader):
     assert "copied" not in honesty  # was not measured
 
 
-def test_every_figure_is_in_the_page_in_two_themes_and_beside_it(workdir, reader):
+def test_every_figure_is_in_the_page_and_as_a_picture_beside_it(workdir, reader):
     names = ("scaling", "reward", "accuracy", "response_length", "entropy", "kl_anchor", "penalties", "loss")
-    beside = {(workdir / f"{name}.png").read_bytes() for name in names}
-    assert len(beside) == len(names) and all(png.startswith(b"\x89PNG") for png in beside)
-    day = {base64.b64decode(tag["src"].split(",")[1]) for name, tag in reader.tags if name == "img"}
-    night = {base64.b64decode(tag["srcset"].split(",")[1]) for name, tag in reader.tags if name == "source"}
-    assert day == beside and len(night) == len(names) and not day & night
-    assert not (workdir / "grad_norm.png").exists()  # no row has a value
+    assert sorted(path.stem for path in workdir.glob("*.png")) == sorted(names)  # not grad_norm: no row has a value
+    assert all((workdir / f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in names)
+    charts = {a["id"].removeprefix("chart-") for tag, a in reader.tags if tag == "figure"}
+    assert charts == {"scaling", *(f"rl_{name}" for name in names[1:]), "rl_behaviour", "sft_loss"}
 
 
-def test_the_page_loads_nothing_and_runs_nothing(workdir, reader):
+def test_the_page_loads_nothing_and_runs_only_our_script(workdir, reader):
+    raw = (workdir / "report.html").read_text()
     tags = {name for name, _ in reader.tags}
-    assert not tags & {"script", "link", "iframe", "object", "embed", "form", "base", "svg"}
+    loading = ("link", "iframe", "object", "embed", "form", "base", "img", "source", "use", "image", "foreignobject")
+    assert not tags & set(loading)
     for _, attributes in reader.tags:
         assert not [a for a in attributes if a.startswith("on")]
-        for place in ("src", "srcset"):
-            assert attributes.get(place, "data:image/png").startswith("data:image/png")
+        assert not {"src", "srcset", "xlink:href", "data"} & set(attributes)
         if "href" in attributes:
             assert re.match(r"#\w+$|https://arxiv\.org/", attributes["href"])
-    policy = [a["content"] for _, a in reader.tags if a.get("http-equiv") == "Content-Security-Policy"]
-    assert policy and "default-src 'none'" in policy[0] and "script-src" not in policy[0]
-    assert (
-        "url(" not in (workdir / "report.html").read_text() and "@import" not in (workdir / "report.html").read_text()
-    )
+    assert "url(" not in raw and "@import" not in raw
+    run = [a for name, a in reader.tags if name == "script" and a.get("type") != "application/json"]
+    assert run == [{}] and f"<script>{hover.SCRIPT}</script>" in raw
+    (policy,) = [a["content"] for _, a in reader.tags if a.get("http-equiv") == "Content-Security-Policy"]
+    digest = base64.b64encode(hashlib.sha256(hover.SCRIPT.encode()).digest()).decode()
+    assert policy.startswith(f"default-src 'none'; script-src 'sha256-{digest}'; ")
+    assert "unsafe" not in policy.replace("style-src 'unsafe-inline'", "")
+
+
+def test_a_page_without_a_script_allows_none():
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page("title", ""))[1]
+    assert "default-src 'none'" in policy and "script-src" not in policy
 
 
 def test_hostile_text_is_shown_and_inert(workdir, reader):
@@ -341,5 +259,5 @@ def test_cold_start_and_rl_have_an_axis_each_and_held_out_points_their_intervals
 
 
 def test_importing_the_report_does_not_import_matplotlib():
-    code = "import sys, t1jax.report; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, t1jax.run_page, t1jax.comparison; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

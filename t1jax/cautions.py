@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a reader of a report should be careful with: signs in a run's numbers that something is not as it should be.
+
+Each is said only where the numbers show it, with the knob that may help.
+Deliberately not here: warnings while the run goes on (health.py), the story (story.py).
+"""
+
+from __future__ import annotations
+
+from t1jax.runs import Run, held_out
+from t1jax.wording import change, knob, of_responses, percent
+
+LAST = 10  # steps that count as the end of RL
+LOW_ENTROPY = 0.05  # nats a token
+MUCH_CUT, MUCH_UNSCORABLE = 0.1, 0.05  # shares of the responses
+GAPS = {"float32": 1e-3, "bfloat16": 0.5}  # nats between sampler and learner that rounding does not explain
+
+
+def cautions(run: Run) -> list[str]:
+    """What should make a reader careful, as HTML, with the knob that may help."""
+    found = []
+    if not run.finished:
+        found.append("This run is not finished: the page shows what is there so far.")
+    before, after = run.results.get("sft"), run.results.get("rl")
+    if before and after and (moved := change(before, after)).high < 0:
+        found.append(
+            f"RL lowered accuracy: {moved}. Lower <code>rl.learning_rate</code> or raise <code>rl.kl_coef</code>."
+        )
+    found += _fall(run)
+    if before and after:
+        claims = [of_responses(summary, "false_claims") for summary in (before, after)]
+        if claims[0] and claims[1] and (moved := change(claims[0], claims[1])).low > 0:
+            found.append(f"False claims rose: {moved}. Part of the gain may be a readiness to say “yes”.")
+    rows = [row for row in run.rows if row["stage"] == "rl"]
+    end = rows[-LAST:]
+
+    def mean(column: str) -> float | None:
+        values = [row[column] for row in end if row.get(column) is not None]
+        return sum(values) / len(values) if values else None
+
+    entropy, overlong, unscorable = mean("entropy"), mean("overlong"), mean("unscorable")
+    if entropy is not None and entropy < LOW_ENTROPY:
+        found.append(
+            f"Entropy at the end is {entropy:.3f} nats a token: responses hardly differ any more, so there is little "
+            "left to learn from. Raise <code>rl.entropy_coef</code> or <code>rl.temperature</code>."
+        )
+    if overlong is not None and overlong > MUCH_CUT:
+        found.append(f"At the end {percent(overlong)} of the responses are cut at <code>rl.max_new_tokens</code>.")
+    if unscorable is not None and unscorable > MUCH_UNSCORABLE:
+        found.append(f"At the end {percent(unscorable)} of the responses cannot be judged, and teach nothing.")
+    gaps = [row["logprob_gap"] for row in rows if row.get("logprob_gap") is not None]
+    dtype = knob(run.results.get("config"), "model.compute_dtype")
+    if gaps and max(gaps) > GAPS.get(str(dtype), max(GAPS.values())):
+        found.append(
+            f"Sampler and learner differ by up to {max(gaps):.2g} nats in the log-probability of a token: more than "
+            "rounding explains."
+        )
+    for stage, name in (("sft", "the cold start"), ("rl", "RL")):
+        skipped = sum(1 for row in run.rows if row["stage"] == stage and row.get("skipped"))
+        if skipped:
+            found.append(f"{skipped:,} steps of {name} had no finite gradient and changed nothing.")
+    return found
+
+
+def _fall(run: Run) -> list[str]:
+    """Whether the end is clearly below a point on the way."""
+    points = [(step, row) for step, row in held_out(run) if step]
+    if len(points) < 2:
+        return []
+    step, best = max(points[:-1], key=lambda point: point[1]["accuracy"])
+    moved = change(best, points[-1][1])
+    if not moved.high < 0:
+        return []
+    return [f"Held-out accuracy at the end is below that of step {step:,}: {moved}. The best checkpoint is kept."]

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which charts the report has: a run's rows and results, or those of several runs, as lines over steps and budgets.
+
+... -> evaluate -> **curves** -> report. plots.py says which columns make a figure; the PNGs beside the report show the
+same. Charts over steps of RL are one group, those of the cold start another, those over budgets a third.
+Deliberately not here: how a chart is drawn (charts.py), numbers in words (story.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from t1jax import hover, plots
+from t1jax.charts import MOST, Chart, Series
+from t1jax.runs import Run, held_out
+from t1jax.wording import of_responses, triple
+
+COLOURS = {"sft": "before", "rl": "after"}
+SPARE = ("3", "4", "5")  # of several columns in one chart
+BEHAVIOUR = (("gave_up", "gave up", "2"), ("false_claims", "false claims", "5"))
+
+
+def training(run: Run) -> list[Chart]:
+    """Charts over the steps of RL, and what held-out problems said meanwhile."""
+    found = [_of_columns(curve, run, "rl") for curve in plots.CURVES]
+    points = held_out(run)
+    if points:
+        accuracy = next(i for i, chart in enumerate(found) if chart.name == "rl_accuracy")
+        found[accuracy] = _with(found[accuracy], _shares("held out", "3", points, "accuracy"))
+    lines = [_shares(label, colour, points, column) for column, label, colour in BEHAVIOUR]
+    lines = [line for line in lines if len(line.x) > 1]
+    if lines:
+        caption = (
+            "Share of held-out problems, temperature 1, with 95 % intervals. Gave up: the thinking ended without "
+            "claiming success. False claim: an attempt called right that is not."
+        )
+        found.append(_steps("behaviour", "Gave up, claimed falsely", caption, lines, "rl", percent=True))
+    return found
+
+
+def health(run: Run) -> list[Chart]:
+    """Charts of loss, gradient norm and agreement of sampler and learner, for either stage."""
+    return [_of_columns(curve, run, stage) for stage in ("sft", "rl") for curve in plots.HEALTH]
+
+
+def scaling(run: Run) -> Chart:
+    """Accuracy against the budget of thinking tokens, before and after RL."""
+    lines = [_budgets(run, stage, plots.STAGES[stage], COLOURS[stage]) for stage in ("sft", "rl")]
+    return _scaling("scaling", "Accuracy on held-out problems", lines)
+
+
+def compared(runs: Sequence[Run]) -> list[Chart]:
+    """Charts over the steps of RL with a line a run."""
+    found = [
+        _steps(
+            "held_out", "Accuracy on held-out problems",
+            "At temperature 1, with 95 % intervals: before RL at step 0, during it on fewer problems, after it.",
+            [_shares(run.name, _colour(i), held_out(run), "accuracy", _switch(i)) for i, run in enumerate(runs)],
+            "rl", percent=True,
+        )
+    ]  # fmt: skip
+    for curve in (*plots.CURVES, *plots.HEALTH):
+        for column, label in curve.columns:
+            lines = [_line(run, "rl", column, run.name, _colour(i), _switch(i)) for i, run in enumerate(runs)]
+            if label and not any(y for line in lines for y in line.y):
+                continue  # nothing was ever penalised so
+            title = f"{curve.title}: {label}" if label else curve.title
+            caption = curve.caption
+            if column == "accuracy":
+                title, caption = "Accuracy in training", "Among the step's samples, at the training temperature."
+            found.append(_steps(column, title, caption, lines, "rl", percent=curve.percent))
+    return found
+
+
+def scaling_compared(runs: Sequence[Run]) -> list[Chart]:
+    """Accuracy against budgets with a line a run, one chart a stage."""
+    return [
+        _scaling(
+            f"scaling_{stage}", f"Accuracy {plots.STAGES[stage]}",
+            [_budgets(run, stage, run.name, _colour(i), _switch(i)) for i, run in enumerate(runs)],
+        )
+        for stage in ("rl", "sft")
+    ]  # fmt: skip
+
+
+def colour_classes(i: int) -> str:
+    """The classes of the i-th run's lines and swatches."""
+    colour, switch = _colour(i), _switch(i)
+    return f"s-{colour}{' dashed' if switch['dashed'] else ''}"
+
+
+def thin(steps: np.ndarray, values: np.ndarray, most: int = MOST) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """At most `most` points: means of neighbours, with the name of each; [] of names if nothing was done."""
+    if len(steps) <= most:
+        return steps, values, []
+    size = -(-len(steps) // most)
+    starts = np.arange(0, len(steps), size)
+    ends = np.minimum(starts + size, len(steps))
+    means = np.add.reduceat(values, starts) / (ends - starts)
+    first, last = steps[starts], steps[ends - 1]
+    names = [f"steps {a:,.0f}–{b:,.0f}" if b > a else f"step {a:,.0f}" for a, b in zip(first, last, strict=True)]
+    return (first + last) / 2, means, names
+
+
+def _colour(i: int) -> str:
+    return str(i % hover.COLOURS + 1)
+
+
+def _switch(i: int) -> dict[str, Any]:
+    return {"run": f"r{i}", "dashed": i >= hover.COLOURS}
+
+
+def _line(run: Run, stage: str, column: str, label: str, colour: str, more: Mapping[str, Any] | None = None) -> Series:
+    x, y, names = thin(*plots.series(run.rows, stage, column))
+    trend = plots.smooth(y, 2 * (len(y) // 30) + 3).tolist() if len(y) >= plots.SMOOTH_FROM else ()
+    return Series(label, colour, x.tolist(), y.tolist(), trend=trend, names=names, **(more or {}))
+
+
+def _shares(
+    label: str, colour: str, points: Sequence[tuple[int, Mapping[str, Any]]], column: str,
+    more: Mapping[str, Any] | None = None,
+) -> Series:  # fmt: skip
+    """A share measured here and there; its interval is the one it brings, or that of so many of all responses."""
+    found = []
+    for step, point in points:
+        share = point if column == "accuracy" else of_responses(point, column)
+        if share:
+            found.append((step, *triple(share)))
+    x, y, low, high = zip(*found, strict=True) if found else ((), (), (), ())
+    return Series(label, colour, x, y, low, high, points=True, **(more or {}))
+
+
+def _budgets(run: Run, stage: str, label: str, colour: str, more: Mapping[str, Any] | None = None) -> Series:
+    points = sorted(
+        (p for p in run.results.get("scaling") or [] if p["stage"] == stage), key=lambda point: point["budget"]
+    )
+    x, y, low, high = ([point[name] for point in points] for name in ("budget", "accuracy", "low", "high"))
+    return Series(label, colour, x, y, low, high, **(more or {}))
+
+
+def _of_columns(curve: plots.Curve, run: Run, stage: str) -> Chart:
+    colours = (COLOURS[stage], *SPARE)
+    lines = [
+        _line(run, stage, column, label or ("samples of the step" if column == "accuracy" else ""), colour)
+        for (column, label), colour in zip(curve.columns, colours, strict=False)
+    ]
+    return _steps(curve.name, curve.title, curve.caption, lines, stage, percent=curve.percent)
+
+
+def _steps(name: str, title: str, caption: str, lines: Sequence[Series], stage: str, *, percent: bool) -> Chart:
+    if stage == "sft":
+        title += ", cold start"
+    if any(len(line.names) for line in lines):
+        caption += " Each point is a mean over several steps."
+    label = f"step of {plots.PHASES[stage]}"
+    return Chart(f"{stage}_{name}", title, caption, lines, stage, label, percent=percent)
+
+
+def _scaling(name: str, title: str, lines: Sequence[Series]) -> Chart:
+    caption = "Budgets on a log scale. Shaded: 95 % intervals."
+    label = "thinking tokens before the answer is forced"
+    return Chart(name, title, caption, lines, "budget", label, point="budget", percent=True, log=True)
+
+
+def _with(chart: Chart, line: Series) -> Chart:
+    return Chart(**(vars(chart) | {"series": (*chart.series, line)}))
