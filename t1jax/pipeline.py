@@ -40,7 +40,7 @@ from t1jax.metrics import MetricsWriter, read_rows
 from t1jax.progress import Progress
 from t1jax.rewards.verifier import Verifier
 from t1jax.stopping import Signals
-from t1jax.tasks.pairs import PairsTask
+from t1jax.tasks.embedded import make_embedded
 from t1jax.tasks.problems import ProblemsTask
 from t1jax.tasks.task import Task
 from t1jax.tokenizer import Tokenizer
@@ -160,18 +160,7 @@ def make_task(cfg: Config, workdir: Path, verifier: Verifier) -> tuple[Task, Tok
         if not isinstance(tokens, HFTokenizer):
             raise ConfigError(f"model.checkpoint is {cfg.model.checkpoint}; expected one with a tokenizer.json")
         return ProblemsTask(cfg, tokens, verifier), tokens
-    task = PairsTask(cfg.task)
-    if tokens is None:
-        texts = task.corpus(cfg.tokenizer.corpus_texts, cfg.seed)
-        tokens = tokenizer.SentencePieceTokenizer(
-            tokenizer.train_sentencepiece(texts, cfg.model.vocab_size, task.symbols(), cfg.seed)
-        )
-    if not isinstance(tokens, tokenizer.SentencePieceTokenizer):
-        raise ConfigError(
-            f"data.train is empty and model.checkpoint is {cfg.model.checkpoint}; expected a file of problems: the "
-            "embedded task needs a tokenizer of its own"
-        )
-    return task, tokens
+    return make_embedded(cfg, tokens)
 
 
 def resume_after(sft_checkpoints: Checkpoints, rl_checkpoints: Checkpoints) -> dict[str, int]:
