@@ -155,7 +155,7 @@ def accuracy(responses: Sequence[Response]) -> dict[str, float | int]:
 def summary(responses: Sequence[Response]) -> dict[str, Any]:
     """What results.json says of a stage: accuracy with its interval, length; if the task can tell, honesty, skills."""
     n = max(1, len(responses))
-    row = accuracy(responses) | {
+    row: dict[str, Any] = accuracy(responses) | {
         "response_length": sum(len(r.tokens) for r in responses) / n,
         "unscorable": sum(r.outcome == UNSCORABLE for r in responses) / n,
     }

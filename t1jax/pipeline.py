@@ -9,6 +9,7 @@ command again continues, or says that all is done.
     checkpoints/sft, rl   Orbax checkpoints of the two training stages
     compiled/             programs for the next start; may be deleted
     measured/sft, rl.json what was measured after each
+    filter.json           pass rates that training problems were chosen by (selection.py), if rl.filter_pass_rate < 1
     metrics.jsonl         a row a step; tensorboard/ the same for TensorBoard
     results.json          the outcome; report.html and PNGs the same for people
 
@@ -31,7 +32,7 @@ from jax.experimental.compilation_cache import compilation_cache as cache
 from jax.sharding import Mesh
 
 from t1jax import evaluator as evaluation
-from t1jax import files, multihost, report, rl, scaling, sft, sharding, tokenizer, validation, weights
+from t1jax import files, multihost, report, rl, scaling, selection, sft, sharding, tokenizer, validation, weights
 from t1jax.checkpoint import Checkpoints
 from t1jax.config import Config, ConfigError
 from t1jax.evaluator import Evaluator, Response
@@ -40,7 +41,7 @@ from t1jax.metrics import MetricsWriter, read_rows
 from t1jax.progress import Progress
 from t1jax.rewards.verifier import Verifier
 from t1jax.stopping import Signals
-from t1jax.tasks.embedded import make_embedded
+from t1jax.tasks.embedded import make_embedded, make_verifier
 from t1jax.tasks.problems import ProblemsTask
 from t1jax.tasks.task import Task
 from t1jax.tokenizer import Tokenizer
@@ -73,7 +74,7 @@ def run(cfg: Config, workdir: Path, allow_change: Sequence[str] = ()) -> Path:
         Signals(cfg.checkpoint.grace_seconds) as signals,
         compilation_cache(cfg, workdir),
         Progress() as progress,
-        Verifier(cfg.verifier) as verifier,
+        make_verifier(cfg) as verifier,
     ):
         task, tokens = make_task(cfg, workdir, verifier)
         for note in getattr(task, "notes", ()):
@@ -115,7 +116,8 @@ def stages(
             else:
                 before = sft.initial_params(cfg, mesh)
         first = measured("sft", workdir, progress, lambda: measure(evaluator, before, "sft"))
-        after = rl.train(cfg, mesh, task, tokens, before, rl_checkpoints, writer, progress, evaluator, signals).params
+        chosen = selection.select(cfg, mesh, task, tokens, before, workdir, progress)
+        after = rl.train(cfg, mesh, chosen, tokens, before, rl_checkpoints, writer, progress, evaluator, signals).params
         last = measured("rl", workdir, progress, lambda: measure(evaluator, after, "rl"))
     return finish(cfg, workdir, first, last)
 
@@ -139,7 +141,7 @@ def compilation_cache(cfg: Config, workdir: Path) -> Iterator[None]:
 
 
 def make_task(cfg: Config, workdir: Path, verifier: Verifier) -> tuple[Task, Tokenizer]:
-    """The task and its tokenizer: problems from files, or the embedded task.
+    """The task and its tokenizer: problems from files, or an embedded task.
 
     The tokenizer is the workdir's; the first time, that of cfg.model.checkpoint, or one trained on the embedded task's
     own text, the same on every process.
@@ -160,7 +162,7 @@ def make_task(cfg: Config, workdir: Path, verifier: Verifier) -> tuple[Task, Tok
         if not isinstance(tokens, HFTokenizer):
             raise ConfigError(f"model.checkpoint is {cfg.model.checkpoint}; expected one with a tokenizer.json")
         return ProblemsTask(cfg, tokens, verifier), tokens
-    return make_embedded(cfg, tokens)
+    return make_embedded(cfg, tokens, verifier)
 
 
 def resume_after(sft_checkpoints: Checkpoints, rl_checkpoints: Checkpoints) -> dict[str, int]:
