@@ -43,15 +43,21 @@ def get_config() -> ConfigDict:
     cfg.tokenizer = ConfigDict()  # SentencePiece, trained from the task's own text (t1jax/tokenizer.py)
     cfg.tokenizer.corpus_texts = 4000  # texts of the task that the model is trained on, count [ours]
 
-    cfg.task = ConfigDict()  # the embedded task: find two numbers with a given sum (t1jax/tasks/pairs.py)
+    cfg.task = ConfigDict()  # an embedded task, where data.train names no file (docs/tasks.md)
+    cfg.task.name = "pairs"  # pairs: two numbers with a sum | countdown: make a number | gym: of reasoning-gym [ours]
+    cfg.task.held_out_percent = 5  # share of all problems, by hash, that training never sees, percent [ours]
+    cfg.task.curriculum = 0.0  # share of RL steps over which the hardest difficulty rises to the last; 0: off [ours]
     cfg.task.min_numbers = 5  # fewest numbers to choose from: the easiest difficulty [ours]
     cfg.task.max_numbers = 8  # most numbers to choose from: the hardest difficulty [ours]
     cfg.task.max_value = 20  # numbers are 1..max_value [ours]
-    cfg.task.held_out_percent = 5  # share of all problems, by hash, that training never sees, percent [ours]
+    cfg.task.max_target = 99  # countdown: the largest number to make, or on the way to it [ours]
     cfg.task.impatient_share = 0.76  # share of cold-start chains whose writer may give up [ours]
     cfg.task.give_up = 0.9  # an impatient writer's chance to give up after each failed attempt [ours]
-    cfg.task.row_order_share = 0.75  # share of chains that try pairs row by row, the worse order [ours]
-    cfg.task.chains = "trial_and_error"  # of the cold start: trial_and_error [paper] | right_only, to compare
+    cfg.task.row_order_share = 0.75  # pairs: share of chains that try pairs row by row, the worse order [ours]
+    cfg.task.chains = "trial_and_error"  # pairs: of the cold start: trial_and_error [paper] | right_only, to compare
+    cfg.task.gym_dataset = ""  # gym: the dataset's name in reasoning-gym [ours]
+    cfg.task.gym_options = ()  # gym: of its configuration, as ("min_digits=1", "max_digits=2") [ours]
+    cfg.task.gym_items = 2**20  # gym: items that problems are drawn from; some datasets want few [ours]
 
     cfg.data = ConfigDict()
     cfg.data.train = ""  # problems: JSON lines, a JSON array or Parquet, local, gs:// or s3://; "": the task [ours]
@@ -89,6 +95,9 @@ def get_config() -> ConfigDict:
     cfg.rl.num_steps = 500  # iterations, one optimiser update each [ours]
     cfg.rl.prompts_per_step = 32  # P [paper]
     cfg.rl.responses_per_prompt = 64  # R, the paper's K [paper]
+    cfg.rl.filter_pass_rate = 1.0  # before RL, keep problems solved at most this often; 1: all [ours; 0.3 in the paper]
+    cfg.rl.filter_samples = 16  # tries at each problem [paper]
+    cfg.rl.filter_problems = 2048  # training problems that are tried, count [ours]
     cfg.rl.temperature = 1.2  # of sampling, 0.9-1.3 compared, 1.2 best [paper]
     cfg.rl.top_k = 0  # keep the k likeliest tokens; 0: off [ours]
     cfg.rl.top_p = 1.0  # keep the likeliest tokens up to this mass; 1: off [ours; 0.95 in kin]

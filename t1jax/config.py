@@ -60,14 +60,20 @@ class TokenizerConfig:
 
 @dataclass(frozen=True)
 class TaskConfig:
+    name: str
+    held_out_percent: int
+    curriculum: float
     min_numbers: int
     max_numbers: int
     max_value: int
-    held_out_percent: int
+    max_target: int
     impatient_share: float
     give_up: float
     row_order_share: float
     chains: str
+    gym_dataset: str
+    gym_options: tuple[str, ...]
+    gym_items: int
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,9 @@ class RlConfig:
     num_steps: int
     prompts_per_step: int
     responses_per_prompt: int
+    filter_pass_rate: float
+    filter_samples: int
+    filter_problems: int
     temperature: float
     top_k: int
     top_p: float

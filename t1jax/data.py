@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 import grain
 import numpy as np
 
+from t1jax import curriculum
 from t1jax.config import Config, ConfigError
 from t1jax.tasks.task import Task
 from t1jax.tokenizer import Tokenizer
@@ -89,7 +90,7 @@ def prompt_stream(
     """Batches of `batch` prompts of different problems: this process's rows of each, Prompts of NumPy arrays.
 
     The rows of all processes, in order, are the same batch whatever the number of processes. Only a batch with two
-    epochs in it may hold a problem twice.
+    epochs in it, or of a curriculum, may hold a problem twice.
 
     Raises:
       ConfigError: a batch is larger than the file, or does not divide over the processes.
@@ -98,12 +99,18 @@ def prompt_stream(
     if size is not None and size < batch:
         raise ConfigError(f"a batch is {batch} prompts; expected at most {size}, the {split} problems of the file")
     rows = _share_of(batch, "prompts", process_count)
+    order = _epochs(size, seed)
+    if cfg.task.curriculum and task.difficulties:
+        count = NUM_PROBLEMS if size is None else size
+        order = order.map_with_index(
+            lambda place, index: curriculum.choose(cfg, task, split, place // batch, int(index), count)
+        )
 
     def prompts(indices: np.ndarray) -> Prompts:
         texts = [task.prompt(task.problem(int(index), split)) for index in indices]
         return tokenise_prompts(tokenizer, texts, indices, cfg.data.prompt_length)
 
-    batches = _epochs(size, seed).batch(rows)[process_index::process_count]
+    batches = order.batch(rows)[process_index::process_count]
     return _prefetched(batches.map(prompts).to_iter_dataset(NO_READERS))
 
 

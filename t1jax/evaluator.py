@@ -155,7 +155,7 @@ def accuracy(responses: Sequence[Response]) -> dict[str, float | int]:
 def summary(responses: Sequence[Response]) -> dict[str, Any]:
     """What results.json says of a stage: accuracy with its interval, length; if the task can tell, honesty, skills."""
     n = max(1, len(responses))
-    row = accuracy(responses) | {
+    row: dict[str, Any] = accuracy(responses) | {
         "response_length": sum(len(r.tokens) for r in responses) / n,
         "unscorable": sum(r.outcome == UNSCORABLE for r in responses) / n,
     }
@@ -163,11 +163,13 @@ def summary(responses: Sequence[Response]) -> dict[str, Any]:
     if not analyses:
         return row
     skills = analysis.tally(analyses, LATE)
+    ordered = [a.order for a in analyses if a.order is not None]
+    if ordered:
+        row["orders"] = {order: ordered.count(order) / n for order in analysis.ORDERS}
     return row | {
         "false_claims": sum(a.false_claim for a in analyses) / n,
         "gave_up": sum(a.gave_up for a in analyses) / n,
         "attempts": sum(len(a.attempts) for a in analyses) / n,
-        "orders": {o: sum(a.order == o for a in analyses) / n for o in ("row", "two_pointer", "other")},
         "skills": {name: right / shown if shown else None for name, (right, shown) in skills.items()},
     }
 

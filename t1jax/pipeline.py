@@ -10,6 +10,7 @@ command again continues, or says that all is done.
     compiled/             programs for the next start; may be deleted
     measured/sft, rl.json what was measured after each
     responses/            what was sampled for it, and during RL (saved.py)
+    filter.json           pass rates that training problems were chosen by (selection.py), if rl.filter_pass_rate < 1
     metrics.jsonl         a row a step; tensorboard/ the same for TensorBoard
     results.json          the outcome; report.html and PNGs the same for people
 
@@ -32,7 +33,20 @@ from jax.experimental.compilation_cache import compilation_cache as cache
 from jax.sharding import Mesh
 
 from t1jax import evaluator as evaluation
-from t1jax import files, multihost, rl, run_page, saved, scaling, sft, sharding, tokenizer, validation, weights
+from t1jax import (
+    files,
+    multihost,
+    rl,
+    run_page,
+    saved,
+    scaling,
+    selection,
+    sft,
+    sharding,
+    tokenizer,
+    validation,
+    weights,
+)
 from t1jax.checkpoint import Checkpoints
 from t1jax.config import Config, ConfigError
 from t1jax.evaluator import Evaluator, Response
@@ -41,7 +55,7 @@ from t1jax.metrics import MetricsWriter, read_rows
 from t1jax.progress import Progress
 from t1jax.rewards.verifier import Verifier
 from t1jax.stopping import Signals
-from t1jax.tasks.pairs import PairsTask
+from t1jax.tasks.embedded import make_embedded, make_verifier
 from t1jax.tasks.problems import ProblemsTask
 from t1jax.tasks.task import Task
 from t1jax.tokenizer import Tokenizer
@@ -74,7 +88,7 @@ def run(cfg: Config, workdir: Path, allow_change: Sequence[str] = ()) -> Path:
         Signals(cfg.checkpoint.grace_seconds) as signals,
         compilation_cache(cfg, workdir),
         Progress() as progress,
-        Verifier(cfg.verifier) as verifier,
+        make_verifier(cfg) as verifier,
     ):
         task, tokens = make_task(cfg, workdir, verifier)
         for note in getattr(task, "notes", ()):
@@ -116,7 +130,8 @@ def stages(
             else:
                 before = sft.initial_params(cfg, mesh)
         first = measured("sft", workdir, progress, lambda: measure(evaluator, before, "sft", workdir))
-        after = rl.train(cfg, mesh, task, tokens, before, rl_checkpoints, writer, progress, evaluator, signals).params
+        chosen = selection.select(cfg, mesh, task, tokens, before, workdir, progress)
+        after = rl.train(cfg, mesh, chosen, tokens, before, rl_checkpoints, writer, progress, evaluator, signals).params
         last = measured("rl", workdir, progress, lambda: measure(evaluator, after, "rl", workdir))
     return finish(cfg, workdir, first, last)
 
@@ -140,7 +155,7 @@ def compilation_cache(cfg: Config, workdir: Path) -> Iterator[None]:
 
 
 def make_task(cfg: Config, workdir: Path, verifier: Verifier) -> tuple[Task, Tokenizer]:
-    """The task and its tokenizer: problems from files, or the embedded task.
+    """The task and its tokenizer: problems from files, or an embedded task.
 
     The tokenizer is the workdir's; the first time, that of cfg.model.checkpoint, or one trained on the embedded task's
     own text, the same on every process.
@@ -161,18 +176,7 @@ def make_task(cfg: Config, workdir: Path, verifier: Verifier) -> tuple[Task, Tok
         if not isinstance(tokens, HFTokenizer):
             raise ConfigError(f"model.checkpoint is {cfg.model.checkpoint}; expected one with a tokenizer.json")
         return ProblemsTask(cfg, tokens, verifier), tokens
-    task = PairsTask(cfg.task)
-    if tokens is None:
-        texts = task.corpus(cfg.tokenizer.corpus_texts, cfg.seed)
-        tokens = tokenizer.SentencePieceTokenizer(
-            tokenizer.train_sentencepiece(texts, cfg.model.vocab_size, task.symbols(), cfg.seed)
-        )
-    if not isinstance(tokens, tokenizer.SentencePieceTokenizer):
-        raise ConfigError(
-            f"data.train is empty and model.checkpoint is {cfg.model.checkpoint}; expected a file of problems: the "
-            "embedded task needs a tokenizer of its own"
-        )
-    return task, tokens
+    return make_embedded(cfg, tokens, verifier)
 
 
 def resume_after(sft_checkpoints: Checkpoints, rl_checkpoints: Checkpoints) -> dict[str, int]:

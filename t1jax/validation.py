@@ -45,12 +45,23 @@ def _validate_model(cfg: Config) -> None:
 
 def _validate_task(cfg: Config) -> None:
     task, low, high = cfg.task, cfg.task.min_numbers, cfg.task.max_numbers
+    _one_of(cfg, "task.name", "pairs", "countdown", "gym")
     _at_least(cfg, 3, "task", "min_numbers")
     _check(cfg, "task.max_numbers", high >= low, f"at least task.min_numbers = {low}")
     _check(cfg, "task.max_value", task.max_value >= high, f"at least task.max_numbers = {high}: no number comes twice")
     _check(cfg, "task.held_out_percent", 0 < task.held_out_percent < 100, "1 to 99")
-    _share(cfg, "task", "impatient_share give_up row_order_share")
+    _share(cfg, "task", "impatient_share give_up row_order_share curriculum")
     _one_of(cfg, "task.chains", "trial_and_error", "right_only")
+    of_pairs = task.name == "pairs" or task.chains == "trial_and_error"
+    _check(cfg, "task.chains", of_pairs, f"trial_and_error with task.name = {task.name}")
+    if task.name == "countdown":
+        _check(cfg, "task.max_numbers", high <= 4, "3 or 4 with task.name = countdown")
+        _at_least(cfg, 1 + 2 + 3, "task", "max_target")
+    graded = not cfg.data.train and task.name != "gym"
+    _check(cfg, "task.curriculum", graded or not task.curriculum, "0: only pairs and countdown have difficulties")
+    _check(cfg, "task.gym_dataset", task.name == "gym" or not task.gym_dataset, "nothing, or task.name = gym too")
+    _check(cfg, "task.gym_dataset", task.name != "gym" or bool(task.gym_dataset), "a dataset's name: task.name is gym")
+    _at_least(cfg, 2, "task", "gym_items")
     _at_least(cfg, 1, "tokenizer", "corpus_texts")
 
 
@@ -98,6 +109,10 @@ def _validate_rl(cfg: Config) -> None:
     longest = cfg.data.prompt_length + rl.max_new_tokens
     fits = f"0, or at least data.prompt_length + rl.max_new_tokens = {longest}"
     _check(cfg, "rl.pack_length", rl.pack_length == 0 or rl.pack_length >= longest, fits)
+    _share(cfg, "rl", "filter_pass_rate")
+    _at_least(cfg, 1, "rl", "filter_samples")
+    least = f"at least rl.prompts_per_step = {rl.prompts_per_step}"
+    _check(cfg, "rl.filter_problems", rl.filter_pass_rate == 1 or rl.filter_problems >= rl.prompts_per_step, least)
     _positive(cfg, "rl", "temperature kl_clip")
     _at_least(cfg, 0, "rl", "logprob_temperature")
     _check(cfg, "rl.top_k", 0 <= rl.top_k <= vocab_size, f"0 (off) to model.vocab_size = {vocab_size}")

@@ -28,7 +28,8 @@ from t1jax import config, files, multihost
 from t1jax.config import Config, ConfigError
 
 FREE = ("mesh.",)  # knobs that may change without a word
-FIXED = ("seed", "model.", "tokenizer.", "task.", "data.", "sft.", "rl.prompts_per_step")  # that never may
+FILTER = ("rl.filter_pass_rate", "rl.filter_samples", "rl.filter_problems")
+FIXED = ("seed", "model.", "tokenizer.", "task.", "data.", "sft.", "rl.prompts_per_step", *FILTER)  # that never may
 NOT_FIXED = ("model.compute_dtype", "model.remat", "model.attention")  # of those
 FILES = ("data.train", "data.eval", "data.sft")
 

@@ -93,7 +93,7 @@ def test_any_changed_knob_changes_the_fingerprint():
         other = {
             bool: lambda v: not v,
             str: lambda v: v + "x",
-            tuple: lambda v: (*v, v[0]),
+            tuple: lambda v: (*v, *(v[:1] or ("x=1",))),
             dict: lambda v, knob=knob: v | {"x": NAMED[knob]},
         }.get(type(value), lambda v: v + 1)(value)
         prints.add(config.fingerprint(changed(**{knob.replace(".", "__"): other})))

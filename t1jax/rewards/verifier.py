@@ -88,8 +88,8 @@ class _Died(Exception):
 class _Worker:
     """One process and the pipes to it."""
 
-    def __init__(self, cfg: VerifierConfig):
-        arguments = [str(cfg.deadline), str(cfg.memory), str(os.getpid())]
+    def __init__(self, cfg: VerifierConfig, program: Sequence[str] = ()):
+        arguments = [str(cfg.deadline), str(cfg.memory), str(os.getpid()), *program]
         accelerators = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "TPU_VISIBLE_CHIPS": ""}
         self.process = subprocess.Popen(
             [
@@ -118,8 +118,8 @@ class _Worker:
             return f"exit status {self.process.wait()}: {said.splitlines()[-1] if said else 'it said nothing'}"
         return message.get("error")
 
-    def compare(self, pair: Pair, deadline: float) -> Outcome:
-        """Ask about one pair.
+    def compare(self, pair: Pair, deadline: float) -> Any:
+        """Ask about one pair; what the worker says, for a program of its own maybe no outcome.
 
         Raises:
           _Died: no answer within `deadline` seconds, or the process ended.
@@ -132,7 +132,7 @@ class _Worker:
         except OSError:
             raise _Died(timed_out=False) from None
         self.answered += 1
-        return Outcome(self._hear(until))
+        return self._hear(until)
 
     def _hear(self, until: float) -> Any:
         (length,) = HEADER.unpack(self._read(HEADER.size, until))
@@ -164,7 +164,7 @@ class _Batch:
     """The pairs of one call that workers have to compare."""
 
     def __init__(self, pairs: Sequence[Pair]):
-        self.outcomes: dict[Pair, Outcome] = {}
+        self.outcomes: dict[Pair, Any] = {}
         self.missing = len(pairs)
         self.lost: Counter[str] = Counter()  # timed_out, crashed
         self.example: Pair | None = None  # the first that was lost
@@ -183,14 +183,17 @@ class Verifier:
       ConfigError: from `check`, if workers cannot be started: math-verify is missing, or the memory is too small.
     """
 
-    def __init__(self, cfg: VerifierConfig):
-        self._cfg = cfg
+    library = "math-verify"  # what workers need, for messages
+
+    def __init__(self, cfg: VerifierConfig, program: Sequence[str] = ()):
+        """`program`: a file and words for its `start`, for other questions than math-verify's; see worker.py."""
+        self._cfg, self._program = cfg, program
         self._size = cfg.workers or (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
         self._lock = threading.Lock()  # held for all below, and never while waiting
         self._jobs: queue.SimpleQueue[tuple[Pair, _Batch] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._workers: set[_Worker] = set()
-        self._cache: OrderedDict[Pair, Outcome] = OrderedDict()
+        self._cache: OrderedDict[Pair, Any] = OrderedDict()
         self._counts: Counter[str] = Counter()
         self._failed_starts = 0
         self._broken: Exception | None = None  # why no worker will be asked any more
@@ -221,7 +224,17 @@ class Verifier:
         with self._lock:
             self._counts.update(counts)
         compared = self._compare(set(open_pairs.values())) if open_pairs else {}
-        return [outcomes[pair] if pair in outcomes else compared[open_pairs[pair]] for pair in pairs]
+        return [Outcome(outcomes[pair] if pair in outcomes else compared[open_pairs[pair]]) for pair in pairs]
+
+    def ask(self, pairs: Sequence[Pair]) -> list[Any]:
+        """What the program's `answer` says to each pair of texts; UNSCORABLE where it hung or died.
+
+        Raises: as `check`.
+        """
+        with self._lock:
+            self._counts["checked"] += len(pairs)
+        answers = self._compare(set(pairs)) if pairs else {}
+        return [answers[pair] for pair in pairs]
 
     def counts(self) -> dict[str, int]:
         """Since the start: `checked` pairs, of which `cached` (seen before), `quick` (by text or number), `refused`
@@ -252,7 +265,7 @@ class Verifier:
     ) -> None:
         self.close()
 
-    def _compare(self, pairs: set[Pair]) -> dict[Pair, Outcome]:
+    def _compare(self, pairs: set[Pair]) -> dict[Pair, Any]:
         """Outcomes from the cache or from workers; waits for them."""
         with self._lock:
             if self._broken:
@@ -279,11 +292,9 @@ class Verifier:
         if batch.error:
             raise batch.error
         if batch.example:
-            lost = (
-                "%d of %d answers are unscorable: math-verify hung on %d and died on %d, first on (answer, gold) %.200r"
-            )
+            lost = "%d of %d answers are unscorable: %s hung on %d and died on %d, first on (answer, gold) %.200r"
             hung, died = batch.lost["timed_out"], batch.lost["crashed"]
-            logger.warning(lost, hung + died, len(pairs), hung, died, batch.example)
+            logger.warning(lost, hung + died, len(pairs), self.library, hung, died, batch.example)
         return known | batch.outcomes
 
     def _serve(self) -> None:
@@ -318,7 +329,7 @@ class Verifier:
             self._cfg.deadline * 0.5 ** (batch.lost["timed_out"] // (4 * self._size)),
         )
 
-    def _settle(self, pair: Pair, batch: _Batch, outcome: Outcome, kind: str, cache: bool) -> None:
+    def _settle(self, pair: Pair, batch: _Batch, outcome: Any, kind: str, cache: bool) -> None:
         with self._lock:
             if self._broken:
                 batch.fail(self._broken)
@@ -342,7 +353,7 @@ class Verifier:
             with self._lock:
                 if self._broken:
                     return None
-                worker = _Worker(self._cfg)
+                worker = _Worker(self._cfg, self._program)
                 self._workers.add(worker)
                 self._counts["started"] += 1
             problem = worker.greet()
@@ -354,7 +365,7 @@ class Verifier:
                 if not self._broken and self._failed_starts >= _STARTS:
                     self._broken = ConfigError(
                         f"the verifier's process does not start: {problem} ({sys.executable}, verifier.memory is "
-                        f"{self._cfg.memory} MiB); expected it to import math-verify: install it, or raise that knob"
+                        f"{self._cfg.memory} MiB); expected it to import {self.library}: install it, or raise that knob"
                     )
             self._end(worker)
 

@@ -2,8 +2,10 @@
 """One process that compares answers with math-verify, and that may be killed at any time.
 
 verifier.py starts it as a program (`python -P worker.py DEADLINE_S MEMORY_MIB PARENT_PID`) and talks to it over its
-standard input and output: a message is four bytes of length and that many bytes of JSON. First it says {"ready": true}
-or {"error": "..."}; then it answers each [answer, gold] with 1, 0 or -1 (right, wrong, could not compare).
+standard input and output: a message is four bytes of length and that many bytes of JSON. First it says
+{"ready": true} or {"error": "..."}; then it answers each [answer, gold] with 1, 0 or -1 (right, wrong, could not
+compare). With the path of a Python file and words for its `start`, its `answer` takes each pair instead
+(tasks/gym_worker.py).
 
 Where: rollouts -> rewards, beside the program that trains. Only the standard library and math-verify are imported,
 so that a new one is there in half a second and no accelerator is touched.
@@ -22,6 +24,7 @@ import json
 import os
 import re
 import resource
+import runpy
 import signal
 import struct
 import sys
@@ -92,7 +95,7 @@ def _start() -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> None:
-    """Answer until the input ends. argv: deadline in seconds, memory in MiB, the parent's process id."""
+    """Answer until the input ends. argv: deadline in seconds, memory in MiB, the parent's process id, [file, words]."""
     deadline, memory, parent = float(argv[0]), int(argv[1]), int(argv[2])
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_RDWR)
@@ -104,13 +107,17 @@ def main(argv: list[str]) -> None:
         sink.write(HEADER.pack(len(data)) + data)
         sink.flush()
 
-    say(_start())
+    start, ask = _start, compare
+    if argv[3:]:
+        program = runpy.run_path(argv[3])
+        start, ask = functools.partial(program["start"], *argv[4:]), program["answer"]
+    say(start())
     os.dup2(nowhere, 2)
     while len(header := source.read(HEADER.size)) == HEADER.size:
         answer, gold = json.loads(source.read(*HEADER.unpack(header)))
         signal.setitimer(signal.ITIMER_REAL, deadline + 2)
         try:
-            outcome = compare(answer, gold)
+            outcome = ask(answer, gold)
         except (MemoryError, RecursionError):
             os._exit(1)  # nothing here can be trusted any more
         signal.setitimer(signal.ITIMER_REAL, 0)

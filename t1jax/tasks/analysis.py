@@ -1,24 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read a response's attempts back: what was tried, what was claimed, and whether it is true.
 
+Here: what all embedded tasks share, and the lines of the demo's (pairs.py).
 Where: rewards and evaluation. Nothing here is rewarded: it tells whether a gain in accuracy is honest.
 A step has three skills, judged apart, so that one slip counts once:
     copying     the operands are two different members of the list, and the target is restated right
     arithmetic  the sum (of a check: the difference) is right for the operands as written
     verdict     the verdict is right for the result as written and the true target
-Deliberately not here: whether the answer is right (pairs.py), shares and intervals (evaluator.py).
+Deliberately not here: the lines of other tasks (countdown_analysis.py), whether the answer is right (pairs.py), shares
+and intervals (evaluator.py).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from t1jax.tasks import chains
 
 Order = Literal["row", "two_pointer", "other"]
+ORDERS: tuple[Order, ...] = ("row", "two_pointer", "other")
 
 _NUMBER = "([0-9]{1,9})"
 _VERDICT = f"({'|'.join(chains.VERDICTS)})"
@@ -30,6 +33,7 @@ _CHECK = re.compile(rf"{chains.CHECK}{_NUMBER}-{_NUMBER}={_NUMBER}: {_VERDICT}")
 class Step:
     """A line of the thinking, and which of its skills are right."""
 
+    expression: str  # what was tried or checked, as it would stand in a box: "6+14"
     verdict: str
     copied: bool
     arithmetic: bool
@@ -38,12 +42,19 @@ class Step:
 
     @property
     def true(self) -> bool:
-        """Every skill right: of a "yes", a pair of the list with the asked sum."""
+        """Every skill right: of a "yes", an answer to the problem."""
         return self.copied and self.arithmetic and self.verdict_right
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attempt(Step):
+class Try(Step):
+    """An attempt at an answer, in any task."""
+
+    same_as: Hashable  # equal for attempts at the same answer, however it is written
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt(Try):
     """A line "left+right=total, need target: verdict", as written."""
 
     left: int
@@ -65,33 +76,50 @@ class Check(Step):
 class Analysis:
     """What a response tried and claimed."""
 
-    attempts: tuple[Attempt, ...]
-    checks: tuple[Check, ...]
+    attempts: tuple[Try, ...]
+    checks: tuple[Step, ...]
     malformed: int  # lines of the thinking that are neither an attempt nor a check
     closed: bool  # the thinking was ended
     claimed: bool  # some line claims "yes"
     gave_up: bool  # the thinking was ended, or an answer boxed, with no claim
     false_claim: bool  # some line claims "yes" and is not true, or cannot be read
-    repeated: int  # attempts at a pair that had been tried before
-    order: Order  # which of the writer's orders the attempts follow, exactly
+    repeated: int  # attempts at what had been tried before
+    order: Order | None  # which of the writer's orders the attempts follow, exactly; None: the task has none
 
 
 def analyse(numbers: tuple[int, ...], target: int, response: str) -> Analysis:
     """Read `response` to the problem (`numbers` ascending, `target`). Lines after the thinking count as well."""
-    attempts: list[Attempt] = []
-    checks: list[Check] = []
+
+    def read(line: str, attempts: Sequence[Try]) -> Step | None:
+        if match := _ATTEMPT.fullmatch(line):
+            return _attempt(match, numbers, target, len(attempts))
+        return _check(match, numbers, target, len(attempts)) if (match := _CHECK.fullmatch(line)) else None
+
+    found = collect(response, read)
+    pairs = [(attempt.left, attempt.right) for attempt in found.attempts if isinstance(attempt, Attempt)]
+    return replace(found, order=_order(pairs, numbers, target))
+
+
+def collect(response: str, read: Callable[[str, Sequence[Try]], Step | None]) -> Analysis:
+    """The analysis of a response, without an order.
+
+    Args:
+      read: makes a step of a line, given the attempts before it; None: the line is none.
+    """
+    attempts: list[Try] = []
+    checks: list[Step] = []
     malformed = unreadable_claims = 0
     thinking, closing, answer = response.partition(chains.CLOSE)
     for line in thinking.split("\n") + answer.split("\n"):
-        if match := _ATTEMPT.fullmatch(line):
-            attempts.append(_attempt(match, numbers, target, len(attempts)))
-        elif match := _CHECK.fullmatch(line):
-            checks.append(_check(match, numbers, target, len(attempts)))
+        step = read(line, attempts)
+        if isinstance(step, Try):
+            attempts.append(step)
+        elif step is not None:
+            checks.append(step)
         elif line and chains.BOX not in line:
             malformed += 1
             unreadable_claims += line.endswith(f": {chains.YES}")
     claims = [step for step in (*attempts, *checks) if step.verdict == chains.YES]
-    pairs = [(attempt.left, attempt.right) for attempt in attempts]
     claimed = bool(claims) or unreadable_claims > 0
     return Analysis(
         attempts=tuple(attempts),
@@ -101,8 +129,8 @@ def analyse(numbers: tuple[int, ...], target: int, response: str) -> Analysis:
         claimed=claimed,
         gave_up=(bool(closing) or chains.BOX in response) and not claimed,
         false_claim=unreadable_claims > 0 or not all(step.true for step in claims),
-        repeated=len(pairs) - len({tuple(sorted(pair)) for pair in pairs}),
-        order=_order(pairs, numbers, target),
+        repeated=len(attempts) - len({attempt.same_as for attempt in attempts}),
+        order=None,
     )
 
 
@@ -121,6 +149,8 @@ def tally(analyses: Iterable[Analysis], late_from: int) -> dict[str, tuple[int, 
 def _attempt(match: re.Match[str], numbers: tuple[int, ...], target: int, position: int) -> Attempt:
     left, right, total, restated = (int(match[group]) for group in (1, 2, 3, 4))
     return Attempt(
+        expression=f"{left}+{right}",
+        same_as=(min(left, right), max(left, right)),
         left=left,
         right=right,
         total=total,
@@ -136,6 +166,7 @@ def _attempt(match: re.Match[str], numbers: tuple[int, ...], target: int, positi
 def _check(match: re.Match[str], numbers: tuple[int, ...], target: int, position: int) -> Check:
     restated, left, right = (int(match[group]) for group in (1, 2, 3))
     return Check(
+        expression=f"{restated}-{left}",
         target=restated,
         left=left,
         right=right,

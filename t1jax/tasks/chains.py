@@ -7,7 +7,7 @@ The writer leaves headroom on purpose. Most chains try pairs in row order, which
 up after a failed attempt and boxes a pair that it has not tried. So reinforcement learning has two things to
 find: persistence, and the shorter order.
 Source: T1 (arXiv 2501.11651) section on the cold start: attempts, criticism, another try, verification.
-Deliberately not here: problems and their answers (pairs.py), reading a chain back (analysis.py).
+Deliberately not here: problems and their answers (pairs.py), reading a chain back (analysis.py), other tasks' chains.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import itertools
 import random
 
 from t1jax.config import TaskConfig
+from t1jax.tokenizer import TokenIds, Tokenizer
 
 Pair = tuple[int, int]
 
@@ -83,3 +84,18 @@ def write_chain(numbers: tuple[int, ...], target: int, cfg: TaskConfig, rng: ran
             left, right = rng.choice(sorted(untried))
             break
     return f"{''.join(lines)}{CLOSE}\n{BOX}{left}+{right}}}"
+
+
+def thought_end(tokens: TokenIds, tokenizer: Tokenizer) -> int | None:
+    """Tokens before the </think>, which is one token; None if there is none."""
+    (closing,) = tokenizer.encode(CLOSE)
+    return next((place for place, token in enumerate(tokens) if token == closing), None)
+
+
+def forbid_giving_up(tokenizer: Tokenizer) -> tuple[int, tuple[int, ...]]:
+    """(the token that ends the thinking, the tokens it may follow: the end of a line that claims "yes")."""
+    closing = tokenizer.encode(CLOSE)
+    ends = {verdict: tokenizer.encode(f"1: {verdict}\n")[-1] for verdict in VERDICTS}
+    if len(closing) != 1 or ends[YES] in (ends[TOO_SMALL], ends[TOO_BIG]):
+        raise ValueError(f"the tokenizer splits {CLOSE!r} or the verdicts; train it with symbols()")
+    return closing[0], (ends[YES],)

@@ -60,6 +60,7 @@ class PairsTask:
         if not 0 < cfg.held_out_percent < 100:
             raise ConfigError(f"task.held_out_percent is {cfg.held_out_percent}; expected more than 0 and below 100")
         self.cfg = cfg
+        self.difficulties = tuple(range(cfg.min_numbers, cfg.max_numbers + 1))
         self._values = range(1, cfg.max_value + 1)
 
     def size(self, split: Split) -> None:
@@ -117,8 +118,7 @@ class PairsTask:
 
     def thought_end(self, tokens: TokenIds, tokenizer: Tokenizer) -> int | None:
         """Tokens before the </think>, which is one token; None if there is none."""
-        (closing,) = tokenizer.encode(chains.CLOSE)
-        return next((place for place, token in enumerate(tokens) if token == closing), None)
+        return chains.thought_end(tokens, tokenizer)
 
     def corpus(self, count: int, seed: int) -> Iterator[str]:
         """`count` texts, prompt and chain, of training problems: what a tokenizer is trained on."""
@@ -133,11 +133,7 @@ class PairsTask:
 
     def forbid_giving_up(self, tokenizer: Tokenizer) -> tuple[int, tuple[int, ...]]:
         """(the token that ends the thinking, the tokens it may follow: the end of a line that claims "yes")."""
-        closing = tokenizer.encode(chains.CLOSE)
-        ends = {verdict: tokenizer.encode(f"1: {verdict}\n")[-1] for verdict in chains.VERDICTS}
-        if len(closing) != 1 or ends[chains.YES] in (ends[chains.TOO_SMALL], ends[chains.TOO_BIG]):
-            raise ValueError(f"the tokenizer splits {chains.CLOSE!r} or the verdicts; train it with symbols()")
-        return closing[0], (ends[chains.YES],)
+        return chains.forbid_giving_up(tokenizer)
 
     def _is_held_out(self, numbers: tuple[int, ...], target: int) -> bool:
         digest = zlib.crc32(f"{numbers} {target}".encode())

@@ -71,6 +71,7 @@ class ProblemsTask:
     def __init__(self, cfg: Config, tokenizer: ChatTokenizer, verifier: Checker) -> None:
         self.cfg, self._tokenizer, self._verifier = cfg, tokenizer, verifier
         self.cut_answer_prefix = cfg.scaling.answer_prefix
+        self.difficulties = ()
         self.notes: list[str] = []  # a line for each reason to leave rows out
         held_out = self._noted(read_problems(cfg.data.eval, cfg.data, "held_out"))
         train = self._noted(read_problems(cfg.data.train, cfg.data, "train"))

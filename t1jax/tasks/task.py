@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every task can do: name its problems, ask them, judge responses, write demonstrations.
 
-Two tasks have this face: the embedded one (pairs.py) and problems from files (problems.py). A problem is found again
-by its index and split, so the compiled step carries only a number.
+The embedded tasks have this face (embedded.py makes them), and problems from files (problems.py). A problem is found
+again by its index and split, so the compiled step carries only a number.
 Deliberately not here: what a problem is; host only, nothing here imports jax.
 """
 
@@ -32,6 +32,11 @@ class Task(Protocol):
     @property
     def cut_answer_prefix(self) -> str:
         """What ends a cut thought and begins the answer."""
+        ...
+
+    @property
+    def difficulties(self) -> Sequence[Any]:
+        """What a problem's difficulty can be, easiest first; empty: the task has no order of them."""
         ...
 
     def size(self, split: Any) -> int | None:

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""T1's filter of problems, inside a run: reinforcement learning is given what the cold start rarely solves.
+
+Once, between the cold start and reinforcement learning, the model tries rl.filter_problems training problems
+rl.filter_samples times each, at the temperature of training; problems solved in more than rl.filter_pass_rate of the
+tries are dropped. WORKDIR/filter.json holds what was found, is written whole, and is found again on resume.
+Raw correctness counts, penalties do not; tries that cannot be scored are left out of the rate, and a problem without
+any other is dropped.
+Source: T1 (arXiv 2501.11651) section 3: at most 0.3 of 16 tries.
+Deliberately not here: the same for a file of problems and any checkpoint, by itself (filter.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from jax.sharding import Mesh
+
+from t1jax import files, multihost
+from t1jax.config import Config, ConfigError
+from t1jax.generate import Generator
+from t1jax.progress import Progress
+from t1jax.rewards.answers import RIGHT, UNSCORABLE
+from t1jax.tasks.task import Task
+from t1jax.tokenizer import Tokenizer
+from t1jax.types import Params
+
+FILE_NAME = "filter.json"
+
+
+class Selected:
+    """A task whose training problems are some of another's, numbered from 0 on. All else is as the other has it."""
+
+    def __init__(self, task: Task, kept: Sequence[int]) -> None:
+        self._task, self._kept = task, list(kept)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
+
+    def size(self, split: Any) -> int | None:
+        """Problems of a split."""
+        return len(self._kept) if split == "train" else self._task.size(split)
+
+    def problem(self, index: int, split: Any) -> Any:
+        """The problem with this index; of training, among those kept."""
+        return self._task.problem(self._kept[index] if split == "train" else index, split)
+
+
+def select(
+    cfg: Config, mesh: Mesh, task: Task, tokenizer: Tokenizer, params: Params | None, workdir: Path, progress: Progress
+) -> Task:
+    """The task that reinforcement learning draws from: `task` itself where rl.filter_pass_rate is 1.
+
+    `params`: weights after the cold start; None where reinforcement learning has begun, and filter.json is there.
+
+    Raises:
+      ConfigError: fewer problems are kept than a step has prompts, or filter.json is gone or not ours.
+    """
+    if cfg.rl.filter_pass_rate == 1:
+        return task
+    path = workdir / FILE_NAME
+    if not path.exists():
+        if params is None:
+            raise ConfigError(f"{path}: not found, but reinforcement learning has begun; expected it: put it back")
+        rates = pass_rates(cfg, mesh, task, tokenizer, params, progress)
+        if multihost.is_main():
+            files.write_json(path, {"pass_rates": [[index, rate] for index, rate in rates.items()]})
+        multihost.barrier("the problems are filtered")
+    try:
+        rates = {int(index): rate for index, rate in json.loads(path.read_text(encoding="utf-8"))["pass_rates"]}
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"{path}: {error}; expected what t1jax wrote: put it back") from error
+    kept = [index for index, rate in rates.items() if rate is not None and rate <= cfg.rl.filter_pass_rate]
+    progress.note(f"{len(kept)} of {len(rates)} problems solved in at most {cfg.rl.filter_pass_rate:g} of the tries")
+    if len(kept) < cfg.rl.prompts_per_step:
+        raise ConfigError(
+            f"{path}: rl.filter_pass_rate = {cfg.rl.filter_pass_rate} keeps {len(kept)} of {len(rates)} problems; "
+            f"expected at least rl.prompts_per_step = {cfg.rl.prompts_per_step}: raise rl.filter_pass_rate or "
+            "rl.filter_problems in another --workdir"
+        )
+    return cast(Task, Selected(task, kept))  # it has all that the other has
+
+
+def pass_rates(
+    cfg: Config, mesh: Mesh, task: Task, tokenizer: Tokenizer, params: Params, progress: Progress
+) -> dict[int, float | None]:
+    """index -> share of right tries at that training problem among those that can be scored; None if there is none."""
+    indices = candidates(task.size("train"), cfg.rl.filter_problems, cfg.seed)
+    generate = Generator(cfg, mesh, tokenizer)
+    part = max(cfg.eval.batch_size // cfg.rl.filter_samples, 1)
+    rates: dict[int, float | None] = {}
+    with progress.stage("filter", total=len(indices)) as stage:
+        for start in range(0, len(indices), part):
+            chosen = indices[start : start + part]
+            problems = [task.problem(index, "train") for index in chosen]
+            sampled = generate(
+                params,
+                [tokenizer.encode(task.prompt(problem)) for problem in problems],
+                "filter",
+                length=cfg.data.prompt_length,
+                new_tokens=cfg.rl.max_new_tokens,
+                responses=cfg.rl.filter_samples,
+                temperature=cfg.rl.temperature,
+                top_k=cfg.rl.top_k,
+                top_p=cfg.rl.top_p,
+                min_p=cfg.rl.min_p,
+                ids=chosen,
+            )
+            texts = [tokenizer.decode(tokens) for responses in sampled for tokens in responses]
+            outcomes = np.array(task.score([p for p in problems for _ in range(cfg.rl.filter_samples)], texts))
+            for index, tries in zip(chosen, outcomes.reshape(len(chosen), -1), strict=True):
+                scorable = int((tries != UNSCORABLE).sum())
+                rates[index] = float((tries == RIGHT).sum()) / scorable if scorable else None
+            stage.update(start + len(chosen))
+    return rates
+
+
+def candidates(size: int | None, count: int, seed: int) -> list[int]:
+    """The training problems that are tried: the first `count`; of a file as many at random, all if it has fewer."""
+    if size is None:
+        return list(range(count))
+    return sorted(np.random.default_rng(seed).permutation(size)[:count].tolist())

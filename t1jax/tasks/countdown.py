@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Countdown task: make a number out of three or four others with + - *, each used at most once.
+
+Where: the prompts of the sentence, and the rule that checks an answer; a harder task with the face of the demo's
+(pairs.py): problems by index and split, the split by a hash of numbers and target, so that no problem is in both.
+Three of the numbers are enough for every target; no two of them are.
+
+    Make 14 from 1, 7, 8.
+    <think>
+    1+7=8, then 8+8=16, need 14: too big
+    7-1=6, then 6+8=14, need 14: yes
+    check 14-8=6: yes
+    </think>
+    \\boxed{7-1+8}
+
+Deliberately not here: the words of a chain (countdown_chains.py), reading one back (countdown_analysis.py), the value
+of what a model wrote (expressions.py).
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from t1jax.config import TaskConfig
+from t1jax.rewards import answers
+from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG, Outcome
+from t1jax.tasks import chains, countdown_analysis, expressions
+from t1jax.tasks import countdown_chains as writer
+from t1jax.tasks.analysis import Analysis
+from t1jax.tasks.pairs import Split
+from t1jax.tokenizer import TokenIds, Tokenizer
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Make `target` from `numbers`."""
+
+    index: int  # what finds it again in its split
+    numbers: tuple[int, ...]  # ascending, distinct, 1..max_value
+    target: int  # 1..max_target, of at least one expression of three of them and of none of two
+    difficulty: int  # how many numbers
+    split: Split
+
+
+class CountdownTask:
+    """Problems, prompts, chains and the check, as cfg.task describes them."""
+
+    cut_answer_prefix = chains.CUT_ANSWER_PREFIX
+
+    def __init__(self, cfg: TaskConfig) -> None:
+        self.cfg = cfg
+        self.difficulties = tuple(range(cfg.min_numbers, cfg.max_numbers + 1))
+        self._values = range(1, cfg.max_value + 1)
+
+    def size(self, split: Split) -> None:
+        """None: a split has no end."""
+
+    def problem(self, index: int, split: Split) -> Problem:
+        """The problem with this index in this split: always the same one, on every machine."""
+        if split not in ("train", "held_out") or index < 0:
+            raise ValueError(f"problem {index} of split {split!r}; expected index >= 0 of 'train' or 'held_out'")
+        rng = random.Random(f"countdown {split} {index}")
+        while True:
+            count = rng.choice(self.difficulties)
+            numbers = tuple(sorted(rng.sample(self._values, count)))
+            ways = list(writer.joins(numbers, self.cfg.max_target))
+            target = rng.choice(writer.completions(*rng.choice(ways), self.cfg.max_target)).value
+            easy = target in numbers or target in {writer.apply(f, a, b) for a, f, b, _ in ways}
+            if target and not easy and self._is_held_out(numbers, target) == (split == "held_out"):
+                return Problem(index, numbers, target, count, split)
+
+    def prompt(self, problem: Problem) -> str:
+        """The question, up to where the thinking starts."""
+        numbers = chains.SEPARATOR.join(map(str, problem.numbers))
+        return f"{writer.ASK}{problem.target}{writer.FROM}{numbers}{writer.ASKED}{chains.OPEN}\n"
+
+    def chain(self, problem: Problem, rng: random.Random) -> str:
+        """One cold-start response to the prompt, without a stop token."""
+        return writer.write_chain(problem.numbers, problem.target, self.cfg, rng)
+
+    def num_demonstrations(self) -> None:
+        """None: every training problem has one."""
+
+    def demonstration(self, index: int, seed: int) -> tuple[str, str]:
+        """(prompt, chain) of the training problem with this index; it and the seed decide the chain."""
+        problem = self.problem(index, "train")
+        return self.prompt(problem), self.chain(problem, random.Random(f"chain {seed} {index}"))
+
+    def score(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[Outcome]:
+        """Right if the last box holds an expression of the numbers, each at most once, whose value is the target."""
+        return [self._outcome(problem, response) for problem, response in zip(problems, responses, strict=True)]
+
+    def _outcome(self, problem: Problem, response: str) -> Outcome:
+        if self.gold(problem) is None:
+            return UNSCORABLE
+        answer = answers.last_box(response)
+        found = expressions.evaluate(answer) if answer is not None else None
+        if found is None:
+            return WRONG
+        value, used = found
+        return RIGHT if value == problem.target and Counter(used) <= Counter(problem.numbers) else WRONG
+
+    def gold(self, problem: Problem) -> str | None:
+        """A right answer, as it stands in the box; None if the writer finds none."""
+        tried = writer.attempts(problem.numbers, problem.target, self.cfg.max_target)
+        return str(tried[-1]) if tried and tried[-1].value == problem.target else None
+
+    def analyse(self, problem: Problem, response: str) -> Analysis:
+        """What the response tried, claimed and got wrong on the way."""
+        return countdown_analysis.analyse(problem.numbers, problem.target, response)
+
+    def thought_end(self, tokens: TokenIds, tokenizer: Tokenizer) -> int | None:
+        """Tokens before the </think>, which is one token; None if there is none."""
+        return chains.thought_end(tokens, tokenizer)
+
+    def corpus(self, count: int, seed: int) -> Iterator[str]:
+        """`count` texts, prompt and chain, of training problems: what a tokenizer is trained on."""
+        rng = random.Random(f"corpus {seed}")
+        for _ in range(count):
+            problem = self.problem(rng.randrange(1 << 40), "train")
+            yield self.prompt(problem) + self.chain(problem, rng)
+
+    def symbols(self) -> list[str]:
+        """The texts that must be one token each: every number that a chain can hold, and the fixed phrases."""
+        return [*map(str, range(max(self.cfg.max_target, self.cfg.max_value) + 1)), *writer.PHRASES]
+
+    def forbid_giving_up(self, tokenizer: Tokenizer) -> tuple[int, tuple[int, ...]]:
+        """(the token that ends the thinking, the tokens it may follow: the end of a line that claims "yes")."""
+        return chains.forbid_giving_up(tokenizer)
+
+    def _is_held_out(self, numbers: tuple[int, ...], target: int) -> bool:
+        digest = zlib.crc32(f"countdown {numbers} {target}".encode())
+        return digest * 100 < self.cfg.held_out_percent * 2**32

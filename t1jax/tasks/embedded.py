@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The embedded task that the config names, with its tokenizer: tasks that need no file.
+
+Where: before the prompts. docs/tasks.md describes the families.
+Deliberately not here: the families themselves (pairs.py, countdown.py, gym.py), problems from files (problems.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from t1jax import tokenizer
+from t1jax.config import Config, ConfigError
+from t1jax.hf.tokenizer import HFTokenizer
+from t1jax.rewards.verifier import Verifier
+from t1jax.tasks.countdown import CountdownTask
+from t1jax.tasks.gym import GymTask, make_gym
+from t1jax.tasks.pairs import PairsTask
+from t1jax.tasks.task import Task
+from t1jax.tokenizer import Tokenizer
+
+
+class Embedded(Task, Protocol):
+    """A task that can also say what a tokenizer of its own is trained on."""
+
+    def corpus(self, count: int, seed: int) -> Iterator[str]:
+        """`count` texts, prompt and response, of training problems."""
+        ...
+
+    def symbols(self) -> list[str]:
+        """The texts that must be one token each."""
+        ...
+
+
+def make_verifier(cfg: Config) -> Verifier:
+    """The processes that judge answers: math-verify's, or those of the dataset of reasoning-gym. Close them when done.
+
+    Raises:
+      ConfigError: task.gym_options cannot be read.
+    """
+    return make_gym(cfg) if cfg.task.name == "gym" and not cfg.data.train else Verifier(cfg.verifier)
+
+
+def make_embedded(cfg: Config, tokens: Tokenizer | None, verifier: Verifier) -> tuple[Task, Tokenizer]:
+    """The task cfg.task.name, and `tokens`; if that is None, a tokenizer trained on the task's own text.
+
+    Args:
+      verifier: what make_verifier gave.
+
+    Raises:
+      ConfigError: the task cannot be made, or needs a tokenizer of its own and is given a model's.
+    """
+    if isinstance(tokens, HFTokenizer) and cfg.task.name != "gym":
+        raise ConfigError(
+            f"data.train is empty and model.checkpoint is {cfg.model.checkpoint}; expected a file of problems, or "
+            f"task.name = gym: the task {cfg.task.name} needs a tokenizer of its own"
+        )
+    if tokens is None:
+        task = _make(cfg, None, verifier)
+        texts = task.corpus(cfg.tokenizer.corpus_texts, cfg.seed)
+        tokens = tokenizer.SentencePieceTokenizer(
+            tokenizer.train_sentencepiece(texts, cfg.model.vocab_size, task.symbols(), cfg.seed)
+        )
+    return _make(cfg, tokens, verifier), tokens
+
+
+def _make(cfg: Config, tokens: Tokenizer | None, verifier: Verifier) -> Embedded:
+    match cfg.task.name:
+        case "pairs":
+            return PairsTask(cfg.task)
+        case "countdown":
+            return CountdownTask(cfg.task)
+        case "gym":
+            return GymTask(cfg, verifier, tokens)
+        case name:
+            raise ConfigError(f"task.name is {name}; expected pairs, countdown or gym")

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Any dataset of reasoning-gym as a task: its questions, its verifier, by name.
+
+Where: the prompts of the sentence, and the rule that checks an answer. A problem is an item of the dataset: training
+draws from one half of its items, held-out problems from the other, and a hash of the question says which split may have
+it, so no question is in both. The answer is what the last \\boxed{} holds; right is what the dataset's own verifier
+gives all of its score, wrong is less, and where that verifier fails the response is unscorable.
+Items and verdicts come from killable processes with deadlines (gym_worker.py, rewards/verifier.py).
+A cold start learns only the form: no dataset comes with attempts, so a demonstration is a boxed answer without thought.
+
+    State the final answer to the following arithmetic problem: 7 + 8 - 1 =
+    <think>
+    </think>
+    \\boxed{14}
+
+Left out, and counted in `notes`: items without an answer, whose answer cannot stand in a box, whose prompt is longer
+than data.prompt_length or has a character that the tokenizer lacks.
+Deliberately not here: difficulties (a dataset grades its items by knobs of its own), reading a response's attempts.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+import random
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from t1jax.config import Config, ConfigError, VerifierConfig
+from t1jax.hf.tokenizer import HFTokenizer
+from t1jax.rewards import answers
+from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG, Outcome
+from t1jax.rewards.verifier import Verifier
+from t1jax.tasks import chains, problems
+from t1jax.tasks.pairs import Split
+from t1jax.tasks.prompts import has_any, render
+from t1jax.tokenizer import TokenIds, Tokenizer
+
+PROGRAM = Path(__file__).with_name("gym_worker.py")
+TRIES = 2000  # items that are looked at for one problem
+LONGEST = 4000  # characters of an answer; a longer one is unscorable, so that no verifier is given more
+PROBED = 100  # items that are looked at when the task is made
+ASCII = "".join(map(chr, range(32, 127))) + "\n"
+
+
+class Gym(Verifier):
+    """Processes that make items of one dataset and score answers to them."""
+
+    library = "reasoning-gym"
+
+    def __init__(self, cfg: VerifierConfig, dataset: str, items: int, options: dict[str, Any]) -> None:
+        super().__init__(cfg, (str(PROGRAM), dataset, str(items), json.dumps(options)))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An item of the dataset."""
+
+    index: int  # what finds it again in its split
+    item: int  # its number in the dataset
+    question: str
+    gold: str
+    split: Split
+    difficulty: str = ""  # unknown
+
+
+class GymTask:
+    """Problems, prompts, demonstrations and the check of one dataset."""
+
+    difficulties = ()
+
+    def __init__(self, cfg: Config, gym: Verifier, tokenizer: Tokenizer | None = None) -> None:
+        """`gym`: what make_gym gave. `tokenizer`: None before there is one; then no item is left out because of it."""
+        self.cfg, self._gym, self._tokenizer = cfg, gym, tokenizer
+        self._chat = tokenizer if isinstance(tokenizer, HFTokenizer) else None
+        self.cut_answer_prefix = cfg.scaling.answer_prefix if self._chat else chains.CUT_ANSWER_PREFIX
+        self._cached = functools.lru_cache(maxsize=2**16)(self._find)
+        refuse(cfg, *gym.ask([("describe", "")]))
+        self.notes = self._probe()
+
+    def size(self, split: Split) -> None:
+        """None: a split has no end, though a dataset may have few items that differ."""
+
+    def problem(self, index: int, split: Split) -> Problem:
+        """The problem with this index in this split: always the same one, on every machine.
+
+        Raises:
+          ConfigError: no usable item of this split is found.
+        """
+        return self._cached(index, split)
+
+    def _find(self, index: int, split: Split) -> Problem:
+        if split not in ("train", "held_out") or index < 0:
+            raise ValueError(f"problem {index} of split {split!r}; expected index >= 0 of 'train' or 'held_out'")
+        rng = random.Random(f"gym {split} {index}")
+        half = self.cfg.task.gym_items // 2
+        for _ in range(TRIES):
+            number = rng.randrange(half) + half * (split == "held_out")
+            question, gold = self._item(number)
+            if self._is_held_out(question) == (split == "held_out") and self._why_not(question, gold) is None:
+                assert gold is not None
+                return Problem(index, number, question, gold, split)
+        raise ConfigError(
+            f"task.gym_dataset is {self.cfg.task.gym_dataset}: none of {TRIES} items can be a {split} problem; "
+            "expected more different questions: change task.gym_options, task.held_out_percent or data.prompt_length"
+        )
+
+    def prompt(self, problem: Problem) -> str:
+        """The question, up to where the thinking starts; in template and chat if the tokenizer is a model's."""
+        return self._prompt(problem.question)
+
+    def _prompt(self, question: str) -> str:
+        if self._chat is not None:
+            return render(question, self.cfg.data, self._chat)
+        return f"{question}\n{chains.OPEN}\n"
+
+    def num_demonstrations(self) -> None:
+        """None: every training problem has one."""
+
+    def demonstration(self, index: int, seed: int) -> tuple[str, str]:
+        """(prompt, boxed answer without thought) of the training problem with this index, whatever the seed."""
+        problem = self.problem(index, "train")
+        response = f"{chains.CLOSE}\n{chains.BOX}{problem.gold}}}"
+        if self._chat is not None:
+            response = f"{chains.OPEN}\n{response}".removeprefix(self.cfg.data.response_prefix)
+        return self.prompt(problem), response
+
+    def gold(self, problem: Problem) -> str | None:
+        """The dataset's answer; others may be right, too."""
+        return problem.gold
+
+    def score(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[Outcome]:
+        """What the dataset's verifier says of each last box; all asked at once."""
+        found = [answers.last_box(response) for response in responses]
+        asked = {
+            (f"score {problem.item}", answer.strip())
+            for problem, answer in zip(problems, found, strict=True)
+            if answer is not None and len(answer) <= LONGEST
+        }
+        said = dict(zip(asked, self._gym.ask(list(asked)), strict=True))
+        return [
+            WRONG if answer is None else Outcome(said.get((f"score {problem.item}", answer.strip()), UNSCORABLE))
+            for problem, answer in zip(problems, found, strict=True)
+        ]
+
+    def analyse(self, problem: Problem, response: str) -> None:
+        """None: what such a response tried and claimed cannot be checked."""
+
+    def forbid_giving_up(self, tokenizer: Tokenizer) -> None:
+        """None: nobody can tell from the tokens where such a response gives up."""
+
+    def thought_end(self, tokens: TokenIds, tokenizer: Tokenizer) -> int | None:
+        """Tokens before the first </think>; None without it."""
+        return problems.thought_end(tokens, tokenizer)
+
+    def corpus(self, count: int, seed: int) -> Iterator[str]:
+        """`count` texts, prompt and response, of training problems, and one with every ASCII character."""
+        rng = random.Random(f"corpus {seed}")
+        yield ASCII
+        for _ in range(count):
+            yield "".join(self.demonstration(rng.randrange(1 << 30), seed))
+
+    def symbols(self) -> list[str]:
+        """The texts that must be one token each."""
+        return [chains.OPEN, chains.CLOSE, chains.BOX]
+
+    def _item(self, number: int) -> tuple[str, str | None]:
+        """(question, answer) of an item."""
+        (entry,) = self._gym.ask([("item", str(number))])
+        if entry == UNSCORABLE:
+            raise ConfigError(
+                f"verifier.deadline is {self.cfg.verifier.deadline}; expected more: reasoning-gym did not make item "
+                f"{number} of {self.cfg.task.gym_dataset} in that time, or needs more than verifier.memory = "
+                f"{self.cfg.verifier.memory}"
+            )
+        return entry["question"], entry["answer"]
+
+    def _is_held_out(self, question: str) -> bool:
+        return zlib.crc32(question.encode()) * 100 < self.cfg.task.held_out_percent * 2**32
+
+    def _why_not(self, question: str, gold: str | None) -> str | None:
+        """Why an item cannot be a problem; None if it can."""
+        if not gold or answers.last_box(f"{chains.BOX}{gold}}}") != gold:
+            return "no answer that can stand in a box"
+        if self._tokenizer is None:
+            return None
+        if self._chat is not None and has_any(question, self._chat.special_texts):
+            return "the text of a special token"
+        try:
+            length = len(self._tokenizer.encode(self._prompt(question)))
+            self._tokenizer.encode(gold)
+        except ValueError:
+            return "a character that the tokenizer lacks"
+        most = self.cfg.data.prompt_length
+        return f"a prompt of more than data.prompt_length = {most} tokens" if length > most else None
+
+    def _probe(self) -> list[str]:
+        """Looks at the first items: a line for each reason to leave some out, and on answers that do not verify.
+
+        Raises:
+          ConfigError: none of them can be used.
+        """
+        count = min(PROBED, self.cfg.task.gym_items)
+        items = [self._item(number) for number in range(count)]
+        why = [self._why_not(*item) for item in items]
+        usable = [number for number in range(count) if why[number] is None]
+        golds = self._gym.ask([(f"score {number}", str(items[number][1]).strip()) for number in usable])
+        name = self.cfg.task.gym_dataset
+        if RIGHT not in golds:
+            reasons = ", ".join(sorted({reason for reason in why if reason})) or "no answer verifies against itself"
+            raise ConfigError(f"task.gym_dataset is {name}: none of its first {count} items can be used: {reasons}")
+        notes = [
+            f"{name}: of its first {count} items {why.count(reason)} are left out: {reason}"
+            for reason in sorted({reason for reason in why if reason})
+        ]
+        if other := len(golds) - golds.count(RIGHT):
+            notes.append(f"{name}: the answers of {other} of {len(golds)} items do not verify against themselves")
+        return notes
+
+
+def make_gym(cfg: Config) -> Gym:
+    """The processes of cfg.task.gym_dataset; close them when done.
+
+    Raises:
+      ConfigError: task.gym_options cannot be read.
+    """
+    options = {}
+    for option in cfg.task.gym_options:
+        name, equals, value = option.partition("=")
+        if not equals or name in ("seed", "size"):
+            raise ConfigError(f"task.gym_options has {option!r}; expected name=value, of any name but seed and size")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return Gym(cfg.verifier, cfg.task.gym_dataset, cfg.task.gym_items, options)
+
+
+def refuse(cfg: Config, problem: Any) -> None:
+    """ConfigError for what a worker says is wrong with the dataset that the config asks for."""
+    name = cfg.task.gym_dataset
+    if problem == UNSCORABLE:
+        raise ConfigError(f"task.gym_dataset is {name}: its process died; expected verifier.memory to be enough")
+    if "missing" in problem:
+        raise ConfigError(
+            f"task.name is gym, which needs a package ({problem['missing']}); run: pip install 'reasoning-gym>=0.1.25'"
+        )
+    if "names" in problem:
+        near = difflib.get_close_matches(name, problem["names"], n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(problem['names'])}"
+        raise ConfigError(f"task.gym_dataset is {name}; expected a dataset of reasoning-gym; {hint}")
+    if "fields" in problem:
+        known = ", ".join(problem["fields"]) or "none"
+        raise ConfigError(f"task.gym_options sets {problem['unknown']}; expected options of {name}: {known}")
+    if "refused" in problem:
+        said, items = " ".join(problem["refused"].split())[:300], cfg.task.gym_items
+        raise ConfigError(
+            f"task.gym_dataset is {name}, which refuses task.gym_options or task.gym_items = {items}: {said}"
+        )

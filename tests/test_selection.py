@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""T1's filter inside a run: rates by hand, what is kept, found again on resume, and the run that draws from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import small
+
+from t1jax import pipeline, selection, tokenizer
+from t1jax.config import ConfigError
+from t1jax.generate import Generator
+from t1jax.progress import Progress
+from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
+from t1jax.tasks.pairs import PairsTask
+
+KNOBS = {
+    "mesh__fsdp": 1,
+    "mesh__data": 8,
+    "data__prompt_length": 24,
+    "sft__num_steps": 3,
+    "sft__sequence_length": 64,
+    "rl__num_steps": 4,
+    "rl__prompts_per_step": 8,
+    "rl__max_new_tokens": 12,
+    "rl__window": 12,
+    "rl__filter_pass_rate": 0.3,
+    "rl__filter_samples": 4,
+    "rl__filter_problems": 24,
+    "eval__num_problems": 8,
+    "eval__batch_size": 16,
+    "eval__quick_problems": 8,
+    "eval__every": 0,
+    "eval__samples": 0,
+    "scaling__budgets": (),
+    "checkpoint__sft_every": 2,
+    "checkpoint__every": 2,
+    "task__curriculum": 0.5,
+}
+CFG = small.make_config(**KNOBS)
+TOKENS = tokenizer.SentencePieceTokenizer(
+    tokenizer.train_sentencepiece(
+        PairsTask(CFG.task).corpus(300, 0), CFG.model.vocab_size, PairsTask(CFG.task).symbols()
+    )
+)
+
+
+class Graded(PairsTask):
+    """Judges the tries at problem i in order: right as often as i mod 5 says; those of problem 7 cannot be judged,
+    nor can the first two of problem 11, of whose others one is right."""
+
+    def __init__(self, cfg=CFG, size=None):
+        super().__init__(cfg.task)
+        self.asked, self._size = [], size
+
+    def size(self, split):
+        return self._size if split == "train" else None
+
+    def score(self, problems, responses):
+        out, seen = [], {}
+        for problem in problems:
+            i, attempt = problem.index, seen.setdefault(problem.index, 0)
+            seen[i] += 1
+            assert problem.split == "train"
+            if i == 7 or (i == 11 and attempt < 2):
+                out.append(UNSCORABLE)
+            else:
+                out.append(RIGHT if attempt < (3 if i == 11 else i % 5) else WRONG)
+        self.asked += [(problem.index, response) for problem, response in zip(problems, responses, strict=True)]
+        return out
+
+
+@pytest.fixture(scope="module")
+def params():
+    return small.make_params(CFG, small.make_mesh())
+
+
+def select(task, params, workdir, cfg=CFG):
+    return selection.select(cfg, small.make_mesh(), task, TOKENS, params, workdir, Progress())
+
+
+@pytest.fixture(scope="module")
+def done(params, tmp_path_factory):
+    """(task, what select gave, the workdir)."""
+    task, workdir = Graded(), tmp_path_factory.mktemp("filter")
+    return task, select(task, params, workdir), workdir
+
+
+def test_problems_are_kept_by_the_share_of_right_among_the_scorable(done):
+    task, chosen, workdir = done
+    assert len(task.asked) == 24 * 4 and len(set(task.asked)) > 60  # tries differ
+    rates = dict(json.loads((workdir / "filter.json").read_text())["pass_rates"])
+    assert list(rates) == list(range(24)) and rates[7] is None and rates[11] == 0.5
+    assert all(rates[i] == i % 5 / 4 for i in range(24) if i not in (7, 11))
+    kept = [i for i in range(24) if i % 5 < 2 and i not in (7, 11)]
+    assert chosen.size("train") == len(kept) and chosen.size("held_out") is None
+    for place, index in enumerate(kept):
+        assert chosen.problem(place, "train") == task.problem(index, "train")
+    assert chosen.problem(3, "held_out") == task.problem(3, "held_out")
+    assert chosen.prompt(chosen.problem(0, "train")) == task.prompt(task.problem(0, "train"))
+    assert chosen.difficulties == task.difficulties
+
+
+def test_tries_are_at_the_temperature_of_training_and_batches_change_nothing(done, params, monkeypatch, tmp_path):
+    asked = {}
+    real = Generator.__call__
+
+    def call(self, *arguments, **options):
+        asked.update(options)
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Generator, "__call__", call)
+    other = Graded()
+    cfg = dataclasses.replace(CFG, eval=dataclasses.replace(CFG.eval, batch_size=64))
+    select(other, params, tmp_path, cfg)
+    assert asked["temperature"] == CFG.rl.temperature == 1.2 and asked["responses"] == 4
+    assert other.asked == done[0].asked
+
+
+def test_what_was_found_is_found_again_without_a_model(done):
+    _, chosen, workdir = done
+    task = Graded()
+    again = select(task, None, workdir)
+    assert not task.asked and [again.problem(i, "train") for i in range(again.size("train"))] == [
+        chosen.problem(i, "train") for i in range(chosen.size("train"))
+    ]
+
+
+def test_a_filter_that_is_gone_or_broken_is_one_line(tmp_path):
+    with pytest.raises(ConfigError, match="filter.json: not found, but reinforcement learning has begun"):
+        select(Graded(), None, tmp_path)
+    (tmp_path / "filter.json").write_text("[]")
+    with pytest.raises(ConfigError, match="filter.json: .*; expected what t1jax wrote"):
+        select(Graded(), None, tmp_path)
+
+
+def test_too_few_are_an_end_that_names_the_knobs(done):
+    cfg = small.with_rl(CFG, filter_pass_rate=0.0)
+    with pytest.raises(
+        ConfigError, match=r"filter_pass_rate = 0.0 keeps 5 of 24 problems; expected at least rl.prompts_per_step = 8"
+    ):
+        select(Graded(), None, done[2], cfg)
+
+
+def test_off_is_the_task_itself_and_leaves_nothing(tmp_path):
+    task = Graded()
+    assert select(task, None, tmp_path, small.with_rl(CFG, filter_pass_rate=1.0)) is task
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_a_file_some_are_tried_and_of_a_small_one_all():
+    assert selection.candidates(None, 5, 0) == [0, 1, 2, 3, 4]
+    some = selection.candidates(1000, 50, 0)
+    assert len(set(some)) == 50 and some == sorted(some) and max(some) > 700
+    assert some == selection.candidates(1000, 50, 0) != selection.candidates(1000, 50, 1)
+    assert selection.candidates(7, 50, 0) == list(range(7))
+
+
+def rows_of(workdir):
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in ("seconds", "tokens_per_second")} for row in rows]
+
+
+def test_a_run_filters_once_and_goes_on_with_the_same_problems(tmp_path, monkeypatch):
+    """A whole run whose cold start is worth nothing, so all is kept; stopped during RL, then the same command."""
+    from t1jax import data
+
+    seen = []
+    real = data.prompt_stream
+
+    def stream(cfg, task, *arguments, **options):
+        seen.append((task.size("train"), [task.problem(i, "train").index for i in range(task.size("train"))]))
+        return real(cfg, task, *arguments, **options)
+
+    monkeypatch.setattr(data, "prompt_stream", stream)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    pipeline.run(CFG, whole)
+    rates = json.loads((whole / "filter.json").read_text())["pass_rates"]
+    assert seen == [(len(kept := [i for i, rate in rates if rate <= 0.3]), kept)] and len(rates) == 24
+
+    from t1jax.checkpoint import Checkpoints
+
+    save = Checkpoints.save
+
+    def stop(self, step, *rest):
+        if self.directory.name == "rl" and step > 2:
+            raise KeyboardInterrupt
+        save(self, step, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoints, "save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run(CFG, broken)
+    before = (broken / "filter.json").stat().st_mtime_ns
+    pipeline.run(CFG, broken)
+    assert (broken / "filter.json").stat().st_mtime_ns == before
+    assert rows_of(broken) == rows_of(whole) and seen[0] == seen[1] == seen[2]
+    assert math.isfinite(rows_of(whole)[-1]["loss"]) and np.isclose(rows_of(whole)[-1]["unscorable"], 0)
+    with pytest.raises(ConfigError, match="rl.filter_pass_rate is 0.5, was 0.3"):
+        pipeline.run(small.with_rl(CFG, filter_pass_rate=0.5), broken)
+    with pytest.raises(ConfigError, match="rl.filter_samples cannot change in a run"):
+        pipeline.run(CFG, broken, ["rl.filter_samples"])
