@@ -152,7 +152,8 @@ class EndpointWriter:
 
     async def _answer(self, exchange: Exchange, key: str, request: Request) -> Completion | Failure:
         """What becomes of a request, by as many tries as it takes and the config allows."""
-        for retry in range(self._cfg.retries + 1):
+        retry = 0
+        while True:
             ticket = await self._limiter.admit(limits.tokens_asked(request))
             found = await exchange.ask(request)
             if isinstance(found, Answer):
@@ -170,7 +171,7 @@ class EndpointWriter:
             if found.after:
                 self._limiter.hold(found.after)
             await self._limiter.sleep(limits.wait(retry, found.after, random.random()))
-        raise AssertionError("a loop that runs at least once and returns in its last turn")
+            retry += 1
 
     async def _pay(self, key: str, request: Request, answer: Answer, retries: int) -> Completion | Failure:
         """The answer, once it is in the ledger."""
