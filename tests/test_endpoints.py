@@ -422,6 +422,19 @@ def test_leaving_early_leaves_no_thread_and_no_request(ledger, caplog, how):
     assert "never" not in caplog.text  # as in: Task exception was never retrieved
 
 
+def test_a_write_that_another_thread_reads_can_be_stopped(ledger):
+    with BadServer(then_ok(ok(), bad.hang_within, bad.hang_before)) as server:
+        writer = EndpointWriter("big", config_of(server, concurrency=2), ledger)
+        writer.stop()  # nothing is under way
+        found = []
+        thread = threading.Thread(target=lambda: found.extend(writer.write(requests_of(40))))
+        thread.start()
+        wait_for(lambda: found and server.active == 2)
+        writer.stop()
+        thread.join(LONG)
+        assert not thread.is_alive() and endpoint_threads() == [] and len(found) == len(ledger) == 1
+
+
 def test_a_ledger_that_cannot_be_written_ends_the_run(ledger):
     with BadServer(ok()) as server:
         writer = EndpointWriter("big", config_of(server), ledger)
@@ -459,6 +472,16 @@ def test_a_key_that_a_server_echoes_reaches_no_text(ledger, caplog, capfd, code)
     assert any("[key]" in line for line in said[:1])
     for start in range(0, len(SECRET) - 8):
         assert SECRET[start : start + 8] not in "\n".join(said)
+
+
+def test_a_key_that_a_server_puts_into_an_answer_reaches_no_file(ledger):
+    answer = chunk(f"it is {SECRET}") | {"model": f"m {SECRET}"}
+    results = []
+    with BadServer(then_ok(events(answer, chunk(finish="stop")), ok("x", finish=SECRET))) as server:
+        for count in (1, 2):
+            results += [repr(result) for result in write(server, ledger, count, key_variable="A_KEY").values()]
+    assert "text='it is [key]', model='m [key]'" in results[0] and "'[key]'" in results[-1]
+    assert SECRET[:8] not in ledger.path.read_text() and SECRET[:8] not in "".join(results)
 
 
 def test_a_key_is_needed_before_anything_is_asked(ledger, monkeypatch):

@@ -55,6 +55,8 @@ def test_a_key_and_its_pieces_are_hidden(text, shown):
 def test_a_short_key_is_hidden_where_it_stands_whole():
     assert Key("EMPTY").redact("EMPTY? EMPT!") == "[key]? EMPT!"
     assert Key("").redact("as it is") == "as it is"
+    assert Key("EMPTY").redact_answer("the EMPTY set") == "the EMPTY set"  # no secret, and a model's word
+    assert Key(SECRET).redact_answer(f"it is {SECRET}") == "it is [key]"
 
 
 def test_loggers_of_the_client_s_libraries_do_not_say_a_key(caplog):
