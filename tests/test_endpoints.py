@@ -425,7 +425,6 @@ def test_leaving_early_leaves_no_thread_and_no_request(ledger, caplog, how):
 def test_a_write_that_another_thread_reads_can_be_stopped(ledger):
     with BadServer(then_ok(ok(), bad.hang_within, bad.hang_before)) as server:
         writer = EndpointWriter("big", config_of(server, concurrency=2), ledger)
-        writer.stop()  # nothing is under way
         found = []
         thread = threading.Thread(target=lambda: found.extend(writer.write(requests_of(40))))
         thread.start()
@@ -433,6 +432,7 @@ def test_a_write_that_another_thread_reads_can_be_stopped(ledger):
         writer.stop()
         thread.join(LONG)
         assert not thread.is_alive() and endpoint_threads() == [] and len(found) == len(ledger) == 1
+        assert list(writer.write(requests_of(40))) == found and len(server.bodies) == 3  # for good
 
 
 def test_a_ledger_that_cannot_be_written_ends_the_run(ledger):
