@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import gzip
 import json
 import logging
 import os
@@ -134,6 +135,10 @@ PASSING = {
     "an error in the stream": events(chunk("so"), {"error": {"message": "overloaded", "code": 502}}),
     "another content type": bad.status(200, {"choices": [{"message": {"content": "hi"}}]}),
     "a web page": bad.status(200, b"<html>log in</html>", "text/html"),
+    "a packed stream, which might unpack to anything": bad.status(
+        200, gzip.compress(b'data: {"choices": [{"delta": {"content": "x"}, "finish_reason": "stop"}]}\n\n'),
+        "text/event-stream", Content_Encoding="gzip",
+    ),
     "no choices": events(chunk(usage=(7, 0))),
     "an empty answer": bad.status(200, b"", "text/event-stream"),
 }  # fmt: skip
@@ -151,14 +156,14 @@ def test_what_passes_is_tried_again_and_counted(ledger, name):
 
 @pytest.mark.parametrize("hang", [bad.hang_before, bad.hang_within, bad.drip])
 def test_silence_is_tried_again(ledger, hang):
-    result, sent = one(then_ok(hang), ledger, timeout=0.4)
-    assert result.text == "re: q0" and sent == 2
+    result, sent = one(then_ok(hang), ledger, timeout=0.4, retries=20)  # a busy machine may need some more
+    assert result.text == "re: q0" and sent >= 2
 
 
 def test_an_answer_without_end_is_left(ledger, monkeypatch):
     monkeypatch.setattr(exchange, "SLOWEST", 0.5)  # times the timeout
-    result, sent = one(then_ok(bad.endless), ledger, timeout=0.6)
-    assert result.text == "re: q0" and sent == 2
+    result, sent = one(then_ok(bad.endless), ledger, timeout=0.8, retries=20)
+    assert result.text == "re: q0" and sent >= 2
 
 
 @pytest.mark.parametrize("name", ["503", "a connection that is reset", "JSON that is none", "another content type"])
@@ -296,14 +301,15 @@ def test_retry_after_is_waited_for_and_holds_the_others_too(ledger):
         waits.append(seconds)
         clock[0] += seconds
 
-    clock = [0.0]
+    clock, held = [0.0], []
     script = then_ok(bad.status(429, Retry_After="7"), bad.status(503), bad.status(503, Retry_After="soon"))
     with BadServer(script) as server:
         limiter = Limiter(0, 0, lambda: clock[0], sleep)
+        limiter.hold = held.append  # what that does: test_limits.py
         writer = EndpointWriter("big", config_of(server, retries=3), ledger, limiter=limiter)
         ((_, result),) = writer.write(requests_of(1))
     assert result.text == "re: q0" and len(waits) == 3
-    assert 7 <= waits[0] <= 7.001 and max(waits[1:]) <= 0.004
+    assert 7 <= waits[0] <= 7.001 and max(waits[1:]) <= 0.004 and held == [7.0]
 
 
 def test_requests_and_tokens_per_minute_hold_for_retries_too(ledger):
@@ -332,7 +338,7 @@ def test_never_more_at_once_than_allowed_and_no_fewer_when_there_is_work(ledger)
     with BadServer(script) as server:
         writer = EndpointWriter("big", config_of(server, concurrency=4, retries=5), ledger)
         results = writer.write(requests_of(60))
-        threading.Timer(0.3, server.gate.set).start()
+        threading.Thread(target=lambda: (wait_for(lambda: server.active == 4), server.gate.set())).start()
         assert {result.text for _, result in results} == {f"re: q{i}" for i in range(60)}
         assert server.highest == 4
 
