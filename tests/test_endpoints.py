@@ -154,23 +154,37 @@ def test_what_passes_is_tried_again_and_counted(ledger, name):
     assert writer.spent == Totals(1, 2, 7, 5, 64e-6, 0) == ledger.totals()["big", "m"]
 
 
-@pytest.mark.parametrize("hang", [bad.hang_before, bad.hang_within, bad.drip])
+@pytest.mark.parametrize("hang", [bad.hang_before, bad.hang_within, bad.drip_before, bad.drip_within])
 def test_silence_is_tried_again(ledger, hang):
-    result, sent = one(then_ok(hang), ledger, timeout=0.4, retries=20)  # a busy machine may need some more
-    assert result.text == "re: q0" and sent >= 2
+    with BadServer(then_ok(hang)) as server:
+        (result,) = write(server, ledger, timeout=0.4, retries=20).values()  # a busy machine may need some more
+        assert result.text == "re: q0" and len(server.bodies) >= 2 and not server.ran_out
 
 
 def test_an_answer_without_end_is_left(ledger, monkeypatch):
     monkeypatch.setattr(exchange, "SLOWEST", 0.5)  # times the timeout
-    result, sent = one(then_ok(bad.endless), ledger, timeout=0.8, retries=20)
-    assert result.text == "re: q0" and sent >= 2
+    with BadServer(then_ok(bad.endless)) as server:
+        (result,) = write(server, ledger, timeout=0.8, retries=20).values()
+        assert result.text == "re: q0" and len(server.bodies) >= 2 and not server.ran_out
 
 
-@pytest.mark.parametrize("name", ["503", "a connection that is reset", "JSON that is none", "another content type"])
-def test_after_its_retries_a_request_is_given_up_in_a_line_and_not_kept(ledger, name):
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("429", "Error code: 429 - slow down"),
+        ("503", "Error code: 503"),
+        ("a connection that is reset", "no connection: [A-Z][A-Za-z]*: .*"),
+        ("a stream without an end", "the stream broke off"),
+        ("JSON that is none", "invalid JSON in the stream"),
+        ("an error in the stream", "in the stream: overloaded"),
+        ("another content type", "an answer of type application/json; expected text/event-stream"),
+        ("no choices", "an answer without choices"),
+    ],
+)
+def test_after_its_retries_a_request_is_given_up_in_a_line_and_not_kept(ledger, name, says):
     result, sent = one(PASSING[name], ledger)
     assert isinstance(result, Failure) and sent == 3
-    assert re.fullmatch(r"big: .*; given up after 3 tries", result.reason)
+    assert re.fullmatch(rf"big: {says}; given up after 3 tries", result.reason), result.reason
     assert len(ledger) == 0
     assert one(ok(), ledger)[0].text == "re: q0"
 
