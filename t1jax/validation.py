@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import re
+import urllib.parse
 from typing import Any
 
 from t1jax.config import Config, ConfigError, mesh_shape
@@ -144,6 +146,37 @@ def _validate_measuring(cfg: Config) -> None:
     _at_least(cfg, 0, "checkpoint", "grace_seconds")
 
 
+def _validate_endpoints(cfg: Config) -> None:
+    for name, endpoint in cfg.synthesis.endpoints.items():
+        knob = f"synthesis.endpoints.{name}"
+        if name == "local":
+            raise ConfigError(f"{knob} is named local; expected another name: local is our own sampler")
+        _validate_url(f"{knob}.url", endpoint.url)
+        if not endpoint.model.strip():
+            raise ConfigError(f"{knob}.model is {endpoint.model!r}; expected the model's name at the endpoint")
+        if not re.fullmatch(r"([A-Za-z_][A-Za-z0-9_]*)?", endpoint.key_variable):  # not shown: it may be a key
+            raise ConfigError(f"{knob}.key_variable is no name of an environment variable; expected one, never a key")
+        least = {"concurrency": 1, "requests_per_minute": 0, "tokens_per_minute": 0, "price_in": 0, "price_out": 0}
+        for field, lowest in (least | {"retries": 0}).items():
+            if (found := getattr(endpoint, field)) < lowest:
+                raise ConfigError(f"{knob}.{field} is {found}; expected at least {lowest}")
+        if endpoint.timeout <= 0:
+            raise ConfigError(f"{knob}.timeout is {endpoint.timeout}; expected more than 0")
+
+
+def _validate_url(knob: str, url: str) -> None:
+    """http or https, and nothing in it that could be a secret: such a url is not shown."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        scheme, host, _ = parts.scheme, parts.hostname, parts.port
+    except ValueError as error:
+        raise ConfigError(f"{knob} is no url; expected one like https://api.openai.com/v1") from error
+    if "@" in parts.netloc or "?" in url or "#" in url:
+        raise ConfigError(f"{knob} has a user, a query or a fragment; expected none: keys come from key_variable")
+    if scheme not in ("http", "https") or not host or not url.isprintable() or " " in url:
+        raise ConfigError(f"{knob} is {url!r}; expected one like https://api.openai.com/v1")
+
+
 def _validate_mesh(cfg: Config, data: int, fsdp: int, tensor: int) -> None:
     for knob in ("model.vocab_size", "model.num_heads", "model.num_kv_heads", "model.mlp_size"):
         _multiple(knob, _get(cfg, knob), "mesh.tensor", tensor)
@@ -157,7 +190,15 @@ def _validate_mesh(cfg: Config, data: int, fsdp: int, tensor: int) -> None:
     _multiple("eval.batch_size", cfg.eval.batch_size, shards, data * fsdp)
 
 
-CHECKS = (_validate_model, _validate_task, _validate_data, _validate_training, _validate_rl, _validate_measuring)
+CHECKS = (
+    _validate_model,
+    _validate_task,
+    _validate_data,
+    _validate_training,
+    _validate_rl,
+    _validate_measuring,
+    _validate_endpoints,
+)
 
 
 def _get(cfg: Config, knob: str) -> Any:
