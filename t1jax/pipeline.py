@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache as cache
@@ -43,6 +43,7 @@ from t1jax.stopping import Signals
 from t1jax.tasks.pairs import PairsTask
 from t1jax.tasks.problems import ProblemsTask
 from t1jax.tasks.task import Task
+from t1jax.tasks.written import read_written
 from t1jax.tokenizer import Tokenizer
 from t1jax.types import Params
 from t1jax.workdir import begin, claim, locked
@@ -171,6 +172,8 @@ def make_task(cfg: Config, workdir: Path, verifier: Verifier) -> tuple[Task, Tok
             f"data.train is empty and model.checkpoint is {cfg.model.checkpoint}; expected a file of problems: the "
             "embedded task needs a tokenizer of its own"
         )
+    if cfg.data.sft and cfg.sft.num_steps:
+        return cast(Task, read_written(cfg.data.sft, task, tokens)), tokens
     return task, tokens
 
 
