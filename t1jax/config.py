@@ -185,16 +185,16 @@ class BenchmarkConfig:
 class EndpointConfig:
     """A model behind an OpenAI-compatible endpoint that `t1jax.synthesize` may ask."""
 
-    url: str
-    model: str
-    key_variable: str
-    concurrency: int
-    requests_per_minute: int
-    tokens_per_minute: int
-    price_in: float
-    price_out: float
-    timeout: float
-    retries: int
+    url: str  # of the API, without user, key or query: https://api.openai.com/v1
+    model: str  # as the endpoint calls it
+    key_variable: str  # environment variable that holds the key; "": the endpoint needs none
+    concurrency: int  # most requests under way at once
+    requests_per_minute: int  # 0: no limit
+    tokens_per_minute: int  # of prompts and answers; 0: no limit
+    price_in: float  # of a million tokens of prompts, in any currency; 0: not counted
+    price_out: float  # of a million tokens of answers
+    timeout: float  # silence after which a request is given up, seconds; a whole answer may take 60 times that
+    retries: int  # times that a request is sent again after a passing error
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import re
+import urllib.parse
 from typing import Any
 
 from t1jax.config import Config, ConfigError, mesh_shape
@@ -135,9 +137,8 @@ def _validate_synthesis(cfg: Config) -> None:
     enough = synthesis.attempts >= len(synthesis.attempters)
     _check(cfg, "synthesis.attempts", enough, "at least one for each of synthesis.attempters")
     models = (LOCAL, *synthesis.endpoints)
-    for name in (LOCAL, RULES):
-        if name in synthesis.endpoints:
-            raise ConfigError(f"synthesis.endpoints.{name}: {name!r} is taken; expected another name")
+    if RULES in synthesis.endpoints:
+        raise ConfigError(f"synthesis.endpoints.{RULES} is named {RULES}; expected another name: {RULES} is a program")
     for name in synthesis.attempters:
         _known_writer("synthesis.attempters", name, models)
     for knob in ("synthesis.critic", "synthesis.merger"):
@@ -151,6 +152,37 @@ def _known_writer(knob: str, name: str, known: tuple[str, ...]) -> None:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ConfigError(f"{knob} names {name!r}; expected one of {', '.join(known)}{hint}")
+
+
+def _validate_endpoints(cfg: Config) -> None:
+    for name, endpoint in cfg.synthesis.endpoints.items():
+        knob = f"synthesis.endpoints.{name}"
+        if name == "local":
+            raise ConfigError(f"{knob} is named local; expected another name: local is our own sampler")
+        _validate_url(f"{knob}.url", endpoint.url)
+        if not endpoint.model.strip():
+            raise ConfigError(f"{knob}.model is {endpoint.model!r}; expected the model's name at the endpoint")
+        if not re.fullmatch(r"([A-Za-z_][A-Za-z0-9_]*)?", endpoint.key_variable):  # not shown: it may be a key
+            raise ConfigError(f"{knob}.key_variable is no name of an environment variable; expected one, never a key")
+        least = {"concurrency": 1, "requests_per_minute": 0, "tokens_per_minute": 0, "price_in": 0, "price_out": 0}
+        for field, lowest in (least | {"retries": 0}).items():
+            if (found := getattr(endpoint, field)) < lowest:
+                raise ConfigError(f"{knob}.{field} is {found}; expected at least {lowest}")
+        if endpoint.timeout <= 0:
+            raise ConfigError(f"{knob}.timeout is {endpoint.timeout}; expected more than 0")
+
+
+def _validate_url(knob: str, url: str) -> None:
+    """http or https, and nothing in it that could be a secret: such a url is not shown."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        scheme, host, _ = parts.scheme, parts.hostname, parts.port
+    except ValueError as error:
+        raise ConfigError(f"{knob} is no url; expected one like https://api.openai.com/v1") from error
+    if "@" in parts.netloc or "?" in url or "#" in url:
+        raise ConfigError(f"{knob} has a user, a query or a fragment; expected none: keys come from key_variable")
+    if scheme not in ("http", "https") or not host or not url.isprintable() or " " in url:
+        raise ConfigError(f"{knob} is {url!r}; expected one like https://api.openai.com/v1")
 
 
 def _validate_mesh(cfg: Config, data: int, fsdp: int, tensor: int) -> None:
@@ -174,6 +206,7 @@ CHECKS = (
     _validate_rl,
     _validate_measuring,
     _validate_synthesis,
+    _validate_endpoints,
 )
 
 

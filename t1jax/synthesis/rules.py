@@ -61,7 +61,7 @@ class EmbeddedSubject:
         if answer is None:
             return f"the answer {attempt.answer} is no pair of the list"
         tried = len(self._read(item.problem, attempt.piece.text).attempts)
-        return f"gave up after {tried} attempts, with an answer that was not checked: {answer}"
+        return f"gave up, attempts: {tried}; its answer was not checked: {answer}"
 
     def merge(self, story: Story) -> Messages | str:
         problem = story.item.problem

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model behind an OpenAI-compatible endpoint as a writer: many requests at once, tried again, paid for once.
+
+problems -> attempts -> notes -> chains: writes any of them. Requests whose answers are in the ledger are answered from
+it. The others are sent, at most `concurrency` at once, by an event loop in a thread of its own; what arrives is in the
+ledger before it is handed on. Leaving `write` early, by close() or Ctrl-C, cancels what is under way.
+
+An answer that was paid for and is of no use (a content filter, no text) is kept as a Failure, so that it is not paid
+for again. A request that was given up for free is not kept: the next run sends it again.
+Deliberately not here: one exchange (exchange.py), waits (limits.py), keys (keys.py), the file (ledger.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import importlib.util
+import queue
+import random
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+
+from t1jax.config import ConfigError, EndpointConfig
+from t1jax.synthesis import limits
+from t1jax.synthesis.exchange import Answer, Exchange, Means, Trouble
+from t1jax.synthesis.keys import read_key, redacted_logs
+from t1jax.synthesis.ledger import Ledger, Paid, Totals, digest
+from t1jax.synthesis.limits import Limiter
+from t1jax.synthesis.writers import Completion, Failure, Request
+
+IN_A_ROW = 20  # requests given up one after another, after which the run ends: nobody is there
+PER = 1e6  # tokens that a price is for
+_Result = tuple[Request, Completion | Failure]
+
+
+class EndpointWriter:
+    """The endpoint called `name` in the config.
+
+    Args:
+      ledger: of paid answers; endpoints may share one.
+      on_usage: told this process's sums after each answer that it paid for, by the thread that asks.
+      limiter: for tests, which have their own clock.
+
+    Raises:
+      ConfigError: openai is not installed, or the key's variable is not set.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        cfg: EndpointConfig,
+        ledger: Ledger,
+        on_usage: Callable[[Totals], None] | None = None,
+        limiter: Limiter | None = None,
+    ) -> None:
+        if importlib.util.find_spec("openai") is None:
+            raise ConfigError(
+                f"synthesis.endpoints.{name} needs the package openai; expected pip install '.[synthesis]'"
+            )
+        self._name, self._cfg, self._ledger, self._on_usage = name, cfg, ledger, on_usage
+        self._key = read_key(name, cfg.key_variable)
+        self._limiter = limiter or Limiter(cfg.requests_per_minute, cfg.tokens_per_minute)
+        self._writing = threading.Lock()
+        self._spent = Totals()
+        self._unanswered = 0  # requests given up since the last answer
+
+    @property
+    def name(self) -> str:
+        """Its name in the config."""
+        return self._name
+
+    @property
+    def spent(self) -> Totals:
+        """Sums over the answers that this writer paid for; retries are those of all requests, also given up."""
+        return self._spent
+
+    def write(self, requests: Sequence[Request]) -> Iterator[_Result]:
+        """Each request once, with what became of it, in any order: first what the ledger has, then as it arrives.
+
+        Raises:
+          ConfigError: no request can be answered: a wrong url, model or key, no quota left, nobody there.
+          Stopped: the ledger cannot be written.
+          ValueError: two requests are the same. RuntimeError: this writer is already writing.
+        """
+        if not self._writing.acquire(blocking=False):
+            raise RuntimeError(f"{self._name} is writing; expected its last write to be read to the end, or closed")
+        try:
+            keys = {digest(self._cfg.url, self._cfg.model, request): request for request in requests}
+            if len(keys) < len(requests):
+                raise ValueError("two requests have one key; expected each request once")
+            waiting = []
+            for key, request in keys.items():
+                if (found := self._ledger.find(key)) is not None:
+                    yield request, found
+                else:
+                    waiting.append((key, request))
+            if waiting:
+                yield from self._drive(waiting)
+        finally:
+            self._writing.release()
+
+    def _drive(self, waiting: list[tuple[str, Request]]) -> Iterator[_Result]:
+        """Results of a thread's event loop, as they come. The thread has ended when this has."""
+        results: queue.SimpleQueue[_Result | BaseException | None] = queue.SimpleQueue()
+        runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)  # the default would be set for this thread
+        loop = runner.get_loop()
+
+        def run() -> None:
+            try:
+                with runner, redacted_logs(self._key):
+                    runner.run(self._serve(waiting, results.put))
+            except BaseException as error:  # raised again by whoever reads the results
+                results.put(error)
+            finally:
+                results.put(None)
+
+        def cancel() -> None:
+            for task in asyncio.all_tasks(loop):
+                task.cancel()
+
+        thread = threading.Thread(target=run, name=f"endpoint-{self._name}", daemon=True)
+        thread.start()
+        try:
+            while (result := results.get()) is not None:
+                if isinstance(result, BaseException):
+                    raise result
+                yield result
+        finally:
+            with suppress(RuntimeError):  # the loop has ended by itself
+                loop.call_soon_threadsafe(cancel)
+            thread.join()
+
+    async def _serve(self, waiting: list[tuple[str, Request]], put: Callable[[_Result], None]) -> None:
+        """Answers all requests, `concurrency` at once."""
+        todo = iter(waiting)
+        first: BaseException | None = None
+
+        async def work(exchange: Exchange) -> None:
+            for key, request in todo:
+                put((request, await self._answer(exchange, key, request)))
+
+        async with Exchange(self._cfg, self._key) as exchange:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(min(self._cfg.concurrency, len(waiting))):
+                        group.create_task(work(exchange))
+            except BaseExceptionGroup as errors:
+                first = errors.exceptions[0]
+        if first is not None:
+            raise first
+
+    async def _answer(self, exchange: Exchange, key: str, request: Request) -> Completion | Failure:
+        """What becomes of a request, by as many tries as it takes and the config allows."""
+        for retry in range(self._cfg.retries + 1):
+            ticket = await self._limiter.admit(limits.tokens_asked(request))
+            found = await exchange.ask(request)
+            if isinstance(found, Answer):
+                self._limiter.settle(ticket, sum(found.usage) if found.usage else ticket.tokens)
+                return await self._pay(key, request, found, retry)
+            if found.refused:
+                self._limiter.settle(ticket, 0)
+            if found.means in (Means.WRONG, Means.SPENT):
+                raise self._end(found)
+            if found.means is not Means.AGAIN:
+                return self._give_up(f"{self._name}: {found.reason}")
+            if retry == self._cfg.retries:
+                return self._give_up(f"{self._name}: {found.reason}; given up after {retry + 1} tries")
+            self._spent = dataclasses.replace(self._spent, retries=self._spent.retries + 1)
+            if found.after:
+                self._limiter.hold(found.after)
+            await self._limiter.sleep(limits.wait(retry, found.after, random.random()))
+        raise AssertionError("a loop that runs at least once and returns in its last turn")
+
+    async def _pay(self, key: str, request: Request, answer: Answer, retries: int) -> Completion | Failure:
+        """The answer, once it is in the ledger."""
+        self._unanswered = 0
+        prompt, completion = answer.usage or (0, 0)
+        failure = answer.failure()
+        paid = Paid(
+            key=key,
+            request=request.key,
+            endpoint=self._name,
+            model=self._cfg.model,
+            wrote=answer.wrote or self._cfg.model,
+            text=answer.text,
+            failure=f"{self._name}: {failure}" if failure else "",
+            finish_reason=answer.finish_reason[:40],
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            counted=answer.usage is not None,
+            cost=(prompt * self._cfg.price_in + completion * self._cfg.price_out) / PER,
+            retries=retries,
+        )
+        await asyncio.to_thread(self._ledger.record, paid)
+        self._spent = self._spent.plus(dataclasses.replace(paid, retries=0))  # which were counted when they were made
+        if self._on_usage is not None:
+            self._on_usage(self._spent)
+        return paid.result()
+
+    def _give_up(self, reason: str) -> Failure:
+        self._unanswered += 1
+        if self._unanswered >= IN_A_ROW:
+            raise ConfigError(
+                f"synthesis.endpoints.{self._name}: {IN_A_ROW} requests in a row got no answer, the last because of: "
+                f"{reason}; mend that, and the same command continues: what was paid for is kept"
+            )
+        return Failure(reason)
+
+    def _end(self, trouble: Trouble) -> ConfigError:
+        """Why the run ends, and what to do."""
+        knob, cfg = f"synthesis.endpoints.{self._name}", self._cfg
+        key = f"the key in {cfg.key_variable}" if cfg.key_variable else "no key (key_variable is empty)"
+        if trouble.means is Means.SPENT:
+            hint = f"the account of {key} has no quota or money left: fill it up, or name another endpoint"
+        else:
+            hint = f"expected url, model and key to fit each other; asked with model {cfg.model} and {key}"
+        return ConfigError(
+            f"{knob}: {cfg.url} says: {trouble.reason}; {hint}; then the same command continues, and "
+            "nothing is paid for twice"
+        )
