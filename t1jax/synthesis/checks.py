@@ -81,6 +81,7 @@ EMBEDDED = Words(turn=re.compile(r": too (?:small|big)$", re.MULTILINE), knows=N
 
 _AHEAD = 80  # characters before an answer in which words may say that it is one
 _SENTENCE_END = re.compile(r"[.!?]\s|\n|\Z")
+_SIMPLE = re.compile(r"\\frac\{([0-9]+)\}\{([0-9]+)\}")
 _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|[0-9]+|[A-Za-z]+|\S")
 
 
@@ -139,15 +140,17 @@ def fault(
 
 
 def mentions(text: str, answer: str) -> list[int]:
-    """Where `answer` stands in `text` by itself (12 not in 112 or 1.12), however its formula is set."""
+    """Where `answer` stands in `text` by itself (12 not in 112 or 1.12), however its formula is set; 3/4 is a frac."""
     tokens = _TOKEN.findall(answers.tidy(answer))
     if not tokens:
         return []
     parts = [r"\\[dtc]?frac" if token == "\\frac" else re.escape(token) for token in tokens]
+    pattern = r"(?:\\[,;:! ]|\s|\\left|\\right)*".join(parts)
+    if fraction := _SIMPLE.fullmatch("".join(tokens)):
+        pattern = rf"(?:{pattern}|{fraction[1]}\s*/\s*{fraction[2]})"
     before = r"(?<![0-9A-Za-z\\])(?<![0-9][.,])" if tokens[0][-1].isalnum() else ""
     after = r"(?![0-9A-Za-z])(?![.,][0-9])" if tokens[-1][-1].isalnum() else ""
-    pattern = before + r"(?:\\[,;:! ]|\s|\\left|\\right)*".join(parts) + after
-    return [match.start() for match in re.finditer(pattern, text)]
+    return [match.start() for match in re.finditer(before + pattern + after, text)]
 
 
 def _fault_of_turns(thinking: str, context: Context) -> str | None:

@@ -14,6 +14,7 @@ from typing import Any
 from t1jax.page import details, escape, page, section, table
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, Outcome
 from t1jax.synthesis.record import Attempt, Piece, Story
+from t1jax.transcript import mark
 
 SHOWN = 30  # chains on the page, the first ones with wrong attempts before those without
 SHOWN_REJECTED = 10
@@ -96,8 +97,9 @@ def _chain(story: Story, opened: bool) -> str:
     count = f"{len(story.attempts)} attempts and their notes"
     return (
         f'<div class="pair">{_question(story)}'
-        f'<div class="answer after"><div class="head"><h3>The chain</h3><span class="pill yes">right</span>'
-        f'<span class="count">{writer} · {story.tokens} tokens</span></div>{_text(story.response or "")}</div>'
+        '<div class="answer after" style="margin-top:10px"><div class="head"><h3>The chain</h3>'
+        f'<span class="pill yes">right</span><span class="count">{writer} · {story.tokens} tokens</span></div>'
+        f"{_text(story.response or '')}</div>"
         + (f'<div class="grid">{pieces}</div>' if opened else details(count, f'<div class="grid">{pieces}</div>'))
         + "</div>"
     )
@@ -147,10 +149,7 @@ def _by(piece: Piece | None) -> str:
 
 
 def _text(text: str) -> str:
-    lines = "".join(
-        f'<span class="line" style="padding-left:0">{escape(line)}</span>' for line in _cut(text).split("\n")
-    )
-    return f'<div class="chain">{lines}</div>'
+    return f'<div class="chain">{mark(_cut(text))}</div>'
 
 
 def _cut(text: str) -> str:
