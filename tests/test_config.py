@@ -259,6 +259,52 @@ def test_what_cannot_work_is_refused_in_one_line(knobs, says):
     assert str(error.value).startswith(says) and "\n" not in str(error.value)
 
 
+def endpoint(**knobs):
+    """A config with one endpoint, with some of its knobs set."""
+    tree = changed().to_dict()
+    tree["synthesis"]["endpoints"] = {"big": NAMED["synthesis.endpoints"] | knobs}
+    return config.load(tree)
+
+
+@pytest.mark.parametrize(
+    ("knob", "value", "says"),
+    [
+        ("url", "ftp://host/v1", "is 'ftp://host/v1'; expected one like https://api.openai.com/v1"),
+        ("url", "localhost:8000/v1", "is 'localhost:8000/v1'; expected one like"),
+        ("url", "http:///v1", "is 'http:///v1'; expected one like"),
+        ("url", "", "is ''; expected one like"),
+        ("url", "http://a b/v1", "is 'http://a b/v1'; expected one like"),
+        ("url", "http://host:port/v1", "is no url; expected one like"),
+        ("url", "https://me:hidden@host/v1", "has a user, a query or a fragment; expected none: keys come from key_"),
+        ("url", "https://hidden@host/v1", "has a user, a query or a fragment"),
+        ("url", "https://host/v1?key=hidden", "has a user, a query or a fragment"),
+        ("url", "https://host/v1#hidden", "has a user, a query or a fragment"),
+        ("model", " ", "is ' '; expected the model's name at the endpoint"),
+        ("key_variable", "sk-hidden", "is no name of an environment variable; expected one, never a key"),
+        ("concurrency", 0, "is 0; expected at least 1"),
+        ("requests_per_minute", -1, "is -1; expected at least 0"),
+        ("tokens_per_minute", -1, "is -1; expected at least 0"),
+        ("price_in", -0.5, "is -0.5; expected at least 0"),
+        ("price_out", -0.5, "is -0.5; expected at least 0"),
+        ("timeout", 0.0, "is 0.0; expected more than 0"),
+        ("retries", -1, "is -1; expected at least 0"),
+    ],
+)
+def test_an_endpoint_that_cannot_work_is_refused_and_what_may_be_a_key_is_not_shown(knob, value, says):
+    with pytest.raises(ConfigError) as error:
+        validation.validate(endpoint(**{knob: value}), 1)
+    assert str(error.value).startswith(f"synthesis.endpoints.big.{knob} {says}") and "hidden" not in str(error.value)
+
+
+def test_endpoints_that_can_work_pass_and_none_is_called_local():
+    for url in ("http://127.0.0.1:8000/v1", "https://api.openai.com/v1/", "http://[::1]:80/v1"):
+        validation.validate(endpoint(url=url, key_variable="OPENAI_API_KEY"), 1)
+    tree = endpoint().to_dict()
+    tree["synthesis"]["endpoints"] = {"local": tree["synthesis"]["endpoints"]["big"]}
+    with pytest.raises(ConfigError, match="synthesis.endpoints.local is named local; expected another name"):
+        validation.validate(config.load(tree), 1)
+
+
 ON_EIGHT = [
     (
         {"mesh__data": 3},

@@ -64,6 +64,7 @@ class EndpointWriter:
         self._writing = threading.Lock()
         self._spent = Totals()
         self._unanswered = 0  # requests given up since the last answer
+        self._cancel: Callable[[], None] | None = None  # ends the write that is under way
 
     @property
     def name(self) -> str:
@@ -100,6 +101,14 @@ class EndpointWriter:
         finally:
             self._writing.release()
 
+    def stop(self) -> None:
+        """Ends a `write` that another thread is reading: it gives no more results. That reader's thread may be joined.
+
+        Whoever reads `write` itself closes it instead.
+        """
+        if (cancel := self._cancel) is not None:
+            cancel()
+
     def _drive(self, waiting: list[tuple[str, Request]]) -> Iterator[_Result]:
         """Results of a thread's event loop, as they come. The thread has ended when this has."""
         results: queue.SimpleQueue[_Result | BaseException | None] = queue.SimpleQueue()
@@ -110,25 +119,28 @@ class EndpointWriter:
             try:
                 with runner, redacted_logs(self._key):
                     runner.run(self._serve(waiting, results.put))
+            except asyncio.CancelledError:  # by `cancel`, which nobody calls who waits for more
+                pass
             except BaseException as error:  # raised again by whoever reads the results
                 results.put(error)
             finally:
                 results.put(None)
 
         def cancel() -> None:
-            for task in asyncio.all_tasks(loop):
-                task.cancel()
+            with suppress(RuntimeError):  # the loop has ended by itself
+                loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
 
         thread = threading.Thread(target=run, name=f"endpoint-{self._name}", daemon=True)
         thread.start()
+        self._cancel = cancel
         try:
             while (result := results.get()) is not None:
                 if isinstance(result, BaseException):
                     raise result
                 yield result
         finally:
-            with suppress(RuntimeError):  # the loop has ended by itself
-                loop.call_soon_threadsafe(cancel)
+            self._cancel = None
+            cancel()
             thread.join()
 
     async def _serve(self, waiting: list[tuple[str, Request]], put: Callable[[_Result], None]) -> None:
@@ -152,7 +164,8 @@ class EndpointWriter:
 
     async def _answer(self, exchange: Exchange, key: str, request: Request) -> Completion | Failure:
         """What becomes of a request, by as many tries as it takes and the config allows."""
-        for retry in range(self._cfg.retries + 1):
+        retry = 0
+        while True:
             ticket = await self._limiter.admit(limits.tokens_asked(request))
             found = await exchange.ask(request)
             if isinstance(found, Answer):
@@ -170,7 +183,7 @@ class EndpointWriter:
             if found.after:
                 self._limiter.hold(found.after)
             await self._limiter.sleep(limits.wait(retry, found.after, random.random()))
-        raise AssertionError("a loop that runs at least once and returns in its last turn")
+            retry += 1
 
     async def _pay(self, key: str, request: Request, answer: Answer, retries: int) -> Completion | Failure:
         """The answer, once it is in the ledger."""
@@ -182,10 +195,10 @@ class EndpointWriter:
             request=request.key,
             endpoint=self._name,
             model=self._cfg.model,
-            wrote=answer.wrote or self._cfg.model,
-            text=answer.text,
-            failure=f"{self._name}: {failure}" if failure else "",
-            finish_reason=answer.finish_reason[:40],
+            wrote=self._key.redact_answer(answer.wrote) or self._cfg.model,
+            text=self._key.redact_answer(answer.text),
+            failure=self._key.redact(f"{self._name}: {failure}") if failure else "",
+            finish_reason=self._key.redact(answer.finish_reason)[:40],
             prompt_tokens=prompt,
             completion_tokens=completion,
             counted=answer.usage is not None,

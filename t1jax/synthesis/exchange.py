@@ -99,13 +99,16 @@ class Exchange:
         http = openai.DefaultAsyncHttpxClient(
             timeout=cfg.timeout, follow_redirects=False, event_hooks={"response": [_bounded]}
         )
-        # What the client would take from its own variables is said here: an endpoint gets its own key or none.
-        headers: dict[str, Any] = {"OpenAI-Organization": openai.omit, "OpenAI-Project": openai.omit}
-        headers |= {"Authorization": f"Bearer {key.reveal()}" if key else openai.omit, "Accept-Encoding": "identity"}
+        # What the client would take from variables of its own is said here: an endpoint gets its key or none.
+        self._headers: dict[str, Any] = {
+            "Authorization": f"Bearer {key.reveal()}" if key else openai.omit,
+            "OpenAI-Organization": openai.omit,
+            "OpenAI-Project": openai.omit,
+            "Accept-Encoding": "identity",
+        }
         self._client = openai.AsyncOpenAI(
-            api_key=key.reveal() or "none", base_url=cfg.url, timeout=cfg.timeout, max_retries=0,
-            default_headers=headers, http_client=http,
-        )  # fmt: skip
+            api_key="none", base_url=cfg.url, timeout=cfg.timeout, max_retries=0, http_client=http
+        )
 
     async def __aenter__(self) -> Exchange:
         return self
@@ -151,6 +154,7 @@ class Exchange:
                 seed=request.seed,
                 stream=True,
                 stream_options={"include_usage": True},
+                extra_headers=self._headers,
                 extra_body={limit_name: request.max_tokens},
             )
             kind = stream.response.headers.get("content-type", "")
@@ -199,7 +203,7 @@ class Exchange:
 
     def _say(self, text: str) -> str:
         """What a server said, as a line without the key."""
-        line = " ".join(inert(self._key.redact(text[: 10 * LONGEST_REASON])).split())
+        line = inert(" ".join(self._key.redact(text[: 10 * LONGEST_REASON]).split()))
         return line if len(line) <= LONGEST_REASON else line[:LONGEST_REASON] + "..."
 
 

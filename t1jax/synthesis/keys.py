@@ -20,6 +20,7 @@ from t1jax.config import ConfigError
 
 HIDDEN = "[key]"
 FRAGMENT = 8  # characters of a key that are not shown either, wherever they stand
+SECRET = 16  # characters from which a key is a secret and no word such as EMPTY, which an answer may well say
 LOGGERS = ("openai", "httpx2", "httpx", "httpcore2", "httpcore", "anyio", "asyncio")  # and all below them
 
 
@@ -51,6 +52,10 @@ class Key:
                 parts += [text[end:start], HIDDEN]
             end = start + FRAGMENT
         return "".join([*parts, text[end:]])
+
+    def redact_answer(self, text: str) -> str:
+        """The same for what a model wrote, which may say a short word that happens to be the key."""
+        return self.redact(text) if len(self._value) >= SECRET else text
 
 
 def read_key(endpoint: str, variable: str) -> Key:

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keys of endpoints: from the environment, and in no text."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from t1jax.config import ConfigError
+from t1jax.synthesis.keys import Key, read_key, redacted_logs
+
+SECRET = "sk-0123456789abcdefghijklmnop"
+
+
+def test_a_key_comes_from_its_variable_and_does_not_show_itself(monkeypatch):
+    monkeypatch.setenv("A_KEY", SECRET)
+    key = read_key("big", "A_KEY")
+    assert key.reveal() == SECRET and key
+    assert SECRET not in f"{key} {key!r} {[key]} {vars}"
+    assert not read_key("big", "") and repr(read_key("big", "")) == "no key"
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_missing_variable_is_named(monkeypatch, value):
+    monkeypatch.setenv("A_KEY", value) if value is not None else monkeypatch.delenv("A_KEY", raising=False)
+    with pytest.raises(ConfigError, match=r"synthesis\.endpoints\.big\.key_variable is A_KEY, which is not set"):
+        read_key("big", "A_KEY")
+
+
+@pytest.mark.parametrize("value", [SECRET + "\n", SECRET[:9] + " " + SECRET[9:], SECRET + "é", "\x1b" + SECRET])
+def test_a_key_that_no_header_can_hold_is_refused_unseen(monkeypatch, value):
+    monkeypatch.setenv("A_KEY", value)
+    with pytest.raises(ConfigError, match="A_KEY, which holds a blank, a line's end or another") as error:
+        read_key("big", "A_KEY")
+    assert "sk-0" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (f"bad {SECRET}, {SECRET}!", "bad [key], [key]!"),
+        (f"ends in {SECRET[-8:]}.", "ends in [key]."),
+        (f"ends in {SECRET[-7:]}.", f"ends in {SECRET[-7:]}."),  # too little to be of use
+        (f"{SECRET[:10]} {SECRET[3:20]}", "[key] [key]"),
+        (f"x{SECRET[2:12]}y{SECRET[2:12]}", "x[key]y[key]"),
+        ("nothing", "nothing"),
+        ("", ""),
+    ],
+)
+def test_a_key_and_its_pieces_are_hidden(text, shown):
+    assert Key(SECRET).redact(text) == shown
+
+
+def test_a_short_key_is_hidden_where_it_stands_whole():
+    assert Key("EMPTY").redact("EMPTY? EMPT!") == "[key]? EMPT!"
+    assert Key("").redact("as it is") == "as it is"
+    assert Key("EMPTY").redact_answer("the EMPTY set") == "the EMPTY set"  # no secret, and a model's word
+    assert Key(SECRET).redact_answer(f"it is {SECRET}") == "it is [key]"
+
+
+def test_loggers_of_the_client_s_libraries_do_not_say_a_key(caplog):
+    caplog.set_level(logging.DEBUG)
+    below = logging.getLogger("httpcore2.http11")
+    with redacted_logs(Key(SECRET)):
+        below.debug("headers %r", [(b"X", SECRET.encode())])
+        try:
+            raise ValueError(f"no {SECRET}")
+        except ValueError:
+            logging.getLogger("openai").exception("failed with %s", SECRET)
+    assert SECRET not in caplog.text and caplog.text.count("[key]") >= 3 and "ValueError: no [key]" in caplog.text
+    below.debug("afterwards %s", "as before")
+    assert "afterwards as before" in caplog.text and not below.filters
