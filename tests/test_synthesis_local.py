@@ -41,6 +41,7 @@ def embedded():
     tokens = tokenizer.SentencePieceTokenizer(
         tokenizer.train_sentencepiece(task.corpus(200, 0), cfg.model.vocab_size, task.symbols(), 0)
     )
+    tokens.stop_ids = (1, *range(5, 60, 6))  # so that a random model stops now and then
     mesh = small.make_mesh()
     params = small.make_params(cfg, mesh)
     writers = {}

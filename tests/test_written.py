@@ -45,15 +45,11 @@ def read(tmp_path, rows):
 def test_the_demonstrations_are_the_files_and_all_else_is_the_tasks(tmp_path):
     task, notes = read(tmp_path, [row(3), row(1)])
     assert task.num_demonstrations() == 2 and notes == []
-    assert (
-        task.demonstration(0, 5) == (row(3)["prompt"], row(3)["response"])
-        and task.demonstration(1, 0)[0] == row(1)["prompt"]
-    )
-    assert (
-        task.problem(3, "held_out") == TASK.problem(3, "held_out") and task.cut_answer_prefix == TASK.cut_answer_prefix
-    )
-    with pytest.raises(AttributeError):
-        task.no_such_thing
+    assert task.demonstration(0, 5) == (row(3)["prompt"], row(3)["response"])
+    assert task.demonstration(1, 0)[0] == row(1)["prompt"]
+    assert task.problem(3, "held_out") == TASK.problem(3, "held_out")
+    assert task.cut_answer_prefix == TASK.cut_answer_prefix
+    assert not hasattr(task, "no_such_thing")
 
 
 def test_only_training_problems_in_the_tasks_words_come_in(tmp_path):
