@@ -62,7 +62,7 @@ def get_config() -> ConfigDict:
     cfg.data = ConfigDict()
     cfg.data.train = ""  # problems: JSON lines, a JSON array or Parquet, local, gs:// or s3://; "": the task [ours]
     cfg.data.eval = ""  # held-out problems, likewise; with data.train [ours]
-    cfg.data.sft = ""  # texts of the cold start: `messages`, or `prompt` and `response`; "": the task's [ours]
+    cfg.data.sft = ""  # texts of the cold start: `messages`, or `prompt` and `response`; "": the task's own [ours]
     cfg.data.problem_column = ""  # of the files; "": the first of problem, question, prompt [ours]
     cfg.data.answer_column = ""  # of the files; "": the first of answer, solution, gold [ours]
     cfg.data.system_prompt = ""  # what the system says before the problem, if data.chat; "": the template's own [ours]
@@ -154,8 +154,8 @@ def get_config() -> ConfigDict:
     cfg.synthesis = ConfigDict()  # chains for the cold start, out of real attempts (t1jax.synthesize)
     cfg.synthesis.attempts = 4  # N, attempts at each problem, shared out over the attempters [ours]
     cfg.synthesis.attempters = ("local",)  # who attempts: names of endpoints, or local: our sampler [ours]
-    cfg.synthesis.critic = "local"  # who says where an attempt goes wrong, or checks a right one [ours]
-    cfg.synthesis.merger = "local"  # who merges attempts and notes into one chain [ours]
+    cfg.synthesis.critic = "local"  # who criticises attempts; also rules: a program, for the embedded task [ours]
+    cfg.synthesis.merger = "local"  # who merges attempts and notes into one chain, likewise [ours]
     cfg.synthesis.rewriter = "local"  # who rewrites the chain into fluent reasoning; "": nobody [ours]
     cfg.synthesis.temperature = 1.0  # of attempts; critic, merger and rewriter write at 0.3 [ours]
     cfg.synthesis.attempt_tokens = 4096  # longest attempt or note, tokens [ours]

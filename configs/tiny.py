@@ -52,5 +52,11 @@ def get_config() -> ConfigDict:
     cfg.scaling.budgets = (4, 8, 16, 24, 32, 48, 64, 96, 128)
     cfg.scaling.answer_tokens = 8
 
+    cfg.synthesis.critic = "rules"
+    cfg.synthesis.merger = "rules"
+    cfg.synthesis.rewriter = ""
+    cfg.synthesis.attempt_tokens = 128
+    cfg.synthesis.chain_tokens = 128
+
     cfg.checkpoint.every = 6
     return cfg.lock()

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache as cache
@@ -58,6 +58,7 @@ from t1jax.stopping import Signals
 from t1jax.tasks.embedded import make_embedded, make_verifier
 from t1jax.tasks.problems import ProblemsTask
 from t1jax.tasks.task import Task
+from t1jax.tasks.written import read_written
 from t1jax.tokenizer import Tokenizer
 from t1jax.types import Params
 from t1jax.workdir import begin, claim, locked
@@ -176,7 +177,10 @@ def make_task(cfg: Config, workdir: Path, verifier: Verifier) -> tuple[Task, Tok
         if not isinstance(tokens, HFTokenizer):
             raise ConfigError(f"model.checkpoint is {cfg.model.checkpoint}; expected one with a tokenizer.json")
         return ProblemsTask(cfg, tokens, verifier), tokens
-    return make_embedded(cfg, tokens, verifier)
+    task, tokens = make_embedded(cfg, tokens, verifier)
+    if cfg.data.sft and cfg.sft.num_steps:
+        return cast(Task, read_written(cfg.data.sft, task, tokens)), tokens
+    return task, tokens
 
 
 def resume_after(sft_checkpoints: Checkpoints, rl_checkpoints: Checkpoints) -> dict[str, int]:

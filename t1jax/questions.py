@@ -26,6 +26,7 @@ from t1jax.responses import Question, Responder
 from t1jax.scaling import close, end_of
 from t1jax.tasks.problems import Checker, Problem, read_problems, thought_end, usable, verifiable
 from t1jax.tasks.prompts import render
+from t1jax.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,14 @@ def open_checkpoint(cfg: Config, folder: str | None, argv: Sequence[str]) -> Ope
     Raises:
       ConfigError: there is no checkpoint, it has no tokenizer for problems of files, or a knob cannot work.
     """
+    cfg, source, tokens = open_weights(cfg, folder, argv)
+    if not isinstance(tokens, HFTokenizer):
+        raise ConfigError(f"{source.folder} has no tokenizer.json; expected one: problems of files need it")
+    return Opened(cfg, source, tokens, sharding.make_mesh(cfg.mesh))
+
+
+def open_weights(cfg: Config, folder: str | None, argv: Sequence[str]) -> tuple[Config, weights.Source, Tokenizer]:
+    """(the config with the sizes of the checkpoint's model, where its weights are, its tokenizer, whatever kind)."""
     folder = folder or cfg.model.checkpoint
     if not folder:
         raise ConfigError("--checkpoint is missing; expected a folder of weights, see --help")
@@ -70,10 +79,8 @@ def open_checkpoint(cfg: Config, folder: str | None, argv: Sequence[str]) -> Ope
     cfg = dataclasses.replace(cfg, model=model)
     validation.validate(cfg, jax.device_count())
     tokens = tokenizer.load(source.folder)
-    if not isinstance(tokens, HFTokenizer):
-        raise ConfigError(f"{source.folder} has no tokenizer.json; expected one: problems of files need it")
     tokenizer.refuse_too_big(tokens, cfg.model.vocab_size, str(source.folder))
-    return Opened(cfg, source, tokens, sharding.make_mesh(cfg.mesh))
+    return cfg, source, tokens
 
 
 def read_questions(

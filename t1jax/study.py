@@ -205,10 +205,10 @@ def _run(argv: list[str]) -> None:
 def _tokenizer(base: Config, out: Path) -> None:
     """The tokenizer of all runs, made once: they can then share a compiled step."""
     from t1jax import pipeline, tokenizer
-    from t1jax.rewards.verifier import Verifier
+    from t1jax.tasks.embedded import make_verifier
 
     if not tokenizer.is_saved(out / "tokenizer"):
-        with Verifier(base.verifier) as verifier:
+        with make_verifier(base) as verifier:
             pipeline.make_task(base, out, verifier)[1].save(out / "tokenizer")
 
 

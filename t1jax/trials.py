@@ -41,10 +41,10 @@ from t1jax.metrics import MetricsWriter, read_rows
 from t1jax.model import qwen
 from t1jax.progress import Progress
 from t1jax.rewards import answers
-from t1jax.rewards.verifier import Verifier
 from t1jax.sharding import train_layout
 from t1jax.statistics import majority_at_k
 from t1jax.stopping import Signals
+from t1jax.tasks.embedded import make_verifier
 from t1jax.tasks.task import Task
 from t1jax.tokenizer import Tokenizer
 from t1jax.types import Params
@@ -97,7 +97,7 @@ def opened(cfg: Config, out: Path) -> Iterator[Open]:
         signals = stack.enter_context(Signals(cfg.checkpoint.grace_seconds))
         stack.enter_context(pipeline.compilation_cache(cfg, out))
         progress = stack.enter_context(Progress())
-        task, tokens = pipeline.make_task(cfg, out, stack.enter_context(Verifier(cfg.verifier)))
+        task, tokens = pipeline.make_task(cfg, out, stack.enter_context(make_verifier(cfg)))
         yield Open(cfg, sharding.make_mesh(cfg.mesh), task, tokens, progress, signals)
 
 

@@ -14,6 +14,8 @@ from typing import Any
 
 from t1jax.config import Config, ConfigError, mesh_shape
 
+LOCAL, RULES = "local", "rules"  # writers of synthesis that are no endpoints: our own sampler, a program
+
 
 def validate(cfg: Config, num_devices: int) -> None:
     """Refuses what cannot work on `num_devices` devices.
@@ -72,10 +74,8 @@ def _validate_data(cfg: Config) -> None:
     _at_least(cfg, 1, "data", "prompt_length")
     _check(cfg, "data.template", data.template.count("{problem}") == 1, "a text with {problem} in it, once")
     _check(cfg, "data.eval", bool(data.eval) == bool(data.train), "a file if data.train names one, else nothing")
-    for knob in ("data.train", "data.sft"):
-        if _get(cfg, knob) and not cfg.model.checkpoint:
-            raise ConfigError(f"{knob} is {_get(cfg, knob)}; expected model.checkpoint too: files need its tokenizer")
-    _check(cfg, "data.sft", bool(data.train) or not data.sft, "nothing, or problems in data.train too")
+    if data.train and not cfg.model.checkpoint:
+        raise ConfigError(f"data.train is {data.train}; expected model.checkpoint too: files need its tokenizer")
     _check(cfg, "data.system_prompt", data.chat or not data.system_prompt, "nothing: data.chat is False")
     _check(cfg, "data.sft", bool(cfg.sft.num_steps) or not data.sft, "nothing: sft.num_steps is 0, no cold start")
     if data.train and cfg.sft.num_steps and not data.sft:
@@ -146,6 +146,31 @@ def _validate_measuring(cfg: Config) -> None:
     _at_least(cfg, 0, "checkpoint", "grace_seconds")
 
 
+def _validate_synthesis(cfg: Config) -> None:
+    synthesis = cfg.synthesis
+    _at_least(cfg, 1, "synthesis", "attempts attempt_tokens chain_tokens")
+    _positive(cfg, "synthesis", "temperature")
+    _check(cfg, "synthesis.attempters", bool(synthesis.attempters), "at least one name")
+    enough = synthesis.attempts >= len(synthesis.attempters)
+    _check(cfg, "synthesis.attempts", enough, "at least one for each of synthesis.attempters")
+    models = (LOCAL, *synthesis.endpoints)
+    if RULES in synthesis.endpoints:
+        raise ConfigError(f"synthesis.endpoints.{RULES} is named {RULES}; expected another name: {RULES} is a program")
+    for name in synthesis.attempters:
+        _known_writer("synthesis.attempters", name, models)
+    for knob in ("synthesis.critic", "synthesis.merger"):
+        _known_writer(knob, _get(cfg, knob), (*models, RULES))
+    if synthesis.rewriter:
+        _known_writer("synthesis.rewriter", synthesis.rewriter, models)
+
+
+def _known_writer(knob: str, name: str, known: tuple[str, ...]) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"{knob} names {name!r}; expected one of {', '.join(known)}{hint}")
+
+
 def _validate_endpoints(cfg: Config) -> None:
     for name, endpoint in cfg.synthesis.endpoints.items():
         knob = f"synthesis.endpoints.{name}"
@@ -197,6 +222,7 @@ CHECKS = (
     _validate_training,
     _validate_rl,
     _validate_measuring,
+    _validate_synthesis,
     _validate_endpoints,
 )
 

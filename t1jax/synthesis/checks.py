@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is a written chain fit to learn from? The first thing that is wrong with it, in words, or nothing.
+
+problems -> attempts -> notes -> chains -> **checks**. A chain must end in a right box, be complete, not too long, in
+English, not repetitive; it must turn back from a wrong attempt if there was one; and it may not know the answer before
+it has found it. These are rules about text: they may reject a good chain, and a well-hidden leak may pass.
+
+A leak is looked for like this. Each wrong attempt ends in an answer; where the chain first names the last of these, it
+is still on a wrong track, up to the words by which it turns back. Before that, the right answer may not stand in the
+text at all. If it is a single character, or stands in the problem or in a wrong attempt too, then only where the words
+before it say that it is the answer ("it should be 12"). The sentence that turns back is held to that as well.
+Deliberately not here: whether the box is right (the verifier, pipeline.py asks it).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from t1jax.rewards import answers, penalties
+from t1jax.rewards.answers import RIGHT, UNSCORABLE, Outcome
+
+CUT = "cut off at the limit of tokens"
+NO_BOX = "no box at its end"
+NOT_RIGHT = "the last box is not right"
+NOT_JUDGED = "the last box cannot be judged"
+NO_REASONING = "no reasoning before the answer"
+TOO_LONG = "longer than synthesis.chain_tokens"
+GARBLED = "broken characters or another language"
+REPETITIVE = "repeats itself"
+KNOWS = "says that it knows the answer"
+SOURCES = "speaks of the attempts or notes it was made of"
+NO_TURN = "no attempt is turned back"
+LEAK = "names the answer before it is found"
+
+
+@dataclass(frozen=True)
+class Words:
+    """How chains of some kind of problem say things."""
+
+    turn: re.Pattern[str]  # this was wrong: another try
+    knows: re.Pattern[str] | None  # the answer is known beforehand
+    sources: re.Pattern[str] | None  # there were other texts
+    aims: re.Pattern[str] | None  # what follows is said to be the answer; matched at its end
+
+
+ENGLISH = Words(
+    turn=re.compile(
+        r"\b(?:wait|hold on|hmm|but that|mistake|wrong|incorrect|error|contradict\w*|impossible|turn(?:ing)? back"
+        r"|go(?:ing)? back|start(?:ing)? (?:over|again)|try(?:ing)? (?:again|another|something else|a different)"
+        r"|another (?:way|approach)|instead|reconsider|redo|re-?examine|re-?check|recount|overlooked|forgot"
+        r"|(?:can ?not|can't|isn't|is not|not quite|doesn't seem|does not seem|could ?n[o']t) (?:be )?(?:right|correct)"
+        r"|(?:does not|doesn't|do not|don't) (?:work|fit|match|hold|add up|agree|satisfy))\b",
+        re.IGNORECASE,
+    ),
+    knows=re.compile(
+        r"\b(?:(?:reference|known|expected|official|model|target) answer|(?:reference|official|model) solution"
+        r"|answer key|ground[- ]truth|gold(?:en)? (?:answer|solution)"
+        r"|(?:given|provided|supplied|stated) (?:right |correct )?(?:answer|solution)(?! choices)"
+        r"|(?:right|correct|true|actual|real) answer (?:is|was) (?:known|given|provided|supposed)"
+        r"|(?:we|i) (?:already )?know (?:that )?the (?:right |correct |final )?answer"
+        r"|(?:we|i) (?:was|were|am|are|have been) (?:told|given) (?:that )?the (?:right |correct |final )?answer)\b",
+        re.IGNORECASE,
+    ),
+    sources=re.compile(
+        r"</?(?:attempt|note|draft|problem|right_answer|solution)\b|\battempt (?:#|number |no\. ?)?[0-9]\b"
+        r"|\b(?:the|this|that) (?:reviewer|critic|draft)(?:'s)?\b|\b(?:reviewer|critic)'s note\b"
+        r"|\bnote (?:says|said|points out|pointed out|suggests)\b",
+        re.IGNORECASE,
+    ),
+    aims=re.compile(
+        r"(?:(?:should|must|ought to|supposed to|has to|have to|needs? to)\s+(?:really\s+|actually\s+)?(?:be|equal|give"
+        r"|have\s+been|get|reach|make|come\s+(?:out\s+)?(?:to|as|at))"
+        r"|(?:answer|result|solution|correct\s+value|right\s+value)\s*(?:is|was|=|:)|(?:\bexpect(?:ed|ing)?|\bknown|\bwanted"
+        r"|\blooking\s+for|\brather\s+than|\bnot)|\\boxed\{)\s*(?:to\s+be\s+|the\s+|a\s+|exactly\s+|equal\s+to\s+)?[$\\(:=*\s]*\Z",
+        re.IGNORECASE,
+    ),
+)  # fmt: skip
+EMBEDDED = Words(turn=re.compile(r": too (?:small|big)$", re.MULTILINE), knows=None, sources=None, aims=None)
+
+_AHEAD = 80  # characters before an answer in which words may say that it is one
+_SENTENCE_END = re.compile(r"[.!?]\s|\n|\Z")
+_SIMPLE = re.compile(r"\\frac\{([0-9]+)\}\{([0-9]+)\}")
+_TOKEN = re.compile(r"\\[A-Za-z]+|\\.|[0-9]+|[A-Za-z]+|\S")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long, and how repetitive or strange, a chain may be."""
+
+    tokens: int
+    repeat_length: int
+    repeat_count: int
+    garbled_share: float
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a chain was made of."""
+
+    problem: str
+    golds: Sequence[str]  # ways to write the right answer
+    wrong: Sequence[tuple[str, str]]  # (text, answer) of each wrong attempt
+    words: Words
+
+
+def fault(
+    thinking: str, response: str, outcome: Outcome, finished: bool, tokens: int, context: Context, limits: Limits
+) -> str | None:
+    """Why a chain is rejected, one of the reasons above; None if nothing is wrong with it.
+
+    Args:
+      thinking: the chain up to its answer.
+      response: all of what would be learned.
+      outcome: of its last box.
+      finished: False if the writer was cut off.
+      tokens: of the response.
+    """
+    words = context.words
+    if not finished:
+        return CUT
+    if answers.final_answer(response) is None:
+        return NO_BOX
+    if outcome != RIGHT:
+        return NOT_JUDGED if outcome == UNSCORABLE else NOT_RIGHT
+    if not thinking.strip():
+        return NO_REASONING
+    if tokens > limits.tokens:
+        return TOO_LONG
+    if penalties.garbled(response, limits.garbled_share):
+        return GARBLED
+    if penalties.repetitive(response, limits.repeat_length, limits.repeat_count):
+        return REPETITIVE
+    if words.knows and words.knows.search(response):
+        return KNOWS
+    if words.sources and words.sources.search(response):
+        return SOURCES
+    return _fault_of_turns(thinking, context)
+
+
+def mentions(text: str, answer: str) -> list[int]:
+    """Where `answer` stands in `text` by itself (12 not in 112 or 1.12), however its formula is set; 3/4 is a frac."""
+    tokens = _TOKEN.findall(answers.tidy(answer))
+    if not tokens:
+        return []
+    parts = [r"\\[dtc]?frac" if token == "\\frac" else re.escape(token) for token in tokens]
+    pattern = r"(?:\\[,;:! ]|\s|\\left|\\right)*".join(parts)
+    if fraction := _SIMPLE.fullmatch("".join(tokens)):
+        pattern = rf"(?:{pattern}|{fraction[1]}\s*/\s*{fraction[2]})"
+    before = r"(?<![0-9A-Za-z\\])(?<![0-9][.,])" if tokens[0][-1].isalnum() else ""
+    after = r"(?![0-9A-Za-z])(?![.,][0-9])" if tokens[-1][-1].isalnum() else ""
+    return [match.start() for match in re.finditer(before + pattern + after, text)]
+
+
+def _fault_of_turns(thinking: str, context: Context) -> str | None:
+    words, golds = context.words, [gold for gold in dict.fromkeys(context.golds) if gold]
+    if not context.wrong:
+        first_sentence = _SENTENCE_END.search(thinking)
+        end = first_sentence.start() if first_sentence else len(thinking)
+        return LEAK if any(_aimed_at(thinking, place, words) for place in _before(thinking, golds, end)) else None
+    named = [places[0] for _, answer in context.wrong if (places := mentions(thinking, answer))]
+    turn = words.turn.search(thinking, max(named)) if named else None
+    if turn is None:
+        return NO_TURN
+    sentence = _SENTENCE_END.search(thinking, turn.end())
+    end = sentence.start() if sentence else len(thinking)
+    for gold in golds:
+        loose = len(answers.tidy(gold)) == 1 or any(
+            mentions(text, gold) for text in (context.problem, *(text for text, _ in context.wrong))
+        )
+        for place in _before(thinking, [gold], end):
+            if _aimed_at(thinking, place, words) or (place < turn.start() and not loose):
+                return LEAK
+    return None
+
+
+def _before(text: str, golds: Sequence[str], end: int) -> list[int]:
+    return [place for gold in golds for place in mentions(text, gold) if place < end]
+
+
+def _aimed_at(text: str, place: int, words: Words) -> bool:
+    """Whether the words before `place` say that the answer follows."""
+    return words.aims is not None and words.aims.search(text[max(0, place - _AHEAD) : place]) is not None

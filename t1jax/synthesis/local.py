@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our own sampler as a writer: a checkpoint on this machine's devices.
+
+problems -> attempts -> notes -> chains. Requests go through the sampler of evaluation in batches that depend on the
+requests alone. What was sampled is kept in the ledger of paid answers, a batch at a time: a kill loses at most one
+batch, which is then sampled again as a whole, so that an interrupted run writes what an unbroken one would have.
+Deliberately not here: which requests there are (pipeline.py), the ledger (ledger.py), endpoints (endpoints.py).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+
+from t1jax import sharding, weights
+from t1jax.config import Config, ConfigError
+from t1jax.generate import Generator
+from t1jax.hf.tokenizer import HFTokenizer
+from t1jax.model import qwen
+from t1jax.progress import Progress
+from t1jax.questions import open_weights
+from t1jax.responses import checksum
+from t1jax.synthesis.ledger import Ledger, Paid, digest
+from t1jax.synthesis.writers import Completion, Failure, Request
+from t1jax.tasks.prompts import has_any
+from t1jax.tokenizer import Tokenizer
+from t1jax.types import Params
+from t1jax.validation import LOCAL
+
+SHORTEST = 32  # positions that prompts are padded to at least, tokens; a program is compiled for each power of two
+
+
+class LocalWriter:
+    """A Writer; one process."""
+
+    name = LOCAL
+
+    def __init__(
+        self, cfg: Config, mesh: jax.sharding.Mesh, params: Params, tokenizer: Tokenizer, ledger: Ledger,
+        progress: Progress, model: str,
+    ) -> None:  # fmt: skip
+        """`model`: what the weights are called, for people."""
+        self.cfg, self.tokenizer, self.weights = cfg, tokenizer, checksum(params)
+        self.model = f"{model}@{self.weights}"
+        self._params, self._ledger, self._progress = params, ledger, progress
+        self._new_tokens = 0
+        self._generate = Generator(cfg, mesh, tokenizer, self._tell)
+
+    def write(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Completion | Failure]]:
+        """Each request once; one that cannot be put to this model is a Failure. In order within batches."""
+        prompts: list[tuple[Request, list[int]]] = []
+        for request in requests:
+            try:
+                prompts.append((request, self._prompt(request)))
+            except ValueError as error:
+                yield request, Failure(str(error))
+        kinds: dict[tuple[int, float], list[tuple[Request, list[int]]]] = {}
+        for request, prompt in prompts:
+            kinds.setdefault((request.max_tokens, request.temperature), []).append((request, prompt))
+        size = self.cfg.eval.batch_size
+        for same in kinds.values():
+            for start in range(0, len(same), size):
+                yield from self._batch(same[start : start + size])
+
+    def _batch(self, batch: Sequence[tuple[Request, list[int]]]) -> Iterator[tuple[Request, Completion | Failure]]:
+        """A batch, from the ledger if all of it is there; else sampled, and what is missing there is added."""
+        keys = [digest(LOCAL, self.model, request) for request, _ in batch]
+        found = [self._ledger.find(key) for key in keys]
+        if any(outcome is None for outcome in found):
+            texts = self._sample(batch)
+            for place, ((request, prompt), key, ids) in enumerate(zip(batch, keys, texts, strict=True)):
+                stopped = bool(ids) and ids[-1] in self.tokenizer.stop_ids
+                if found[place] is None:
+                    paid = Paid(
+                        key=key, request=request.key, endpoint=LOCAL, model=self.model, wrote=self.model,
+                        text=self.tokenizer.decode(ids), failure="", finish_reason="stop" if stopped else "length",
+                        prompt_tokens=len(prompt), completion_tokens=len(ids), counted=True, cost=0.0, retries=0,
+                    )  # fmt: skip
+                    self._ledger.record(paid)
+                    found[place] = paid.result()
+        for (request, _), outcome in zip(batch, found, strict=True):
+            assert outcome is not None
+            yield request, outcome
+
+    def _sample(self, batch: Sequence[tuple[Request, list[int]]]) -> list[list[int]]:
+        """Token ids of a response to each prompt; all requests have the same limit and temperature."""
+        first, rl = batch[0][0], self.cfg.rl
+        self._new_tokens = first.max_tokens
+        longest = max(SHORTEST, *(len(prompt) for _, prompt in batch))
+        drawn = self._generate(
+            self._params, [prompt for _, prompt in batch], "synthesize", length=1 << (longest - 1).bit_length(),
+            new_tokens=first.max_tokens, temperature=first.temperature, top_k=rl.top_k, top_p=rl.top_p, min_p=rl.min_p,
+            ids=[zlib.crc32(f"{request.key} {request.seed}".encode()) >> 1 for request, _ in batch],
+        )  # fmt: skip
+        return [ids for (ids,) in drawn]
+
+    def _prompt(self, request: Request) -> list[int]:
+        """The token ids of a request. ValueError: its text holds a control token's, or one that has no piece."""
+        if not isinstance(self.tokenizer, HFTokenizer):  # of the embedded task, whose problems are whole prompts
+            return self.tokenizer.encode(request.messages[-1]["content"])
+        if any(has_any(message["content"], self.tokenizer.special_texts) for message in request.messages):
+            raise ValueError("the request holds the text of a special token")
+        return self.tokenizer.encode(self.tokenizer.chat(request.messages))
+
+    def _tell(self, done: int, live: int) -> None:
+        self._progress.sampling(int(done), self._new_tokens, int(live))
+
+
+def open_local(
+    cfg: Config, folder: str | None, argv: Sequence[str], embedded: bool
+) -> tuple[Config, Tokenizer, Callable[[Ledger, Progress], LocalWriter]]:
+    """(the config with the checkpoint's sizes, its tokenizer, what reads the weights and makes the writer).
+
+    Raises:
+      ConfigError: there is no checkpoint, or its tokenizer is not one for these problems.
+    """
+    cfg, source, tokens = open_weights(cfg, folder, argv)
+    if embedded == isinstance(tokens, HFTokenizer):
+        expected = "a run of the embedded task, or --problems=FILE" if embedded else "a tokenizer.json, for --problems"
+        raise ConfigError(f"{cfg.model.checkpoint}: expected {expected}")
+    if isinstance(tokens, HFTokenizer) and not tokens.has_chat:
+        raise ConfigError(f"{source.folder}: no chat template; expected a model that answers in chats, for synthesis")
+
+    def make(ledger: Ledger, progress: Progress) -> LocalWriter:
+        mesh = sharding.make_mesh(cfg.mesh)
+        model = qwen.Transformer(cfg.model, sharding.decode_layout(mesh))
+        params = weights.load(source, model, dtype=cfg.model.compute_dtype)
+        name = Path(cfg.model.checkpoint).resolve().name
+        return LocalWriter(cfg, mesh, params, tokens, ledger, progress, name)
+
+    return cfg, tokens, make

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Chains of the embedded task out of the model's own attempts: a program is critic and merger.
+
+problems -> attempts -> notes -> chains. The steps are T1's, and a program can take them exactly, because it can tell
+of every line whether it is true (tasks/analysis.py):
+    note    of a wrong attempt, its first untrue line, or what its unchecked answer really sums to; of a right one, a
+            verification
+    merge   the lines of the wrong attempts that are true, each attempt's answer as a line that refutes it, then the
+            lines of the right one and its verification. What was tried is not tried again.
+Deliberately not here: the rule-based writer of whole chains (tasks/chains.py), which needs no model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from t1jax.rewards import answers
+from t1jax.rewards.answers import RIGHT, Outcome
+from t1jax.synthesis import checks
+from t1jax.synthesis.prompts import Messages
+from t1jax.synthesis.record import Attempt, Item, Story
+from t1jax.tasks import analysis, chains
+from t1jax.tasks.pairs import PairsTask
+
+_PAIR = re.compile(r"\s*([0-9]{1,9})\s*\+\s*([0-9]{1,9})\s*")
+
+
+class EmbeddedSubject:
+    """The embedded task: a model attempts, a program does the rest."""
+
+    words = checks.EMBEDDED
+
+    def __init__(self, task: PairsTask) -> None:
+        self.task = task
+
+    def items(self, count: int) -> list[Item]:
+        """The first problems of the training split."""
+        problems = [self.task.problem(index, "train") for index in range(count)]
+        return [
+            Item(problem.index, problem.index, self.task.prompt(problem), self.task.gold(problem) or "", problem)
+            for problem in problems
+        ]
+
+    def attempt(self, item: Item) -> Messages:
+        return ({"role": "user", "content": item.prompt},)
+
+    def judge(self, items: Sequence[Item], texts: Sequence[str]) -> list[tuple[Outcome, str | None]]:
+        outcomes = self.task.score([item.problem for item in items], texts)
+        return [(outcome, answers.last_box(text)) for outcome, text in zip(outcomes, texts, strict=True)]
+
+    def note(self, item: Item, attempt: Attempt) -> Messages | str:
+        answer = _line(item.problem, attempt.answer)
+        if attempt.outcome == RIGHT:
+            return _verification(item.problem, attempt.answer)
+        for line in attempt.piece.text.partition(chains.CLOSE)[0].splitlines():
+            found = self._read(item.problem, line)
+            if not all(step.true for step in (*found.attempts, *found.checks)) or found.malformed:
+                return f"not true: {line}"
+        if answer is None:
+            return f"the answer {attempt.answer} is no pair of the list"
+        tried = len(self._read(item.problem, attempt.piece.text).attempts)
+        return f"gave up, attempts: {tried}; its answer was not checked: {answer}"
+
+    def merge(self, story: Story) -> Messages | str:
+        problem = story.item.problem
+        lines: list[str] = []
+        for attempt in (*story.wrong, story.right[0]):
+            thinking = attempt.piece.text.partition(chains.CLOSE)[0].splitlines()
+            for line in (*thinking, _line(problem, attempt.answer)):
+                if line is not None and self._is_new(problem, lines, line):
+                    lines.append(line)
+        answer = story.right[0].answer
+        lines += [_line(problem, answer) or "", _verification(problem, answer)]
+        return "\n".join((*lines, chains.CLOSE)) + f"\n{chains.BOX}{answer}}}"
+
+    def rewrite(self, item: Item, chain: str) -> Messages | str:
+        return chain
+
+    def response(self, chain: str) -> tuple[str, str]:
+        return chain.partition(chains.CLOSE)[0], chain
+
+    def _is_new(self, problem: Any, lines: Sequence[str], line: str) -> bool:
+        """Whether `line` is a true attempt that fails, and was not made in `lines`."""
+        found = self._read(problem, line).attempts
+        if not found or not found[0].true or found[0].verdict == chains.YES:
+            return False
+        return not self._read(problem, "\n".join((*lines, line))).repeated
+
+    def _read(self, problem: Any, text: str) -> analysis.Analysis:
+        return self.task.analyse(problem, text)
+
+
+def _line(problem: Any, answer: str | None) -> str | None:
+    """The attempt that an answer is, with its true verdict; None if it is no pair of numbers of the list."""
+    match = _PAIR.fullmatch(answer or "")
+    if match is None:
+        return None
+    left, right = int(match[1]), int(match[2])
+    if left == right or left not in problem.numbers or right not in problem.numbers:
+        return None
+    total = left + right
+    return f"{left}+{right}={total}{chains.NEED}{problem.target}: {chains.verdict(total, problem.target)}"
+
+
+def _verification(problem: Any, answer: str | None) -> str:
+    """The line that checks a right answer."""
+    match = _PAIR.fullmatch(answer or "")
+    assert match is not None, "a right answer is a pair"
+    left = int(match[1])
+    return f"{chains.CHECK}{problem.target}-{left}={problem.target - left}: {chains.YES}"

@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Chains for the cold start out of real attempts, a command line: section 1 of T1.
+
+    python -m t1jax.synthesize --problems=train.jsonl --out=chains.jsonl --checkpoint=DIR
+
+Before the sentence: what the cold start is given. This file knows flags and files; nothing heavy is imported before
+the flags are read, so that --help answers at once.
+Source: T1 (arXiv 2501.11651) section on the cold start.
+Deliberately not here: the steps (synthesis/pipeline.py), what is asked (synthesis/subjects.py, synthesis/rules.py), who
+writes (synthesis/endpoints.py, synthesis/local.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from t1jax import cli as command_line
+from t1jax.config import Config, ConfigError
+
+if TYPE_CHECKING:
+    from t1jax.progress import Progress
+    from t1jax.rewards.verifier import Verifier
+    from t1jax.synthesis.ledger import Ledger
+    from t1jax.synthesis.local import LocalWriter
+    from t1jax.synthesis.record import Item
+    from t1jax.synthesis.subjects import Subject
+    from t1jax.synthesis.writers import Writer
+    from t1jax.tokenizer import Tokenizer
+
+USAGE = """\
+usage: python -m t1jax.synthesize --out=FILE.jsonl [--problems=FILE] [--checkpoint=DIR] ...
+
+Makes chains for the cold start: N attempts at each problem, judged; a critic's note on each; merged into one chain
+that tries, fails, turns back and verifies; rewritten; checked.
+
+  --out=FILE.jsonl      the chains: rows for data.sft, each with where every piece of it came from. Beside it:
+                        FILE.html (samples), FILE.summary.json (counts, tokens, cost), FILE.rejected.jsonl,
+                        FILE.ledger.jsonl (all that was written: the same command continues there and pays nothing
+                        twice) and FILE.settings.json
+  --problems=FILE       problems with answers: JSON lines, a JSON array or Parquet
+                        (default: the training problems of the embedded task)
+  --checkpoint=DIR      weights of the writer "local": Hugging Face's folder, t1jax.convert's, or a run's workdir
+                        (default: model.checkpoint of the config)
+  --limit=N             only the first N problems (default: all of the file; 1000 of the embedded task)
+  --config=FILE         a Python file with get_config() (default: configs/base.py); cfg.synthesis names the writers
+                        and their endpoints
+  --config.KNOB=...     any other knob, such as --config.synthesis.attempts=8
+  --help                this text
+
+Exit codes: 0 done, 1 a failure (with its traceback), 2 a mistake in flags or files, 3 a full disk, 130 interrupted.
+"""
+DEFAULT_CONFIG = "configs/base.py"
+EMBEDDED_PROBLEMS = 1000
+FORMAT = 1
+
+
+def cli() -> None:
+    """What `python -m t1jax.synthesize` calls."""
+    command_line.leave(main(sys.argv))
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command line `argv` (program name first); returns the exit code."""
+    return command_line.call("t1jax.synthesize", USAGE, _run, argv)
+
+
+def synthesize(
+    cfg: Config,
+    subject: Subject,
+    items: Sequence[Item],
+    writers: Mapping[str, Writer],
+    out: Path,
+    progress: Progress,
+    count_tokens: Callable[[str], int] | None = None,
+) -> dict[str, Any]:
+    """Makes the chains and writes OUT and what lies beside it, each whole or not at all; returns the summary."""
+    from t1jax import files
+    from t1jax.synthesis import gallery, prompts
+    from t1jax.synthesis.pipeline import Synthesis
+    from t1jax.synthesis.record import summary
+
+    stories = Synthesis(cfg, subject, writers, progress, count_tokens).run(items)
+    templates = f"{prompts.VERSION} {prompts.digest()}"
+    found = summary(stories, templates, cfg.seed)
+    lines: dict[bool, list[str]] = {True: [], False: []}
+    for story in stories:
+        lines[story.response is not None].append(json.dumps(story.row(templates, cfg.seed)) + "\n")
+    files.write_text(out.with_suffix(".rejected.jsonl"), "".join(lines[False]))
+    files.write_text(out.with_suffix(".html"), gallery.render(stories, found))
+    files.write_json(out.with_suffix(".summary.json"), found)
+    files.write_text(out, "".join(lines[True]))  # the last: where it is, all the others are
+    return found
+
+
+def told(out: Path, found: Mapping[str, Any]) -> list[str]:
+    """The summary as lines for a terminal."""
+    lines = [f"{out}: {found['chains']} chains of {found['problems']} problems"]
+    if found["chains"]:
+        share = found["with_wrong_attempts"] / found["chains"]
+        lines[0] += f", {share:.1%} of them with wrong attempts, {found['tokens_per_chain']:.1f} tokens on average"
+    lines += [f"rejected: {count} {reason}" for reason, count in found["rejected"].items()]
+    for name, row in found["writers"].items():
+        words = f"{name}: {row['requests']} texts, {row['prompt_tokens']} tokens in, {row['completion_tokens']} out"
+        lines.append(words + (f", cost {row['cost']:.4f}" if row["cost"] else ""))
+    return lines
+
+
+def _define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("out", None, "", values)
+    flags.DEFINE_string("problems", None, "", values)
+    flags.DEFINE_string("checkpoint", None, "", values)
+    flags.DEFINE_integer("limit", None, "", 1, flag_values=values)
+
+
+def _run(argv: list[str]) -> None:
+    cfg, values, extra = command_line.read_config(argv, _define, DEFAULT_CONFIG)
+    if extra:
+        raise ConfigError(f"unexpected argument {extra[0]!r}; flags start with --, see --help")
+    out = _out(values.out, values.problems)
+
+    import jax
+
+    from t1jax import validation
+    from t1jax.progress import Progress
+    from t1jax.rewards.verifier import Verifier
+    from t1jax.synthesis.ledger import Ledger
+
+    embedded = not values.problems
+    _refuse_other_kind(cfg, embedded)
+    names = _writers_of(cfg)
+    tokens: Tokenizer | None = None
+    make: Callable[[Ledger, Progress], LocalWriter] | None = None
+    if validation.LOCAL in names:
+        from t1jax.synthesis.local import open_local
+
+        cfg, tokens, make = open_local(cfg, values.checkpoint, argv, embedded)
+    elif values.checkpoint:
+        raise ConfigError(f"--checkpoint={values.checkpoint}; expected none: no writer of cfg.synthesis is 'local'")
+    else:
+        validation.validate(cfg, jax.device_count())
+    with Progress() as progress, Verifier(cfg.verifier) as verifier:
+        subject, items = _subject(cfg, values.problems, values.limit, tokens, verifier, progress)
+        with Ledger(out.with_suffix(".ledger.jsonl")) as ledger:
+            writers: dict[str, Writer] = {}
+            if make is not None:
+                writers[validation.LOCAL] = make(ledger, progress)
+            writers |= _endpoints(cfg, names, ledger)
+            _hold_settings(out, _settings(cfg, items, writers))
+            count = None if tokens is None else _counter(tokens)
+            found = synthesize(cfg, subject, items, writers, out, progress, count)
+    print("\n".join(told(out, found)))
+
+
+def _writers_of(cfg: Config) -> set[str]:
+    """The writers that cfg.synthesis names."""
+    synthesis = cfg.synthesis
+    return {*synthesis.attempters, synthesis.critic, synthesis.merger, synthesis.rewriter} - {""}
+
+
+def _refuse_other_kind(cfg: Config, embedded: bool) -> None:
+    """Programs write for the demo's task only, and models do not."""
+    if embedded and cfg.task.name != "pairs":
+        raise ConfigError(
+            f"task.name is {cfg.task.name}; expected pairs, whose chains a program can merge, or --problems"
+        )
+    from t1jax.validation import LOCAL, RULES
+
+    roles = {name: getattr(cfg.synthesis, name) for name in ("critic", "merger")}
+    for name, writer in roles.items():
+        if embedded and writer != RULES:
+            raise ConfigError(
+                f"synthesis.{name} is {writer}; expected {RULES}: the embedded task's chains have a language of their "
+                "own (or --problems=FILE)"
+            )
+        if not embedded and writer == RULES:
+            raise ConfigError(f"synthesis.{name} is {RULES}; expected a model: a program knows the embedded task alone")
+    if embedded and (cfg.synthesis.rewriter or set(cfg.synthesis.attempters) != {LOCAL}):
+        knob = "rewriter" if cfg.synthesis.rewriter else "attempters"
+        expected = "nobody" if cfg.synthesis.rewriter else LOCAL
+        raise ConfigError(
+            f"synthesis.{knob} is {getattr(cfg.synthesis, knob)}; expected {expected}, for the embedded task (or "
+            "--problems=FILE)"
+        )
+
+
+def _subject(
+    cfg: Config,
+    problems: str | None,
+    limit: int | None,
+    tokens: Tokenizer | None,
+    verifier: Verifier,
+    progress: Progress,
+) -> tuple[Subject, list[Item]]:
+    """The kind of problems, and the problems to make chains for; says which rows of a file are left out."""
+    from t1jax.hf.tokenizer import HFTokenizer
+    from t1jax.synthesis.record import Item
+    from t1jax.synthesis.rules import EmbeddedSubject
+    from t1jax.synthesis.subjects import FileSubject
+    from t1jax.tasks.pairs import PairsTask
+    from t1jax.tasks.problems import read_problems, usable, verifiable
+
+    if not problems:
+        embedded = EmbeddedSubject(PairsTask(cfg.task))
+        return embedded, embedded.items(limit or EMBEDDED_PROBLEMS)
+    read, notes = read_problems(problems, cfg.data, "train")
+    read = read[:limit]
+    if isinstance(tokens, HFTokenizer):
+        read, more = usable(read, cfg.data, tokens)
+        notes += more
+    read, more = verifiable(read, verifier)
+    for note in (*notes, *more):
+        progress.note(note)
+    return FileSubject(verifier), [Item(p.index, p.row, p.text, p.gold, p) for p in read]
+
+
+def _endpoints(cfg: Config, names: set[str], ledger: Ledger) -> dict[str, Writer]:
+    """A writer for each endpoint that is named."""
+    wanted = sorted(names & set(cfg.synthesis.endpoints))
+    if not wanted:
+        return {}
+    from t1jax.synthesis.endpoints import EndpointWriter
+
+    return {name: EndpointWriter(name, cfg.synthesis.endpoints[name], ledger) for name in wanted}
+
+
+def _counter(tokens: Tokenizer) -> Callable[[str], int]:
+    return lambda text: len(tokens.encode(text))
+
+
+def _settings(cfg: Config, items: Sequence[Item], writers: Mapping[str, Writer]) -> dict[str, Any]:
+    """What the chains depend on."""
+    from t1jax.synthesis import prompts
+
+    synthesis, rl = cfg.synthesis, cfg.rl
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(repr((item.index, item.row, item.prompt, item.gold)).encode())
+    asked = {name: [end.url, end.model] for name, end in synthesis.endpoints.items() if name in writers}
+    local = {name: writer.weights for name, writer in writers.items() if hasattr(writer, "weights")}
+    return {
+        "format": FORMAT, "problems": f"{len(items)}, {digest.hexdigest()[:12]}", "attempts": synthesis.attempts,
+        "attempters": list(synthesis.attempters), "critic": synthesis.critic, "merger": synthesis.merger,
+        "rewriter": synthesis.rewriter, "temperature": synthesis.temperature,
+        "attempt_tokens": synthesis.attempt_tokens, "chain_tokens": synthesis.chain_tokens, "endpoints": asked,
+        "weights": local, "templates": f"{prompts.VERSION} {prompts.digest()}", "seed": cfg.seed,
+        "cuts": [rl.top_k, rl.top_p, rl.min_p], "form": [rl.repeat_length, rl.repeat_count, rl.garbled_share],
+    }  # fmt: skip
+
+
+def _hold_settings(out: Path, settings: Mapping[str, Any]) -> None:
+    """Writes down what OUT depends on, or refuses to go on with anything else.
+
+    Raises:
+      ConfigError: OUT was made with other settings.
+    """
+    from t1jax import files
+
+    path = out.with_suffix(".settings.json")
+    mine = files.json_ready(settings)
+    if not path.exists():
+        if out.exists():
+            raise ConfigError(f"{out} is there, but not {path.name} beside it; expected a new file: give another --out")
+        files.write_json(path, mine)
+        return
+    try:
+        theirs = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{path}: {error}; expected what t1jax wrote: give another --out") from error
+    names = [name for name in mine if theirs.get(name) != mine[name]]
+    if names:
+        listed = "; ".join(f"{name} is {mine[name]}, not {theirs.get(name)}" for name in names)
+        raise ConfigError(f"{out} was made with other settings: {listed}; give those, or another --out")
+
+
+def _out(name: str | None, problems: str | None) -> Path:
+    """The file --out; its folder is made if need be."""
+    if not name or Path(name).suffix != ".jsonl":
+        raise ConfigError(f"--out={name or ''}; expected a file that ends in .jsonl")
+    if problems and Path(problems).absolute() == Path(name).absolute():
+        raise ConfigError(f"--out={name} is --problems; expected another file: the problems are never overwritten")
+    try:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out={name}: {error.strerror}; expected a folder that can be written") from error
+    return Path(name)
+
+
+if __name__ == "__main__":
+    cli()
