@@ -24,7 +24,7 @@ BEHAVIOUR = (("gave_up", "gave up", "2"), ("false_claims", "false claims", "5"))
 
 
 def training(run: Run) -> list[Chart]:
-    """Charts over the steps of RL, and what held-out problems said meanwhile."""
+    """Charts over the steps of RL, what held-out problems said meanwhile, and the loss of the cold start."""
     found = [_of_columns(curve, run, "rl") for curve in plots.CURVES]
     points = held_out(run)
     if points:
@@ -38,12 +38,13 @@ def training(run: Run) -> list[Chart]:
             "claiming success. False claim: an attempt called right that is not."
         )
         found.append(_steps("behaviour", "Gave up, claimed falsely", caption, lines, "rl", percent=True))
-    return found
+    return [*found, _of_columns(plots.HEALTH[0], run, "sft")]
 
 
 def health(run: Run) -> list[Chart]:
     """Charts of loss, gradient norm and agreement of sampler and learner, for either stage."""
-    return [_of_columns(curve, run, stage) for stage in ("sft", "rl") for curve in plots.HEALTH]
+    cold = [_of_columns(curve, run, "sft") for curve in plots.HEALTH[1:]]  # its loss is among those above
+    return cold + [_of_columns(curve, run, "rl") for curve in plots.HEALTH]
 
 
 def scaling(run: Run) -> Chart:

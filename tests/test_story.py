@@ -112,6 +112,11 @@ def test_what_the_curve_of_thinking_says(run, curves, words):
     assert words in told(with_results(run, scaling=scaling(**curves)))["Thinking"]
 
 
+def test_stages_that_are_about_as_good_are_not_called_ahead_or_behind(run):
+    text = told(with_results(run, scaling=scaling(sft=(10, 20, 80, 85), rl=(11, 19, 81, 84))))["Thinking"]
+    assert "ahead" not in text and "behind" not in text
+
+
 def test_a_healthy_run_warns_only_of_its_false_claims(run):
     (caution,) = cautions(run)
     assert caution.startswith("False claims rose: +1.5 points")
