@@ -166,16 +166,11 @@ def pictures(summaries: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, byt
     if len(timed) < 2:
         return []
     found = [
-        (
-            plot.name,
-            f"{plot.title}. {plot.caption}",
-            over.draw_lines(plot, timed, LIGHT),
-            over.draw_lines(plot, timed, DARK),
-        )
+        (plot.name, plot.caption, over.draw_lines(plot, timed, LIGHT), over.draw_lines(plot, timed, DARK))
         for plot in over.PLOTS
     ]
-    caption = f"{over.STOPS_TITLE}. {over.STOPS_CAPTION}"
-    return [*found, (over.STOPS_NAME, caption, over.draw_stops(timed, LIGHT), over.draw_stops(timed, DARK))]
+    stops = (over.draw_stops(timed, LIGHT), over.draw_stops(timed, DARK))
+    return [*found, (over.STOPS_NAME, over.STOPS_CAPTION, *stops)]
 
 
 def analyze(path: Path, out: Path) -> tuple[list[dict[str, Any]], list[str]]:

@@ -13,8 +13,6 @@ from t1jax.collect import collect
 from t1jax.config import ConfigError
 from t1jax.rewards.answers import RIGHT, WRONG
 
-FIGURES = ("accuracy", "first_attempt", "recovery")
-
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
@@ -111,9 +109,8 @@ def test_the_command_line_writes_what_it_promises(run, tmp_path, capsys):
     )
     tree = json.loads((tmp_path / "new/behaviour.json").read_text())
     assert [e["name"] for e in tree["evaluations"]] == ["sft-000000", "rl-000003", "rl-000012", "rl-final"]
-    assert all(
-        0 <= e[name]["low"] <= e[name]["value"] <= e[name]["high"] <= 1 for e in tree["evaluations"] for name in FIGURES
-    )
+    figures = [e[name] for e in tree["evaluations"] for name in ("accuracy", "first_attempt", "recovery")]
+    assert all(0 <= figure["low"] <= figure["value"] <= figure["high"] <= 1 for figure in figures)
     rows = [json.loads(line) for line in (run / "responses/sft-000000.jsonl").read_text().splitlines()]
     first = tree["evaluations"][0]
     assert first["accuracy"]["count"] == sum(row["outcome"] == "right" for row in rows)

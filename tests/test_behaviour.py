@@ -46,7 +46,7 @@ def test_giving_up_is_a_rejected_attempt_without_another():
     [
         (YES + CHECK + END, "verified"),
         (YES + END, "unverified"),
-        (YES + "check 20-6=14: no\n" + END, "unverified"),  # the check does not agree
+        (YES + "check 20-6=14: too big\n" + END, "unverified"),  # the check does not agree
         (YES + CHECK + YES + END, "unverified"),  # checked before the last claim
         (BIG + END, "gave up"),
         ("", "gave up"),
@@ -184,6 +184,7 @@ def test_marks_are_phrases_and_boxes_in_order():
         ("Let me verify", "verification"),
         ("\\boxed{42}", "answer"),
     ]
+    assert [kind for _, _, kind in prose.marks("So \\boxed{maybe 5}, perhaps")] == ["answer", "reflection"]
     places = [place for start, end, _ in prose.marks(TWO * 3) for place in (start, end)]
     assert places == sorted(places)
 

@@ -271,8 +271,8 @@ def outcome(workdir: Path) -> dict[str, Any]:
         tree = json.loads((workdir / name).read_text())
         found[name] = {key: value for key, value in tree.items() if key not in CLOCK}
     found["tensorboard"] = {stage: shown(workdir / "tensorboard" / stage) for stage in ("sft", "rl", "evaluate")}
-    for path in sorted(workdir.glob("tokenizer/*")):
-        found[f"tokenizer/{path.name}"] = path.read_bytes()
+    for path in sorted([*workdir.glob("tokenizer/*"), *workdir.glob("responses/*")]):
+        found[f"{path.parent.name}/{path.name}"] = path.read_bytes()
     found["files"] = sorted(str(p.relative_to(workdir)) for p in workdir.rglob("*") if p.is_file() and lasting(p))
     return found
 
