@@ -5,17 +5,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
+import types
 
 import numpy as np
 import pytest
 import small
 
-from t1jax import pipeline, selection, tokenizer
+from t1jax import data, pipeline, selection, tokenizer
 from t1jax.config import ConfigError
 from t1jax.generate import Generator
 from t1jax.progress import Progress
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
+from t1jax.rewards.score import make_scorer
 from t1jax.tasks.pairs import PairsTask
 
 KNOBS = {
@@ -47,6 +48,9 @@ TOKENS = tokenizer.SentencePieceTokenizer(
         PairsTask(CFG.task).corpus(300, 0), CFG.model.vocab_size, PairsTask(CFG.task).symbols()
     )
 )
+
+
+KEPT = [i for i in range(24) if i % 5 < 2 and i not in (7, 11)]
 
 
 class Graded(PairsTask):
@@ -96,9 +100,8 @@ def test_problems_are_kept_by_the_share_of_right_among_the_scorable(done):
     rates = dict(json.loads((workdir / "filter.json").read_text())["pass_rates"])
     assert list(rates) == list(range(24)) and rates[7] is None and rates[11] == 0.5
     assert all(rates[i] == i % 5 / 4 for i in range(24) if i not in (7, 11))
-    kept = [i for i in range(24) if i % 5 < 2 and i not in (7, 11)]
-    assert chosen.size("train") == len(kept) and chosen.size("held_out") is None
-    for place, index in enumerate(kept):
+    assert chosen.size("train") == len(KEPT) and chosen.size("held_out") is None
+    for place, index in enumerate(KEPT):
         assert chosen.problem(place, "train") == task.problem(index, "train")
     assert chosen.problem(3, "held_out") == task.problem(3, "held_out")
     assert chosen.prompt(chosen.problem(0, "train")) == task.prompt(task.problem(0, "train"))
@@ -160,47 +163,43 @@ def test_of_a_file_some_are_tried_and_of_a_small_one_all():
     assert selection.candidates(7, 50, 0) == list(range(7))
 
 
-def rows_of(workdir):
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in ("seconds", "tokens_per_second")} for row in rows]
+def test_training_draws_from_what_was_kept_and_is_judged_by_it(done):
+    """The stream names places among the kept; prompts and verdicts are those of the problems there."""
+    task, chosen, _ = done
+    cfg = dataclasses.replace(CFG, task=dataclasses.replace(CFG.task, curriculum=0.0))
+    stream = data.prompt_stream(cfg, chosen, TOKENS, "train", 8, 1)
+    batches = [next(stream) for _ in range(9)]
+    stream.close()
+    places = np.concatenate([batch.problem_P for batch in batches])
+    assert set(places.tolist()) == set(range(9)) and {int(n) for n in np.bincount(places)} == {8}
+    for row, valid, place in zip(batches[0].tokens_PC, batches[0].valid_PC, batches[0].problem_P, strict=True):
+        assert TOKENS.decode(row[valid]) == task.prompt(task.problem(KEPT[place], "train"))
+    scored = make_scorer(chosen, "train", TOKENS, CFG.rl)(
+        np.arange(9), np.zeros((9, 3), int), np.ones((9, 3), bool), np.ones(9, bool)
+    )
+    assert scored.outcome.tolist() == [int(index % 5 > 0) for index in KEPT]
 
 
 def test_a_run_filters_once_and_goes_on_with_the_same_problems(tmp_path, monkeypatch):
-    """A whole run whose cold start is worth nothing, so all is kept; stopped during RL, then the same command."""
-    from t1jax import data
-
+    """A whole run but for the training itself, stopped where that begins; then the same command again."""
     seen = []
-    real = data.prompt_stream
 
-    def stream(cfg, task, *arguments, **options):
-        seen.append((task.size("train"), [task.problem(i, "train").index for i in range(task.size("train"))]))
-        return real(cfg, task, *arguments, **options)
-
-    monkeypatch.setattr(data, "prompt_stream", stream)
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    pipeline.run(CFG, whole)
-    rates = json.loads((whole / "filter.json").read_text())["pass_rates"]
-    assert seen == [(len(kept := [i for i, rate in rates if rate <= 0.3]), kept)] and len(rates) == 24
-
-    from t1jax.checkpoint import Checkpoints
-
-    save = Checkpoints.save
-
-    def stop(self, step, *rest):
-        if self.directory.name == "rl" and step > 2:
+    def train(cfg, mesh, task, tokens, params, *rest):
+        seen.append([task.problem(place, "train") for place in range(task.size("train"))])
+        if len(seen) == 1:
             raise KeyboardInterrupt
-        save(self, step, *rest)
+        return types.SimpleNamespace(params=params)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Checkpoints, "save", stop)
-        with pytest.raises(KeyboardInterrupt):
-            pipeline.run(CFG, broken)
-    before = (broken / "filter.json").stat().st_mtime_ns
-    pipeline.run(CFG, broken)
-    assert (broken / "filter.json").stat().st_mtime_ns == before
-    assert rows_of(broken) == rows_of(whole) and seen[0] == seen[1] == seen[2]
-    assert math.isfinite(rows_of(whole)[-1]["loss"]) and np.isclose(rows_of(whole)[-1]["unscorable"], 0)
+    monkeypatch.setattr(pipeline.rl, "train", train)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(CFG, tmp_path)
+    path = tmp_path / "filter.json"
+    before = path.stat().st_mtime_ns
+    pipeline.run(CFG, tmp_path)
+    assert path.stat().st_mtime_ns == before and len(seen) == 2 and seen[0] == seen[1]
+    rates = json.loads(path.read_text())["pass_rates"]
+    assert len(rates) == 24 and [p.index for p in seen[0]] == [i for i, rate in rates if rate <= 0.3]
     with pytest.raises(ConfigError, match="rl.filter_pass_rate is 0.5, was 0.3"):
-        pipeline.run(small.with_rl(CFG, filter_pass_rate=0.5), broken)
+        pipeline.run(small.with_rl(CFG, filter_pass_rate=0.5), tmp_path)
     with pytest.raises(ConfigError, match="rl.filter_samples cannot change in a run"):
-        pipeline.run(CFG, broken, ["rl.filter_samples"])
+        pipeline.run(CFG, tmp_path, ["rl.filter_samples"])
