@@ -44,6 +44,8 @@ def test_a_good_chain_passes(text):
         ({"thinking": " \n"}, checks.NO_REASONING),
         ({"tokens": 201}, checks.TOO_LONG),
         ({"thinking": THINKING + " Проверка" * 5}, checks.GARBLED),
+        ({"thinking": THINKING + " \0"}, checks.GARBLED),
+        ({"thinking": THINKING + " \ud800"}, checks.GARBLED),
         ({"thinking": THINKING + " Let me check again." * 6}, checks.REPETITIVE),
         ({"thinking": THINKING + " That is the expected answer."}, checks.KNOWS),
         ({"thinking": THINKING + " It agrees with the reference solution."}, checks.KNOWS),
