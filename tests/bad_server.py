@@ -30,6 +30,7 @@ class BadServer:
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.active = self.highest = 0
+        self.ran_out = False  # a client stayed to the end of what has none
         self.lock = threading.Lock()
         self.over = threading.Event()
         self.gate = threading.Event()  # for `ok_after_gate`
@@ -223,24 +224,35 @@ def hang_within(handler: Handler, _: dict[str, Any]) -> None:
     handler.close_connection = True
 
 
-@behaviour
-def drip(handler: Handler, _: dict[str, Any]) -> None:
-    """Comments that keep the connection alive, and nothing else."""
-    handler.begin_stream()
+def again_and_again(handler: Handler, send: Callable[[], None]) -> None:
+    """Sends something every 20 ms until the client leaves or LONGEST is over, which `ran_out` tells."""
     for _ in range(int(LONGEST / 0.02)):
-        handler.part(b": still there\n\n")
+        send()
         if handler.server.bad.over.wait(0.02):
             return
+    handler.server.bad.ran_out = True
+
+
+@behaviour
+def drip_before(handler: Handler, _: dict[str, Any]) -> None:
+    """Comments that keep the connection alive, and nothing else."""
+    handler.begin_stream()
+    again_and_again(handler, lambda: handler.part(b": still there\n\n"))
+
+
+@behaviour
+def drip_within(handler: Handler, _: dict[str, Any]) -> None:
+    """The same after a beginning."""
+    handler.begin_stream()
+    handler.event(chunk("and so"))
+    again_and_again(handler, lambda: handler.part(b": still there\n\n"))
 
 
 @behaviour
 def endless(handler: Handler, _: dict[str, Any]) -> None:
     """A chunk again and again, without an end."""
     handler.begin_stream()
-    for _ in range(int(LONGEST / 0.02)):
-        handler.event(chunk("on "))
-        if handler.server.bad.over.wait(0.02):
-            return
+    again_and_again(handler, lambda: handler.event(chunk("on ")))
 
 
 @behaviour

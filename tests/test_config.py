@@ -274,6 +274,7 @@ def endpoint(**knobs):
         ("url", "http:///v1", "is 'http:///v1'; expected one like"),
         ("url", "", "is ''; expected one like"),
         ("url", "http://a b/v1", "is 'http://a b/v1'; expected one like"),
+        ("url", "http://host/\x1b[2J", "is 'http://host/\\x1b[2J'; expected one like"),
         ("url", "http://host:port/v1", "is no url; expected one like"),
         ("url", "https://me:hidden@host/v1", "has a user, a query or a fragment; expected none: keys come from key_"),
         ("url", "https://hidden@host/v1", "has a user, a query or a fragment"),

@@ -76,6 +76,9 @@ def test_a_request_larger_than_a_minute_goes_alone():
     clock = Clock()
     admitted = admit_all(Limiter(0, 100, clock, clock.sleep), clock, [50, 5000, 50])
     assert [when for when, _ in admitted] == [1000, 1060, 1120]
+    clock = Clock()
+    admit_all(Limiter(0, 100, clock, clock.sleep), clock, [5000, 5000], settle=0)
+    assert clock.now == 1000  # the first was refused before it used any
 
 
 def test_a_held_endpoint_is_left_alone_by_all():

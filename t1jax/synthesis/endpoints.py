@@ -64,6 +64,7 @@ class EndpointWriter:
         self._writing = threading.Lock()
         self._spent = Totals()
         self._unanswered = 0  # requests given up since the last answer
+        self._stopped = False
         self._cancel: Callable[[], None] | None = None  # ends the write that is under way
 
     @property
@@ -102,23 +103,23 @@ class EndpointWriter:
             self._writing.release()
 
     def stop(self) -> None:
-        """Ends a `write` that another thread is reading: it gives no more results. That reader's thread may be joined.
+        """Ends a `write` that another thread is reading, for good: from now on only the ledger answers.
 
-        Whoever reads `write` itself closes it instead.
+        That thread's reader sees the end of its results, and may be joined. Whoever reads `write` itself closes it.
         """
-        if (cancel := self._cancel) is not None:
-            cancel()
+        self._stopped = True
+        self._end_write()
 
     def _drive(self, waiting: list[tuple[str, Request]]) -> Iterator[_Result]:
         """Results of a thread's event loop, as they come. The thread has ended when this has."""
         results: queue.SimpleQueue[_Result | BaseException | None] = queue.SimpleQueue()
         runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)  # the default would be set for this thread
-        loop = runner.get_loop()
+        loop, serving = runner.get_loop(), self._serve(waiting, results.put)
 
         def run() -> None:
             try:
                 with runner, redacted_logs(self._key):
-                    runner.run(self._serve(waiting, results.put))
+                    runner.run(serving)
             except asyncio.CancelledError:  # by `cancel`, which nobody calls who waits for more
                 pass
             except BaseException as error:  # raised again by whoever reads the results
@@ -127,21 +128,29 @@ class EndpointWriter:
                 results.put(None)
 
         def cancel() -> None:
+            self._cancel = None  # once is enough; twice would disturb what is being closed
             with suppress(RuntimeError):  # the loop has ended by itself
-                loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
+                loop.call_soon_threadsafe(
+                    lambda: [task.cancel() for task in asyncio.all_tasks(loop) if task.get_coro() is serving]
+                )
 
         thread = threading.Thread(target=run, name=f"endpoint-{self._name}", daemon=True)
-        thread.start()
         self._cancel = cancel
         try:
+            thread.start()
+            if self._stopped:
+                self._end_write()
             while (result := results.get()) is not None:
                 if isinstance(result, BaseException):
                     raise result
                 yield result
         finally:
-            self._cancel = None
-            cancel()
+            self._end_write()
             thread.join()
+
+    def _end_write(self) -> None:
+        if (cancel := self._cancel) is not None:
+            cancel()
 
     async def _serve(self, waiting: list[tuple[str, Request]], put: Callable[[_Result], None]) -> None:
         """Answers all requests, `concurrency` at once."""

@@ -177,7 +177,8 @@ class Exchange:
             return Trouble(f"nothing came for {self._cfg.timeout:g} s, or the whole took too long", Means.AGAIN)
         if isinstance(error, openai.APIConnectionError):
             cause = error.__cause__
-            return Trouble(self._say(f"no connection: {type(cause).__name__}: {cause}"), Means.AGAIN)
+            said = f": {cause}" if str(cause) else ""
+            return Trouble(self._say(f"no connection: {type(cause).__name__}{said}"), Means.AGAIN)
         if isinstance(error, openai.APIError):  # an error inside a stream
             spent = error.code in SPENT or error.type in SPENT
             return Trouble(self._say(f"in the stream: {error.message}"), Means.SPENT if spent else Means.AGAIN)
