@@ -78,6 +78,12 @@ def test_an_answer_that_is_also_a_number_of_the_problem_may_be_named_as_such(thi
     assert found(leaked, context(TEXTS[1]), "\n\nSo \\boxed{7}") == checks.LEAK
 
 
+def test_an_answer_of_one_character_is_everywhere():
+    short = context(golds=("9",))
+    assert found("In step 9 I begin. " + THINKING, short) is None
+    assert found("In step 19 I begin. " + THINKING, context(golds=("19",))) == checks.LEAK
+
+
 def test_without_wrong_attempts_nothing_must_be_turned_back_and_the_answer_may_not_come_first():
     alone = context(wrong=[])
     assert found("3 * 12 = 36, and 36 + 5 = 41.", alone) is None
