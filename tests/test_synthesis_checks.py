@@ -44,6 +44,8 @@ def test_a_good_chain_passes(text):
         ({"thinking": " \n"}, checks.NO_REASONING),
         ({"tokens": 201}, checks.TOO_LONG),
         ({"thinking": THINKING + " Проверка" * 5}, checks.GARBLED),
+        ({"thinking": THINKING + " \0"}, checks.GARBLED),
+        ({"thinking": THINKING + " \ud800"}, checks.GARBLED),
         ({"thinking": THINKING + " Let me check again." * 6}, checks.REPETITIVE),
         ({"thinking": THINKING + " That is the expected answer."}, checks.KNOWS),
         ({"thinking": THINKING + " It agrees with the reference solution."}, checks.KNOWS),
@@ -74,6 +76,12 @@ def test_an_answer_that_is_also_a_number_of_the_problem_may_be_named_as_such(thi
     assert found(thinking, context(TEXTS[1]), "\n\nSo \\boxed{7}") is None
     leaked = thinking.replace("that is -7", "that is -7, but the result must be 7")
     assert found(leaked, context(TEXTS[1]), "\n\nSo \\boxed{7}") == checks.LEAK
+
+
+def test_an_answer_of_one_character_is_everywhere():
+    short = context(golds=("9",))
+    assert found("In step 9 I begin. " + THINKING, short) is None
+    assert found("In step 19 I begin. " + THINKING, context(golds=("19",))) == checks.LEAK
 
 
 def test_without_wrong_attempts_nothing_must_be_turned_back_and_the_answer_may_not_come_first():

@@ -79,6 +79,7 @@ ENGLISH = Words(
 )  # fmt: skip
 EMBEDDED = Words(turn=re.compile(r": too (?:small|big)$", re.MULTILINE), knows=None, sources=None, aims=None)
 
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")  # which no file of texts may hold
 _AHEAD = 80  # characters before an answer in which words may say that it is one
 _SENTENCE_END = re.compile(r"[.!?]\s|\n|\Z")
 _SIMPLE = re.compile(r"\\frac\{([0-9]+)\}\{([0-9]+)\}")
@@ -128,7 +129,7 @@ def fault(
         return NO_REASONING
     if tokens > limits.tokens:
         return TOO_LONG
-    if penalties.garbled(response, limits.garbled_share):
+    if _NO_TEXT.search(response) or penalties.garbled(response, limits.garbled_share):
         return GARBLED
     if penalties.repetitive(response, limits.repeat_length, limits.repeat_count):
         return REPETITIVE
