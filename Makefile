@@ -1,10 +1,11 @@
 # make demo        all of T1 on this machine, about ten minutes
+# make study       T1's comparisons on the embedded task, a short version of all; under an hour on two cores
 # make test        the tests; make test-slow: the slow ones too
 # make lint        style and types
 # make fmt         format the code
 #
 # PYTHON=python3.12   the interpreter that makes .venv
-# ARGS="..."          further flags of make demo, such as ARGS="--workdir=workdirs/second --config.seed=1"
+# ARGS="..."          further flags of make demo or make study, such as ARGS="--workdir=workdirs/second --config.seed=1"
 
 PYTHON ?= python3
 ARGS ?=
@@ -14,11 +15,14 @@ BIN := .venv/bin
 RUN := .venv/.requirements
 DEV := .venv/.requirements-dev
 
-.PHONY: demo test test-slow lint fmt
+.PHONY: demo study test test-slow lint fmt
 .DELETE_ON_ERROR:
 
 demo: $(RUN)
 	@$(BIN)/python -m t1jax.main $(ARGS)
+
+study: $(RUN)
+	@$(BIN)/python -m t1jax.study all --config=configs/study_short.py --seeds=2 --out=workdirs/study_short $(ARGS)
 
 test: $(DEV)
 	@$(BIN)/python -m pytest -q $(SPLIT)
