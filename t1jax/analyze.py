@@ -90,6 +90,7 @@ def embedded_task(path: Path) -> tuple[Task | None, str]:
       ConfigError: config.json cannot be read.
     """
     from t1jax.config import load
+    from t1jax.tasks.countdown import CountdownTask
     from t1jax.tasks.pairs import PairsTask
 
     for folder in (path, *path.absolute().parents[:2]):
@@ -103,9 +104,10 @@ def embedded_task(path: Path) -> tuple[Task | None, str]:
         cfg: Config = load(tree)
     except (OSError, ValueError) as error:  # ConfigError is a ValueError
         raise ConfigError(f"{file}: {error}; expected the knobs of a run, as this version writes them") from error
-    if cfg.data.train:
+    if cfg.data.train or cfg.task.name == "gym":
         return None, "by lists of words"
-    return PairsTask(cfg.task), "by the rules of the embedded task"
+    task: Task = CountdownTask(cfg.task) if cfg.task.name == "countdown" else PairsTask(cfg.task)
+    return task, "by the rules of the embedded task"
 
 
 def sheets(summaries: Sequence[Mapping[str, Any]], columns: int = COLUMNS) -> list[Sheet]:

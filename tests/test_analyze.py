@@ -8,7 +8,8 @@ import json
 import pytest
 import responses_files as made
 
-from t1jax import analyze, behaviour_plots, plots
+from t1jax import analyze, behaviour_plots, files, plots
+from t1jax.analyze import embedded_task
 from t1jax.collect import collect
 from t1jax.config import ConfigError
 from t1jax.rewards.answers import RIGHT, WRONG
@@ -202,3 +203,13 @@ def test_a_plot_shows_its_figures(run, plain):
 
 def test_one_evaluation_has_no_plot_over_training(run):
     assert analyze.pictures([{"step": None, "final": True}, {"step": 3, "final": True}]) == []
+
+
+@pytest.mark.parametrize("name, read", [("pairs", "PairsTask"), ("countdown", "CountdownTask"), ("gym", None)])
+def test_responses_are_read_by_the_rules_of_the_task_that_wrote_them(tmp_path, name, read):
+    tree = made.CFG.to_dict()
+    tree["task"] |= {"name": name, "max_numbers": 8 if name == "pairs" else 4, "min_numbers": 3}
+    files.write_json(tmp_path / "config.json", tree)
+    task, way = embedded_task(tmp_path / "responses")
+    assert (type(task).__name__ if task else None) == read
+    assert way == ("by the rules of the embedded task" if read else "by lists of words")
