@@ -37,6 +37,10 @@ SMALL = {  # what makes a command quick, on a random model of one layer
     "t1jax.sample": ("--max_new_tokens=8",),
     "t1jax.evaluate": ("--config.rl.max_new_tokens=8", "--config.eval.batch_size=16"),
     "t1jax.filter": ("--config.rl.max_new_tokens=8", "--samples=2"),
+    "t1jax.synthesize": (
+        "--config.synthesis.attempts=2", "--config.synthesis.attempt_tokens=8", "--config.synthesis.chain_tokens=8",
+        "--config.eval.batch_size=16", "--config.verifier.workers=1", "--limit=2",
+    ),
     "t1jax.convert": (),
 }  # fmt: skip
 
@@ -60,7 +64,7 @@ def test_readme_commands_of_a_real_model(tmp_path):
         assert done.returncode == 0, (command, done.stderr)
     for made in ("models/trained/model.safetensors", "workdirs/math500/results.md", "models/qwen0p5b/params"):
         assert (tmp_path / made).exists(), made
-    assert (tmp_path / "data/hard.jsonl").exists()
+    assert (tmp_path / "data/hard.jsonl").exists() and (tmp_path / "data/chains.jsonl").exists()
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command not in REAL])
