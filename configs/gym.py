@@ -2,7 +2,7 @@
 """T1 on a dataset of reasoning-gym, spell_backward: needs pip install 'reasoning-gym>=0.1.25'; see docs/tasks.md.
 
 Only what differs from configs/tiny.py, all of it [ours]. There are no chains to learn from, so the cold start is short,
-and leaves the model unsure of most letters: what RL has to find is to be right in all of them. Another dataset:
+and leaves the model unsure of letters: what RL has to find is to be right in all of them. Another dataset:
 --config.task.gym_dataset=NAME, with lengths and a vocabulary that suit it.
 """
 
@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
 
     cfg.data.prompt_length = 24
 
-    cfg.sft.num_steps = 700
+    cfg.sft.num_steps = 160
     cfg.sft.sequence_length = 80
 
     cfg.rl.max_new_tokens = 16

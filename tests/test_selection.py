@@ -181,7 +181,7 @@ def test_training_draws_from_what_was_kept_and_is_judged_by_it(done):
 
 
 def test_a_run_filters_once_and_goes_on_with_the_same_problems(tmp_path, monkeypatch):
-    """A whole run but for the training itself, stopped where that begins; then the same command again."""
+    """A run without RL's training and without measuring, stopped where that begins; then the same command again."""
     seen = []
 
     def train(cfg, mesh, task, tokens, params, *rest):
@@ -191,6 +191,8 @@ def test_a_run_filters_once_and_goes_on_with_the_same_problems(tmp_path, monkeyp
         return types.SimpleNamespace(params=params)
 
     monkeypatch.setattr(pipeline.rl, "train", train)
+    monkeypatch.setattr(pipeline, "measure", lambda *_: {})
+    monkeypatch.setattr(pipeline, "finish", lambda cfg, workdir, *_: workdir)
     with pytest.raises(KeyboardInterrupt):
         pipeline.run(CFG, tmp_path)
     path = tmp_path / "filter.json"
