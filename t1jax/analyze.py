@@ -161,8 +161,8 @@ def sheets(summaries: Sequence[Mapping[str, Any]], columns: int = COLUMNS) -> li
 
 def pictures(summaries: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, bytes, bytes]]:
     """(name, caption, PNG in light, in dark) of each plot over training; none without two steps."""
-    from t1jax import behaviour_plots as over
-    from t1jax.plots import DARK, LIGHT
+    from t1jax.reports import behaviour_plots as over
+    from t1jax.reports.plots import DARK, LIGHT
 
     timed = over.over_training(summaries)
     if len(timed) < 2:
@@ -181,9 +181,10 @@ def analyze(path: Path, out: Path) -> tuple[list[dict[str, Any]], list[str]]:
     Raises:
       ConfigError: there are no responses, or they or their config cannot be used.
     """
-    from t1jax import browse, files, scoreboard
+    from t1jax import files, scoreboard
     from t1jax.behaviour import summarise
     from t1jax.collect import collect
+    from t1jax.reports import browse
 
     evaluations, notes = collect(path)
     task, way = embedded_task(path)

@@ -166,7 +166,8 @@ def _run(argv: list[str]) -> None:
 
 def _report(out: Path, opened: Opened, temperature: float, found: Mapping[str, Any], notes: Sequence[str]) -> None:
     """Writes results.json, results.md and the plots of the benchmarks so far."""
-    from t1jax import files, plots, scoreboard
+    from t1jax import files, scoreboard
+    from t1jax.reports import plots
 
     settings = {
         "checkpoint": opened.where,

@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from t1jax import files, study_plots
+from t1jax import files
 from t1jax.config import Config, ConfigError
+from t1jax.reports import study_plots
 from t1jax.statistics import mean_interval
 from t1jax.studies import STUDIES, Arm, Contrast
 

@@ -33,26 +33,14 @@ from jax.experimental.compilation_cache import compilation_cache as cache
 from jax.sharding import Mesh
 
 from t1jax import evaluator as evaluation
-from t1jax import (
-    files,
-    multihost,
-    rl,
-    run_page,
-    saved,
-    scaling,
-    selection,
-    sft,
-    sharding,
-    tokenizer,
-    validation,
-    weights,
-)
+from t1jax import files, multihost, rl, saved, scaling, selection, sft, sharding, tokenizer, validation, weights
 from t1jax.checkpoint import Checkpoints
 from t1jax.config import Config, ConfigError
 from t1jax.evaluator import Evaluator, Response
 from t1jax.hf.tokenizer import HFTokenizer
 from t1jax.metrics import MetricsWriter, read_rows
 from t1jax.progress import Progress
+from t1jax.reports import run_page
 from t1jax.rewards.verifier import Verifier
 from t1jax.stopping import Signals
 from t1jax.tasks.embedded import make_embedded, make_verifier

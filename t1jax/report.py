@@ -53,7 +53,8 @@ def _run(argv: list[str]) -> None:
     if values.out is not None and Path(values.out).suffix != ".html":
         raise ConfigError(f"--out={values.out}; expected a file that ends in .html")
 
-    from t1jax import comparison, files, run_page, runs
+    from t1jax import files
+    from t1jax.reports import comparison, run_page, runs
 
     found = runs.read(workdirs)
     out = Path(values.out) if values.out else None

@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from t1jax import transcript
 from t1jax.config import ConfigError
+from t1jax.reports import transcript
 from t1jax.rewards import answers, penalties, verifier
 from t1jax.tasks import analysis, overlap, problems
 

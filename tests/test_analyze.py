@@ -8,10 +8,11 @@ import json
 import pytest
 import responses_files as made
 
-from t1jax import analyze, behaviour_plots, files, plots
+from t1jax import analyze, files
 from t1jax.analyze import embedded_task
 from t1jax.collect import collect
 from t1jax.config import ConfigError
+from t1jax.reports import behaviour_plots, plots
 from t1jax.rewards.answers import RIGHT, WRONG
 
 

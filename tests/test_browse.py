@@ -10,8 +10,9 @@ import browser
 import pytest
 import responses_files as made
 
-from t1jax import analyze, browse
-from t1jax.page import visible
+from t1jax import analyze
+from t1jax.reports import browse
+from t1jax.reports.page import visible
 
 pytestmark = browser.needs_browser
 

@@ -9,9 +9,9 @@ import re
 import numpy as np
 import pytest
 
-from t1jax import charts, curves
-from t1jax.charts import Chart, Series, figure, number, ticks_between
-from t1jax.page import DARK, LIGHT
+from t1jax.reports import charts, curves
+from t1jax.reports.charts import Chart, Series, figure, number, ticks_between
+from t1jax.reports.page import DARK, LIGHT
 from tests.made_up import HOSTILE, Reader
 
 

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from t1jax import comparison, runs
+from t1jax.reports import comparison, runs
 from t1jax.statistics import difference
 from tests.made_up import HOSTILE, Reader, share, write_run
 

@@ -32,8 +32,8 @@ from t1jax.config import ConfigError, inert
 from t1jax.hf import sandbox, tensors
 from t1jax.hf.chat import ChatTemplate
 from t1jax.hf.tokenizer import HFTokenizer
-from t1jax.page import escape
 from t1jax.progress import Progress
+from t1jax.reports.page import escape
 from t1jax.tasks import rows
 from t1jax.tasks.rows import read_rows
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from t1jax import files, plots, scoreboard
+from t1jax import files, scoreboard
 from t1jax.journal import Response
 from t1jax.measures import measure, powers, votes
+from t1jax.reports import plots
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
 from t1jax.statistics import wilson
 from t1jax.tasks.problems import Problem

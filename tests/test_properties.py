@@ -19,7 +19,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from t1jax.config import ConfigError
-from t1jax.page import escape, visible
+from t1jax.reports.page import escape, visible
 from t1jax.rewards import answers
 from t1jax.tasks.rows import read_rows
 

@@ -14,11 +14,12 @@ import sys
 import numpy as np
 import pytest
 
-from t1jax import files, hover, metrics, plots
-from t1jax.page import escape, page, visible
-from t1jax.run_page import write_report
+from t1jax import files, metrics
+from t1jax.reports import hover, plots
+from t1jax.reports.page import escape, page, visible
+from t1jax.reports.run_page import write_report
+from t1jax.reports.transcript import mark
 from t1jax.statistics import wilson
-from t1jax.transcript import mark
 from tests.made_up import GOOD, SHOWN, Reader, example_results, example_rows, share
 
 
@@ -259,5 +260,5 @@ def test_cold_start_and_rl_have_an_axis_each_and_held_out_points_their_intervals
 
 
 def test_importing_the_report_does_not_import_matplotlib():
-    code = "import sys, t1jax.run_page, t1jax.comparison; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, t1jax.reports.run_page, t1jax.reports.comparison; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

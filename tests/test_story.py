@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from configs import qwen0p5b, tiny
-from t1jax import config, planner, runs
-from t1jax.cautions import cautions
-from t1jax.runs import Run
-from t1jax.story import parameters, story
-from t1jax.wording import change, clock, of_responses
+from t1jax import config, planner
+from t1jax.reports import runs
+from t1jax.reports.cautions import cautions
+from t1jax.reports.runs import Run
+from t1jax.reports.story import parameters, story
+from t1jax.reports.wording import change, clock, of_responses
 from tests.made_up import HOSTILE, Reader, example_results, example_rows, share, write_run
 
 

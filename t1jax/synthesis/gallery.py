@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from t1jax.page import details, escape, page, section, table
+from t1jax.reports.page import details, escape, page, section, table
+from t1jax.reports.transcript import mark
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, Outcome
 from t1jax.synthesis.record import Attempt, Piece, Story
-from t1jax.transcript import mark
 
 SHOWN = 30  # chains on the page, the first ones with wrong attempts before those without
 SHOWN_REJECTED = 10

@@ -11,9 +11,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from t1jax.page import escape
-from t1jax.runs import Run, held_out
-from t1jax.wording import Change, Share, change, clock, interval, knob, of_responses, percent, tokens, total_seconds
+from t1jax.reports.page import escape
+from t1jax.reports.runs import Run, held_out
+from t1jax.reports.wording import (
+    Change,
+    Share,
+    change,
+    clock,
+    interval,
+    knob,
+    of_responses,
+    percent,
+    tokens,
+    total_seconds,
+)
 
 STAGE_WORDS = {
     "sft": "the cold start", "rl": "RL", "evaluate": "looking at held-out problems during RL",

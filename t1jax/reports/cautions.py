@@ -7,8 +7,8 @@ Deliberately not here: warnings while the run goes on (health.py), the story (st
 
 from __future__ import annotations
 
-from t1jax.runs import Run, held_out
-from t1jax.wording import change, knob, of_responses, percent
+from t1jax.reports.runs import Run, held_out
+from t1jax.reports.wording import change, knob, of_responses, percent
 
 LAST = 10  # steps that count as the end of RL
 LOW_ENTROPY = 0.05  # nats a token

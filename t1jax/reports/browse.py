@@ -18,10 +18,10 @@ from typing import Any
 
 from t1jax import prose
 from t1jax.behaviour import HABITS, STOPS, Behaviour
-from t1jax.browse_script import SCRIPT, STYLE
 from t1jax.collect import OUTCOMES, Evaluation, Record
-from t1jax.page import STYLE as HOUSE
-from t1jax.page import details, escape, picture, section, table, visible
+from t1jax.reports.browse_script import SCRIPT, STYLE
+from t1jax.reports.page import STYLE as HOUSE
+from t1jax.reports.page import details, escape, picture, section, table, visible
 from t1jax.scoreboard import Sheet
 from t1jax.tasks import chains
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from t1jax import hover, plots
-from t1jax.charts import MOST, Chart, Series
-from t1jax.runs import Run, held_out
-from t1jax.wording import of_responses, triple
+from t1jax.reports import hover, plots
+from t1jax.reports.charts import MOST, Chart, Series
+from t1jax.reports.runs import Run, held_out
+from t1jax.reports.wording import of_responses, triple
 
 COLOURS = {"sft": "before", "rl": "after"}
 SPARE = ("3", "4", "5")  # of several columns in one chart

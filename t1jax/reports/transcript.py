@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from t1jax.page import details, escape
+from t1jax.reports.page import details, escape
 
 STAGE_HEADS = {"sft": "Before RL", "rl": "After RL"}
 VERDICTS = {"too small": "small", "too big": "big", "yes": "yes", "no": "no"}

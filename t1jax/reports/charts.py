@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from t1jax.page import escape, visible
+from t1jax.reports.page import escape, visible
 
 SIDE = 1000.0  # of the SVG's square of coordinates
 MOST = 400  # points of a line; more are averaged in runs (curves.py)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from t1jax import plots
+from t1jax.reports import plots
 
 Trials = Mapping[str, Sequence[Mapping[str, Any]]]  # arm -> its runs
 MEASURES = {

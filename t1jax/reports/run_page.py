@@ -16,14 +16,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from t1jax import curves, files, hover, plots
-from t1jax.cautions import cautions
-from t1jax.charts import Chart, figure
-from t1jax.page import details, escape, page, section, table
-from t1jax.runs import Results, Rows, Run
-from t1jax.story import story
-from t1jax.transcript import side_by_side
-from t1jax.wording import Change, change, clock, interval, percent, points, tokens, total_seconds, triple
+from t1jax import files
+from t1jax.reports import curves, hover, plots
+from t1jax.reports.cautions import cautions
+from t1jax.reports.charts import Chart, figure
+from t1jax.reports.page import details, escape, page, section, table
+from t1jax.reports.runs import Results, Rows, Run
+from t1jax.reports.story import story
+from t1jax.reports.transcript import side_by_side
+from t1jax.reports.wording import Change, change, clock, interval, percent, points, tokens, total_seconds, triple
 
 BEFORE = '<span class="before">Before RL</span>'
 AFTER = '<span class="after">After RL</span>'
