@@ -17,7 +17,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-LONGEST = 30.0  # seconds that anything may hang, should the test forget the server
+LONGEST = 120.0  # seconds that anything may hang, should the test forget the server
 Behaviour = Callable[["Handler", dict[str, Any]], None]
 
 

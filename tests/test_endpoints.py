@@ -31,7 +31,7 @@ from t1jax.synthesis.writers import Completion, Failure, Request
 
 SECRET = "sk-0123456789abcdefghijklmnop"
 ROOT = Path(__file__).parent.parent
-LONG = 20.0  # seconds of silence that a test does not mean to meet
+LONG = 120.0  # seconds of silence that a test does not mean to meet
 
 
 @pytest.fixture(autouse=True)
@@ -347,7 +347,7 @@ def test_requests_and_tokens_per_minute_hold_for_retries_too(ledger):
 
 def test_never_more_at_once_than_allowed_and_no_fewer_when_there_is_work(ledger):
     def script(number, body):
-        return bad.status(500) if number % 7 == 3 else bad.ok_after_gate if number < 4 else ok()
+        return bad.status(500) if number % 7 == 5 else bad.ok_after_gate if number < 4 else ok()
 
     with BadServer(script) as server:
         writer = EndpointWriter("big", config_of(server, concurrency=4, retries=5), ledger)
@@ -386,8 +386,8 @@ def dict_of(results):
 
 
 def wait_for(holds):
-    """Until `holds()`, for at most half a minute."""
-    end = time.monotonic() + 30
+    """Until `holds()`, for at most two minutes: the machine may be busy."""
+    end = time.monotonic() + LONG
     while not holds():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.01)
