@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -101,6 +102,10 @@ class Scribe:
     def __init__(self, name: str = "sage", say: Callable[[str, str], str | Failure] = script) -> None:
         self.name, self.say = name, say
         self.asked: list[Request] = []
+        self.stopped = threading.Event()
+
+    def stop(self) -> None:
+        self.stopped.set()
 
     def write(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Completion | Failure]]:
         for request in reversed(requests):  # any order is allowed

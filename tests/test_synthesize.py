@@ -371,3 +371,22 @@ def test_a_file_of_somebody_else_is_not_overwritten(command, tmp_path, capsys):
 def test_help_is_at_hand(capsys):
     assert program.main(["synthesize", "--help"]) == 0
     assert "--problems=FILE" in capsys.readouterr().out
+
+
+def test_where_one_writer_fails_the_other_is_stopped_and_has_ended():
+    before = threading.active_count()
+
+    class Patient(Scribe):
+        def write(self, requests):
+            assert self.stopped.wait(20)
+            return iter(())
+
+    class Broken(Scribe):
+        def write(self, requests):
+            raise ConfigError("the quota is spent")
+
+    patient = Patient("patient")
+    cfg = make_config(attempters=("patient", "broken"))
+    with pytest.raises(ConfigError, match="the quota is spent"):
+        run(cfg=cfg, patient=patient, broken=Broken("broken"), sage=Scribe())
+    assert patient.stopped.is_set() and threading.active_count() == before

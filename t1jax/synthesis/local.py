@@ -47,6 +47,7 @@ class LocalWriter:
         self.model = f"{model}@{self.weights}"
         self._params, self._ledger, self._progress = params, ledger, progress
         self._new_tokens = 0
+        self._stopped = False
         self._generate = Generator(cfg, mesh, tokenizer, self._tell)
 
     def write(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Completion | Failure]]:
@@ -63,7 +64,13 @@ class LocalWriter:
         size = self.cfg.eval.batch_size
         for same in kinds.values():
             for start in range(0, len(same), size):
+                if self._stopped:
+                    return
                 yield from self._batch(same[start : start + size])
+
+    def stop(self) -> None:
+        """Ends a `write` that another thread is reading, after its batch."""
+        self._stopped = True
 
     def _batch(self, batch: Sequence[tuple[Request, list[int]]]) -> Iterator[tuple[Request, Completion | Failure]]:
         """A batch, from the ledger if all of it is there; else sampled, and what is missing there is added."""

@@ -197,17 +197,25 @@ def together(
         except BaseException as error:  # raised again below, where it is heard
             events.put(error)
 
-    for name, mine in requests.items():
-        threading.Thread(target=work, args=(name, mine), daemon=True).start()
+    threads = [threading.Thread(target=work, args=item, daemon=True) for item in requests.items()]
+    for thread in threads:
+        thread.start()
     working = len(requests)
-    while working:
-        event = events.get()
-        if isinstance(event, BaseException):
-            raise event
-        if event is None:
-            working -= 1
-        else:
-            yield event
+    try:
+        while working:
+            event = events.get()
+            if isinstance(event, BaseException):
+                raise event
+            if event is None:
+                working -= 1
+            else:
+                yield event
+    finally:  # also where one writer raised, or the run is left: the others end first, with what they paid for kept
+        if working:
+            for name in requests:
+                writers[name].stop()
+        for thread in threads:
+            thread.join()
 
 
 def seed_of(seed: int, key: str) -> int:

@@ -54,3 +54,7 @@ class Writer(Protocol):
     def write(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Completion | Failure]]:
         """Each request once, with what became of it, in any order."""
         ...
+
+    def stop(self) -> None:
+        """Ends, soon and for good, a `write` that another thread is reading: what is there by then is kept."""
+        ...
