@@ -45,6 +45,7 @@ Runs what T1 compares, on the embedded task, and says which of its claims came o
 Exit codes: 0 done, 1 a failure (with its traceback), 2 a mistake in flags or config, 130 stopped by Ctrl-C.
 """
 DEFAULT_CONFIG = "configs/study.py"
+PROGRAM = ("-m", "t1jax.trials")
 POLL = 0.2  # seconds between two looks at the processes
 PATIENCE = 60.0  # seconds that a process has to save a step and leave
 
@@ -129,7 +130,7 @@ class Share:
         files.write_json(folder / "job.json", job.task)
         self._log = folder / "log.txt"
         with open(self._log, "ab") as log:
-            command = [sys.executable, "-m", "t1jax.trials", str(out), job.name]
+            command = [sys.executable, *PROGRAM, str(out), job.name]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(self._process.pid, self._cores)  # long before it brings jax up, which counts cores

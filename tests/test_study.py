@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs of a study in processes of their own: in order, so many at a time, none twice; and a whole study, small."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from small import make_config, make_mesh
+
+from t1jax import step, study, trials
+from t1jax.config import ConfigError
+from t1jax.stopping import Stopped
+from t1jax.study import Job, run_jobs
+
+ROOT = Path(__file__).parent.parent
+STUB = """
+import json, os, sys, time
+from pathlib import Path
+out, name = Path(sys.argv[1]), sys.argv[2]
+told = json.loads((out / name / "job.json").read_text())
+def note(what):
+    with open(out / "order.txt", "a") as file:
+        file.write(f"{what} {name} {os.getpid()} {len(os.sched_getaffinity(0))}\\n")
+note("begin")
+print("working on", name, flush=True)
+time.sleep(told.get("sleep", 0.3))
+if told.get("code"):
+    sys.exit(told["code"])
+for made in told["makes"]:
+    (out / made).parent.mkdir(parents=True, exist_ok=True)
+    (out / made).write_text("{}")
+note("end")
+"""
+
+
+def job(name, after=(), **told):
+    makes = (f"{name}/done.json",)
+    return Job(name, makes, {"makes": makes, **told}, tuple(after))
+
+
+@pytest.fixture
+def stub(tmp_path, monkeypatch):
+    (tmp_path / "stub.py").write_text(STUB)
+    monkeypatch.setattr(study, "PROGRAM", (str(tmp_path / "stub.py"),))
+    monkeypatch.setattr(study, "POLL", 0.01)
+    return tmp_path / "out"
+
+
+def order(out):
+    return [line.split() for line in (out / "order.txt").read_text().splitlines()]
+
+
+def test_jobs_wait_for_what_they_need_and_are_never_more_than_asked(stub):
+    said = []
+    jobs = [job("a"), job("b"), job("c", after=("a", "b")), job("d", after=("a",)), job("e")]
+    run_jobs(jobs, stub, 2, said.append)
+    lines = order(stub)
+    place = {(what, name): i for i, (what, name, *_) in enumerate(lines)}
+    assert len(lines) == 10
+    assert place["begin", "c"] > max(place["end", "a"], place["end", "b"])
+    assert place["begin", "d"] > place["end", "a"]
+    running = most = 0
+    for what, *_ in lines:
+        running += 1 if what == "begin" else -1
+        most = max(most, running)
+    assert most == 2
+    assert len(said) == 5 and said[-1].startswith("5 of 5: ")
+    assert (stub / "c/log.txt").read_text() == "working on c\n"
+    if len(os.sched_getaffinity(0)) > 1:  # each has its share of the cores
+        assert {int(line[3]) for line in lines} == {len(os.sched_getaffinity(0)) // 2}
+
+
+def test_what_is_done_is_not_done_again(stub):
+    run_jobs([job("a"), job("b", after=("a",))], stub, 2, print)
+    (stub / "b/done.json").unlink()
+    said = []
+    run_jobs([job("a"), job("b", after=("a",))], stub, 2, said.append)
+    assert [name for what, name, *_ in order(stub) if what == "begin"] == ["a", "b", "b"]
+    assert len(said) == 1
+
+
+def test_a_job_that_fails_ends_the_study_and_stops_the_others(stub):
+    jobs = [job("bad", code=3, sleep=0.2), job("long", sleep=60), job("never", after=("bad",))]
+    began = time.monotonic()
+    with pytest.raises(Stopped, match=r"bad ended with 3; see .*bad/log\.txt"):
+        run_jobs(jobs, stub, 2, print)
+    assert time.monotonic() - began < 30
+    pids = {name: int(pid) for what, name, pid, _ in order(stub) if what == "begin"}
+    assert set(pids) == {"bad", "long"}
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids["long"], 0)
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        ([], "no study is named; expected all, or some of oversampling"),
+        (["penalty"], "unknown study 'penalty'"),
+        (["penalties", "--seeds=0"], "seeds"),
+        (["penalties", "--config.rl.penalti=1"], "unknown knob rl.penalti"),
+        (["penalties", "--config.rl.micro_batches=7"], "rl.micro_batches"),
+        (["penalties", "--config.data.train=x.jsonl"], "data.train is x.jsonl; expected nothing"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, said, tmp_path, capsys):
+    assert study.main(["t1jax.study", *arguments, f"--out={tmp_path / 'out'}"]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+    assert not (tmp_path / "out/runs").exists()
+
+
+def test_runs_of_another_base_are_refused_by_name(tmp_path):
+    cfg = make_config()
+    tmp_path.mkdir(exist_ok=True)
+    study._same_base(tmp_path, cfg)
+    study._same_base(tmp_path, cfg)
+    other = dataclasses.replace(cfg, rl=dataclasses.replace(cfg.rl, temperature=1.0))
+    with pytest.raises(ConfigError, match=r"rl\.temperature is 1\.0, was 1\.2"):
+        study._same_base(tmp_path, other)
+
+
+def test_a_step_is_shared_by_seeds_and_by_nothing_else(monkeypatch):
+    made = []
+    monkeypatch.setattr(step, "make_train_step", lambda cfg, *_, **__: made.append(cfg) or object())
+    shared, mesh, cfg = trials.SharedStep(), make_mesh(), make_config()
+    first = shared(cfg, mesh, None, stop_tokens=(1,), on_progress=print)
+    again = shared(dataclasses.replace(cfg, seed=7), mesh, None, stop_tokens=(1,))
+    assert first is again and len(made) == 1
+    with pytest.raises(ValueError, match="differ in more than their seed"):
+        shared(make_config(rl__temperature=0.9), mesh, None, stop_tokens=(1,))
+
+
+SMALL = (
+    "--config.model.num_layers=1", "--config.model.hidden_size=32", "--config.model.head_dim=8",
+    "--config.model.mlp_size=48", "--config.sft.num_steps=30", "--config.rl.num_steps=4", "--config.checkpoint.every=2",
+    "--config.rl.max_new_tokens=32", "--config.rl.window=16", "--config.scaling.budgets=(8, 16)",
+    "--config.eval.num_problems=32", "--config.eval.batch_size=32", "--config.eval.quick_problems=32",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_study_that_was_stopped_ends_as_one_that_was_not(tmp_path):
+    """The real command, its runs too: SIGTERM in the middle, then the same command again."""
+
+    def command(out):
+        flags = ["penalties", "inference_scaling", f"--out={out}", "--seeds=2", *SMALL]
+        return [sys.executable, "-m", "t1jax.study", *flags]
+
+    env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    subprocess.run(command(tmp_path / "whole"), cwd=ROOT, env=env, check=True, timeout=1500)
+    running = subprocess.Popen(command(tmp_path / "cut"), cwd=ROOT, env=env)
+    while not list((tmp_path / "cut/runs").glob("*/seed0/metrics.jsonl")):
+        assert running.poll() is None
+        time.sleep(0.2)
+    running.send_signal(signal.SIGINT)
+    assert running.wait(300) == 130
+    subprocess.run(command(tmp_path / "cut"), cwd=ROOT, env=env, check=True, timeout=1500)
+    for name in ("penalties", "inference_scaling"):
+        whole, cut = (json.loads((tmp_path / x / name / "results.json").read_text()) for x in ("whole", "cut"))
+        assert whole == cut
+    marks = json.loads((tmp_path / "cut/runs/base/seed1/trial.json").read_text())["marks"]
+    assert [mark["step"] for mark in marks] == [0, 2, 4]
+    assert len(marks[-1]["votes"]) == 4 and marks[0]["kl_start"] == 0 and marks[-1]["kl_start"] > 0
+    assert (tmp_path / "cut/summary.md").read_text().count("\n") == 7
