@@ -112,6 +112,8 @@ def test_measures_by_hand():
     assert findings.measure(run, "entropy") == 0.2 and findings.measure(run, "overlong") == 0.2
     run["marks"][-1]["response_length"] = 1000.0
     assert math.isclose(findings.measure(run, "over_vote"), 0.25)
+    votes[1]["accuracy"], votes[2]["accuracy"], run["marks"][-1]["response_length"] = 0.6, 0.5, 100.0
+    assert math.isclose(findings.measure(run, "over_vote"), 0.2)  # a vote that costs less may be the better one
 
 
 def write_trials(out, name, seeds):

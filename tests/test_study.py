@@ -60,7 +60,7 @@ def order(out):
 
 def test_jobs_wait_for_what_they_need_and_are_never_more_than_asked(stub):
     said = []
-    jobs = [job("a"), job("b"), job("c", after=("a", "b")), job("d", after=("a",)), job("e")]
+    jobs = [job("a"), job("b", sleep=0.8), job("c", after=("a", "b")), job("d", after=("a",)), job("e")]
     run_jobs(jobs, stub, 2, said.append)
     lines = order(stub)
     place = {(what, name): i for i, (what, name, *_) in enumerate(lines)}
