@@ -130,6 +130,21 @@ def take_config_file(argv: list[str], default: str) -> tuple[str, list[str]]:
     return path, rest
 
 
+def out_file(name: str | None) -> Path:
+    """The file --out, JSON lines; its folder is made if need be.
+
+    Raises:
+      ConfigError: it has another ending, or the folder cannot be made.
+    """
+    if not name or Path(name).suffix != ".jsonl":
+        raise ConfigError(f"--out={name or ''}; expected a file that ends in .jsonl")
+    try:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out={name}: {error.strerror}; expected a folder that can be written") from error
+    return Path(name)
+
+
 def _load_file(path: str) -> ConfigDict:
     """What get_config() of the file returns."""
     try:

@@ -117,7 +117,7 @@ def _run(argv: list[str]) -> None:
     cfg, values, extra = command_line.read_config(argv, _define, DEFAULT_CONFIG)
     if extra:
         raise ConfigError(f"unexpected argument {extra[0]!r}; flags start with --, see --help")
-    data, out = values.data or cfg.data.train, _out(values.out)
+    data, out = values.data or cfg.data.train, command_line.out_file(values.out)
     temperature = cfg.rl.temperature if values.temperature is None else values.temperature
     if not data:
         raise ConfigError("--data is missing; expected a file of problems")
@@ -149,17 +149,6 @@ def _run(argv: list[str]) -> None:
         counts = write_kept(data, out, pass_rates(responses), values.min_pass_rate, values.max_pass_rate)
         words = (f"{counts[name]} {name}" for name in ("kept", "too easy", "too hard", "unscorable", "not asked"))
         print(f"{out}: {', '.join(words)}")
-
-
-def _out(name: str | None) -> Path:
-    """The file --out; its folder is made if need be."""
-    if not name or Path(name).suffix != ".jsonl":
-        raise ConfigError(f"--out={name or ''}; expected a file that ends in .jsonl")
-    try:
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out={name}: {error.strerror}; expected a folder that can be written") from error
-    return Path(name)
 
 
 if __name__ == "__main__":

@@ -280,16 +280,10 @@ def _hold_settings(out: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _out(name: str | None, problems: str | None) -> Path:
-    """The file --out; its folder is made if need be."""
-    if not name or Path(name).suffix != ".jsonl":
-        raise ConfigError(f"--out={name or ''}; expected a file that ends in .jsonl")
-    if problems and Path(problems).absolute() == Path(name).absolute():
+    """The file --out, which is not that of the problems."""
+    if name and problems and Path(problems).absolute() == Path(name).absolute():
         raise ConfigError(f"--out={name} is --problems; expected another file: the problems are never overwritten")
-    try:
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out={name}: {error.strerror}; expected a folder that can be written") from error
-    return Path(name)
+    return command_line.out_file(name)
 
 
 if __name__ == "__main__":

@@ -22,17 +22,14 @@ from __future__ import annotations
 import random
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from t1jax.config import TaskConfig
-from t1jax.rewards import answers
-from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG, Outcome
 from t1jax.tasks import chains, countdown_analysis, expressions
 from t1jax.tasks import countdown_chains as writer
 from t1jax.tasks.analysis import Analysis
+from t1jax.tasks.generated import GeneratedTask
 from t1jax.tasks.pairs import Split
-from t1jax.tokenizer import TokenIds, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class Problem:
     split: Split
 
 
-class CountdownTask:
+class CountdownTask(GeneratedTask):
     """Problems, prompts, chains and the check, as cfg.task describes them."""
 
     cut_answer_prefix = chains.CUT_ANSWER_PREFIX
@@ -55,9 +52,6 @@ class CountdownTask:
         self.cfg = cfg
         self.difficulties = tuple(range(cfg.min_numbers, cfg.max_numbers + 1))
         self._values = range(1, cfg.max_value + 1)
-
-    def size(self, split: Split) -> None:
-        """None: a split has no end."""
 
     def problem(self, index: int, split: Split) -> Problem:
         """The problem with this index in this split: always the same one, on every machine."""
@@ -82,27 +76,10 @@ class CountdownTask:
         """One cold-start response to the prompt, without a stop token."""
         return writer.write_chain(problem.numbers, problem.target, self.cfg, rng)
 
-    def num_demonstrations(self) -> None:
-        """None: every training problem has one."""
-
-    def demonstration(self, index: int, seed: int) -> tuple[str, str]:
-        """(prompt, chain) of the training problem with this index; it and the seed decide the chain."""
-        problem = self.problem(index, "train")
-        return self.prompt(problem), self.chain(problem, random.Random(f"chain {seed} {index}"))
-
-    def score(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[Outcome]:
-        """Right if the last box holds an expression of the numbers, each at most once, whose value is the target."""
-        return [self._outcome(problem, response) for problem, response in zip(problems, responses, strict=True)]
-
-    def _outcome(self, problem: Problem, response: str) -> Outcome:
-        if self.gold(problem) is None:
-            return UNSCORABLE
-        answer = answers.last_box(response)
-        found = expressions.evaluate(answer) if answer is not None else None
-        if found is None:
-            return WRONG
-        value, used = found
-        return RIGHT if value == problem.target and Counter(used) <= Counter(problem.numbers) else WRONG
+    def answered(self, problem: Problem, answer: str) -> bool:
+        """Whether `answer` is an expression of the numbers, each at most once, whose value is the target."""
+        found = expressions.evaluate(answer)
+        return found is not None and found[0] == problem.target and Counter(found[1]) <= Counter(problem.numbers)
 
     def gold(self, problem: Problem) -> str | None:
         """A right answer, as it stands in the box; None if the writer finds none."""
@@ -113,24 +90,9 @@ class CountdownTask:
         """What the response tried, claimed and got wrong on the way."""
         return countdown_analysis.analyse(problem.numbers, problem.target, response)
 
-    def thought_end(self, tokens: TokenIds, tokenizer: Tokenizer) -> int | None:
-        """Tokens before the </think>, which is one token; None if there is none."""
-        return chains.thought_end(tokens, tokenizer)
-
-    def corpus(self, count: int, seed: int) -> Iterator[str]:
-        """`count` texts, prompt and chain, of training problems: what a tokenizer is trained on."""
-        rng = random.Random(f"corpus {seed}")
-        for _ in range(count):
-            problem = self.problem(rng.randrange(1 << 40), "train")
-            yield self.prompt(problem) + self.chain(problem, rng)
-
     def symbols(self) -> list[str]:
         """The texts that must be one token each: every number that a chain can hold, and the fixed phrases."""
         return [*map(str, range(max(self.cfg.max_target, self.cfg.max_value) + 1)), *writer.PHRASES]
-
-    def forbid_giving_up(self, tokenizer: Tokenizer) -> tuple[int, tuple[int, ...]]:
-        """(the token that ends the thinking, the tokens it may follow: the end of a line that claims "yes")."""
-        return chains.forbid_giving_up(tokenizer)
 
     def _is_held_out(self, numbers: tuple[int, ...], target: int) -> bool:
         digest = zlib.crc32(f"countdown {numbers} {target}".encode())

@@ -22,15 +22,13 @@ from __future__ import annotations
 import itertools
 import random
 import zlib
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from t1jax.config import ConfigError, TaskConfig
 from t1jax.rewards import answers
-from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG, Outcome
 from t1jax.tasks import analysis, chains
-from t1jax.tokenizer import TokenIds, Tokenizer
+from t1jax.tasks.generated import GeneratedTask
 
 Split = Literal["train", "held_out"]
 
@@ -46,7 +44,7 @@ class Problem:
     split: Split
 
 
-class PairsTask:
+class PairsTask(GeneratedTask):
     """Problems, prompts, chains and the check of the embedded task, as cfg.task describes it."""
 
     cut_answer_prefix = chains.CUT_ANSWER_PREFIX
@@ -62,9 +60,6 @@ class PairsTask:
         self.cfg = cfg
         self.difficulties = tuple(range(cfg.min_numbers, cfg.max_numbers + 1))
         self._values = range(1, cfg.max_value + 1)
-
-    def size(self, split: Split) -> None:
-        """None: a split has no end."""
 
     def problem(self, index: int, split: Split) -> Problem:
         """The problem with this index in this split: always the same one, on every machine."""
@@ -87,25 +82,9 @@ class PairsTask:
         """One cold-start response to the prompt, without a stop token."""
         return chains.write_chain(problem.numbers, problem.target, self.cfg, rng)
 
-    def num_demonstrations(self) -> None:
-        """None: every training problem has one."""
-
-    def demonstration(self, index: int, seed: int) -> tuple[str, str]:
-        """(prompt, chain) of the training problem with this index; it and the seed decide the chain."""
-        problem = self.problem(index, "train")
-        return self.prompt(problem), self.chain(problem, random.Random(f"chain {seed} {index}"))
-
-    def score(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[Outcome]:
-        """Right if the last box holds two of the numbers with the asked sum; unscorable if no pair has it."""
-        return [self._outcome(problem, response) for problem, response in zip(problems, responses, strict=True)]
-
-    def _outcome(self, problem: Problem, response: str) -> Outcome:
-        if self.gold(problem) is None:
-            return UNSCORABLE
-        answer = answers.last_box(response)
-        if answer is None:
-            return WRONG
-        return RIGHT if answers.compare(answer, problem.numbers, problem.target) else WRONG
+    def answered(self, problem: Problem, answer: str) -> bool:
+        """Whether `answer` is two of the numbers with the asked sum."""
+        return answers.compare(answer, problem.numbers, problem.target)
 
     def gold(self, problem: Problem) -> str | None:
         """A right answer, as it stands in the box; None if the problem has none."""
@@ -116,24 +95,9 @@ class PairsTask:
         """What the response tried, claimed and got wrong on the way."""
         return analysis.analyse(problem.numbers, problem.target, response)
 
-    def thought_end(self, tokens: TokenIds, tokenizer: Tokenizer) -> int | None:
-        """Tokens before the </think>, which is one token; None if there is none."""
-        return chains.thought_end(tokens, tokenizer)
-
-    def corpus(self, count: int, seed: int) -> Iterator[str]:
-        """`count` texts, prompt and chain, of training problems: what a tokenizer is trained on."""
-        rng = random.Random(f"corpus {seed}")
-        for _ in range(count):
-            problem = self.problem(rng.randrange(1 << 40), "train")
-            yield self.prompt(problem) + self.chain(problem, rng)
-
     def symbols(self) -> list[str]:
         """The texts that must be one token each: every number that a chain can hold, and the fixed phrases."""
         return [*map(str, range(2 * self.cfg.max_value + 1)), *chains.PHRASES]
-
-    def forbid_giving_up(self, tokenizer: Tokenizer) -> tuple[int, tuple[int, ...]]:
-        """(the token that ends the thinking, the tokens it may follow: the end of a line that claims "yes")."""
-        return chains.forbid_giving_up(tokenizer)
 
     def _is_held_out(self, numbers: tuple[int, ...], target: int) -> bool:
         digest = zlib.crc32(f"{numbers} {target}".encode())
