@@ -49,6 +49,7 @@ from t1jax.tasks.task import Task
 from t1jax.tokenizer import Tokenizer
 from t1jax.types import Params
 
+THINKING, OTHERS = (0.3, 0.6), (0.6,)  # shares of RL that are measured, besides none and all of it
 VOTES = (1, 2, 4, 8)  # responses that vote
 VOTERS = 256  # problems that are voted on
 LAST = 5  # steps of RL whose mean stands for the end of training
@@ -114,7 +115,7 @@ def cold(cfg: Config, folder: Path, out: Path) -> None:
 
 
 def trial(cfg: Config, cold_folder: Path, folder: Path, thinking: bool, out: Path, shared: SharedStep) -> None:
-    """RL from the cold start in `cold_folder`, measured at every step that a checkpoint is kept of.
+    """RL from the cold start in `cold_folder`, measured before, in between and after.
 
     Args:
       thinking: also measure inference scaling and majority votes at these steps.
@@ -131,9 +132,9 @@ def trial(cfg: Config, cold_folder: Path, folder: Path, thinking: bool, out: Pat
                 work.progress, mark.evaluator, work.signals, shared,
             )  # fmt: skip
             shapes = step.state_shapes(cfg, work.mesh, rl.make_optimizer(cfg), anchor=True)
-            marks = [mark(mark.start, 0)]
-            for number in checkpoints.steps():
-                if number < cfg.rl.num_steps and (state := checkpoints.restore(shapes, step=number)) is not None:
+            marks = [_before(mark, cold_folder)]
+            for number in between(checkpoints.steps(), cfg.rl.num_steps, THINKING if thinking else OTHERS):
+                if (state := checkpoints.restore(shapes, step=number)) is not None:
                     marks.append(mark(state.params, number))
             marks.append(mark(last.params, cfg.rl.num_steps))
         rows = [row for row in read_rows(folder) if row["stage"] == "rl"]
@@ -156,7 +157,7 @@ class Marks:
     def __init__(self, work: Open, start: Params, thinking: bool) -> None:
         """`start`: the weights from which `kl_start` is counted."""
         self.start, self.evaluator = start, Evaluator(work.cfg, work.mesh, work.task, work.tokenizer)
-        self._work, self._thinking = work, thinking
+        self._work, self.thinking = work, thinking
         self._divergence = make_divergence(work.cfg, work.mesh)
         self._problems = self.evaluator.problems(work.cfg.eval.num_problems)
         self._prompts = [work.tokenizer.encode(work.task.prompt(problem)) for problem in self._problems]
@@ -172,12 +173,26 @@ class Marks:
                 "overlong": sum(ids[-1] not in work.tokenizer.stop_ids for ids in drawn) / len(drawn),
                 "kl_start": self._divergence(params, self.start, self._prompts, drawn) if number else 0.0,
             }
-            if self._thinking:
+            if self.thinking:
                 stage = f"rl{number}" if number else "sft"
                 points = scaling.inference_scaling(self.evaluator, params, responses, stage)
                 found["scaling"] = [point | {"tokens": _spent(responses, point["budget"])} for point in points]
                 found["votes"] = vote(work, params, self._problems[:VOTERS])
         return found
+
+
+def between(kept: Sequence[int], last: int, shares: Sequence[float]) -> list[int]:
+    """The kept steps before the last that are nearest to these shares of RL, ascending."""
+    inner = [number for number in kept if 0 < number < last]
+    return sorted({min(inner, key=lambda number: abs(number - share * last)) for share in shares}) if inner else []
+
+
+def _before(mark: Marks, cold_folder: Path) -> dict[str, Any]:
+    """What is measured before RL: the same for all runs that share a cold start, so it is kept beside it."""
+    path = cold_folder / ("thinking.json" if mark.thinking else "start.json")
+    if not path.exists():
+        files.write_json(path, mark(mark.start, 0))
+    return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def _spent(responses: Sequence[Judged], budget: int) -> float:

@@ -138,6 +138,13 @@ def test_a_step_is_shared_by_seeds_and_by_nothing_else(monkeypatch):
         shared(make_config(rl__temperature=0.9), mesh, None, stop_tokens=(1,))
 
 
+def test_the_steps_in_between_are_the_kept_ones_nearest_to_the_shares():
+    assert trials.between([7, 14, 21, 24], 24, trials.THINKING) == [7, 14]
+    assert trials.between([7, 14, 21, 24], 24, trials.OTHERS) == [14]
+    assert trials.between([5, 10, 15, 16], 16, trials.THINKING) == [5, 10]
+    assert trials.between([4], 4, trials.THINKING) == [] and trials.between([2, 4], 4, trials.THINKING) == [2]
+
+
 SMALL = (
     "--config.model.num_layers=1", "--config.model.hidden_size=32", "--config.model.head_dim=8",
     "--config.model.mlp_size=48", "--config.sft.num_steps=30", "--config.rl.num_steps=4", "--config.checkpoint.every=2",
