@@ -183,7 +183,7 @@ class Verifier:
       ConfigError: from `check`, if workers cannot be started: math-verify is missing, or the memory is too small.
     """
 
-    library = "math-verify"  # what workers need, for messages
+    package = "math-verify"  # what workers need, for messages
 
     def __init__(self, cfg: VerifierConfig, program: Sequence[str] = ()):
         """`program`: a file and words for its `start`, for other questions than math-verify's; see worker.py."""
@@ -294,7 +294,7 @@ class Verifier:
         if batch.example:
             lost = "%d of %d answers are unscorable: %s hung on %d and died on %d, first on (answer, gold) %.200r"
             hung, died = batch.lost["timed_out"], batch.lost["crashed"]
-            logger.warning(lost, hung + died, len(pairs), self.library, hung, died, batch.example)
+            logger.warning(lost, hung + died, len(pairs), self.package, hung, died, batch.example)
         return known | batch.outcomes
 
     def _serve(self) -> None:
@@ -365,7 +365,7 @@ class Verifier:
                 if not self._broken and self._failed_starts >= _STARTS:
                     self._broken = ConfigError(
                         f"the verifier's process does not start: {problem} ({sys.executable}, verifier.memory is "
-                        f"{self._cfg.memory} MiB); expected it to import {self.library}: install it, or raise that knob"
+                        f"{self._cfg.memory} MiB); expected it to import {self.package}: install it, or raise that knob"
                     )
             self._end(worker)
 

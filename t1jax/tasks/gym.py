@@ -50,7 +50,7 @@ ASCII = "".join(map(chr, range(32, 127))) + "\n"
 class Gym(Verifier):
     """Processes that make items of one dataset and score answers to them."""
 
-    library = "reasoning-gym"
+    package = "reasoning-gym"
 
     def __init__(self, cfg: VerifierConfig, dataset: str, items: int, options: dict[str, Any]) -> None:
         super().__init__(cfg, (str(PROGRAM), dataset, str(items), json.dumps(options)))
