@@ -155,7 +155,7 @@ SMALL = (
 
 @pytest.mark.slow
 def test_a_study_that_was_stopped_ends_as_one_that_was_not(tmp_path):
-    """The real command, its runs too: SIGTERM in the middle, then the same command again."""
+    """The real command, its runs too: Ctrl-C in the middle, then the same command again."""
 
     def command(out):
         flags = ["penalties", "inference_scaling", f"--out={out}", "--seeds=2", *SMALL]
