@@ -160,19 +160,21 @@ def sheets(summaries: Sequence[Mapping[str, Any]], columns: int = COLUMNS) -> li
 
 
 def pictures(summaries: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, bytes, bytes]]:
-    """(name, caption, PNG in light, in dark) of each plot over training; none without two steps."""
+    """(name, caption, PNG in light, in dark) of each plot; those over training only if there are two steps."""
     from t1jax.reports import behaviour_plots as over
     from t1jax.reports.plots import DARK, LIGHT
 
     timed = over.over_training(summaries)
+    ends = summaries[:1] if len(summaries) == 1 else [summaries[0], summaries[-1]]
+    lengths = (over.LENGTHS_NAME, over.LENGTHS_CAPTION, over.draw_lengths(ends, LIGHT), over.draw_lengths(ends, DARK))
     if len(timed) < 2:
-        return []
+        return [lengths]
     found = [
         (plot.name, plot.caption, over.draw_lines(plot, timed, LIGHT), over.draw_lines(plot, timed, DARK))
         for plot in over.PLOTS
     ]
     stops = (over.draw_stops(timed, LIGHT), over.draw_stops(timed, DARK))
-    return [*found, (over.STOPS_NAME, over.STOPS_CAPTION, *stops)]
+    return [*found, (over.STOPS_NAME, over.STOPS_CAPTION, *stops), lengths]
 
 
 def analyze(path: Path, out: Path) -> tuple[list[dict[str, Any]], list[str]]:

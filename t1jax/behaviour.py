@@ -39,6 +39,7 @@ Stop = Literal["verified", "unverified", "gave up", "cut off"]
 STOPS: tuple[Stop, ...] = ("verified", "unverified", "gave up", "cut off")
 MEANS = ("attempts", "reflections", "backtracks", "verifications")
 TURNS = 12  # openings of turning steps that are listed
+BINS = 24  # of the histogram of lengths
 Figure = dict[str, Any]  # value, low, high, n; of a share also count
 
 
@@ -130,8 +131,8 @@ def summarise(behaviours: Sequence[Behaviour]) -> dict[str, Any]:
     Returns:
       {responses, unscorable, accuracy, first_attempt, recovery, loss, false_claims (None: cannot tell), repeated,
       habits: name -> share, stops: name -> share, means: name -> mean a response, length, length_right, length_wrong,
-      turns: [[opening, times]]}. Shares are {value, low, high, n, count} with Wilson's interval, means {value, low,
-      high, n} with a bootstrap's; the value is None where n is 0.
+      lengths: see `histogram`, turns: [[opening, times]]}. Shares are {value, low, high, n, count} with Wilson's
+      interval, means {value, low, high, n} with a bootstrap's; the value is None where n is 0.
     """
     scorable = [b for b in behaviours if b.outcome != UNSCORABLE]
     right = [b for b in scorable if b.outcome == RIGHT]
@@ -159,6 +160,7 @@ def summarise(behaviours: Sequence[Behaviour]) -> dict[str, Any]:
         "length": mean([b.tokens for b in behaviours]),
         "length_right": mean([b.tokens for b in right]),
         "length_wrong": mean([b.tokens for b in wrong]),
+        "lengths": histogram(right, wrong),
         "turns": [list(item) for item in sorted(turns.items(), key=lambda item: (-item[1], item[0]))[:TURNS]],
     }
 
@@ -181,6 +183,15 @@ def mean(values: Sequence[float]) -> Figure:
         "high": float(high[0]) if known else None,
         "n": len(values),
     }
+
+
+def histogram(right: Sequence[Behaviour], wrong: Sequence[Behaviour]) -> dict[str, list[int]]:
+    """{edges, right, wrong}: how many responses have edges[i] to edges[i + 1] - 1 tokens; edges are BINS + 1."""
+    longest = max((b.tokens for b in (*right, *wrong)), default=0)
+    width = longest // BINS + 1
+    edges = [i * width for i in range(BINS + 1)]
+    of_right, of_wrong = (np.histogram([b.tokens for b in part], edges)[0].tolist() for part in (right, wrong))
+    return {"edges": edges, "right": of_right, "wrong": of_wrong}
 
 
 def _stop(overlong: bool, gave_up: bool, verified: bool) -> Stop:

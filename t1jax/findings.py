@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,21 +69,17 @@ def write_summary(out: Path) -> Path:
 
 
 def measure(trial: Trial, name: str) -> float:
-    """A figure of a run after RL; of the names that are no column of its last mark, see the code."""
-    first, last = trial["marks"][0], trial["marks"][-1]
-    if name == "entropy":
-        return trial["training"]["entropy"]
-    if name == "gain":
-        return last["accuracy"] - first["accuracy"]
-    if name == "gain_per_nat":  # of KL from where RL began
-        return (last["accuracy"] - first["accuracy"]) / last["kl_start"] if last["kl_start"] > 0 else math.nan
-    if name == "rise":  # from the smallest to the largest budget of thinking
-        return _rise(last)
-    if name == "rise_gain":
-        return _rise(last) - _rise(first)
-    if name == "over_vote":  # thinking after RL, less a vote before RL that spends as many tokens
-        return last["accuracy"] - _vote_at(first["votes"], last["response_length"])
-    return last[name]
+    """A figure of a run after RL: one of DERIVED, or a column of its last mark."""
+    return float(DERIVED[name](trial) if name in DERIVED else trial["marks"][-1][name])
+
+
+def _gain(trial: Trial) -> float:
+    return trial["marks"][-1]["accuracy"] - trial["marks"][0]["accuracy"]
+
+
+def _gain_per_nat(trial: Trial) -> float:
+    moved = trial["marks"][-1]["kl_start"]
+    return _gain(trial) / moved if moved > 0 else math.nan
 
 
 def _rise(mark: Mapping[str, Any]) -> float:
@@ -95,6 +91,19 @@ def _vote_at(votes: Sequence[Mapping[str, float]], tokens: float) -> float:
     within = [v for v in votes if v["tokens"] <= tokens]
     beyond = next((v for v in votes if v["tokens"] > tokens), votes[-1])
     return max([beyond["accuracy"], *(v["accuracy"] for v in within)])
+
+
+DERIVED: Mapping[str, Callable[[Trial], float]] = {
+    "entropy": lambda trial: trial["training"]["entropy"],
+    "gain": _gain,
+    "gain_per_nat": _gain_per_nat,  # of KL from where RL began
+    "rise": lambda trial: _rise(trial["marks"][-1]),  # from the smallest to the largest budget of thinking
+    "rise_gain": lambda trial: _rise(trial["marks"][-1]) - _rise(trial["marks"][0]),
+    # thinking after RL, less a vote before RL that spends as many tokens
+    "over_vote": lambda trial: (
+        trial["marks"][-1]["accuracy"] - _vote_at(trial["marks"][0]["votes"], trial["marks"][-1]["response_length"])
+    ),
+}
 
 
 def summarise(trials: Sequence[Trial]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -59,6 +60,11 @@ class Job:
     task: dict[str, Any]  # what trials.py is told
     after: tuple[str, ...] = ()  # the jobs whose results it needs
 
+    @property
+    def kind(self) -> str:
+        """Jobs of a kind take about as long: cold, runs."""
+        return self.name.partition("/")[0]
+
 
 def cli() -> None:
     """What `python -m t1jax.study` calls."""
@@ -95,7 +101,8 @@ def run_jobs(jobs: Sequence[Job], out: Path, at_a_time: int, say: Callable[[str]
       Stopped: a job failed; what others had begun goes on next time.
     """
     left = [job for job in jobs if not all((out / name).exists() for name in job.makes)]
-    began, finished, total = time.monotonic(), 0, len(left)
+    spent: dict[str, list[float]] = {}  # kind of job -> seconds that each took
+    finished, total = 0, len(left)
     shares = [Share(cores) for cores in _shares(at_a_time)]
     try:
         while left or any(share.job for share in shares):
@@ -109,11 +116,19 @@ def run_jobs(jobs: Sequence[Job], out: Path, at_a_time: int, say: Callable[[str]
             for share in shares:
                 if (job := share.ended()) is not None:
                     finished += 1
-                    pace = (time.monotonic() - began) / finished
-                    say(f"{finished} of {total}: {job.name}; {pace * (total - finished) / 60:.0f} min left")
+                    spent.setdefault(job.kind, []).append(share.seconds)
+                    rest = [*left, *(share.job for share in shares if share.job)]
+                    minutes = _seconds_left(rest, spent) / at_a_time / 60
+                    say(f"{finished} of {total}: {job.name}; {minutes:.0f} min left")
     finally:
         for share in shares:
             share.stop()
+
+
+def _seconds_left(rest: Sequence[Job], spent: dict[str, list[float]]) -> float:
+    """What the jobs that are not done would take one after the other, by those of their kind, or else by all."""
+    known = {kind: statistics.mean(seconds) for kind, seconds in spent.items()}
+    return sum(known.get(job.kind, statistics.mean(known.values())) for job in rest)
 
 
 class Share:
@@ -121,8 +136,10 @@ class Share:
 
     def __init__(self, cores: set[int]) -> None:
         self.job: Job | None = None
+        self.seconds = 0.0  # that the last job took
         self._cores, self._log = cores, Path()
         self._process: subprocess.Popen[bytes] | None = None
+        self._began = 0.0
 
     def begin(self, job: Job, out: Path) -> None:
         """Starts a job; what it prints goes to log.txt in its folder."""
@@ -134,7 +151,7 @@ class Share:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(self._process.pid, self._cores)  # long before it brings jax up, which counts cores
-        self.job = job
+        self.job, self._began = job, time.monotonic()
 
     def ended(self) -> Job | None:
         """The job, if it has ended since `begin`.
@@ -145,6 +162,7 @@ class Share:
         if self.job is None or self._process is None or (code := self._process.poll()) is None:
             return None
         job, self.job = self.job, None
+        self.seconds = time.monotonic() - self._began
         if code:
             raise Stopped(f"{job.name} ended with {code}; see {self._log}. The same command continues", 1)
         return job

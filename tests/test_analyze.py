@@ -106,7 +106,8 @@ def test_the_command_line_writes_what_it_promises(run, tmp_path, capsys):
     assert "recovered after a wrong one %" in out and "read by the rules of the embedded task" in out
     assert out.endswith(f"page: {tmp_path / 'new/behaviour.html'}\n")
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(
-        ["behaviour.html", "behaviour.json", "behaviour.md", f"{behaviour_plots.STOPS_NAME}.png"]
+        ["behaviour.html", "behaviour.json", "behaviour.md"]
+        + [f"{name}.png" for name in (behaviour_plots.STOPS_NAME, behaviour_plots.LENGTHS_NAME)]
         + [f"{plot.name}.png" for plot in behaviour_plots.PLOTS]
     )
     tree = json.loads((tmp_path / "new/behaviour.json").read_text())
@@ -202,8 +203,21 @@ def test_a_plot_shows_its_figures(run, plain):
     assert behaviour_plots.draw_lines(plot, unknown, plots.LIGHT) != drawn
 
 
-def test_one_evaluation_has_no_plot_over_training(run):
-    assert analyze.pictures([{"step": None, "final": True}, {"step": 3, "final": True}]) == []
+def test_one_evaluation_has_lengths_and_no_plot_over_training(run, monkeypatch):
+    monkeypatch.setattr(analyze, "pictures", lambda summaries: [])
+    summaries, _ = analyze.analyze(run / "responses/rl-final.jsonl", run)
+    monkeypatch.undo()
+    ((name, _, light, dark),) = analyze.pictures(summaries)
+    assert name == behaviour_plots.LENGTHS_NAME and light[:4] == dark[:4] == b"\x89PNG" and light != dark
+
+
+def test_the_histogram_shows_its_counts(run, plain):
+    (*_, last), _ = analyze.analyze(run, run)
+    drawn = behaviour_plots.draw_lengths([last], plots.LIGHT)
+    counts = last["lengths"]
+    swapped = last | {"lengths": {"edges": counts["edges"], "right": counts["wrong"], "wrong": counts["right"]}}
+    assert drawn == behaviour_plots.draw_lengths([last], plots.LIGHT)
+    assert drawn != behaviour_plots.draw_lengths([swapped], plots.LIGHT)
 
 
 @pytest.mark.parametrize("name, read", [("pairs", "PairsTask"), ("countdown", "CountdownTask"), ("gym", None)])

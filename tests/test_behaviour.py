@@ -255,6 +255,16 @@ def test_each_share_is_over_those_that_can_show_it():
     assert (s["recovery"]["low"], s["recovery"]["high"]) == wilson(1, 2)
 
 
+def test_lengths_are_counted_by_correctness():
+    tokens = [1, 1, 5, 9, 10, 100]
+    s = behaviour.summarise([make(tokens=n) for n in tokens] + [make(WRONG, tokens=119), make(UNSCORABLE, tokens=500)])
+    edges, right, wrong = (s["lengths"][name] for name in ("edges", "right", "wrong"))
+    assert edges == list(range(0, 121, 5)) and len(right) == len(wrong) == len(edges) - 1
+    assert {edges[i]: n for i, n in enumerate(right) if n} == {0: 2, 5: 2, 10: 1, 100: 1}
+    assert {edges[i]: n for i, n in enumerate(wrong) if n} == {115: 1}
+    assert sum(behaviour.summarise([])["lengths"]["right"]) == 0
+
+
 def test_nothing_can_be_said_of_nothing():
     s = behaviour.summarise([make(WRONG, first_right=True)])
     assert s["recovery"]["value"] is None and s["length_right"]["value"] is None

@@ -99,6 +99,12 @@ def test_a_job_that_fails_ends_the_study_and_stops_the_others(stub):
         os.kill(pids["long"], 0)
 
 
+def test_the_time_left_is_that_of_jobs_of_the_same_kind():
+    spent = {"cold": [100.0, 140.0], "runs": [600.0]}
+    assert study._seconds_left([job("cold/a"), job("runs/a"), job("runs/b")], spent) == 120 + 2 * 600
+    assert study._seconds_left([job("cold/a"), job("runs/a")], {"cold": [100.0]}) == 200  # none of its kind has ended
+
+
 @pytest.mark.parametrize(
     "arguments, said",
     [

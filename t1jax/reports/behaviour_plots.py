@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of the analysis of behaviour over training, as PNG bytes, in the style of the report's.
+"""The figures of the analysis of behaviour, as PNG bytes, in the style of the report's.
 
-... -> behaviour -> **plots** -> report. Lines go through the evaluations, with their 95 % intervals shaded. Those of a
-whole measurement, before and after RL, have larger points: they are on other and more problems than those in between.
-Where one step has both, the measurement is shown.
+... -> behaviour -> **plots** -> report. Most are over training: lines go through the evaluations, with their 95 %
+intervals shaded. Those of a whole measurement, before and after RL, have larger points: they are on other and more
+problems than those in between. Where one step has both, the measurement is shown.
 Deliberately not here: what is measured (behaviour.py), the style itself (plots.py).
 """
 
@@ -58,6 +58,8 @@ PLOTS = (
 )  # fmt: skip
 STOPS_NAME, STOPS_TITLE = "behaviour-stops", "How responses end"
 STOPS_CAPTION = "Shares of all responses: verified, answered without, given up, cut off at the limit."
+LENGTHS_NAME, LENGTHS_TITLE = "behaviour-lengths", "How long right and wrong responses are"
+LENGTHS_CAPTION = "Shares of the scorable responses of the first and of the last evaluation."
 
 
 def over_training(summaries: Sequence[Summary]) -> list[Summary]:
@@ -112,8 +114,25 @@ def draw_stops(summaries: Sequence[Summary], theme: Theme) -> bytes:
     return output.getvalue()
 
 
-def _finish(figure: Any, ax: Any, title: str, theme: Theme) -> None:
-    ax.set_xlabel("step of RL")
+def draw_lengths(summaries: Sequence[Summary], theme: Theme) -> bytes:
+    """The PNG of the histograms of lengths by correctness, one below the other, on one axis of tokens."""
+    with canvas(theme, 5.2, 1.1 + 1.6 * len(summaries)) as (figure, output):
+        axes = np.ravel(figure.subplots(len(summaries), 1, sharex=True, sharey=True))
+        for ax, summary in zip(axes, summaries, strict=True):
+            styled(ax, theme, percent=True)
+            edges, counts = summary["lengths"]["edges"], [summary["lengths"][name] for name in ("right", "wrong")]
+            total = max(1, sum(map(sum, counts)))
+            for label, found, colour in zip(("right", "wrong"), counts, (theme.after, theme.before), strict=True):
+                shares = [count / total for count in found]
+                ax.stairs(shares, edges, color=colour, fill=True, alpha=0.3)
+                ax.stairs(shares, edges, color=colour, linewidth=1.5, label=label)
+            ax.set_title(summary["name"], loc="left", fontsize=9.5, color=theme.ink)
+        _finish(figure, axes[-1], LENGTHS_TITLE, theme, "tokens")
+    return output.getvalue()
+
+
+def _finish(figure: Any, ax: Any, title: str, theme: Theme, across: str = "step of RL") -> None:
+    ax.set_xlabel(across)
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=4, fontsize=8.5, handlelength=1.6,
               columnspacing=1.2)  # fmt: skip
