@@ -2,8 +2,7 @@
 """The Countdown task: make a number out of three or four others with + - *, each used at most once.
 
 Where: the prompts of the sentence, and the rule that checks an answer; a harder task with the face of the demo's
-(pairs.py): problems by index and split, the split by a hash of numbers and target, so that no problem is in both.
-Three of the numbers are enough for every target; no two of them are.
+(pairs.py). Three of the numbers are enough for every target; no two of them are.
 
     Make 14 from 1, 7, 8.
     <think>
@@ -13,59 +12,32 @@ Three of the numbers are enough for every target; no two of them are.
     </think>
     \\boxed{7-1+8}
 
-Deliberately not here: the words of a chain (countdown_chains.py), reading one back (countdown_analysis.py), the value
-of what a model wrote (expressions.py).
+Deliberately not here: how problems are drawn (generated.py), the words of a chain (countdown_chains.py), reading one
+back (countdown_analysis.py), the value of what a model wrote (expressions.py).
 """
 
 from __future__ import annotations
 
 import random
-import zlib
 from collections import Counter
-from dataclasses import dataclass
 
-from t1jax.config import TaskConfig
 from t1jax.tasks import chains, countdown_analysis, expressions
 from t1jax.tasks import countdown_chains as writer
 from t1jax.tasks.analysis import Analysis
-from t1jax.tasks.generated import GeneratedTask
-from t1jax.tasks.pairs import Split
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Make `target` from `numbers`."""
-
-    index: int  # what finds it again in its split
-    numbers: tuple[int, ...]  # ascending, distinct, 1..max_value
-    target: int  # 1..max_target, of at least one expression of three of them and of none of two
-    difficulty: int  # how many numbers
-    split: Split
+from t1jax.tasks.generated import GeneratedTask, Problem
 
 
 class CountdownTask(GeneratedTask):
     """Problems, prompts, chains and the check, as cfg.task describes them."""
 
-    cut_answer_prefix = chains.CUT_ANSWER_PREFIX
+    salt = "countdown "
 
-    def __init__(self, cfg: TaskConfig) -> None:
-        self.cfg = cfg
-        self.difficulties = tuple(range(cfg.min_numbers, cfg.max_numbers + 1))
-        self._values = range(1, cfg.max_value + 1)
-
-    def problem(self, index: int, split: Split) -> Problem:
-        """The problem with this index in this split: always the same one, on every machine."""
-        if split not in ("train", "held_out") or index < 0:
-            raise ValueError(f"problem {index} of split {split!r}; expected index >= 0 of 'train' or 'held_out'")
-        rng = random.Random(f"countdown {split} {index}")
-        while True:
-            count = rng.choice(self.difficulties)
-            numbers = tuple(sorted(rng.sample(self._values, count)))
-            ways = list(writer.joins(numbers, self.cfg.max_target))
-            target = rng.choice(writer.completions(*rng.choice(ways), self.cfg.max_target)).value
-            easy = target in numbers or target in {writer.apply(f, a, b) for a, f, b, _ in ways}
-            if target and not easy and self._is_held_out(numbers, target) == (split == "held_out"):
-                return Problem(index, numbers, target, count, split)
+    def draw(self, numbers: tuple[int, ...], rng: random.Random) -> int | None:
+        """What three of the numbers come to, if it is not a number or what two of them come to."""
+        ways = list(writer.joins(numbers, self.cfg.max_target))
+        target = rng.choice(writer.completions(*rng.choice(ways), self.cfg.max_target)).value
+        easy = target in numbers or target in {writer.apply(f, a, b) for a, f, b, _ in ways}
+        return target if target and not easy else None
 
     def prompt(self, problem: Problem) -> str:
         """The question, up to where the thinking starts."""
@@ -93,7 +65,3 @@ class CountdownTask(GeneratedTask):
     def symbols(self) -> list[str]:
         """The texts that must be one token each: every number that a chain can hold, and the fixed phrases."""
         return [*map(str, range(max(self.cfg.max_target, self.cfg.max_value) + 1)), *writer.PHRASES]
-
-    def _is_held_out(self, numbers: tuple[int, ...], target: int) -> bool:
-        digest = zlib.crc32(f"countdown {numbers} {target}".encode())
-        return digest * 100 < self.cfg.held_out_percent * 2**32

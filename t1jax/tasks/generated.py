@@ -1,47 +1,98 @@
 # SPDX-License-Identifier: Apache-2.0
 """What tasks have in common whose problems and chains a program writes: problems without end, a demonstration of each.
 
-Where: before the prompts; pairs.py and countdown.py say what a problem is.
+A problem is some numbers and a target. It is a function of its index and its split alone, so a scorer can look one up
+by number. Which split a problem may belong to is decided by a hash of its numbers and target: no problem is in both.
+
+Where: before the prompts; pairs.py and countdown.py say what is asked.
 Deliberately not here: the words of a chain (chains.py), tasks whose items come from elsewhere (gym.py, problems.py).
 """
 
 from __future__ import annotations
 
 import random
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal
 
+from t1jax.config import ConfigError, TaskConfig
 from t1jax.rewards import answers
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG, Outcome
 from t1jax.tasks import chains
 from t1jax.tokenizer import TokenIds, Tokenizer
 
+Split = Literal["train", "held_out"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Do with `numbers` what the task asks, so that it comes to `target`."""
+
+    index: int  # what finds it again in its split
+    numbers: tuple[int, ...]  # ascending, distinct, 1..max_value
+    target: int  # that can be reached
+    difficulty: int  # how many numbers
+    split: Split
+
 
 class GeneratedTask(ABC):
-    """A Task, but for what a problem is, how it is asked, and what answers it."""
+    """A Task, but for how problems are drawn and asked, and what answers them."""
+
+    salt = ""  # of the problems' random numbers
+    cut_answer_prefix = chains.CUT_ANSWER_PREFIX
+
+    def __init__(self, cfg: TaskConfig) -> None:
+        """ConfigError: there can be no such problems."""
+        if not 3 <= cfg.min_numbers <= cfg.max_numbers <= cfg.max_value:
+            raise ConfigError(
+                f"task.min_numbers, task.max_numbers, task.max_value are {cfg.min_numbers}, {cfg.max_numbers}, "
+                f"{cfg.max_value}; expected 3 <= min_numbers <= max_numbers <= max_value"
+            )
+        if not 0 < cfg.held_out_percent < 100:
+            raise ConfigError(f"task.held_out_percent is {cfg.held_out_percent}; expected more than 0 and below 100")
+        self.cfg = cfg
+        self.difficulties = tuple(range(cfg.min_numbers, cfg.max_numbers + 1))
 
     @abstractmethod
-    def problem(self, index: int, split: Any) -> Any:
-        """The problem with this index in this split: always the same one, on every machine."""
+    def draw(self, numbers: tuple[int, ...], rng: random.Random) -> int | None:
+        """A target for these numbers; None: they make no problem with the one that was drawn."""
 
     @abstractmethod
-    def prompt(self, problem: Any) -> str:
+    def prompt(self, problem: Problem) -> str:
         """The question, up to where the thinking starts."""
 
     @abstractmethod
-    def chain(self, problem: Any, rng: random.Random) -> str:
+    def chain(self, problem: Problem, rng: random.Random) -> str:
         """One cold-start response to the prompt, without a stop token."""
 
     @abstractmethod
-    def gold(self, problem: Any) -> str | None:
+    def gold(self, problem: Problem) -> str | None:
         """A right answer, as it stands in the box; None if there is none."""
 
     @abstractmethod
-    def answered(self, problem: Any, answer: str) -> bool:
+    def answered(self, problem: Problem, answer: str) -> bool:
         """Whether what stands in a box is right."""
 
-    def size(self, split: Any) -> None:
+    def problem(self, index: int, split: Split) -> Problem:
+        """The problem with this index in this split: always the same one, on every machine."""
+        if split not in ("train", "held_out") or index < 0:
+            raise ValueError(f"problem {index} of split {split!r}; expected index >= 0 of 'train' or 'held_out'")
+        rng = random.Random(f"{self.salt}{split} {index}")
+        values = range(1, self.cfg.max_value + 1)
+        while True:
+            count = rng.choice(self.difficulties)
+            numbers = tuple(sorted(rng.sample(values, count)))
+            target = self.draw(numbers, rng)
+            if target is not None and self._is_held_out(numbers, target) == (split == "held_out"):
+                return Problem(index, numbers, target, count, split)
+
+    def _is_held_out(self, numbers: tuple[int, ...], target: int) -> bool:
+        digest = zlib.crc32(f"{self.salt}{numbers} {target}".encode())
+        return digest * 100 < self.cfg.held_out_percent * 2**32
+
+    def size(self, split: Split) -> None:
         """None: a split has no end."""
         return None
 
@@ -54,11 +105,11 @@ class GeneratedTask(ABC):
         problem = self.problem(index, "train")
         return self.prompt(problem), self.chain(problem, random.Random(f"chain {seed} {index}"))
 
-    def score(self, problems: Sequence[Any], responses: Sequence[str]) -> list[Outcome]:
+    def score(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[Outcome]:
         """Right if what the last box holds answers the problem; unscorable if the problem has no answer."""
         return [self._outcome(problem, response) for problem, response in zip(problems, responses, strict=True)]
 
-    def _outcome(self, problem: Any, response: str) -> Outcome:
+    def _outcome(self, problem: Problem, response: str) -> Outcome:
         if self.gold(problem) is None:
             return UNSCORABLE
         answer = answers.last_box(response)

@@ -36,7 +36,7 @@ from t1jax.rewards import answers
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG, Outcome
 from t1jax.rewards.verifier import Verifier
 from t1jax.tasks import chains, problems
-from t1jax.tasks.pairs import Split
+from t1jax.tasks.generated import Split
 from t1jax.tasks.prompts import has_any, render
 from t1jax.tokenizer import TokenIds, Tokenizer
 
