@@ -95,7 +95,6 @@ def _vote_at(votes: Sequence[Mapping[str, float]], tokens: float) -> float:
 
 DERIVED: Mapping[str, Callable[[Trial], float]] = {
     "entropy": lambda trial: trial["training"]["entropy"],
-    "gain": _gain,
     "gain_per_nat": _gain_per_nat,  # of KL from where RL began
     "rise": lambda trial: _rise(trial["marks"][-1]),  # from the smallest to the largest budget of thinking
     "rise_gain": lambda trial: _rise(trial["marks"][-1]) - _rise(trial["marks"][0]),
@@ -157,21 +156,29 @@ def markdown(results: Mapping[str, Any]) -> str:
         lines.append(f"| {label} | " + " | ".join(_cell(arm[name], kind) for name, _, kind in COLUMNS) + " |")
     lines += ["", "| claim | difference | |", "|---|---|---|"]
     lines += [f"| {c['claim']} | {_difference(c)} | {c['verdict']} |" for c in results["contrasts"]]
-    for mark in results.get("thinking", []):
-        lines += ["", f"After {mark['step']} steps of RL:", "", "| thinking tokens | accuracy |", "|---|---|"]
-        lines += [f"| {p['budget']} | {_cell(p, 'percent')} |" for p in mark["scaling"]]
-        lines += ["", "| votes | tokens | accuracy |", "|---|---|---|"]
-        lines += [f"| {p['k']} | {p['tokens']:.0f} | {_cell(p, 'percent')} |" for p in mark["votes"]]
+    if marks := results.get("thinking"):
+        shares = [f"{100 * mark['step'] / marks[-1]['step']:.0f} % of RL" for mark in marks]
+        head = ["", "| {} | " + " | ".join(shares) + " |", "|---" * (len(shares) + 1) + "|"]
+        lines += [line.format("thinking tokens: accuracy") for line in head]
+        for row in zip(*(mark["scaling"] for mark in marks), strict=True):
+            lines.append(f"| {row[0]['budget']} | " + " | ".join(_cell(p, "percent") for p in row) + " |")
+        lines += [line.format("voters: accuracy (tokens of all)") for line in head]
+        for row in zip(*(mark["votes"] for mark in marks), strict=True):
+            cells = " | ".join(f"{_cell(p, 'percent')} ({p['tokens']:.0f})" for p in row)
+            lines.append(f"| {row[0]['k']} | {cells} |")
     return "\n".join(lines) + "\n"
 
 
-PERCENT = {name for name, _, kind in COLUMNS if kind == "percent"} | {"gain", "rise", "rise_gain", "over_vote"}
+NUMBERS = {"response_length": "tokens", "kl_start": "nats", "entropy": "nats"}  # all others are shares
 
 
 def _difference(contrast: Mapping[str, Any]) -> str:
-    if contrast["measure"] in PERCENT:
-        return f"{_cell(contrast, 'percent', '+').replace(' %', '')} points of {contrast['measure']}"
-    return f"{_cell(contrast, 'number', '+')} {contrast['measure']}"
+    """`+9.3 [+3.4, +15.1] points`."""
+    name = contrast["measure"]
+    if name in NUMBERS:
+        return f"{_cell(contrast, 'number', '+')} {NUMBERS[name]}"
+    unit = "points a nat" if name == "gain_per_nat" else "points"
+    return f"{_cell(contrast, 'percent', '+').replace(' %', '')} {unit}"
 
 
 def _cell(found: Mapping[str, Any], kind: str, sign: str = "") -> str:

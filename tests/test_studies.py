@@ -104,7 +104,6 @@ def test_measures_by_hand():
     votes = [{"k": k, "tokens": 30.0 * k, "accuracy": a} for k, a in ((1, 0.3), (2, 0.35), (4, 0.5), (8, 0.55))]
     run = trial(0.3, 0.8, entropy=0.2, kl_start=4.0, response_length=55.0, scaling=scaling)
     run["marks"][0] |= {"scaling": before, "votes": votes}
-    assert math.isclose(findings.measure(run, "gain"), 0.5)
     assert math.isclose(findings.measure(run, "gain_per_nat"), 0.125)
     assert math.isclose(findings.measure(run, "rise"), 0.6)
     assert math.isclose(findings.measure(run, "rise_gain"), 0.4)
@@ -135,6 +134,36 @@ def test_a_study_is_written_with_its_table_its_claims_and_its_plot(tmp_path):
     assert (tmp_path / "penalties/plot.png").read_bytes().startswith(b"\x89PNG")
     summary = findings.write_summary(tmp_path).read_text()
     assert summary.count("\n") == 4 and "the other way" in summary
+
+
+def test_differences_have_their_units():
+    def said(measure, mean):
+        return findings._difference({"measure": measure, "mean": mean, "low": None})
+
+    assert said("rise", 0.123) == "+12.3 points" and said("accuracy", -0.01) == "-1.0 points"
+    assert said("gain_per_nat", 0.067) == "+6.7 points a nat"
+    assert said("response_length", -4.2) == "-4.20 tokens" and said("kl_start", 12.34) == "+12.3 nats"
+    measures = {contrast.measure for study in STUDIES.values() for contrast in study.contrasts}
+    shares = {"accuracy", "overlong", "gain_per_nat", "rise", "rise_gain", "over_vote"}
+    assert measures <= shares | set(findings.NUMBERS)
+
+
+def test_thinking_and_votes_are_tables_with_a_column_for_each_share_of_rl():
+    def told(*means):
+        return [{"mean": mean, "low": None, "high": None} for mean in means]
+
+    marks = [
+        {
+            "step": step,
+            "scaling": [{"budget": 8} | told(step / 10)[0], {"budget": 64} | told(step / 5)[0]],
+            "votes": [{"k": 2, "tokens": 59.6 + step} | told(0.5)[0]],
+        }
+        for step in (0, 1, 3)
+    ]
+    text = findings.markdown({"title": "T", "seeds": [0], "arms": {}, "contrasts": [], "thinking": marks})
+    assert "| thinking tokens: accuracy | 0 % of RL | 33 % of RL | 100 % of RL |\n|---|---|---|---|" in text
+    assert "| 8 | 0.0 % | 10.0 % | 30.0 % |\n| 64 | 0.0 % | 20.0 % | 60.0 % |" in text
+    assert "| 2 | 50.0 % (60) | 50.0 % (61) | 50.0 % (63) |" in text
 
 
 def test_a_missing_or_damaged_run_is_named(tmp_path):
