@@ -230,7 +230,7 @@ def test_it_fits_a_phone_and_the_dark(written, width, dark):
         colour = page.execute_script("return getComputedStyle(document.body).backgroundColor")
         assert (sum(map(int, re.findall(r"\d+", colour)[:3])) < 200) == dark
         pictures = page.find_elements("css selector", "#figures img")
-        assert len(pictures) == 5
+        assert len(pictures) == 6
         assert all(page.execute_script("return arguments[0].naturalWidth", one) > 400 for one in pictures)
 
 
