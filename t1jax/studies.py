@@ -76,7 +76,7 @@ def _responses(count: int) -> Arm:
 
 
 BASE_RESPONSES = 16  # of configs/study.py, whose rl.micro_batches is half of it: 16 responses of full length a part
-STRONG = ("rl.kl_coef", 0.03)  # the demo's 1e-3 is too weak to show what the anchor is
+STRONG = ("rl.kl_coef", 0.3)  # the demo's 1e-3 is too weak to show what the anchor is
 
 COLD = ("model", "tokenizer", "task", "data", "sft")  # sections of the config that a cold start depends on
 
@@ -115,7 +115,7 @@ STUDIES = {
         "overlong",
     ),
     "anchor": Study(
-        "What the KL is taken to, at a KL coefficient of 0.03",
+        "What the KL is taken to, at a KL coefficient of 0.3",
         (
             Arm("no KL", (("rl.kl_coef", 0.0),)),
             Arm("frozen", (STRONG, ("rl.anchor_decay", 1.0))),
@@ -131,10 +131,10 @@ STUDIES = {
     ),
     "entropy": Study(
         "Entropy bonus",
-        _knob("rl.entropy_coef", 0.0, 0.001, 0.03, base=0.001),
+        _knob("rl.entropy_coef", 0.0, 0.001, 0.3, base=0.001),
         (
             Contrast("a small bonus: higher accuracy than none", "accuracy", "entropy_coef 0.001", "entropy_coef 0"),
-            Contrast("a bonus keeps entropy up", "entropy", "entropy_coef 0.03", "entropy_coef 0"),
+            Contrast("a bonus keeps entropy up", "entropy", "entropy_coef 0.3", "entropy_coef 0"),
         ),
         "entropy",
     ),

@@ -181,6 +181,10 @@ REFUSED = [
     ),
     ({"task__name": "gym"}, "task.gym_dataset is ; expected a dataset's name: task.name is gym"),
     ({"task__gym_dataset": "gcd"}, "task.gym_dataset is gcd; expected nothing, or task.name = gym too"),
+    (
+        {"task__name": "gym", "task__gym_dataset": "gcd", "task__chains": "right_only"},
+        "task.chains is right_only; expected trial_and_error with task.name = gym, which has no chains",
+    ),
     ({"task__gym_items": 1}, "task.gym_items is 1; expected at least 2"),
     ({"rl__filter_pass_rate": -0.1}, "rl.filter_pass_rate is -0.1; expected a share, 0 to 1"),
     ({"rl__filter_samples": 0}, "rl.filter_samples is 0; expected at least 1"),

@@ -158,6 +158,17 @@ def test_patient_writers_are_always_right_and_all_writers_tell_the_truth():
     assert 200 < gave_up < 600
 
 
+def test_right_only_chains_are_the_expression_that_works_and_nothing_else():
+    task = task_with(chains="right_only", impatient_share=1.0, give_up=1.0)
+    for index in range(50):
+        problem = task.problem(index, "train")
+        _, chain = task.demonstration(index, 0)
+        found = task.analyse(problem, chain)
+        assert len(found.attempts) == 1 and found.attempts[0].verdict == "yes" and found.attempts[0].true
+        assert not found.gave_up and len(found.checks) == 1
+        assert task.score([problem], [chain]) == [RIGHT]
+
+
 @pytest.mark.parametrize(
     ("numbers", "target", "check"),
     [

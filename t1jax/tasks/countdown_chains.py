@@ -122,12 +122,16 @@ def check_line(expression: Expression) -> str:
 
 
 def write_chain(numbers: tuple[int, ...], target: int, cfg: TaskConfig, rng: random.Random) -> str:
-    """One response, from after "<think>\\n" to the closed box. It never gives up after a "yes"."""
+    """One response, from after "<think>\\n" to the closed box. It never gives up after a "yes".
+
+    With cfg.chains "right_only" it is the expression that works, at once.
+    """
     give_up = cfg.give_up if rng.random() < cfg.impatient_share else 0.0
     lines: list[str] = []
     boxed = None
     tried: set[str] = set()
-    for expression in attempts(numbers, target, cfg.max_target):
+    order = attempts(numbers, target, cfg.max_target)
+    for expression in order[-1:] if cfg.chains == "right_only" else order:
         boxed = expression
         tried.add(str(expression))
         lines.append(attempt_line(expression, target))
