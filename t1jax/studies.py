@@ -131,10 +131,10 @@ STUDIES = {
     ),
     "entropy": Study(
         "Entropy bonus",
-        _knob("rl.entropy_coef", 0.0, 0.001, 0.3, base=0.001),
+        _knob("rl.entropy_coef", 0.0, 0.001, 10.0, base=0.001),  # large beside a policy term summed over tokens
         (
             Contrast("a small bonus: higher accuracy than none", "accuracy", "entropy_coef 0.001", "entropy_coef 0"),
-            Contrast("a bonus keeps entropy up", "entropy", "entropy_coef 0.3", "entropy_coef 0"),
+            Contrast("a bonus keeps entropy up", "entropy", "entropy_coef 10", "entropy_coef 0"),
         ),
         "entropy",
     ),

@@ -34,7 +34,7 @@ def test_the_issue_of_each_study_is_covered():
         "oversampling": ("rl.responses_per_prompt", [4, 16, 64]),
         "temperature": ("rl.temperature", [0.8, 1.0, 1.1, 1.2, 1.3, 1.2]),
         "anchor": ("rl.anchor_decay", [0.98, 1.0, 0.995, 0.98, 0.9]),
-        "entropy": ("rl.entropy_coef", [0.0, 0.001, 0.3]),
+        "entropy": ("rl.entropy_coef", [0.0, 0.001, 10.0]),
         "baseline": ("rl.baseline", ["leave_one_out", "group_mean", "group_mean_std"]),
         "cold_start": ("task.chains", ["trial_and_error", "right_only", "trial_and_error"]),
     }

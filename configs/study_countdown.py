@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A base of studies on Countdown, for what pairs is too easy to show: `t1jax.study cold_start --config=...`."""
+
+from ml_collections import ConfigDict
+
+from configs import countdown
+
+
+def get_config() -> ConfigDict:
+    cfg = countdown.get_config()
+    cfg.unlock()
+    cfg.rl.num_steps = 24
+    cfg.rl.prompts_per_step = 8
+    cfg.rl.micro_batches = 8
+
+    cfg.eval.num_problems = 512
+    cfg.eval.every = 0  # what is measured, and when, the study says
+
+    cfg.checkpoint.every = 7  # as in study.py
+    cfg.checkpoint.keep = 4
+    return cfg.lock()
