@@ -59,6 +59,7 @@ Exit codes: 0 done, 1 a failure (with its traceback), 2 a mistake in flags or fi
 DEFAULT_CONFIG = "configs/base.py"
 EMBEDDED_PROBLEMS = 1000
 FORMAT = 1
+BESIDE = (".rejected.jsonl", ".html", ".summary.json", ".ledger.jsonl", ".settings.json")  # written beside --out
 
 
 def cli() -> None:
@@ -280,9 +281,14 @@ def _hold_settings(out: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _out(name: str | None, problems: str | None) -> Path:
-    """The file --out, which is not that of the problems."""
-    if name and problems and Path(problems).absolute() == Path(name).absolute():
-        raise ConfigError(f"--out={name} is --problems; expected another file: the problems are never overwritten")
+    """The file --out; neither it nor what is written beside it is the file of the problems."""
+    if name and problems:
+        out = Path(name).absolute()
+        if Path(problems).absolute() in (out, *map(out.with_suffix, BESIDE)):
+            raise ConfigError(
+                f"--out={name} would write to --problems={problems}; expected another file: the problems are never "
+                "overwritten"
+            )
     return command_line.out_file(name)
 
 

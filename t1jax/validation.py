@@ -61,6 +61,8 @@ def _validate_task(cfg: Config) -> None:
     if task.name == "countdown":
         _check(cfg, "task.max_numbers", high <= 4, "3 or 4 with task.name = countdown")
         _at_least(cfg, 1 + 2 + 3, "task", "max_target")
+        fits = f"at least task.max_value = {task.max_value}: else large numbers make nothing"
+        _check(cfg, "task.max_target", task.max_target >= task.max_value, fits)
     graded = not cfg.data.train and task.name != "gym"
     _check(cfg, "task.curriculum", graded or not task.curriculum, "0: only pairs and countdown have difficulties")
     _check(cfg, "task.gym_dataset", task.name == "gym" or not task.gym_dataset, "nothing, or task.name = gym too")

@@ -182,6 +182,16 @@ REFUSED = [
     ({"task__name": "gym"}, "task.gym_dataset is ; expected a dataset's name: task.name is gym"),
     ({"task__gym_dataset": "gcd"}, "task.gym_dataset is gcd; expected nothing, or task.name = gym too"),
     (
+        {
+            "task__name": "countdown",
+            "task__max_numbers": 4,
+            "task__min_numbers": 3,
+            "task__max_value": 50,
+            "task__max_target": 40,
+        },
+        "task.max_target is 40; expected at least task.max_value = 50: else large numbers make nothing",
+    ),
+    (
         {"task__name": "gym", "task__gym_dataset": "gcd", "task__chains": "right_only"},
         "task.chains is right_only; expected trial_and_error with task.name = gym, which has no chains",
     ),

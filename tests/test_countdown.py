@@ -15,6 +15,7 @@ import small
 
 from configs import countdown
 from t1jax import config, evaluator, tokenizer
+from t1jax.config import ConfigError
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
 from t1jax.rewards.verifier import Verifier
 from t1jax.tasks import countdown_chains as writer
@@ -126,6 +127,11 @@ PINNED = ((4, 7, 13, 16), 68)  # a changed generator is a changed held-out set
 def test_unknown_problem_is_an_error(index, split):
     with pytest.raises(ValueError, match="expected index >= 0"):
         TASK.problem(index, split)
+
+
+def test_a_split_without_problems_is_an_error_and_no_hang():
+    with pytest.raises(ConfigError, match="task.max_value is 3: .* gave no problem of the held_out split"):
+        task_with(max_value=3, max_numbers=3, max_target=50).problem(0, "held_out")
 
 
 # chains

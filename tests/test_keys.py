@@ -4,6 +4,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +15,7 @@ from t1jax.config import ConfigError
 from t1jax.synthesis.keys import Key, read_key, redacted_logs
 
 SECRET = "sk-0123456789abcdefghijklmnop"
+ROOT = Path(__file__).parents[1]
 
 
 def test_a_key_comes_from_its_variable_and_does_not_show_itself(monkeypatch):
@@ -71,3 +76,30 @@ def test_loggers_of_the_client_s_libraries_do_not_say_a_key(caplog):
     assert SECRET not in caplog.text and caplog.text.count("[key]") >= 3 and "ValueError: no [key]" in caplog.text
     below.debug("afterwards %s", "as before")
     assert "afterwards as before" in caplog.text and not below.filters
+
+
+def test_a_fresh_process_does_not_log_the_key_in_its_first_write():
+    """The client's libraries make most of their loggers with the first client."""
+    program = """
+import logging, sys, tempfile
+from pathlib import Path
+logging.basicConfig(level=logging.DEBUG, stream=sys.stdout)
+import bad_server
+from t1jax.config import EndpointConfig
+from t1jax.synthesis.endpoints import EndpointWriter
+from t1jax.synthesis.ledger import Ledger
+from t1jax.synthesis.writers import Request
+with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "l.ledger.jsonl") as ledger:
+    with bad_server.BadServer(bad_server.echo_key(400)) as server:
+        cfg = EndpointConfig(
+            url=server.url, model="m", key_variable="A_KEY", concurrency=1, requests_per_minute=0, tokens_per_minute=0,
+            price_in=2.0, price_out=10.0, timeout=60.0, retries=2,
+        )
+        request = Request("a", ({"role": "user", "content": "q"},), 64, 0.7, 3)
+        list(EndpointWriter("big", cfg, ledger).write([request]))
+"""
+    env = os.environ | {"A_KEY": SECRET, "NO_PROXY": "127.0.0.1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env, cwd=ROOT)
+    assert ran.returncode == 0, ran.stderr
+    assert "receive_response_headers" in ran.stdout and "[key]" in ran.stdout
+    assert SECRET not in ran.stdout + ran.stderr

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -137,8 +138,13 @@ def test_a_disk_that_is_full_for_a_while_costs_only_the_checkpoints_of_that_whil
         checkpoints.save(4, state_of(4))
         checkpoints.wait()
         assert checkpoints.steps() == [1, 4]
-    with Checkpoints(tmp_path, CFG, tokens):  # what a thread of a failed save left after its room was given back
-        assert not list(tmp_path.glob("*tmp*"))
+    for _ in range(50):  # a thread of a failed save may still be writing; what it left, the next start takes away
+        with Checkpoints(tmp_path, CFG, tokens) as checkpoints:
+            left = list(tmp_path.glob("*tmp*"))
+        if not left:
+            break
+        time.sleep(0.2)
+    assert not left and checkpoints.steps() == [1, 4]
 
 
 def test_a_last_checkpoint_that_cannot_be_written_ends_the_run_with_the_reason(tmp_path, tokens):  # noqa: F811

@@ -338,7 +338,10 @@ def test_other_settings_in_the_same_file_are_refused_and_other_limits_are_not(co
 
 MISTAKES = {
     "no out": (["--out="], "--out=; expected a file that ends in .jsonl"),
-    "out is the problems": (["--out={problems}"], "is --problems; expected another file"),
+    "out is the problems": (["--out={problems}"], "; expected another file: the problems are never overwritten"),
+    "the problems lie beside out": (
+        ["--out={folder}/x.jsonl", "--problems={folder}/x.rejected.jsonl"], "x.jsonl would write to --problems="
+    ),
     "no problems": (["--problems=nowhere.jsonl"], "nowhere.jsonl: not found"),
     "an unknown writer": (["--config.synthesis.critic=sge"], "synthesis.critic names 'sge'; expected one of local,"),
     "a program for a file": (["--config.synthesis.merger=rules"], "synthesis.merger is rules; expected a model"),
@@ -353,7 +356,9 @@ MISTAKES = {
 def test_a_mistake_is_one_line_and_asks_nobody(command, tmp_path, capsys, what):
     args, scribe = command
     more, says = MISTAKES[what]
-    assert program.main([*args, *(arg.format(problems=tmp_path / "problems.jsonl") for arg in more)]) == 2
+    assert (
+        program.main([*args, *(arg.format(problems=tmp_path / "problems.jsonl", folder=tmp_path) for arg in more)]) == 2
+    )
     error = capsys.readouterr().err
     assert error.startswith("t1jax.synthesize: ") and error.count("\n") == 1 and says in error, error
     assert scribe.asked == [] and not list(tmp_path.glob("out/chains*.jsonl"))

@@ -64,6 +64,7 @@ class EndpointWriter:
         self._writing = threading.Lock()
         self._spent = Totals()
         self._unanswered = 0  # requests given up since the last answer
+        self._answers = False  # whether it has answered anything, now or before
         self._stopped = False
         self._cancel: Callable[[], None] | None = None  # ends the write that is under way
 
@@ -94,6 +95,7 @@ class EndpointWriter:
             waiting = []
             for key, request in keys.items():
                 if (found := self._ledger.find(key)) is not None:
+                    self._answers = True
                     yield request, found
                 else:
                     waiting.append((key, request))
@@ -163,9 +165,10 @@ class EndpointWriter:
 
         async with Exchange(self._cfg, self._key) as exchange:
             try:
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(min(self._cfg.concurrency, len(waiting))):
-                        group.create_task(work(exchange))
+                with redacted_logs(self._key):  # once more, for the loggers that making a client has brought
+                    async with asyncio.TaskGroup() as group:
+                        for _ in range(min(self._cfg.concurrency, len(waiting))):
+                            group.create_task(work(exchange))
             except BaseExceptionGroup as errors:
                 first = errors.exceptions[0]
         if first is not None:
@@ -185,7 +188,8 @@ class EndpointWriter:
             if found.means in (Means.WRONG, Means.SPENT):
                 raise self._end(found)
             if found.means is not Means.AGAIN:
-                return self._give_up(f"{self._name}: {found.reason}")
+                reason = f"{self._name}: {found.reason}"
+                return Failure(reason) if self._answers else self._give_up(reason)
             if retry == self._cfg.retries:
                 return self._give_up(f"{self._name}: {found.reason}; given up after {retry + 1} tries")
             self._spent = dataclasses.replace(self._spent, retries=self._spent.retries + 1)
@@ -196,7 +200,7 @@ class EndpointWriter:
 
     async def _pay(self, key: str, request: Request, answer: Answer, retries: int) -> Completion | Failure:
         """The answer, once it is in the ledger."""
-        self._unanswered = 0
+        self._unanswered, self._answers = 0, True
         prompt, completion = answer.usage or (0, 0)
         failure = answer.failure()
         paid = Paid(

@@ -24,6 +24,7 @@ from t1jax.tasks import chains
 from t1jax.tokenizer import TokenIds, Tokenizer
 
 Split = Literal["train", "held_out"]
+TRIES = 100_000  # draws for one problem
 
 
 @dataclass(frozen=True)
@@ -81,12 +82,16 @@ class GeneratedTask(ABC):
             raise ValueError(f"problem {index} of split {split!r}; expected index >= 0 of 'train' or 'held_out'")
         rng = random.Random(f"{self.salt}{split} {index}")
         values = range(1, self.cfg.max_value + 1)
-        while True:
+        for _ in range(TRIES):
             count = rng.choice(self.difficulties)
             numbers = tuple(sorted(rng.sample(values, count)))
             target = self.draw(numbers, rng)
             if target is not None and self._is_held_out(numbers, target) == (split == "held_out"):
                 return Problem(index, numbers, target, count, split)
+        raise ConfigError(
+            f"task.max_value is {self.cfg.max_value}: {TRIES} draws gave no problem of the {split} split; expected "
+            "more different problems: raise it, or task.held_out_percent"
+        )
 
     def _is_held_out(self, numbers: tuple[int, ...], target: int) -> bool:
         digest = zlib.crc32(f"{self.salt}{numbers} {target}".encode())
