@@ -12,6 +12,7 @@ writes (synthesis/endpoints.py, synthesis/local.py).
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import sys
@@ -80,8 +81,12 @@ def synthesize(
     out: Path,
     progress: Progress,
     count_tokens: Callable[[str], int] | None = None,
+    ledger: Ledger | None = None,
 ) -> dict[str, Any]:
-    """Makes the chains and writes OUT and what lies beside it, each whole or not at all; returns the summary."""
+    """Makes the chains and writes OUT and what lies beside it, each whole or not at all; returns the summary.
+
+    With the writers' `ledger` the summary has "paid": all that was, also for answers of no use and by earlier runs.
+    """
     from t1jax import files
     from t1jax.synthesis import gallery, prompts
     from t1jax.synthesis.pipeline import Synthesis
@@ -90,6 +95,8 @@ def synthesize(
     stories = Synthesis(cfg, subject, writers, progress, count_tokens).run(items)
     templates = f"{prompts.VERSION} {prompts.digest()}"
     found = summary(stories, templates, cfg.seed)
+    if ledger is not None:
+        found["paid"] = {f"{name} {model}": dataclasses.asdict(sums) for (name, model), sums in ledger.totals().items()}
     lines: dict[bool, list[str]] = {True: [], False: []}
     for story in stories:
         lines[story.response is not None].append(json.dumps(story.row(templates, cfg.seed)) + "\n")
@@ -107,9 +114,12 @@ def told(out: Path, found: Mapping[str, Any]) -> list[str]:
         share = found["with_wrong_attempts"] / found["chains"]
         lines[0] += f", {share:.1%} of them with wrong attempts, {found['tokens_per_chain']:.1f} tokens on average"
     lines += [f"rejected: {count} {reason}" for reason, count in found["rejected"].items()]
-    for name, row in found["writers"].items():
-        words = f"{name}: {row['requests']} texts, {row['prompt_tokens']} tokens in, {row['completion_tokens']} out"
-        lines.append(words + (f", cost {row['cost']:.4f}" if row["cost"] else ""))
+    for kind in ("writers", "paid"):
+        for name, row in found.get(kind, {}).items():
+            words = f"{row['requests']} texts, {row['prompt_tokens']} tokens in, {row['completion_tokens']} out"
+            words += f", cost {row['cost']:.4f}" if row["cost"] else ""
+            words += f", {row['uncounted']} without counts" if row.get("uncounted") else ""
+            lines.append(f"{name}: {words}" + (", of use or not, in all runs" if kind == "paid" else ""))
     return lines
 
 
@@ -155,7 +165,7 @@ def _run(argv: list[str]) -> None:
             writers |= _endpoints(cfg, names, ledger)
             _hold_settings(out, _settings(cfg, items, writers))
             count = None if tokens is None else _counter(tokens)
-            found = synthesize(cfg, subject, items, writers, out, progress, count)
+            found = synthesize(cfg, subject, items, writers, out, progress, count, ledger)
     print("\n".join(told(out, found)))
 
 

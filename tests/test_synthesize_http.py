@@ -82,6 +82,24 @@ def test_chains_come_out_and_every_answer_is_paid_once(command, capsys):
     assert KEY.encode() not in b"".join(kept.values()) and KEY not in "".join(capsys.readouterr())
 
 
+def test_what_was_paid_for_nothing_is_told(command, capsys):
+    """A model that spends its limit and writes nothing."""
+
+    def spending(number, body):
+        return ok("", finish="length", usage=(100, 4096)) if number == 1 else answer(number, body)
+
+    with BadServer(spending) as server:
+        args, out = command(server)
+        assert program.main(args) == 0
+        asked = len(server.bodies)
+    found = json.loads(out.with_suffix(".summary.json").read_text())
+    paid = found["paid"].values()
+    assert sum(row["requests"] for row in paid) == asked
+    assert sum(row["cost"] for row in paid) == pytest.approx((asked * 100 + (asked - 1) * 100 + 40960) / 1e6)
+    assert sum(row["cost"] for row in found["writers"].values()) < sum(row["cost"] for row in paid)
+    assert "of use or not, in all runs" in capsys.readouterr().out
+
+
 def test_kill_nine_loses_nothing_that_was_answered(command):
     """The process is killed by the server's eleventh request; a second one finishes the work."""
     process: list[subprocess.Popen[bytes]] = []
