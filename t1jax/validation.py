@@ -56,8 +56,8 @@ def _validate_task(cfg: Config) -> None:
     _check(cfg, "task.held_out_percent", 0 < task.held_out_percent < 100, "1 to 99")
     _share(cfg, "task", "impatient_share give_up row_order_share curriculum")
     _one_of(cfg, "task.chains", "trial_and_error", "right_only")
-    has_chains = task.name != "gym" or task.chains == "trial_and_error"
-    _check(cfg, "task.chains", has_chains, "trial_and_error with task.name = gym, which has no chains")
+    lacks = task.name == "gym" and task.chains != "trial_and_error"
+    _check(cfg, "task.chains", not lacks, "trial_and_error with task.name = gym, which has no chains")
     if task.name == "countdown":
         _check(cfg, "task.max_numbers", high <= 4, "3 or 4 with task.name = countdown")
         _at_least(cfg, 1 + 2 + 3, "task", "max_target")

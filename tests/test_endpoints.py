@@ -232,9 +232,10 @@ def test_a_spent_quota_ends_the_run_and_says_what_to_do(ledger, spent):
 
 def test_when_nobody_is_ever_answered_the_run_ends(ledger, monkeypatch):
     monkeypatch.setattr(endpoints, "IN_A_ROW", 4)
-    with BadServer(bad.status(400)) as server, pytest.raises(ConfigError, match="4 requests in a row got no answer"):
+    script = then_ok(*[bad.status(400)] * 3, ok(), *[bad.status(400)] * 90)
+    with BadServer(script) as server, pytest.raises(ConfigError, match="4 requests in a row got no answer, the last"):
         write(server, ledger, 50)
-    assert len(server.bodies) == 4 and len(ledger) == 0
+    assert len(server.bodies) == 8 and len(ledger) == 1
 
 
 def test_refusals_among_answers_end_no_run_and_none_after_it(ledger, monkeypatch):

@@ -356,9 +356,8 @@ MISTAKES = {
 def test_a_mistake_is_one_line_and_asks_nobody(command, tmp_path, capsys, what):
     args, scribe = command
     more, says = MISTAKES[what]
-    assert (
-        program.main([*args, *(arg.format(problems=tmp_path / "problems.jsonl", folder=tmp_path) for arg in more)]) == 2
-    )
+    places = {"problems": tmp_path / "problems.jsonl", "folder": tmp_path}
+    assert program.main([*args, *(arg.format(**places) for arg in more)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("t1jax.synthesize: ") and error.count("\n") == 1 and says in error, error
     assert scribe.asked == [] and not list(tmp_path.glob("out/chains*.jsonl"))

@@ -64,7 +64,7 @@ class EndpointWriter:
         self._writing = threading.Lock()
         self._spent = Totals()
         self._unanswered = 0  # requests given up since the last answer
-        self._answers = False  # whether it has answered anything, now or before
+        self._resumed = False  # the ledger had answers: what lies between them was refused, and is asked again in a row
         self._stopped = False
         self._cancel: Callable[[], None] | None = None  # ends the write that is under way
 
@@ -95,7 +95,7 @@ class EndpointWriter:
             waiting = []
             for key, request in keys.items():
                 if (found := self._ledger.find(key)) is not None:
-                    self._answers = True
+                    self._resumed = True
                     yield request, found
                 else:
                     waiting.append((key, request))
@@ -189,7 +189,7 @@ class EndpointWriter:
                 raise self._end(found)
             if found.means is not Means.AGAIN:
                 reason = f"{self._name}: {found.reason}"
-                return Failure(reason) if self._answers else self._give_up(reason)
+                return Failure(reason) if self._resumed else self._give_up(reason)
             if retry == self._cfg.retries:
                 return self._give_up(f"{self._name}: {found.reason}; given up after {retry + 1} tries")
             self._spent = dataclasses.replace(self._spent, retries=self._spent.retries + 1)
@@ -200,7 +200,7 @@ class EndpointWriter:
 
     async def _pay(self, key: str, request: Request, answer: Answer, retries: int) -> Completion | Failure:
         """The answer, once it is in the ledger."""
-        self._unanswered, self._answers = 0, True
+        self._unanswered = 0
         prompt, completion = answer.usage or (0, 0)
         failure = answer.failure()
         paid = Paid(
