@@ -183,7 +183,7 @@ def test_an_answer_without_end_is_left(ledger, monkeypatch):
 )
 def test_after_its_retries_a_request_is_given_up_in_a_line_and_not_kept(ledger, name, says):
     result, sent = one(PASSING[name], ledger)
-    assert isinstance(result, Failure) and sent == 3
+    assert isinstance(result, Failure) and result.passing and sent == 3
     assert re.fullmatch(rf"big: {says}; given up after 3 tries", result.reason), result.reason
     assert len(ledger) == 0
     assert one(ok(), ledger)[0].text == "re: q0"
@@ -316,6 +316,22 @@ def test_a_limit_of_tokens_by_another_name_is_found_out_once(ledger):
             (True, None), (False, 64), (False, 64), (False, 64),
         ]  # fmt: skip
     assert {result.text for result in results.values()} == {"re: q0", "re: q1", "re: q2"}
+
+
+def test_what_is_sent_again_under_the_other_name_is_one_more_request_of_the_minute(ledger):
+    refusal = bad.error(400, "use max_completion_tokens", "unsupported_parameter", "max_tokens")
+    clock, waits = [0.0], []
+
+    async def sleep(seconds):
+        waits.append(seconds)
+        clock[0] += seconds
+
+    with BadServer(lambda _, body: ok() if "max_completion_tokens" in body else refusal) as server:
+        limiter = Limiter(2, 0, lambda: clock[0], sleep)
+        writer = EndpointWriter("big", config_of(server), ledger, limiter=limiter)
+        assert [found.text for _, found in writer.write(requests_of(2))] == ["re: q0", "re: q1"]
+        assert len(server.bodies) == 3 and sum(waits) == 60.0
+    assert ledger.totals()["big", "m"].retries == 0
 
 
 def test_retry_after_is_waited_for_and_holds_the_others_too(ledger):

@@ -99,9 +99,30 @@ def test_after_two_wrong_attempts_the_answer_waits_for_the_second_turn():
     assert found(first + rest + " " + second + rest, two) == checks.LEAK
 
 
+def test_a_small_wrong_answer_is_named_where_the_chain_comes_to_it():
+    """A 2 that only counts something does not end the wrong track at the first turn after it."""
+    small = context(wrong=[("It is \\boxed{2}.", "2")])
+    leak = "There are 2 kinds, and I count trays instead. It must be 41. I get 2. Wait, no. 36 + 5 = 41."
+    assert found(leak, small) == checks.LEAK
+    assert found(leak.replace("It must be 41. ", ""), small) is None
+    assert found("2 trays would do. No, that is wrong. 36 + 5 = 41. Yes, 5 - 3 = 2 is the rest.", small) is None
+
+
+def test_a_right_answer_written_otherwise_leaks_as_well():
+    many = context(golds=("4100",), wrong=[("It is \\boxed{3100}.", "3100")])
+    good = "Adding up, 3,100 rolls. Wait, a carry is missing: 4,100 rolls."
+    assert found(good, many) is None
+    for way in ("4,100", "4100.0", "4{,}100", "$4\\,100$"):
+        assert found(f"I would like {way}. {good}", many) == checks.LEAK, way
+
+
 @pytest.mark.parametrize(
     ("text", "answer", "places"),
     [
+        ("4,100 4100.0 4{,}100 4\\,100 4.100 14,100 4,1000", "4100", [0, 6, 13, 21]),
+        ("41, 41.0, 41.5, 82/2", "41", [0, 4]),
+        ("0.50 .5 1/2 \\dfrac12 \\frac{2}{4} 10.5 11/2", "0.5", [0, 5, 8, 12, 21]),
+        ("-7, - 7.0, \u22127 and 7", "-7", [0, 4, 11]),
         ("12, 112, 1.12, 12.5, 12. and x12", "12", [0, 21]),
         ("\\dfrac{3}{4} or \\frac{ 3 }{4} or 3/4", "\\frac{3}{4}", [0, 16, 33]),
         ("is $(2,\\,3)$ or ( 2, 3 )", "(2, 3)", [4, 16]),

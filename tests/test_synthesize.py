@@ -138,6 +138,46 @@ def test_what_is_not_fit_is_rejected_with_its_reason_and_no_more_is_paid_for_it(
     assert found["rejected"] == {reason: 1} and found["chains"] == 2
 
 
+def test_what_a_model_thinks_before_it_speaks_is_its_own_affair():
+    """Also a box that only its thinking holds; a local model would not read the tags in a request."""
+
+    def say(key, message):
+        mused = f"<think>\nMaybe \\boxed{{0}}? I muse.\n</think>\n\n{script(key, message)}"
+        return "<think>It is \\boxed{41}.</think>No idea." if key == "attempt/1/0" else mused
+
+    stories, writers = run(say)
+    assert [story.reason for story in stories] == [None] * 3
+    assert not any(
+        "think>" in r.messages[0]["content"] or "muse" in r.messages[0]["content"] for r in writers["sage"].asked
+    )
+    assert [a.answer for a in stories[0].attempts] == [None, "31", "41"]
+    assert "I muse" in stories[0].attempts[1].piece.text and "I muse" not in stories[0].response
+
+
+def test_a_right_answer_that_only_an_attempts_thinking_names_may_not_come_early():
+    chain = "Take 41 rolls. " + TEXTS[0]["merge"]
+
+    def say(key, message):
+        if key == "merge/1":
+            return chain
+        return ("<think>41?</think>" if key.startswith("attempt") else "") + script(key, message)
+
+    assert run(say)[0][0].reason == checks.LEAK
+
+
+def test_an_attempt_that_the_next_run_may_have_is_waited_for_and_one_that_is_refused_is_not():
+    """Else notes and chain would be paid for a second time, and another chain would take the first one's place."""
+
+    def but_one(failure):
+        return lambda key, message: failure if key == "attempt/1/0" else script(key, message)
+
+    stories, writers = run(but_one(Failure("busy", passing=True)))
+    assert (stories[0].stage, stories[0].reason) == ("attempt", pipeline.FAILED)
+    assert not any(r.key.startswith(("note/1/", "merge/1")) for r in writers["sage"].asked)
+    stories, _ = run(but_one(Failure("refused")))
+    assert stories[0].reason is None and len(stories[0].attempts) == 2
+
+
 def test_attempts_without_an_answer_are_no_attempts():
     """They get no note and are not merged."""
     say = but("attempt", "I do not know.")
@@ -302,6 +342,15 @@ def test_a_run_that_was_killed_pays_for_the_rest_alone(command, tmp_path, after)
     assert program.main(other) == 0
     whole = (tmp_path / "unbroken").iterdir()
     assert {path.suffix: path.read_bytes() for path in whole if "ledger" not in path.name} == resumed
+
+
+def test_an_attempt_given_up_for_now_costs_nothing_twice(command, tmp_path):
+    args, scribe = command
+    scribe.say = lambda key, message: Failure("busy", True) if key == "attempt/1/0" else script(key, message)
+    assert program.main(args) == 0
+    scribe.say = script
+    assert program.main(args) == 0
+    assert len((tmp_path / "out/chains.jsonl").read_text().splitlines()) == 3 and len(scribe.asked) == 25
 
 
 def test_a_request_that_was_given_up_is_asked_again_the_next_time(command, tmp_path):

@@ -6,16 +6,18 @@ English, not repetitive; it must turn back from a wrong attempt if there was one
 it has found it. These are rules about text: they may reject a good chain, and a well-hidden leak may pass.
 
 A leak is looked for like this. Each wrong attempt ends in an answer; where the chain first names the last of these, it
-is still on a wrong track, up to the words by which it turns back. Before that, the right answer may not stand in the
-text at all. If it is a single character, or stands in the problem or in a wrong attempt too, then only where the words
-before it say that it is the answer ("it should be 12"). The sentence that turns back is held to that as well.
+is still on a wrong track, up to the words by which it turns back. A wrong answer that is a single character, or stands
+in the problem too, is named where the chain comes to it ("I get 2", "= 2"), if it does so anywhere. Before the turn,
+the right answer may not stand in the text at all. If it is a single character, or stands in the problem or in a wrong
+attempt too, then only where the words before it say that it is the answer ("it should be 12"). The sentence that turns
+back is held to that as well. A number is the same number however it is written: 4,100 and 4100.0, 1/2 and 0.5.
 Deliberately not here: whether the box is right (the verifier, pipeline.py asks it).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from t1jax.rewards import answers, penalties
@@ -43,6 +45,7 @@ class Words:
     knows: re.Pattern[str] | None  # the answer is known beforehand
     sources: re.Pattern[str] | None  # there were other texts
     aims: re.Pattern[str] | None  # what follows is said to be the answer; matched at its end
+    finds: re.Pattern[str] | None  # what follows is come to; matched at its end
 
 
 ENGLISH = Words(
@@ -76,13 +79,22 @@ ENGLISH = Words(
         r"|\blooking\s+for|\brather\s+than|\bnot)|\\boxed\{)\s*(?:to\s+be\s+|the\s+|a\s+|exactly\s+|equal\s+to\s+)?[$\\(:=*\s]*\Z",
         re.IGNORECASE,
     ),
+    finds=re.compile(
+        r"(?:=|\\approx|\\boxed\{|\b(?:is|equals?|gets?|got|gives?|giving|makes?|making|leaves?|leaving|find|found|obtain"
+        r"|reach|totals?|total\s+of|answer|result|so)\b)\s*(?:me\s+|us\s+|just\s+|only\s+|exactly\s+|then\s+)?[$\\(:*\s]*\Z",
+        re.IGNORECASE,
+    ),
 )  # fmt: skip
-EMBEDDED = Words(turn=re.compile(r": too (?:small|big)$", re.MULTILINE), knows=None, sources=None, aims=None)
+EMBEDDED = Words(
+    turn=re.compile(r": too (?:small|big)$", re.MULTILINE), knows=None, sources=None, aims=None, finds=None
+)
 
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")  # which no file of texts may hold
 _AHEAD = 80  # characters before an answer in which words may say that it is one
 _SENTENCE_END = re.compile(r"[.!?]\s|\n|\Z")
-_SIMPLE = re.compile(r"\\frac\{([0-9]+)\}\{([0-9]+)\}")
+_BY_ITSELF = (r"(?<![0-9A-Za-z\\])(?<![0-9][.,])", r"(?![0-9A-Za-z])(?![.,][0-9])")  # before and after a number
+_DECIMAL = r"(?:[0-9]{1,3}(?:(?:,|\{,\}|\\,)[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
+_FRACTION = r"\\[dtc]?frac\s*(?:\{[0-9]+\}|[0-9])\s*(?:\{[0-9]+\}|[0-9])|[0-9]+\s*/\s*[0-9]+"
 _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|[0-9]+|[A-Za-z]+|\S")
 
 
@@ -141,17 +153,27 @@ def fault(
 
 
 def mentions(text: str, answer: str) -> list[int]:
-    """Where `answer` stands in `text` by itself (12 not in 112 or 1.12), however its formula is set; 3/4 is a frac."""
-    tokens = _TOKEN.findall(answers.tidy(answer))
+    """Where `answer` stands in `text` by itself (12 not in 112 or 1.12), however it is set, or a number equal to it."""
+    tidied = answers.tidy(answer)
+    tokens = _TOKEN.findall(tidied)
     if not tokens:
         return []
     parts = [r"\\[dtc]?frac" if token == "\\frac" else re.escape(token) for token in tokens]
     pattern = r"(?:\\[,;:! ]|\s|\\left|\\right)*".join(parts)
-    if fraction := _SIMPLE.fullmatch("".join(tokens)):
-        pattern = rf"(?:{pattern}|{fraction[1]}\s*/\s*{fraction[2]})"
-    before = r"(?<![0-9A-Za-z\\])(?<![0-9][.,])" if tokens[0][-1].isalnum() else ""
-    after = r"(?![0-9A-Za-z])(?![.,][0-9])" if tokens[-1][-1].isalnum() else ""
-    return [match.start() for match in re.finditer(before + pattern + after, text)]
+    before = _BY_ITSELF[0] if tokens[0][-1].isalnum() else ""
+    after = _BY_ITSELF[1] if tokens[-1][-1].isalnum() else ""
+    places = {match.start() for match in re.finditer(before + pattern + after, text)}
+    return sorted(places | set(_equal(text, tidied)))
+
+
+def _equal(text: str, answer: str) -> Iterator[int]:
+    """Where numbers stand in `text` that are equal to `answer`. An integer is never looked for as a fraction."""
+    size = answer.lstrip("+-")
+    sign = r"[-\u2212]\s*" if answer.startswith("-") else ""
+    number = _DECIMAL if size.isdecimal() else f"{_FRACTION}|{_DECIMAL}"
+    for match in re.finditer(rf"{sign}{_BY_ITSELF[0]}({number}){_BY_ITSELF[1]}", text):
+        if answers.quick(match[1], size):
+            yield match.start()
 
 
 def _fault_of_turns(thinking: str, context: Context) -> str | None:
@@ -160,20 +182,33 @@ def _fault_of_turns(thinking: str, context: Context) -> str | None:
         first_sentence = _SENTENCE_END.search(thinking)
         end = first_sentence.start() if first_sentence else len(thinking)
         return LEAK if any(_aimed_at(thinking, place, words) for place in _before(thinking, golds, end)) else None
-    named = [places[0] for _, answer in context.wrong if (places := mentions(thinking, answer))]
+    named = [place for _, answer in context.wrong if (place := _named(thinking, answer, context)) is not None]
     turn = words.turn.search(thinking, max(named)) if named else None
     if turn is None:
         return NO_TURN
     sentence = _SENTENCE_END.search(thinking, turn.end())
     end = sentence.start() if sentence else len(thinking)
     for gold in golds:
-        loose = len(answers.tidy(gold)) == 1 or any(
-            mentions(text, gold) for text in (context.problem, *(text for text, _ in context.wrong))
-        )
+        loose = _loose(gold, (context.problem, *(text for text, _ in context.wrong)))
         for place in _before(thinking, [gold], end):
             if _aimed_at(thinking, place, words) or (place < turn.start() and not loose):
                 return LEAK
     return None
+
+
+def _named(thinking: str, answer: str, context: Context) -> int | None:
+    """Where a chain first names a wrong answer as what it has found; None if it names it nowhere."""
+    places, words = mentions(thinking, answer), context.words
+    if words.finds is not None and _loose(answer, (context.problem,)):
+        for place in places:
+            if words.finds.search(thinking[max(0, place - _AHEAD) : place]) and words.turn.search(thinking, place):
+                return place
+    return places[0] if places else None
+
+
+def _loose(answer: str, texts: Sequence[str]) -> bool:
+    """Whether `answer` may well stand somewhere without being meant as the answer."""
+    return len(answers.tidy(answer)) == 1 or any(mentions(text, answer) for text in texts)
 
 
 def _before(text: str, golds: Sequence[str], end: int) -> list[int]:

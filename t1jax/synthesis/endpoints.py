@@ -187,11 +187,13 @@ class EndpointWriter:
                 self._limiter.settle(ticket, 0)
             if found.means in (Means.WRONG, Means.SPENT):
                 raise self._end(found)
+            if found.means is Means.OTHER_NAME:
+                continue  # at once, but not past the limits: it is one more request
             if found.means is not Means.AGAIN:
                 reason = f"{self._name}: {found.reason}"
                 return Failure(reason) if self._resumed else self._give_up(reason)
             if retry == self._cfg.retries:
-                return self._give_up(f"{self._name}: {found.reason}; given up after {retry + 1} tries")
+                return self._give_up(f"{self._name}: {found.reason}; given up after {retry + 1} tries", passing=True)
             self._spent = dataclasses.replace(self._spent, retries=self._spent.retries + 1)
             if found.after:
                 self._limiter.hold(found.after)
@@ -224,14 +226,14 @@ class EndpointWriter:
             self._on_usage(self._spent)
         return paid.result()
 
-    def _give_up(self, reason: str) -> Failure:
+    def _give_up(self, reason: str, passing: bool = False) -> Failure:
         self._unanswered += 1
         if self._unanswered >= IN_A_ROW:
             raise ConfigError(
                 f"synthesis.endpoints.{self._name}: {IN_A_ROW} requests in a row got no answer, the last because of: "
                 f"{reason}; mend that, and the same command continues: what was paid for is kept"
             )
-        return Failure(reason)
+        return Failure(reason, passing)
 
     def _end(self, trouble: Trouble) -> ConfigError:
         """Why the run ends, and what to do."""

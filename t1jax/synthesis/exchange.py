@@ -43,7 +43,7 @@ class Means(enum.Enum):
     GIVE_UP = "this request will never be answered; others may be"
     WRONG = "no request will be answered: the url, the model or the key is wrong"
     SPENT = "no request will be answered: there is no money or quota left"
-    OTHER_NAME = "the limit of tokens has another name here"
+    OTHER_NAME = "the limit of tokens has another name here, which the next request will use"
 
 
 @dataclass(frozen=True)
@@ -117,16 +117,8 @@ class Exchange:
         await self._client.close()
 
     async def ask(self, request: Request) -> Answer | Trouble:
-        """What became of a request that is sent once; twice if the endpoint turns out to name its limit otherwise."""
-        name = self._limit_name
-        found = await self._once(request, name)
-        if isinstance(found, Trouble) and found.means is Means.OTHER_NAME:
-            self._limit_name = "max_completion_tokens"
-            found = await self._once(request, self._limit_name)
-        return found
-
-    async def _once(self, request: Request, limit_name: str) -> Answer | Trouble:
-        answer = Answer()
+        """What became of a request that is sent once."""
+        answer, limit_name = Answer(), self._limit_name
         error: Exception
         try:
             await self._stream(request, limit_name, answer)
@@ -199,7 +191,8 @@ class Exchange:
         if status in TRANSIENT or status >= 500:
             return Trouble(said, Means.AGAIN, limits.retry_after(error.response.headers, time.time()), refused=True)
         if status == 400 and limit_name == "max_tokens" and error.param == "max_tokens":
-            return Trouble(said, Means.OTHER_NAME)
+            self._limit_name = "max_completion_tokens"
+            return Trouble(said, Means.OTHER_NAME, refused=True)
         return Trouble(said, Means.GIVE_UP, refused=True)
 
     def _say(self, text: str) -> str:

@@ -84,14 +84,20 @@ class Synthesis:
             for number in range(synthesis.attempts)
             if isinstance(piece := found[f"attempt/{story.item.row}/{number}"], Piece)
         ]
-        judged = self._subject.judge([story.item for story, _ in written], [piece.text for _, piece in written])
+        texts = [self._subject.said(piece.text) for _, piece in written]
+        judged = self._subject.judge([story.item for story, _ in written], texts)
         for (story, piece), (outcome, answer) in zip(written, judged, strict=True):
             story.attempts.append(Attempt(piece, outcome, answer))
         for story in stories:
-            if not story.attempts:
+            if not story.attempts or self._is_missing(story, found):
                 story.reject("attempt", FAILED)
             elif not story.right:
                 story.reject("attempt", NO_RIGHT)
+
+    def _is_missing(self, story: Story, found: Outcomes) -> bool:
+        """Whether the next run may have an attempt that this one has not: its notes and chain would be paid again."""
+        outcomes = (found[f"attempt/{story.item.row}/{number}"] for number in range(self.cfg.synthesis.attempts))
+        return any(isinstance(outcome, Failure) and outcome.passing for outcome in outcomes)
 
     def _note(self, stories: Sequence[Story]) -> None:
         asked = [
@@ -148,7 +154,7 @@ class Synthesis:
             context = checks.Context(
                 problem=story.item.prompt,
                 golds=(story.item.gold, answer or ""),
-                wrong=[(attempt.piece.text, attempt.answer or "") for attempt in story.wrong],
+                wrong=[(self._subject.said(attempt.piece.text), attempt.answer or "") for attempt in story.wrong],
                 words=self._subject.words,
             )
             reason = checks.fault(thinking, response, outcome, piece.finished, tokens, context, self._limits)

@@ -46,6 +46,9 @@ class EmbeddedSubject:
     def attempt(self, item: Item) -> Messages:
         return ({"role": "user", "content": item.prompt},)
 
+    def said(self, text: str) -> str:
+        return text  # its thinking is what chains are made of
+
     def judge(self, items: Sequence[Item], texts: Sequence[str]) -> list[tuple[Outcome, str | None]]:
         outcomes = self.task.score([item.problem for item in items], texts)
         return [(outcome, answers.last_box(text)) for outcome, text in zip(outcomes, texts, strict=True)]

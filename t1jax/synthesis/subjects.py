@@ -35,6 +35,10 @@ class Subject(Protocol):
         """What asks for an attempt."""
         ...
 
+    def said(self, text: str) -> str:
+        """What others read of a writer's text."""
+        ...
+
     def judge(self, items: Sequence[Item], texts: Sequence[str]) -> list[tuple[Outcome, str | None]]:
         """(right, wrong or unscorable; the final answer, None without one) of each text to the item beside it."""
         ...
@@ -67,12 +71,16 @@ class FileSubject:
     def attempt(self, item: Item) -> Messages:
         return prompts.message("attempt", problem=item.prompt)
 
+    def said(self, text: str) -> str:
+        """`text` without the writer's own thinking before it."""
+        return text.rpartition(CLOSE)[2].replace(OPEN, "").strip()
+
     def judge(self, items: Sequence[Item], texts: Sequence[str]) -> list[tuple[Outcome, str | None]]:
         outcomes = judge([(text, item.gold) for item, text in zip(items, texts, strict=True)], self._verifier)
         return [(outcome, answers.final_answer(text)) for outcome, text in zip(outcomes, texts, strict=True)]
 
     def note(self, item: Item, attempt: Attempt) -> Messages | str:
-        shown = {"problem": item.prompt, "attempt": attempt.piece.text, "answer": attempt.answer or ""}
+        shown = {"problem": item.prompt, "attempt": self.said(attempt.piece.text), "answer": attempt.answer or ""}
         if attempt.outcome == RIGHT:
             return prompts.message("critic_right", **shown)
         return prompts.message("critic_wrong", **shown, gold=item.gold)
@@ -81,23 +89,19 @@ class FileSubject:
         tries = [
             prompts.render(
                 "try", number=str(number), verdict="right" if attempt.outcome == RIGHT else "wrong",
-                answer=attempt.answer or "", attempt=attempt.piece.text, note=attempt.note.text if attempt.note else "",
+                answer=attempt.answer or "", attempt=self.said(attempt.piece.text),
+                note=self.said(attempt.note.text) if attempt.note else "",
             )
             for number, attempt in enumerate((*story.wrong, *story.right), start=1)
         ]  # fmt: skip
         return prompts.message("merge", problem=story.item.prompt, gold=story.item.gold, attempts="\n\n".join(tries))
 
     def rewrite(self, item: Item, chain: str) -> Messages | str:
-        return prompts.message("rewrite", problem=item.prompt, chain=said(chain))
+        return prompts.message("rewrite", problem=item.prompt, chain=self.said(chain))
 
     def response(self, chain: str) -> tuple[str, str]:
-        chain = said(chain)
+        chain = self.said(chain)
         box = max(chain.rfind("\\boxed"), chain.rfind("\\fbox"), 0)
         cut = max(chain.rfind("\n\n", 0, box), 0) or max(chain.rfind("\n", 0, box), 0)
         thinking, answer = chain[:cut].strip(), chain[cut:].strip()
         return thinking, f"{OPEN}\n{thinking}\n{CLOSE}\n\n{answer}"
-
-
-def said(text: str) -> str:
-    """What a writer said, without its own thinking before it."""
-    return text.rpartition(CLOSE)[2].replace(OPEN, "").strip()

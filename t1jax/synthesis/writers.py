@@ -38,9 +38,10 @@ class Completion:
 
 @dataclass(frozen=True)
 class Failure:
-    """A request that was given up; `reason` is a line without any secret."""
+    """A request that was given up."""
 
-    reason: str
+    reason: str  # a line without any secret
+    passing: bool = False  # the next run may have an answer: a busy endpoint, not a refusal
 
 
 class Writer(Protocol):
