@@ -161,6 +161,18 @@ STUDIES = {
         (Contrast("leave one out is better than the mean over std", "accuracy", "leave one out", "group mean / std"),),
         "kl_start",
     ),
+    "difficulty": Study(
+        "Which problems, equal updates",
+        (
+            Arm("all"),
+            Arm("rarely solved", (("rl.filter_pass_rate", 0.3), ("rl.filter_problems", 256))),
+            Arm("easy ones first", (("task.curriculum", 0.5),)),
+        ),
+        (
+            Contrast("problems that the cold start rarely solves: higher accuracy", "accuracy", "rarely solved", "all"),
+            Contrast("easy problems first: higher accuracy", "accuracy", "easy ones first", "all"),
+        ),
+    ),
     "inference_scaling": Study(
         "Thinking tokens, and votes, after 0, 30, 60 and 100 % of RL",
         (Arm("base"),),
@@ -176,5 +188,6 @@ STUDIES = {
 def cold_start_name(cfg: Config) -> str:
     """What names the cold start of a run: equal for runs that can share it, with a seed of its own."""
     parts = {name: value for name, value in cfg.to_dict().items() if name in COLD}
+    parts["task"] |= {"curriculum": 0.0}  # which orders the problems of RL
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
     return f"{digest}/seed{cfg.seed}"

@@ -29,7 +29,7 @@ from jax.sharding import Mesh
 
 from t1jax import cli as command_line
 from t1jax import evaluator as evaluation
-from t1jax import files, measures, pipeline, rl, scaling, sft, sharding, step, weights
+from t1jax import files, measures, pipeline, rl, scaling, selection, sft, sharding, step, weights
 from t1jax.checkpoint import Checkpoints
 from t1jax.config import Config, load
 from t1jax.divergence import make_divergence
@@ -122,13 +122,15 @@ def trial(cfg: Config, cold_folder: Path, folder: Path, thinking: bool, out: Pat
       shared: the compiled step of runs that differ in their seed only.
     """
     with opened(cfg, out) as work:
-        mark = Marks(work, work.initial(cold_folder), thinking)
+        before = work.initial(cold_folder)
+        mark = Marks(work, before, thinking)
+        chosen = selection.select(cfg, work.mesh, work.task, work.tokenizer, before, folder, work.progress)
         with (
             Checkpoints(folder / "checkpoints/rl", cfg, work.tokenizer, work.progress.note) as checkpoints,
             MetricsWriter(folder, dict.fromkeys(("rl", "evaluate"), checkpoints.latest() or 0)) as writer,
         ):
             last = rl.train(
-                cfg, work.mesh, work.task, work.tokenizer, work.initial(cold_folder), checkpoints, writer,
+                cfg, work.mesh, chosen, work.tokenizer, work.initial(cold_folder), checkpoints, writer,
                 work.progress, mark.evaluator, work.signals, shared,
             )  # fmt: skip
             shapes = step.state_shapes(cfg, work.mesh, rl.make_optimizer(cfg), anchor=True)

@@ -42,6 +42,9 @@ def test_the_issue_of_each_study_is_covered():
         section, _, field = knob.rpartition(".")
         assert [getattr(getattr(arm.config(BASE, 0), section), field) for arm in STUDIES[name].arms] == expected
     assert [arm.config(BASE, 0).sft.num_steps for arm in STUDIES["cold_start"].arms][-1] == 0
+    difficulty = [arm.config(BASE, 0) for arm in STUDIES["difficulty"].arms]
+    assert [(cfg.rl.filter_pass_rate, cfg.rl.filter_samples) for cfg in difficulty] == [(1, 16), (0.3, 16), (1, 16)]
+    assert [cfg.task.curriculum for cfg in difficulty] == [0, 0, 0.5]
     assert [arm.config(BASE, 0).rl.penalty for arm in STUDIES["penalties"].arms] == [-1.0, 0.0]
 
 
@@ -70,6 +73,7 @@ def test_runs_of_several_studies_are_made_once_and_wait_for_their_cold_starts():
 def test_cold_starts_are_shared_by_arms_that_differ_in_rl_only():
     name = cold_start_name(Arm("base").config(BASE, 0))
     assert cold_start_name(Arm("hot", (("rl.temperature", 1.3),)).config(BASE, 0)) == name
+    assert cold_start_name(Arm("easy", (("task.curriculum", 0.5),)).config(BASE, 0)) == name
     assert cold_start_name(Arm("other", (("task.chains", "right_only"),)).config(BASE, 0)) != name
     assert cold_start_name(Arm("none", (("sft.num_steps", 0),)).config(BASE, 0)) != name
     assert cold_start_name(Arm("base").config(BASE, 1)) != name

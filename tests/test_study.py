@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -10,7 +11,9 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from small import make_config, make_mesh
@@ -142,6 +145,36 @@ def test_a_step_is_shared_by_seeds_and_by_nothing_else(monkeypatch):
     assert first is again and len(made) == 1
     with pytest.raises(ValueError, match="differ in more than their seed"):
         shared(make_config(rl__temperature=0.9), mesh, None, stop_tokens=(1,))
+
+
+def test_rl_of_a_study_draws_from_what_its_filter_kept(monkeypatch, tmp_path):
+    class Drawn(Exception):
+        pass
+
+    @contextlib.contextmanager
+    def opened(*_):
+        yield types.SimpleNamespace(
+            mesh=None,
+            task="all problems",
+            tokenizer=None,
+            progress=mock.Mock(),
+            signals=None,
+            initial=lambda _: "weights",
+        )
+
+    def train(cfg, mesh, task, *_):
+        raise Drawn(task)
+
+    filtered = []
+    monkeypatch.setattr(trials, "opened", opened)
+    monkeypatch.setattr(trials, "Marks", lambda work, *_: types.SimpleNamespace(evaluator=work.task))
+    monkeypatch.setattr(trials, "Checkpoints", lambda *_: contextlib.nullcontext(mock.MagicMock()))
+    monkeypatch.setattr(trials.selection, "select", lambda *given: filtered.append(given) or "hard problems")
+    monkeypatch.setattr(trials.rl, "train", train)
+    with pytest.raises(Drawn, match="^hard problems$"):
+        trials.trial(make_config(), tmp_path / "cold", tmp_path / "run", False, tmp_path, trials.SharedStep())
+    ((_, _, task, _, params, folder, _),) = filtered
+    assert (task, params, folder) == ("all problems", "weights", tmp_path / "run")
 
 
 def test_the_steps_in_between_are_the_kept_ones_nearest_to_the_shares():
