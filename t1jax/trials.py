@@ -76,7 +76,10 @@ class Open:
 
 
 class SharedStep:
-    """Compiles the step of RL once for runs that differ in their seed only: the seed is part of the state."""
+    """Compiles the step of RL once for runs that differ in their seed only: the seed is part of the state.
+
+    Not for runs whose problems were filtered: a problem's number means another one with each seed.
+    """
 
     def __init__(self) -> None:
         self._made: tuple[Config, Any] | None = None
@@ -86,8 +89,10 @@ class SharedStep:
         cfg = dataclasses.replace(cfg, seed=0)
         if self._made is None:
             self._made = cfg, step.make_train_step(cfg, mesh, scorer, stop_tokens=stop_tokens)
-        if self._made[0] != cfg:
-            raise ValueError("a shared step was asked for by runs that differ in more than their seed")
+        if self._made[0] != cfg or cfg.rl.filter_pass_rate < 1:
+            raise ValueError(
+                "a shared step was asked for by runs that differ in more than their seed, or filter their problems"
+            )
         return self._made[1]
 
 
@@ -125,13 +130,14 @@ def trial(cfg: Config, cold_folder: Path, folder: Path, thinking: bool, out: Pat
         before = work.initial(cold_folder)
         mark = Marks(work, before, thinking)
         chosen = selection.select(cfg, work.mesh, work.task, work.tokenizer, before, folder, work.progress)
+        make_step = shared if chosen is work.task else step.make_train_step  # a filter's problems are of one seed
         with (
             Checkpoints(folder / "checkpoints/rl", cfg, work.tokenizer, work.progress.note) as checkpoints,
             MetricsWriter(folder, dict.fromkeys(("rl", "evaluate"), checkpoints.latest() or 0)) as writer,
         ):
             last = rl.train(
                 cfg, work.mesh, chosen, work.tokenizer, work.initial(cold_folder), checkpoints, writer,
-                work.progress, mark.evaluator, work.signals, shared,
+                work.progress, mark.evaluator, work.signals, make_step,
             )  # fmt: skip
             shapes = step.state_shapes(cfg, work.mesh, rl.make_optimizer(cfg), anchor=True)
             marks = [_before(mark, cold_folder)]

@@ -145,6 +145,8 @@ def test_a_step_is_shared_by_seeds_and_by_nothing_else(monkeypatch):
     assert first is again and len(made) == 1
     with pytest.raises(ValueError, match="differ in more than their seed"):
         shared(make_config(rl__temperature=0.9), mesh, None, stop_tokens=(1,))
+    with pytest.raises(ValueError, match="or filter their problems"):
+        trials.SharedStep()(make_config(rl__filter_pass_rate=0.3), mesh, None, stop_tokens=(1,))
 
 
 def test_rl_of_a_study_draws_from_what_its_filter_kept(monkeypatch, tmp_path):
@@ -162,8 +164,9 @@ def test_rl_of_a_study_draws_from_what_its_filter_kept(monkeypatch, tmp_path):
             initial=lambda _: "weights",
         )
 
-    def train(cfg, mesh, task, *_):
-        raise Drawn(task)
+    def train(cfg, mesh, task, *rest):
+        make_step = rest[-1]
+        raise Drawn(task, make_step)
 
     filtered = []
     monkeypatch.setattr(trials, "opened", opened)
@@ -171,10 +174,18 @@ def test_rl_of_a_study_draws_from_what_its_filter_kept(monkeypatch, tmp_path):
     monkeypatch.setattr(trials, "Checkpoints", lambda *_: contextlib.nullcontext(mock.MagicMock()))
     monkeypatch.setattr(trials.selection, "select", lambda *given: filtered.append(given) or "hard problems")
     monkeypatch.setattr(trials.rl, "train", train)
-    with pytest.raises(Drawn, match="^hard problems$"):
-        trials.trial(make_config(), tmp_path / "cold", tmp_path / "run", False, tmp_path, trials.SharedStep())
+    shared = trials.SharedStep()
+
+    def run():
+        with pytest.raises(Drawn) as drawn:
+            trials.trial(make_config(), tmp_path / "cold", tmp_path / "run", False, tmp_path, shared)
+        return drawn.value.args
+
+    assert run() == ("hard problems", step.make_train_step)  # by the scorer of these problems, not of another seed's
     ((_, _, task, _, params, folder, _),) = filtered
     assert (task, params, folder) == ("all problems", "weights", tmp_path / "run")
+    monkeypatch.setattr(trials.selection, "select", lambda cfg, mesh, task, *_: task)
+    assert run() == ("all problems", shared)
 
 
 def test_the_steps_in_between_are_the_kept_ones_nearest_to_the_shares():
