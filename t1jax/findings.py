@@ -41,7 +41,7 @@ def write(name: str, base: Config, seeds: Sequence[int], out: Path) -> None:
       ConfigError: a run is missing or damaged.
     """
     study = STUDIES[name]
-    trials = {arm.label: [_read(out, arm, seed) for seed in seeds] for arm in study.arms}
+    trials = {arm.label: _same_steps(out, arm, {seed: _read(out, arm, seed) for seed in seeds}) for arm in study.arms}
     results = {
         "study": name,
         "title": study.title,
@@ -63,8 +63,11 @@ def write_summary(out: Path) -> Path:
         path = out / name / "results.json"
         if path.exists():
             results = json.loads(path.read_text(encoding="utf-8"))
-            rows += [f"| {name} | {c['claim']} | {_difference(c)} | {c['verdict']} |" for c in results["contrasts"]]
-    head = "| study | claim | difference | |\n|---|---|---|---|\n"
+            seeds = len(results["seeds"])
+            rows += [
+                f"| {name} | {c['claim']} | {_difference(c)} | {c['verdict']} | {seeds} |" for c in results["contrasts"]
+            ]
+    head = "| study | claim | difference | | seeds |\n|---|---|---|---|---|\n"
     return files.write_text(out / "summary.md", head + "\n".join(rows) + "\n")
 
 
@@ -73,13 +76,22 @@ def measure(trial: Trial, name: str) -> float:
     return float(DERIVED[name](trial) if name in DERIVED else trial["marks"][-1][name])
 
 
-def _gain(trial: Trial) -> float:
-    return trial["marks"][-1]["accuracy"] - trial["marks"][0]["accuracy"]
+def _nats_saved(more: Trial, less: Trial) -> float:
+    """KL from where RL began that `less` has spent, less what `more` has, at the highest accuracy both come to."""
+    common = min(max(mark["accuracy"] for mark in trial["marks"]) for trial in (more, less))
+    return _kl_at(less["marks"], common) - _kl_at(more["marks"], common)
 
 
-def _gain_per_nat(trial: Trial) -> float:
-    moved = trial["marks"][-1]["kl_start"]
-    return _gain(trial) / moved if moved > 0 else math.nan
+def _kl_at(marks: Sequence[Mapping[str, Any]], accuracy: float) -> float:
+    """KL where `accuracy` is first reached, on straight lines between the marks. It must be reached."""
+    before = marks[0]
+    for mark in marks:
+        if mark["accuracy"] >= accuracy:
+            step = mark["accuracy"] - before["accuracy"]
+            share = (accuracy - before["accuracy"]) / step if step > 0 else 1.0
+            return float(before["kl_start"] + share * (mark["kl_start"] - before["kl_start"]))
+        before = mark
+    raise ValueError(f"an accuracy of {accuracy} is reached at no mark")
 
 
 def _rise(mark: Mapping[str, Any]) -> float:
@@ -95,7 +107,6 @@ def _vote_at(votes: Sequence[Mapping[str, float]], tokens: float) -> float:
 
 DERIVED: Mapping[str, Callable[[Trial], float]] = {
     "entropy": lambda trial: trial["training"]["entropy"],
-    "gain_per_nat": _gain_per_nat,  # of KL from where RL began
     "rise": lambda trial: _rise(trial["marks"][-1]),  # from the smallest to the largest budget of thinking
     "rise_gain": lambda trial: _rise(trial["marks"][-1]) - _rise(trial["marks"][0]),
     # thinking after RL, less a vote before RL that spends as many tokens
@@ -103,6 +114,8 @@ DERIVED: Mapping[str, Callable[[Trial], float]] = {
         trial["marks"][-1]["accuracy"] - _vote_at(trial["marks"][0]["votes"], trial["marks"][-1]["response_length"])
     ),
 }
+
+PAIRED: Mapping[str, Callable[[Trial, Trial], float]] = {"nats_saved": _nats_saved}  # of two runs with the same seed
 
 
 def summarise(trials: Sequence[Trial]) -> dict[str, Any]:
@@ -112,9 +125,14 @@ def summarise(trials: Sequence[Trial]) -> dict[str, Any]:
 
 def judge(contrast: Contrast, trials: Mapping[str, Sequence[Trial]]) -> dict[str, Any]:
     """What became of a claim: {claim, measure, mean, low, high, values, verdict} of the difference, seed by seed."""
-    more = [measure(trial, contrast.measure) for trial in trials[contrast.more]]
-    less = [measure(trial, contrast.measure) for trial in trials[contrast.less]] if contrast.less else [0.0] * len(more)
-    found = _over_seeds([a - b for a, b in zip(more, less, strict=True)])
+    more, name = trials[contrast.more], contrast.measure
+    if not contrast.less:
+        values = [measure(trial, name) for trial in more]
+    elif name in PAIRED:
+        values = [PAIRED[name](a, b) for a, b in zip(more, trials[contrast.less], strict=True)]
+    else:
+        values = [measure(a, name) - measure(b, name) for a, b in zip(more, trials[contrast.less], strict=True)]
+    found = _over_seeds(values)
     if found["low"] is None:
         verdict = "one seed"
     else:
@@ -169,7 +187,12 @@ def markdown(results: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-NUMBERS = {"response_length": "tokens", "kl_start": "nats", "entropy": "nats"}  # all others are shares
+NUMBERS = {
+    "response_length": "tokens",
+    "kl_start": "nats",
+    "entropy": "nats",
+    "nats_saved": "nats",
+}  # all others are shares
 
 
 def _difference(contrast: Mapping[str, Any]) -> str:
@@ -177,8 +200,7 @@ def _difference(contrast: Mapping[str, Any]) -> str:
     name = contrast["measure"]
     if name in NUMBERS:
         return f"{_cell(contrast, 'number', '+')} {NUMBERS[name]}"
-    unit = "points a nat" if name == "gain_per_nat" else "points"
-    return f"{_cell(contrast, 'percent', '+').replace(' %', '')} {unit}"
+    return f"{_cell(contrast, 'percent', '+').replace(' %', '')} points"
 
 
 def _cell(found: Mapping[str, Any], kind: str, sign: str = "") -> str:
@@ -196,8 +218,25 @@ def _over_seeds(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": mean, "low": low if known else None, "high": high if known else None, "values": list(values)}
 
 
+def _same_steps(out: Path, arm: Arm, runs: Mapping[int, Trial]) -> list[Trial]:
+    """The runs. ConfigError: one was measured at other steps than the first, so a mean would mix them."""
+    steps = {seed: [mark["step"] for mark in run["marks"]] for seed, run in runs.items()}
+    first = next(iter(steps.values()))
+    for seed, found in steps.items():
+        if found != first:
+            raise ConfigError(
+                f"{_path(out, arm, seed)}: measured at steps {found}; expected {first}: delete this folder, and the "
+                "same command makes the run again"
+            )
+    return list(runs.values())
+
+
+def _path(out: Path, arm: Arm, seed: int) -> Path:
+    return out / "runs" / arm.folder / f"seed{seed}"
+
+
 def _read(out: Path, arm: Arm, seed: int) -> Trial:
-    path = out / "runs" / arm.folder / f"seed{seed}" / "trial.json"
+    path = _path(out, arm, seed) / "trial.json"
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:

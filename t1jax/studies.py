@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from t1jax import config
-from t1jax.config import Config
+from t1jax.config import Config, ConfigError
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,10 @@ class Arm:
 
 @dataclass(frozen=True)
 class Contrast:
-    """`measure` of the arm `more`, less that of the arm `less`: above 0 if the paper is right."""
+    """`measure` of the arm `more`, less that of the arm `less`: above 0 if the paper is right.
+
+    Measures of two runs (findings.PAIRED) are taken of both arms at once.
+    """
 
     claim: str
     measure: str
@@ -60,6 +63,17 @@ class Study:
     arms: tuple[Arm, ...]
     contrasts: tuple[Contrast, ...]
     measure: str = "accuracy"  # what the plot shows beside the accuracy, if it is another
+    assumes: tuple[tuple[str, Any], ...] = ()  # (knob, value) of the base that the arms' labels speak of
+
+    def check(self, base: Config) -> None:
+        """ConfigError: `base` sets a knob that the study compares, so its arms would not be what they are called."""
+        for knob, expected in self.assumes:
+            section, _, name = knob.rpartition(".")
+            if (found := base.to_dict()[section][name]) != expected:
+                raise ConfigError(
+                    f"{knob} is {found}, but the study {self.title!r} compares it; expected {expected}: leave it "
+                    "out, or name other studies"
+                )
 
 
 def _knob(name: str, *values: Any, base: Any) -> tuple[Arm, ...]:
@@ -87,9 +101,10 @@ STUDIES = {
         (
             Contrast("more responses a prompt: higher accuracy", "accuracy", "R = 64", "R = 4"),
             Contrast("more responses a prompt: longer responses", "response_length", "R = 64", "R = 4"),
-            Contrast("more responses a prompt: more accuracy for the same KL", "gain_per_nat", "R = 64", "R = 4"),
+            Contrast("more responses a prompt: less KL at equal accuracy", "nats_saved", "R = 64", "R = 4"),
         ),
         "response_length",
+        (("rl.responses_per_prompt", BASE_RESPONSES),),
     ),
     "temperature": Study(
         "Sampling temperature and min-p",
@@ -104,6 +119,7 @@ STUDIES = {
             Contrast("1.2 uncut is better than min-p", "accuracy", "temperature 1.2", "temperature 1.2, min-p 0.05"),
         ),
         "entropy",
+        (("rl.temperature", 1.2), ("rl.min_p", 0.0)),
     ),
     "penalties": Study(
         "Penalties for overlong, repetitive and garbled responses",
@@ -113,6 +129,7 @@ STUDIES = {
             Contrast("penalties: higher accuracy", "accuracy", "with", "without"),
         ),
         "overlong",
+        (("rl.penalty", -1.0),),
     ),
     "anchor": Study(
         "What the KL is taken to, at a KL coefficient of 0.3",
@@ -128,6 +145,7 @@ STUDIES = {
             Contrast("a moving anchor: less KL than none", "kl_start", "no KL", "EMA 0.9"),
         ),
         "kl_start",
+        (("rl.anchor_decay", 0.98),),
     ),
     "entropy": Study(
         "Entropy bonus",
@@ -137,6 +155,7 @@ STUDIES = {
             Contrast("a bonus keeps entropy up", "entropy", "entropy_coef 10", "entropy_coef 0"),
         ),
         "entropy",
+        (("rl.entropy_coef", 0.001),),
     ),
     "cold_start": Study(
         "What RL starts from",
@@ -150,6 +169,7 @@ STUDIES = {
             Contrast("a cold start is better than none", "accuracy", "trial and error", "no cold start"),
         ),
         "response_length",
+        (("task.chains", "trial_and_error"),),
     ),
     "baseline": Study(
         "Baseline of the advantage",
@@ -160,6 +180,7 @@ STUDIES = {
         ),
         (Contrast("leave one out is better than the mean over std", "accuracy", "leave one out", "group mean / std"),),
         "kl_start",
+        (("rl.baseline", "leave_one_out"),),
     ),
     "difficulty": Study(
         "Which problems, equal updates",
@@ -172,6 +193,7 @@ STUDIES = {
             Contrast("problems that the cold start rarely solves: higher accuracy", "accuracy", "rarely solved", "all"),
             Contrast("easy problems first: higher accuracy", "accuracy", "easy ones first", "all"),
         ),
+        assumes=(("rl.filter_pass_rate", 1.0), ("task.curriculum", 0.0)),
     ),
     "inference_scaling": Study(
         "Thinking tokens, and votes, after 0, 30, 60 and 100 % of RL",
@@ -179,7 +201,7 @@ STUDIES = {
         (
             Contrast("more thinking, more right answers: after RL", "rise", "base", ""),
             Contrast("the curve is steeper after RL", "rise_gain", "base", ""),
-            Contrast("thinking beats a majority vote at equal tokens", "over_vote", "base", ""),
+            Contrast("a response after RL beats a vote before RL at equal tokens", "over_vote", "base", ""),
         ),
     ),
 }

@@ -10,7 +10,6 @@ Deliberately not here: which runs (studies.py), what a run does (trials.py), tab
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import subprocess
@@ -26,7 +25,7 @@ from absl import flags
 from t1jax import cli as command_line
 from t1jax import files
 from t1jax.config import Config, ConfigError
-from t1jax.stopping import Stopped
+from t1jax.stopping import EXIT_STORAGE, Signals, Stopped
 
 USAGE = """\
 usage: python -m t1jax.study NAME [NAME ...] [--out=DIR] [--seeds=N] [--jobs=N] [--config=FILE] [--config.KNOB=VALUE]
@@ -43,7 +42,8 @@ Runs what T1 compares, on the embedded task, and says which of its claims came o
   --config.KNOB=...    any knob of it; a study's own knobs come on top
   --help               this text
 
-Exit codes: 0 done, 1 a failure (with its traceback), 2 a mistake in flags or config, 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 a failure (named, or with its traceback), 2 a mistake in flags or config, 3 --out cannot be
+written, 130 stopped by Ctrl-C, 143 by SIGTERM: what was running saves first.
 """
 DEFAULT_CONFIG = "configs/study.py"
 PROGRAM = ("-m", "t1jax.trials")
@@ -122,6 +122,8 @@ def run_jobs(jobs: Sequence[Job], out: Path, at_a_time: int, say: Callable[[str]
                     say(f"{finished} of {total}: {job.name}; {minutes:.0f} min left")
     finally:
         for share in shares:
+            share.ask_to_stop()
+        for share in shares:
             share.stop()
 
 
@@ -148,7 +150,9 @@ class Share:
         self._log = folder / "log.txt"
         with open(self._log, "ab") as log:
             command = [sys.executable, *PROGRAM, str(out), job.name]
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = subprocess.Popen(  # in a session of its own: a terminal's Ctrl-C is for this process
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(self._process.pid, self._cores)  # long before it brings jax up, which counts cores
         self.job, self._began = job, time.monotonic()
@@ -167,10 +171,14 @@ class Share:
             raise Stopped(f"{job.name} ended with {code}; see {self._log}. The same command continues", 1)
         return job
 
-    def stop(self) -> None:
-        """Asks the process, if there is one, to save and leave, and waits for it."""
+    def ask_to_stop(self) -> None:
+        """Asks the process, if there is one, to save and leave."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
+
+    def stop(self) -> None:
+        """Waits for a process that was asked, and ends it if it does not leave."""
+        if self._process is not None and self._process.poll() is None:
             try:
                 self._process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
@@ -200,6 +208,8 @@ def _run(argv: list[str]) -> None:
         if name not in (*STUDIES, "all"):
             raise ConfigError(f"unknown study {name!r}; expected all, or some of {', '.join(STUDIES)}")
     names = list(STUDIES) if "all" in names else list(dict.fromkeys(names))
+    if base.task.name == "gym":
+        raise ConfigError("task.name is gym; expected pairs or countdown: studies measure what is known of those alone")
     if base.data.train:
         raise ConfigError(f"data.train is {base.data.train}; expected nothing: studies run on the embedded task")
     at_a_time = values.jobs or min(2, os.cpu_count() or 1)
@@ -208,17 +218,23 @@ def _run(argv: list[str]) -> None:
     from t1jax import findings, validation, workdir
 
     for name in names:
+        STUDIES[name].check(base)
         for arm in STUDIES[name].arms:
             validation.validate(arm.config(base, base.seed), 1)
-    with workdir.locked(out):
-        _same_base(out, base)
-        _tokenizer(base, out)
-        jobs = jobs_of(names, base, seeds)
-        print(f"{len(jobs)} runs in {out}, {at_a_time} at a time", flush=True)
-        run_jobs(jobs, out, at_a_time, lambda line: print(line, flush=True))
-        for name in names:
-            findings.write(name, base, seeds, out)
-        print(findings.write_summary(out).read_text(encoding="utf-8"))
+    try:
+        with Signals(), workdir.locked(out, "--out"):
+            _same_base(out, base)
+            _tokenizer(base, out)
+            jobs = jobs_of(names, base, seeds)
+            print(f"{len(jobs)} runs in {out}, {at_a_time} at a time", flush=True)
+            run_jobs(jobs, out, at_a_time, lambda line: print(line, flush=True))
+            for name in names:
+                findings.write(name, base, seeds, out)
+            print(findings.write_summary(out).read_text(encoding="utf-8"))
+    except OSError as error:  # a full disk, most likely
+        raise Stopped(
+            f"{error}; --out={out} must be writable; then the same command continues", EXIT_STORAGE
+        ) from error
 
 
 def _tokenizer(base: Config, out: Path) -> None:
@@ -237,7 +253,7 @@ def _same_base(out: Path, base: Config) -> None:
 
     path = out / "base.json"
     if path.exists():
-        changed = workdir.changes(json.loads(path.read_text(encoding="utf-8")), files.json_ready(base.to_dict()))
+        changed = workdir.changes(workdir.read(path, "--out"), files.json_ready(base.to_dict()))
         if changed:
             listed = "; ".join(f"{knob} is {new}, was {old}" for knob, (old, new) in changed.items())
             raise ConfigError(f"{out} holds runs of another base: {listed}; set it back, or give another --out")

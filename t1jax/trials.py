@@ -29,7 +29,7 @@ from jax.sharding import Mesh
 
 from t1jax import cli as command_line
 from t1jax import evaluator as evaluation
-from t1jax import files, measures, pipeline, rl, scaling, selection, sft, sharding, step, weights
+from t1jax import files, measures, pipeline, rl, scaling, selection, sft, sharding, step, weights, workdir
 from t1jax.checkpoint import Checkpoints
 from t1jax.config import Config, load
 from t1jax.divergence import make_divergence
@@ -132,7 +132,7 @@ def trial(cfg: Config, cold_folder: Path, folder: Path, thinking: bool, out: Pat
         chosen = selection.select(cfg, work.mesh, work.task, work.tokenizer, before, folder, work.progress)
         make_step = shared if chosen is work.task else step.make_train_step  # a filter's problems are of one seed
         with (
-            Checkpoints(folder / "checkpoints/rl", cfg, work.tokenizer, work.progress.note) as checkpoints,
+            Checkpoints(folder / "checkpoints/rl", _keep_all(cfg), work.tokenizer, work.progress.note) as checkpoints,
             MetricsWriter(folder, dict.fromkeys(("rl", "evaluate"), checkpoints.latest() or 0)) as writer,
         ):
             last = rl.train(
@@ -141,7 +141,8 @@ def trial(cfg: Config, cold_folder: Path, folder: Path, thinking: bool, out: Pat
             )  # fmt: skip
             shapes = step.state_shapes(cfg, work.mesh, rl.make_optimizer(cfg), anchor=True)
             marks = [_before(mark, cold_folder)]
-            for number in between(checkpoints.steps(), cfg.rl.num_steps, THINKING if thinking else OTHERS):
+            shares = THINKING if thinking else OTHERS
+            for number in between(checkpoints.steps(), cfg.rl.num_steps, cfg.checkpoint.every, shares):
                 if (state := checkpoints.restore(shapes, step=number)) is not None:
                     marks.append(mark(state.params, number))
             marks.append(mark(last.params, cfg.rl.num_steps))
@@ -189,9 +190,14 @@ class Marks:
         return found
 
 
-def between(kept: Sequence[int], last: int, shares: Sequence[float]) -> list[int]:
-    """The kept steps before the last that are nearest to these shares of RL, ascending."""
-    inner = [number for number in kept if 0 < number < last]
+def _keep_all(cfg: Config) -> Config:
+    """`cfg`, with no checkpoint of RL deleted: a run that was stopped has more of them, and is measured at the same."""
+    return dataclasses.replace(cfg, checkpoint=dataclasses.replace(cfg.checkpoint, keep=2 * cfg.rl.num_steps))
+
+
+def between(kept: Sequence[int], last: int, every: int, shares: Sequence[float]) -> list[int]:
+    """The regular kept steps before the last that are nearest to these shares of RL, ascending."""
+    inner = [number for number in kept if 0 < number < last and number % every == 0]
     return sorted({min(inner, key=lambda number: abs(number - share * last)) for share in shares}) if inner else []
 
 
@@ -244,13 +250,14 @@ def _run(argv: list[str]) -> None:
     out, name = Path(argv[1]), argv[2]
     told = json.loads((out / name / "job.json").read_text(encoding="utf-8"))
     cfg, shared = load(told["config"]), SharedStep()
-    if "cold" not in told:
-        cold(cfg, out / name, out)
-        return
-    for seed, begun in told["cold"].items():
-        folder = out / name / f"seed{seed}"
-        if not (folder / "trial.json").exists():
-            trial(dataclasses.replace(cfg, seed=int(seed)), out / begun, folder, told["thinking"], out, shared)
+    with workdir.locked(out / name, "--out"):  # one that a killed study left behind may still be at work
+        if "cold" not in told:
+            cold(cfg, out / name, out)
+            return
+        for seed, begun in told["cold"].items():
+            folder = out / name / f"seed{seed}"
+            if not (folder / "trial.json").exists():
+                trial(dataclasses.replace(cfg, seed=int(seed)), out / begun, folder, told["thinking"], out, shared)
 
 
 if __name__ == "__main__":

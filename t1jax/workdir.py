@@ -35,24 +35,31 @@ FILES = ("data.train", "data.eval", "data.sft")
 
 
 @contextmanager
-def locked(workdir: Path) -> Iterator[None]:
+def locked(workdir: Path, flag: str = "--workdir") -> Iterator[None]:
     """This process alone runs in `workdir`; of several processes of one run, process 0 speaks for all.
 
+    Args:
+      flag: what the user names the folder with.
+
     Raises:
-      ConfigError: another one does; says which.
+      ConfigError: another one does, says which; or there can be no such folder.
     """
     if not multihost.is_main():
         yield
         return
-    workdir.mkdir(parents=True, exist_ok=True)
-    with open(workdir / "lock", "a+", encoding="utf-8") as file:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = open(workdir / "lock", "a+", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{flag}={workdir}: {error.strerror}; expected a folder that can be written") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             file.seek(0)
             raise ConfigError(
                 f"{workdir} is in use by {file.read().strip() or 'another process'}; wait for it, stop it, or give "
-                "another --workdir"
+                f"another {flag}"
             ) from error
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -83,7 +90,7 @@ def claim(cfg: Config, workdir: Path, allowed: Sequence[str] = ()) -> dict[str, 
     path = workdir / "config.json"
     if not path.exists():
         return {}
-    changed = changes(_read(path), files.json_ready(cfg.to_dict()))
+    changed = changes(read(path), files.json_ready(cfg.to_dict()))
     changed = {name: values for name, values in changed.items() if not _is(name, FREE)}
     refused = [name for name in changed if name not in allowed]
     if refused:
@@ -133,7 +140,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") ->
 
 def _refuse_other_files(cfg: Config, workdir: Path) -> None:
     path = workdir / "inputs.json"
-    theirs = _read(path) if path.exists() else {}
+    theirs = read(path) if path.exists() else {}
     for knob, digest in digests(cfg).items():
         if theirs.get(knob, digest) != digest:
             raise ConfigError(
@@ -147,10 +154,9 @@ def _is(knob: str, names: Sequence[str]) -> bool:
     return any(knob == name or (name.endswith(".") and knob.startswith(name)) for name in names)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path, flag: str = "--workdir") -> dict[str, Any]:
+    """What one of our JSON files holds. ConfigError: it is damaged; `flag`: what the user names its folder with."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise ConfigError(
-            f"{path}: {error}; expected what t1jax wrote: delete it, or give another --workdir"
-        ) from error
+        raise ConfigError(f"{path}: {error}; expected what t1jax wrote: delete it, or give another {flag}") from error

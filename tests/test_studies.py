@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 
 from configs import study as base_config
@@ -108,7 +109,6 @@ def test_measures_by_hand():
     votes = [{"k": k, "tokens": 30.0 * k, "accuracy": a} for k, a in ((1, 0.3), (2, 0.35), (4, 0.5), (8, 0.55))]
     run = trial(0.3, 0.8, entropy=0.2, kl_start=4.0, response_length=55.0, scaling=scaling)
     run["marks"][0] |= {"scaling": before, "votes": votes}
-    assert math.isclose(findings.measure(run, "gain_per_nat"), 0.125)
     assert math.isclose(findings.measure(run, "rise"), 0.6)
     assert math.isclose(findings.measure(run, "rise_gain"), 0.4)
     assert math.isclose(findings.measure(run, "over_vote"), 0.45)  # two votes cost 60 tokens, one too few
@@ -117,6 +117,53 @@ def test_measures_by_hand():
     assert math.isclose(findings.measure(run, "over_vote"), 0.25)
     votes[1]["accuracy"], votes[2]["accuracy"], run["marks"][-1]["response_length"] = 0.6, 0.5, 100.0
     assert math.isclose(findings.measure(run, "over_vote"), 0.2)  # a vote that costs less may be the better one
+
+
+def test_kl_is_compared_at_the_highest_accuracy_that_both_come_to():
+    """By hand, on straight lines between marks: 0.6 is reached at 1 + (3 - 1) / 2 = 2 nats, and at 2.5."""
+    fast = {"marks": [mark(0.3, kl_start=0.0), mark(0.5, kl_start=1.0), mark(0.7, kl_start=3.0)]}
+    slow = {"marks": [mark(0.2, kl_start=0.0), mark(0.4, kl_start=2.0), mark(0.6, kl_start=2.5)]}
+    contrast = Contrast("less KL", "nats_saved", "fast", "slow")
+    found = findings.judge(contrast, {"fast": [fast, fast], "slow": [slow, slow]})
+    assert np.allclose(found["values"], 0.5)
+    found = findings.judge(contrast, {"fast": [slow, slow], "slow": [fast, fast]})
+    assert np.allclose(found["values"], -0.5)
+    still = {"marks": [mark(0.3, kl_start=0.0), mark(0.3, kl_start=-0.01)]}  # a sampled KL may be below 0
+    assert np.allclose(findings.judge(contrast, {"fast": [still], "slow": [slow]})["values"], 1.0)
+    assert np.allclose(findings.judge(contrast, {"fast": [fast], "slow": [still]})["values"], 0.0)
+
+
+def test_seeds_that_were_measured_at_other_steps_are_not_mixed(tmp_path):
+    write_trials(tmp_path, "penalties", [0, 1])
+    path = tmp_path / "runs/base/seed1/trial.json"
+    told = json.loads(path.read_text())
+    told["marks"][-1]["step"] = 3
+    path.write_text(json.dumps(told))
+    with pytest.raises(ConfigError, match=r"runs/base/seed1: measured at steps \[0, 3\]; expected \[0, 0\]: delete"):
+        findings.write("penalties", BASE, [0, 1], tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name, knob, value",
+    [
+        ("oversampling", "rl.responses_per_prompt", 8),
+        ("temperature", "rl.temperature", 1.0),
+        ("temperature", "rl.min_p", 0.1),
+        ("penalties", "rl.penalty", 0.0),
+        ("anchor", "rl.anchor_decay", 0.9),
+        ("entropy", "rl.entropy_coef", 0.0),
+        ("cold_start", "task.chains", "right_only"),
+        ("baseline", "rl.baseline", "group_mean"),
+        ("difficulty", "rl.filter_pass_rate", 0.3),
+        ("difficulty", "task.curriculum", 0.5),
+    ],
+)
+def test_a_base_that_sets_what_a_study_compares_is_refused(name, knob, value):
+    STUDIES[name].check(BASE)
+    with pytest.raises(ConfigError, match=f"{knob} is {value}, but the study .* compares it; expected"):
+        STUDIES[name].check(Arm("", ((knob, value),)).config(BASE, 0))
+    others = [study for other, study in STUDIES.items() if other != name]
+    assert any(study.check(Arm("", ((knob, value),)).config(BASE, 0)) is None for study in others)
 
 
 def write_trials(out, name, seeds):
@@ -137,7 +184,7 @@ def test_a_study_is_written_with_its_table_its_claims_and_its_plot(tmp_path):
     assert "| with | 50.1 % [49.9, 50.3] |" in table and "−" not in table
     assert (tmp_path / "penalties/plot.png").read_bytes().startswith(b"\x89PNG")
     summary = findings.write_summary(tmp_path).read_text()
-    assert summary.count("\n") == 4 and "the other way" in summary
+    assert summary.count("\n") == 4 and "| the other way | 3 |" in summary
 
 
 def test_differences_have_their_units():
@@ -145,10 +192,10 @@ def test_differences_have_their_units():
         return findings._difference({"measure": measure, "mean": mean, "low": None})
 
     assert said("rise", 0.123) == "+12.3 points" and said("accuracy", -0.01) == "-1.0 points"
-    assert said("gain_per_nat", 0.067) == "+6.7 points a nat"
+    assert said("nats_saved", 0.067) == "+0.07 nats"
     assert said("response_length", -4.2) == "-4.20 tokens" and said("kl_start", 12.34) == "+12.3 nats"
     measures = {contrast.measure for study in STUDIES.values() for contrast in study.contrasts}
-    shares = {"accuracy", "overlong", "gain_per_nat", "rise", "rise_gain", "over_vote"}
+    shares = {"accuracy", "overlong", "rise", "rise_gain", "over_vote"}
     assert measures <= shares | set(findings.NUMBERS)
 
 

@@ -18,7 +18,7 @@ from unittest import mock
 import pytest
 from small import make_config, make_mesh
 
-from t1jax import step, study, trials
+from t1jax import step, study, trials, workdir
 from t1jax.config import ConfigError
 from t1jax.stopping import Stopped
 from t1jax.study import Job, run_jobs
@@ -117,6 +117,8 @@ def test_the_time_left_is_that_of_jobs_of_the_same_kind():
         (["penalties", "--config.rl.penalti=1"], "unknown knob rl.penalti"),
         (["penalties", "--config.rl.micro_batches=7"], "rl.micro_batches"),
         (["penalties", "--config.data.train=x.jsonl"], "data.train is x.jsonl; expected nothing"),
+        (["penalties", "--config=configs/gym.py"], "task.name is gym; expected pairs or countdown"),
+        (["penalties", "--config.rl.penalty=0.0"], "rl.penalty is 0.0, but the study"),
     ],
 )
 def test_mistakes_are_one_line(arguments, said, tmp_path, capsys):
@@ -124,6 +126,73 @@ def test_mistakes_are_one_line(arguments, said, tmp_path, capsys):
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
     assert not (tmp_path / "out/runs").exists()
+
+
+def test_an_out_that_is_no_folder_or_damaged_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged/base.json").write_text("{")
+    for name, said in {
+        "file": "File exists; expected a folder that can be written",
+        "file/below": "Not a directory; expected a folder",
+        "damaged": "expected what t1jax wrote: delete it, or give another --out",
+    }.items():
+        assert study.main(["t1jax.study", "penalties", f"--out={tmp_path / name}"]) == 2
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1, error
+
+
+def test_a_disk_that_is_full_is_one_line(tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device", "base.json")
+
+    monkeypatch.setattr(study.files, "write_json", full)
+    assert study.main(["t1jax.study", "penalties", f"--out={tmp_path / 'out'}"]) == 3
+    assert "No space left on device: 'base.json'; --out=" in capsys.readouterr().err
+
+
+STUDY = """
+import sys
+from t1jax import study
+from t1jax.cli import leave
+study.PROGRAM, study.POLL = (sys.argv[1],), 0.01
+study._tokenizer = lambda *_: None
+leave(study.main(["t1jax.study", "penalties", "--out=" + sys.argv[2], "--seeds=1", "--jobs=2"]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_at_the_terminal_reaches_each_run_once(tmp_path, number):
+    """To the whole group, as a terminal's Ctrl-C: a run that hears of it twice would leave without saving."""
+    out = tmp_path / "out"
+    (tmp_path / "run.py").write_text(
+        "import os, signal, sys, time\nfrom pathlib import Path\nfolder = Path(sys.argv[1]) / sys.argv[2]\nheard = []\n"
+        "for number in (signal.SIGINT, signal.SIGTERM):\n"
+        "    signal.signal(number, lambda *given: heard.append(given[0]))\n"
+        "(folder / 'pid').write_text(str(os.getpid()))\n"
+        "while not heard:\n    time.sleep(0.01)\n"
+        "time.sleep(0.5)\n(folder / 'heard').write_text(' '.join(map(str, map(int, heard))))\n"
+    )
+    command = [sys.executable, "-c", STUDY, str(tmp_path / "run.py"), str(out)]
+    running = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    while not (found := list(out.glob("cold/*/*/pid"))) or not found[0].read_text():
+        assert running.poll() is None
+        time.sleep(0.02)
+    os.killpg(running.pid, number)
+    _, error = running.communicate(timeout=60)
+    assert running.returncode == 128 + number and f"stopped ({number.name}); the same command continues" in error
+    assert (found[0].parent / "heard").read_text() == str(int(signal.SIGTERM))
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(found[0].read_text()), 0)
+
+
+def test_a_run_that_a_killed_study_left_at_work_is_not_begun_a_second_time(tmp_path):
+    folder = tmp_path / "cold/a/seed0"
+    folder.mkdir(parents=True)
+    (folder / "job.json").write_text(json.dumps({"config": make_config().to_dict()}))
+    with workdir.locked(folder):
+        assert trials.main(["t1jax.trials", str(tmp_path), "cold/a/seed0"]) == 2
+    assert {path.name for path in folder.iterdir()} == {"job.json", "lock"}
 
 
 def test_runs_of_another_base_are_refused_by_name(tmp_path):
@@ -171,7 +240,13 @@ def test_rl_of_a_study_draws_from_what_its_filter_kept(monkeypatch, tmp_path):
     filtered = []
     monkeypatch.setattr(trials, "opened", opened)
     monkeypatch.setattr(trials, "Marks", lambda work, *_: types.SimpleNamespace(evaluator=work.task))
-    monkeypatch.setattr(trials, "Checkpoints", lambda *_: contextlib.nullcontext(mock.MagicMock()))
+    kept = []
+
+    def checkpoints(folder, cfg, *_):
+        kept.append(cfg.checkpoint.keep)
+        return contextlib.nullcontext(mock.MagicMock())
+
+    monkeypatch.setattr(trials, "Checkpoints", checkpoints)
     monkeypatch.setattr(trials.selection, "select", lambda *given: filtered.append(given) or "hard problems")
     monkeypatch.setattr(trials.rl, "train", train)
     shared = trials.SharedStep()
@@ -186,13 +261,16 @@ def test_rl_of_a_study_draws_from_what_its_filter_kept(monkeypatch, tmp_path):
     assert (task, params, folder) == ("all problems", "weights", tmp_path / "run")
     monkeypatch.setattr(trials.selection, "select", lambda cfg, mesh, task, *_: task)
     assert run() == ("all problems", shared)
+    assert min(kept) >= make_config().rl.num_steps  # a stop saves one more, and none that is measured may go
 
 
 def test_the_steps_in_between_are_the_kept_ones_nearest_to_the_shares():
-    assert trials.between([7, 14, 21, 24], 24, trials.THINKING) == [7, 14]
-    assert trials.between([7, 14, 21, 24], 24, trials.OTHERS) == [14]
-    assert trials.between([5, 10, 15, 16], 16, trials.THINKING) == [5, 10]
-    assert trials.between([4], 4, trials.THINKING) == [] and trials.between([2, 4], 4, trials.THINKING) == [2]
+    assert trials.between([7, 14, 21, 24], 24, 7, trials.THINKING) == [7, 14]
+    assert trials.between([7, 14, 21, 24], 24, 7, trials.OTHERS) == [14]
+    assert trials.between([5, 10, 15, 16], 16, 5, trials.THINKING) == [5, 10]
+    assert trials.between([4], 4, 2, trials.THINKING) == [] and trials.between([2, 4], 4, 2, trials.THINKING) == [2]
+    stopped = [7, 8, 14, 16, 24]  # where it was stopped, a step is saved as well
+    assert trials.between(stopped, 24, 8, trials.THINKING) == [8, 16]
 
 
 SMALL = (
