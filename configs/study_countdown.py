@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A base of studies on Countdown, for what pairs is too easy to show: `t1jax.study cold_start oversampling --config=...`."""
+"""A base of studies on Countdown, for what pairs is too easy to show: `t1jax.study cold_start --config=FILE`."""
 
 from ml_collections import ConfigDict
 
