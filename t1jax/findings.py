@@ -187,12 +187,8 @@ def markdown(results: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-NUMBERS = {
-    "response_length": "tokens",
-    "kl_start": "nats",
-    "entropy": "nats",
-    "nats_saved": "nats",
-}  # all others are shares
+# measures with a unit; all others are shares
+NUMBERS = {"response_length": "tokens", "kl_start": "nats", "entropy": "nats", "nats_saved": "nats"}
 
 
 def _difference(contrast: Mapping[str, Any]) -> str:
