@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -24,6 +25,7 @@ from t1jax.config import ConfigError
 
 ROOT = Path(__file__).parent.parent
 STOPS_WITHIN = 60  # seconds after another process died
+GLOO = re.compile(r"\[Gloo\]|peer ranks is : \d+$")  # what the CPU's exchange says; its threads tear each other's lines
 
 
 def group_of(*argv: str) -> processes.Group | None:
@@ -177,5 +179,5 @@ def test_two_processes_go_on_together_and_are_the_same_run_as_one(killed, one):
     workdir, *_ = killed
     said = [ends(process) for process in two(workdir)]
     assert "report: " in said[0]
-    assert [line for line in said[1].splitlines() if not line.startswith("[Gloo]")] == []  # process 0 alone reports
+    assert [line for line in said[1].splitlines() if not GLOO.search(line)] == []  # process 0 alone reports
     same(one, workdir)
