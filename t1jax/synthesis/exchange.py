@@ -131,7 +131,10 @@ class Exchange:
             return Trouble(missing, Means.AGAIN)
         if answer.finish_reason:  # the text is whole; only its counts may be missing
             return answer
-        return self._sort(error, limit_name)
+        trouble = self._sort(error, limit_name)
+        if trouble.means is Means.OTHER_NAME:
+            self._limit_name = "max_completion_tokens"
+        return trouble
 
     async def _stream(self, request: Request, limit_name: str, answer: Answer) -> None:
         """Reads the answer into `answer`."""
@@ -191,7 +194,6 @@ class Exchange:
         if status in TRANSIENT or status >= 500:
             return Trouble(said, Means.AGAIN, limits.retry_after(error.response.headers, time.time()), refused=True)
         if status == 400 and limit_name == "max_tokens" and error.param == "max_tokens":
-            self._limit_name = "max_completion_tokens"
             return Trouble(said, Means.OTHER_NAME, refused=True)
         return Trouble(said, Means.GIVE_UP, refused=True)
 
