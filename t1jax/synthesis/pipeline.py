@@ -71,7 +71,7 @@ class Synthesis:
         asked = [
             (
                 synthesis.attempters[number % len(synthesis.attempters)],
-                f"attempt/{story.item.row}/{number}",
+                _attempt_key(story, number),
                 self._subject.attempt(story.item),
             )
             for story in stories
@@ -82,7 +82,7 @@ class Synthesis:
             (story, piece)
             for story in stories
             for number in range(synthesis.attempts)
-            if isinstance(piece := found[f"attempt/{story.item.row}/{number}"], Piece)
+            if isinstance(piece := found[_attempt_key(story, number)], Piece)
         ]
         texts = [self._subject.said(piece.text) for _, piece in written]
         judged = self._subject.judge([story.item for story, _ in written], texts)
@@ -96,7 +96,7 @@ class Synthesis:
 
     def _is_missing(self, story: Story, found: Outcomes) -> bool:
         """Whether the next run may have an attempt that this one has not: its notes and chain would be paid again."""
-        outcomes = (found[f"attempt/{story.item.row}/{number}"] for number in range(self.cfg.synthesis.attempts))
+        outcomes = (found[_attempt_key(story, number)] for number in range(self.cfg.synthesis.attempts))
         return any(isinstance(outcome, Failure) and outcome.passing for outcome in outcomes)
 
     def _note(self, stories: Sequence[Story]) -> None:
@@ -227,6 +227,10 @@ def together(
 def seed_of(seed: int, key: str) -> int:
     """31 bits that name the random numbers of a request."""
     return zlib.crc32(f"{seed} {key}".encode()) >> 1
+
+
+def _attempt_key(story: Story, number: int) -> str:
+    return f"attempt/{story.item.row}/{number}"
 
 
 def _note_key(attempt: Attempt) -> str:
