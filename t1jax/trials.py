@@ -192,7 +192,7 @@ class Marks:
 
 def _keep_all(cfg: Config) -> Config:
     """`cfg`, with no checkpoint of RL deleted: a run that was stopped has more of them, and is measured at the same."""
-    return dataclasses.replace(cfg, checkpoint=dataclasses.replace(cfg.checkpoint, keep=2 * cfg.rl.num_steps))
+    return dataclasses.replace(cfg, checkpoint=dataclasses.replace(cfg.checkpoint, keep=cfg.rl.num_steps))
 
 
 def between(kept: Sequence[int], last: int, every: int, shares: Sequence[float]) -> list[int]:
