@@ -39,7 +39,7 @@ Runs what T1 compares, on the embedded task, and says which of its claims came o
   --seeds=N            runs of each arm, with seeds from `seed` on (default: 3)
   --jobs=N             runs at a time, each on its share of the cores (default: 2, if there are so many cores)
   --config=FILE        the base of all runs (default: configs/study.py; configs/study_short.py takes less time)
-  --config.KNOB=...    any knob of it; a study's own knobs come on top
+  --config.KNOB=...    any knob of it that the named studies do not compare
   --help               this text
 
 Exit codes: 0 done, 1 a failure (named, or with its traceback), 2 a mistake in flags or config, 3 --out cannot be

@@ -162,8 +162,7 @@ def test_a_base_that_sets_what_a_study_compares_is_refused(name, knob, value):
     STUDIES[name].check(BASE)
     with pytest.raises(ConfigError, match=f"{knob} is {value}, but the study .* compares it; expected"):
         STUDIES[name].check(Arm("", ((knob, value),)).config(BASE, 0))
-    others = [study for other, study in STUDIES.items() if other != name]
-    assert any(study.check(Arm("", ((knob, value),)).config(BASE, 0)) is None for study in others)
+    STUDIES["inference_scaling"].check(Arm("", ((knob, value),)).config(BASE, 0))  # which compares no knob
 
 
 def write_trials(out, name, seeds):

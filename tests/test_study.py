@@ -170,7 +170,7 @@ def test_a_signal_to_all_at_the_terminal_reaches_each_run_once(tmp_path, number)
         "for number in (signal.SIGINT, signal.SIGTERM):\n"
         "    signal.signal(number, lambda *given: heard.append(given[0]))\n"
         "(folder / 'pid').write_text(str(os.getpid()))\n"
-        "while not heard:\n    time.sleep(0.01)\n"
+        "until = time.monotonic() + 120\nwhile not heard and time.monotonic() < until:\n    time.sleep(0.01)\n"
         "time.sleep(0.5)\n(folder / 'heard').write_text(' '.join(map(str, map(int, heard))))\n"
     )
     command = [sys.executable, "-c", STUDY, str(tmp_path / "run.py"), str(out)]
