@@ -36,7 +36,9 @@ def get_config() -> ConfigDict:
     cfg.model.rope_attention_factor = 0.0  # yarn's factor of q and k; 0: 0.1 ln(rope_factor) + 1 [ours]
     cfg.model.norm_eps = 1e-5  # added to the mean square in RMSNorm [paper: Qwen2.5-32B]
     cfg.model.tie_embeddings = False  # the head reuses the embedding matrix [paper: Qwen2.5-32B]
-    cfg.model.compute_dtype = "bfloat16"  # activations and matmuls; parameters are float32 [hw]
+    cfg.model.compute_dtype = (
+        "bfloat16"  # of matrix products: bfloat16 | float16 (GPU) | float32; the rest is float32 [hw]
+    )
     cfg.model.remat = "full"  # recompute in backward: none | dots (keep matmul outputs) | full (a layer) [hw]
     cfg.model.attention = "auto"  # kernel: auto (by platform and shape) | xla | splash (TPU) | cudnn (GPU) [hw]
 
@@ -119,6 +121,7 @@ def get_config() -> ConfigDict:
     cfg.rl.kl_coef = 2e-4  # beta, weight of the KL to the anchor [paper]
     cfg.rl.kl_clip = 0.5  # clamp of a token's k1 term, nats [kin]
     cfg.rl.kl_site = "reward"  # reward: leave-one-out KL in the advantage [paper] | loss: k2 term (k1 pulls nowhere)
+    cfg.rl.kl_logprobs = "learner"  # of the policy in the KL: learner (one forward more) | sampler, free [ours]
     cfg.rl.anchor_decay = 0.992  # gamma of the anchor's moving average, per update [kin]
     cfg.rl.penalty = -1.0  # reward of a repetitive, overlong or garbled response [paper]
     cfg.rl.penalty_site = "reward"  # reward: before the baseline [paper] | advantage: replaces the advantage after it
@@ -127,6 +130,7 @@ def get_config() -> ConfigDict:
     cfg.rl.stop_repeats = 0  # end a response that repeats its last 1 .. this many tokens so often; 0: off [ours]
     cfg.rl.garbled_share = 0.05  # share of characters outside the expected scripts that is too much [ours]
     cfg.rl.loss_normalisation = "response"  # divide the summed loss by: response (their count) [paper] | token (theirs)
+    cfg.rl.ratio_cap = 0.0  # a token weighs its ratio learner / sampler, up to this much; 0: off, it weighs 1 [ours]
     cfg.rl.max_skipped = 10  # steps in a row without a finite gradient that end the run; 0: none does [ours]
     cfg.rl.logprob_temperature = 0.0  # of the learner's log-probabilities; 0: rl.temperature, else an ablation [paper]
 

@@ -143,6 +143,7 @@ class RlConfig:
     kl_coef: float
     kl_clip: float
     kl_site: str
+    kl_logprobs: str
     anchor_decay: float
     penalty: float
     penalty_site: str
@@ -151,6 +152,7 @@ class RlConfig:
     stop_repeats: int
     garbled_share: float
     loss_normalisation: str
+    ratio_cap: float
     max_skipped: int
     logprob_temperature: float
 

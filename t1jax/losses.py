@@ -15,6 +15,7 @@ Deliberately not here: the forward pass (model/), the advantage (advantages.py),
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -23,6 +24,8 @@ from flax import struct
 
 from t1jax.config import RlConfig
 from t1jax.masking import masked, masked_sum
+from t1jax.model.precision import einsum, rounded
+from t1jax.sharding import Layout
 from t1jax.types import Packed
 
 
@@ -44,6 +47,7 @@ def token_logprobs_and_entropy(
     counted_BT: jax.Array,
     temperature: float,
     chunks: int,
+    layout: Layout | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """log pi(token) and the entropy of pi = softmax(hidden @ w / temperature), exact over the vocabulary.
 
@@ -55,12 +59,14 @@ def token_logprobs_and_entropy(
 
     Args:
       hidden_BTD: compute dtype; hidden_BTD[b, t] is the state that PREDICTS tokens_BT[b, t]: see `predictors`.
-      w_DV: compute dtype; logits are accumulated in float32.
+      w_DV: the head's float32 master, or a copy in compute dtype. It is cast to the dtype of the hidden states; logits,
+        and its gradient, are accumulated in float32.
       tokens_BT: int32.
       counted_BT: bool; where it is False nothing is read (hidden and token may be anything, NaN too), both results
         are 0 and no gradient flows.
       temperature: > 0; of the sampler, or the log-probabilities are not those of the samples. Constant in gradients.
       chunks: parts of the T positions; need not divide T.
+      layout: by which the cast head is made whole along D, once for all chunks; None: it stays where it is.
 
     Returns:
       float32[B, T] log-probabilities, nats, and float32[B, T] entropies, nats.
@@ -78,7 +84,7 @@ def token_logprobs_and_entropy(
     inverse = jax.lax.stop_gradient(1.0 / jnp.asarray(temperature, jnp.float32))
     counted_c = parts(counted_BT).any((1, 2))
     used = jnp.max(jnp.where(counted_c, jnp.arange(1, chunks + 1), 0))
-    out = _chunked(parts(hidden_BTD), w_DV, parts(tokens_BT), inverse, used)
+    out = _chunked(layout, parts(hidden_BTD), w_DV, parts(tokens_BT), inverse, used)
     logprob_BT, entropy_BT = (x.swapaxes(0, 1).reshape(B, chunks * length)[:, :T] for x in out)
     return masked(logprob_BT, counted_BT), masked(entropy_BT, counted_BT)
 
@@ -115,19 +121,30 @@ def _is_token(z_BtV: jax.Array, tokens_Bt: jax.Array) -> jax.Array:
 
 def _scores(hidden_BtD: jax.Array, w_DV: jax.Array, inverse: jax.Array) -> jax.Array:
     """z_BtV = hidden @ w / temperature, float32."""
-    return jnp.einsum("BtD,DV->BtV", hidden_BtD, w_DV, preferred_element_type=jnp.float32) * inverse
+    return einsum("BtD,DV->BtV", hidden_BtD, w_DV) * inverse
 
 
-@jax.custom_vjp
+def _cast(layout: Layout | None, w_DV: jax.Array, like: jax.Array) -> jax.Array:
+    """The head as the products read it."""
+    w_DV = w_DV.astype(like.dtype)
+    return w_DV if layout is None else layout.constrain(w_DV, None, "vocab")
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _chunked(
-    hidden_cBtD: jax.Array, w_DV: jax.Array, tokens_cBt: jax.Array, inverse: jax.Array, used: jax.Array
+    layout: Layout | None,
+    hidden_cBtD: jax.Array,
+    w_DV: jax.Array,
+    tokens_cBt: jax.Array,
+    inverse: jax.Array,
+    used: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """log pi(token) and H, [c, B, t], one chunk c after the other; 0 from chunk `used` on.
 
     Its gradient is written out: the backward pass makes a chunk's logits and pi once (automatic differentiation under
-    jax.checkpoint also repeats the reductions), and adds up the head's gradient in float32 whatever the compute dtype.
+    jax.checkpoint also repeats the reductions), and the head's gradient is added up in float32 and given to its master.
     """
-    return _chunked_forward(hidden_cBtD, w_DV, tokens_cBt, inverse, used)[0]
+    return _chunked_forward(layout, hidden_cBtD, w_DV, tokens_cBt, inverse, used)[0]
 
 
 def _chunk(tree: Any, c: jax.Array) -> Any:
@@ -135,11 +152,18 @@ def _chunk(tree: Any, c: jax.Array) -> Any:
 
 
 def _chunked_forward(
-    hidden_cBtD: jax.Array, w_DV: jax.Array, tokens_cBt: jax.Array, inverse: jax.Array, used: jax.Array
+    layout: Layout | None,
+    hidden_cBtD: jax.Array,
+    w_DV: jax.Array,
+    tokens_cBt: jax.Array,
+    inverse: jax.Array,
+    used: jax.Array,
 ) -> Any:
+    cast_DV = _cast(layout, w_DV, hidden_cBtD)
+
     def one(c: jax.Array, out: Any) -> Any:
         hidden_BtD, tokens_Bt = _chunk((hidden_cBtD, tokens_cBt), c)
-        found = logprob_and_entropy(_scores(hidden_BtD, w_DV, inverse), tokens_Bt)
+        found = logprob_and_entropy(_scores(hidden_BtD, cast_DV, inverse), tokens_Bt)
         return tuple(jax.lax.dynamic_update_index_in_dim(x, new, c, 0) for x, new in zip(out, found, strict=True))
 
     zero_cBt = jnp.zeros(tokens_cBt.shape, jnp.float32)
@@ -148,16 +172,17 @@ def _chunked_forward(
     return (logprob, entropy), (hidden_cBtD, w_DV, tokens_cBt, inverse, used, lse, entropy)
 
 
-def _chunked_backward(saved: Any, gradients: tuple[jax.Array, jax.Array]) -> Any:
+def _chunked_backward(layout: Layout | None, saved: Any, gradients: tuple[jax.Array, jax.Array]) -> Any:
     hidden_cBtD, w_DV, tokens_cBt, inverse, used, lse, entropy = saved
+    cast_DV = _cast(layout, w_DV, hidden_cBtD)
 
     def one(c: jax.Array, so_far: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         dw_DV, dhidden_cBtD = so_far
         hidden_BtD, *rest = _chunk((hidden_cBtD, tokens_cBt, lse, entropy, *gradients), c)
-        dz_BtV = logprob_and_entropy_gradient(_scores(hidden_BtD, w_DV, inverse), *rest) * inverse
-        dz_BtV = dz_BtV.astype(w_DV.dtype)
-        dhidden_BtD = jnp.einsum("BtV,DV->BtD", dz_BtV, w_DV, preferred_element_type=jnp.float32)
-        dw_DV = dw_DV + jnp.einsum("BtD,BtV->DV", hidden_BtD, dz_BtV, preferred_element_type=jnp.float32)
+        dz_BtV = logprob_and_entropy_gradient(_scores(hidden_BtD, cast_DV, inverse), *rest) * inverse
+        dz_BtV = rounded(dz_BtV, hidden_BtD.dtype)
+        dhidden_BtD = einsum("BtV,DV->BtD", dz_BtV, cast_DV)
+        dw_DV = dw_DV + einsum("BtD,BtV->DV", hidden_BtD, dz_BtV)
         return dw_DV, jax.lax.dynamic_update_index_in_dim(dhidden_cBtD, dhidden_BtD.astype(hidden_BtD.dtype), c, 0)
 
     start = (jnp.zeros(w_DV.shape, jnp.float32), jnp.zeros_like(hidden_cBtD))
@@ -203,6 +228,7 @@ def policy_loss(
     advantage_B: jax.Array,
     counts: LossCounts,
     cfg: RlConfig,
+    sampler_logprob_BT: jax.Array | None = None,
 ) -> jax.Array:
     """A micro-batch's share of  L = - mean_i A_i sum_t log pi(y_it) - alpha H [+ beta mean_i sum_t k2_it].
 
@@ -213,6 +239,10 @@ def policy_loss(
     (k1's is E[grad log pi] = 0: it pulls nowhere. k3's is grad KL(pi_ref || pi): another divergence.)
     Source: T1 section 2, loss; trap 2.
 
+    With ratio_cap c > 0 each token's policy term has the weight min(pi(y_it) / mu(y_it), c), a constant in gradients:
+    mu is the sampler, which in bfloat16 is not quite pi. Source: truncated importance sampling between two engines,
+    Yao et al. 2025, after Ionides 2008.
+
     Args:
       logprob_BT: float32, with gradient, at cfg.learner_temperature.
       entropy_BT: float32, with gradient.
@@ -221,7 +251,8 @@ def policy_loss(
       scorable_B: bool; unscorable rows add to the entropy term only.
       advantage_B: float32, no gradient flows into it.
       counts: `loss_counts` of the whole batch.
-      cfg: entropy_coef, kl_site, kl_coef.
+      cfg: entropy_coef, kl_site, kl_coef, ratio_cap.
+      sampler_logprob_BT: float32, log mu; read with ratio_cap only.
 
     Returns:
       float32[]; 0 where nothing was sampled.
@@ -229,7 +260,12 @@ def policy_loss(
     objective = jnp.maximum(counts.objective, 1.0)
     counted_BT = sampled_BT & scorable_B[:, None]
     logprob_BT = jnp.where(sampled_BT, logprob_BT, 0.0)
-    per_token_BT = -jax.lax.stop_gradient(masked(advantage_B, scorable_B))[:, None] * logprob_BT
+    weight_BT = masked(advantage_B, scorable_B)[:, None]
+    if cfg.ratio_cap:
+        assert sampler_logprob_BT is not None
+        ratio_BT = jnp.exp(logprob_BT - masked(sampler_logprob_BT, sampled_BT))
+        weight_BT = weight_BT * jnp.minimum(ratio_BT, cfg.ratio_cap)
+    per_token_BT = -jax.lax.stop_gradient(weight_BT) * logprob_BT
     if cfg.kl_site == "loss":
         anchor_BT = jax.lax.stop_gradient(masked(anchor_logprob_BT, sampled_BT))
         per_token_BT = per_token_BT + cfg.kl_coef * 0.5 * jnp.square(logprob_BT - anchor_BT)

@@ -25,7 +25,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from t1jax.config import RlConfig, SftConfig
-from t1jax.types import Params
+from t1jax.types import LossScale, Params
 
 # The matrices of a layer: which axes of the stacked weight are its input and its output. Layers are separate matrices.
 MATRICES = {
@@ -38,6 +38,8 @@ MATRICES = {
     "down": MuonDimensionNumbers((1,), (2,)),  # [L, F, D]
 }
 TABLES = ("embedding", "head")  # matrices too, but a row a token: decayed, never by Muon
+LARGEST_SCALE = 2.0**15  # of the loss in float16, and the first: its gradients are below 1, float16 ends at 65,504
+SCALE_STEPS = 2000  # finite gradients after which the scale is doubled
 VECTORS = ("q_bias", "k_bias", "v_bias", "q_norm", "k_norm", "attention_norm", "mlp_norm", "final_norm")  # no decay
 
 
@@ -101,7 +103,7 @@ def kinds(params: Params) -> Any:
       ValueError: a parameter that no list here names.
     """
 
-    def kind(path: Any, _: jax.Array) -> str:
+    def kind(path: Any, _: Any) -> str:
         name = path[-1].key
         for label, names in (("matrix", MATRICES), ("table", TABLES), ("vector", VECTORS)):
             if name in names:
@@ -134,6 +136,8 @@ def apply_finite(
 ) -> tuple[Params, Any, jax.Array, jax.Array]:
     """One optimiser update, unless the gradient is not finite: then nothing changes, neither weights nor moments.
 
+    The learning rate's schedule goes on either way: it counts steps, not updates (`steps_scheduled`).
+
     Returns:
       parameters, optimiser state, float32[] norm of the gradient, bool[] whether it was applied: the norm is finite.
     """
@@ -141,7 +145,40 @@ def apply_finite(
     applied = jnp.isfinite(norm)
     change, new_state = optimizer.update(gradient, opt_state, params)
     new = (optax.apply_updates(params, change), new_state)
-    return *either(applied, new, (params, opt_state)), norm, applied
+    return *either(applied, new, (params, (*opt_state[:-1], new_state[-1]))), norm, applied
+
+
+def steps_scheduled(opt_state: Any) -> jax.Array:
+    """int32[]: what the schedule of `make_optimizer` is asked with at the next update, skipped steps included."""
+    return opt_state[-1].count
+
+
+def start_loss_scale(compute_dtype: str) -> LossScale | None:
+    """The scale that training in float16 begins with; None in another dtype, which needs none."""
+    return LossScale(jnp.float32(LARGEST_SCALE), jnp.int32(0)) if compute_dtype == "float16" else None
+
+
+def scaled(loss: jax.Array, loss_scale: LossScale | None) -> jax.Array:
+    """The loss whose gradient is taken: times the scale, so that small gradients are not 0 in float16."""
+    return loss if loss_scale is None else loss * loss_scale.scale
+
+
+def unscaled(gradient: Params, loss_scale: LossScale | None) -> Params:
+    """The float32 gradient of the loss, from that of the scaled one; what overflowed stays infinite or NaN."""
+    return gradient if loss_scale is None else jax.tree.map(lambda x: x / loss_scale.scale, gradient)
+
+
+def next_loss_scale(loss_scale: LossScale | None, finite: jax.Array) -> LossScale | None:
+    """Half the scale after a gradient that is not finite; twice, up to LARGEST_SCALE, after SCALE_STEPS finite ones.
+
+    Source: dynamic loss scaling, arXiv 1710.03740 section 3.2; the interval as in PyTorch's GradScaler.
+    """
+    if loss_scale is None:
+        return None
+    steps = jnp.where(finite, loss_scale.steps + 1, 0)
+    grown = jnp.minimum(loss_scale.scale * 2, LARGEST_SCALE)
+    scale = jnp.where(finite, jnp.where(steps == SCALE_STEPS, grown, loss_scale.scale), loss_scale.scale / 2)
+    return LossScale(scale, steps % SCALE_STEPS)
 
 
 def either(condition: jax.Array, new: Any, old: Any) -> Any:

@@ -30,7 +30,7 @@ from t1jax.sharding import train_layout
 from t1jax.stopping import Signals
 from t1jax.tasks.task import Task
 from t1jax.tokenizer import Tokenizer
-from t1jax.types import Packed, Params, Report, TrainState
+from t1jax.types import LossScale, Packed, Params, Report, TrainState
 
 
 def make_optimizer(cfg: Config) -> optax.GradientTransformation:
@@ -44,26 +44,30 @@ def make_sft_step(cfg: Config, mesh: Mesh) -> Callable[[TrainState, Packed], tup
     optimizer = make_optimizer(cfg)
     schedule = optim.make_schedule(cfg.sft, cfg.sft.num_steps, "cosine")
 
-    def loss(params: Params, part: Packed, count: jax.Array) -> jax.Array:
-        return losses.sft_loss(*target_logprobs(model, params, part, cfg.sft.vocab_chunks), count)
+    def loss(params: Params, part: Packed, count: jax.Array, scale: LossScale | None) -> tuple[jax.Array, jax.Array]:
+        value = losses.sft_loss(*target_logprobs(model, params, part, cfg.sft.vocab_chunks), count)
+        return optim.scaled(value, scale), value
 
     def sft_step(state: TrainState, packed: Packed) -> tuple[TrainState, Report]:
         count = losses.sft_counted(packed).sum(dtype=jnp.float32)
 
         def accumulate(total: Any, part: Packed) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, jax.value_and_grad(loss)(state.params, part, count)), None
+            gradient, value = jax.grad(loss, has_aux=True)(state.params, part, count, state.loss_scale)
+            return jax.tree.map(jnp.add, total, (value, gradient)), None
 
         zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params))
         (value, gradient), _ = jax.lax.scan(accumulate, zero, step.split(packed, cfg.sft.micro_batches))
+        gradient = optim.unscaled(gradient, state.loss_scale)
         params, opt_state, norm, applied = optim.apply_finite(optimizer, gradient, state.opt_state, state.params)
         report = {
             "loss": value,
             "grad_norm": norm,
             "skipped": 1.0 - applied.astype(jnp.float32),
-            "learning_rate": schedule(state.step),
+            "learning_rate": schedule(optim.steps_scheduled(state.opt_state)),
             "tokens": (packed.segment_BT > 0).sum(dtype=jnp.float32),
         }
-        return replace(state, step=state.step + 1, params=params, opt_state=opt_state), report
+        scale = optim.next_loss_scale(state.loss_scale, applied)
+        return replace(state, step=state.step + 1, params=params, opt_state=opt_state, loss_scale=scale), report
 
     shardings = step.state_shardings(cfg, mesh, optimizer, anchor=False)
     return jax.jit(sft_step, donate_argnums=0, out_shardings=(shardings, None))
@@ -77,11 +81,12 @@ def target_logprobs(
     counted_BT = losses.sft_counted(packed)
     logprob_BT, _ = losses.token_logprobs_and_entropy(
         losses.predictors(hidden_BTD),
-        qwen.head_weight(model, params),
+        qwen.head(params),
         packed.tokens_BT,
         counted_BT,
         temperature=1.0,
         chunks=vocab_chunks,
+        layout=model.layout,
     )
     return logprob_BT, counted_BT
 

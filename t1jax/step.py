@@ -18,8 +18,10 @@ where a response stands in the update's rows (packing.py).
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -32,25 +34,31 @@ from jax.sharding import Mesh, NamedSharding
 
 from t1jax import advantages, decode, losses, memory, optim, packing, repeats, rng
 from t1jax.config import Config
-from t1jax.masking import Mean
-from t1jax.model import attention, qwen
+from t1jax.masking import Mean, masked
+from t1jax.model import attention, precision, qwen
 from t1jax.sampling import SamplingSettings
 from t1jax.sharding import decode_layout, like_params, train_layout
 from t1jax.types import Params, Plan, Prompts, Report, Rollouts, Scores, TrainState
 
 # (problem_B, tokens_BT, sampled_BT, stopped_B) -> outcome, overlong, repetition, garbled; NumPy in and out
 Scorer = Callable[..., Any]
+LOG_RATIO = math.log(1.25)  # a response's log pi / mu beyond which, or its negative, the two policies are apart
 FAILED = -2  # outcome of responses whose scorer raised: nothing is learnt from them, and the loop ends (loop.py)
 
 logger = logging.getLogger(__name__)
 
 
 def cast_for_decode(model: qwen.Transformer, params: Params) -> Params:
-    """The parameters in compute dtype under the decode layout: done once a step, outside the token loop."""
+    """The parameters as decoding reads them, under the decode layout: done once a step, outside the token loop.
+
+    Matrices and tables in compute dtype; norms and biases stay as they are, as the learner reads them too.
+    """
     dtype = model.cfg.compute_dtype
-    return jax.tree.map(
-        lambda x, sharding: jax.lax.with_sharding_constraint(x.astype(dtype), sharding), params, qwen.shardings(model)
-    )
+
+    def cast(x: jax.Array, kind: str, sharding: NamedSharding) -> jax.Array:
+        return jax.lax.with_sharding_constraint(x if kind == "vector" else x.astype(dtype), sharding)
+
+    return jax.tree.map(cast, params, optim.kinds(params), qwen.shardings(model))
 
 
 def make_sample(
@@ -133,13 +141,15 @@ def make_update(
     anchor. A gradient that is not finite changes neither; only the step counts on.
 
     Responses go through the model in packed rows, a part of them at a time, as far as rows are filled: first under the
-    anchor (log-probabilities for the KL), then under the policy (gradients, summed in float32 and divided once).
+    anchor, and with kl_logprobs "learner" under the policy (log-probabilities for the KL, made by one program), then
+    under the policy (gradients, summed in float32 and divided once).
     """
     layout = train_layout(mesh)
     model = qwen.Transformer(cfg.model, layout)
     optimizer = optim.make_optimizer(cfg.rl, cfg.rl.num_steps, "constant")
     schedule = optim.make_schedule(cfg.rl, cfg.rl.num_steps, "constant")
     shared = attention.shares_prompts(cfg.model, mesh.devices.flat[0].platform)
+    learner_kl, put = cfg.rl.kl_logprobs == "learner", partial(jax.lax.dynamic_update_index_in_dim, axis=0)
 
     def token_stats(params: Params, rows: packing.Rows) -> tuple[jax.Array, jax.Array]:
         """log-probabilities and entropies, [b, S], of the sampled tokens of a part."""
@@ -153,12 +163,13 @@ def make_update(
             parent_BT=parent_bS,
         )
         return losses.token_logprobs_and_entropy(
-            jnp.take_along_axis(hidden_bSD, rows.state_jbS[..., None], axis=1),
-            qwen.head_weight(model, params),
+            precision.pick(hidden_bSD, rows.state_jbS),
+            qwen.head(params),
             rows.target_jbS,
             rows.sampled_jbS,
             cfg.rl.learner_temperature,
             cfg.rl.vocab_chunks,
+            layout,
         )
 
     def update(
@@ -169,49 +180,58 @@ def make_update(
         parts, share_filled = packing.filled(layout, grid, plan)
         anchor = optim.anchor_params(state.anchor_offset, state.params)
 
-        def under_anchor(j: jax.Array, logprob_jbS: jax.Array) -> jax.Array:
-            logprob_bS, _ = token_stats(anchor, packing.part(rows, j))
-            return jax.lax.dynamic_update_index_in_dim(logprob_jbS, logprob_bS, j, axis=0)
+        def logprobs(params: Params) -> jax.Array:
+            """[j, b, S], part after part, under these weights."""
+
+            def one(j: jax.Array, logprob_jbS: jax.Array) -> jax.Array:
+                logprob_bS, _ = token_stats(params, packing.part(rows, j))
+                return put(logprob_jbS, logprob_bS, j)
+
+            return jax.lax.fori_loop(0, parts, one, jnp.zeros_like(rows.logprob_jbS))
+
+        def by_response(x_jbS: jax.Array) -> jax.Array:
+            return packing.unpack(layout, first_B, rollouts.sampled_BT, x_jbS)
 
         with jax.named_scope("anchor_parts"):
-            anchor_jbS = jax.lax.fori_loop(0, parts, under_anchor, jnp.zeros_like(rows.logprob_jbS))
-        anchor_BT = packing.unpack(layout, first_B, rollouts.sampled_BT, anchor_jbS)
+            anchor_jbS = logprobs(anchor)
+            like_BT = by_response(logprobs(state.params)) if learner_kl else rollouts.logprob_BT
         packed_B = plan.row_B >= 0
         packed_BT = rollouts.sampled_BT & packed_B[:, None]
-        kl_B = advantages.kl_of_response(rollouts.logprob_BT, anchor_BT, packed_BT, cfg.rl.kl_clip)
+        kl_B = advantages.kl_of_response(like_BT, by_response(anchor_jbS), packed_BT, cfg.rl.kl_clip)
         scorable_B = advantages.scorable(scores)
         advantage_B = advantages.advantages(scores, kl_B, cfg.rl)
         counts = losses.loss_counts(rollouts.sampled_BT, scorable_B, cfg.rl.loss_normalisation)
         of_responses = [packing.spread(layout, rows, x_B) for x_B in (scorable_B, advantage_B)]
 
-        def loss(params: Params, part: Any) -> tuple[jax.Array, jax.Array]:
+        def loss(params: Params, part: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
             rows, *rest = part
             stats = token_stats(params, rows)
             # every token as a row of its own: its response's advantage, and whether that is scorable, stand beside it
             policy, entropy, anchor, sampled = (x.reshape(-1, 1) for x in (*stats, rest[0], rows.sampled_jbS))
             scorable, advantage = (x.reshape(-1) for x in rest[1:])
-            share = losses.policy_loss(policy, entropy, anchor, sampled, scorable, advantage, counts, cfg.rl)
-            gap_bS = jnp.where(rows.sampled_jbS, jnp.abs(stats[0] - rows.logprob_jbS), 0.0)
-            return share, gap_bS.max()
+            sampler = rows.logprob_jbS.reshape(-1, 1)
+            share = losses.policy_loss(policy, entropy, anchor, sampled, scorable, advantage, counts, cfg.rl, sampler)
+            return optim.scaled(share, state.loss_scale), (share, stats[0])
 
         def accumulate(j: jax.Array, total: Any) -> Any:
             part = packing.part((rows, anchor_jbS, *of_responses), j)
-            (value, gap), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, part)
-            loss_sum, worst, gradients = total
-            return loss_sum + value, jnp.maximum(worst, gap), jax.tree.map(jnp.add, gradients, gradient)
+            gradient, (share, logprob_bS) = jax.grad(loss, has_aux=True)(state.params, part)
+            loss_sum, logprob_jbS, gradients = total
+            return loss_sum + share, put(logprob_jbS, logprob_bS, j), jax.tree.map(jnp.add, gradients, gradient)
 
-        zero = (jnp.float32(0), jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params))
+        zero = (jnp.float32(0), jnp.zeros_like(rows.logprob_jbS), jax.tree.map(jnp.zeros_like, state.params))
         with jax.named_scope("update_parts"):
-            loss_sum, logprob_gap, gradient = jax.lax.fori_loop(0, parts, accumulate, zero)
+            loss_sum, learner_jbS, gradient = jax.lax.fori_loop(0, parts, accumulate, zero)
 
+        gradient = optim.unscaled(gradient, state.loss_scale)
         params, opt_state, norm, applied = optim.apply_finite(optimizer, gradient, state.opt_state, state.params)
         anchor = optim.update_anchor(state.anchor_offset, state.params, params, cfg.rl.anchor_decay)
-        report = describe(rollouts, scores, cfg) | {
+        report = describe(rollouts, scores, cfg) | mismatch(by_response(learner_jbS), rollouts.logprob_BT, packed_BT)
+        report |= {
             "loss": loss_sum,
             "grad_norm": norm,
             "skipped": 1.0 - applied.astype(jnp.float32),
-            "learning_rate": schedule(state.step),
-            "logprob_gap": logprob_gap,
+            "learning_rate": schedule(optim.steps_scheduled(state.opt_state)),
             "kl_anchor": Mean.of(kl_B, packed_B).value(),
             "packed_rows": share_filled,
         }
@@ -221,6 +241,7 @@ def make_update(
             params=params,
             opt_state=opt_state,
             anchor_offset=optim.either(applied, anchor, state.anchor_offset),
+            loss_scale=optim.next_loss_scale(state.loss_scale, applied),
         )
         return state, report
 
@@ -247,6 +268,28 @@ def describe(rollouts: Rollouts, scores: Scores, cfg: Config) -> Report:
         "unscorable": 1.0 - scorable_B.mean(dtype=jnp.float32),
         "failed": (scores.outcome_B == FAILED).mean(dtype=jnp.float32),
         "mixed_groups": mixed_P.mean(dtype=jnp.float32),
+    }
+
+
+def mismatch(learner_BT: jax.Array, sampler_BT: jax.Array, counted_BT: jax.Array) -> Report:
+    """How far log pi of the learner is from the sampler's, of the same weights: float32[]; 0 but for rounding.
+
+    logprob_gap: the largest difference of a token. log_ratio_mean, log_ratio_std: of a token's log pi - log mu.
+    log_ratio_std_response: std of their sums over responses. ratio_outside: share of responses whose ratio pi / mu is
+    below 0.8 or above 1.25. All nats but the last.
+    """
+    log_ratio_BT = masked(learner_BT - sampler_BT, counted_BT)
+    log_ratio_B, has_B = log_ratio_BT.sum(-1), counted_BT.any(-1)
+
+    def std(x: jax.Array, mask: jax.Array) -> jax.Array:
+        return jnp.sqrt(Mean.of(jnp.square(x - Mean.of(x, mask).value()), mask).value())
+
+    return {
+        "logprob_gap": jnp.abs(log_ratio_BT).max(),
+        "log_ratio_mean": Mean.of(log_ratio_BT, counted_BT).value(),
+        "log_ratio_std": std(log_ratio_BT, counted_BT),
+        "log_ratio_std_response": std(log_ratio_B, has_B),
+        "ratio_outside": Mean.of(jnp.abs(log_ratio_B) > LOG_RATIO, has_B).value(),
     }
 
 
@@ -297,6 +340,9 @@ def state_shapes(cfg: Config, mesh: Mesh, optimizer: optax.GradientTransformatio
         opt_state=jax.tree.map(place, opt_state, like_params(opt_state, lies, whole)),
         anchor_offset=placed if anchor else None,
         rng=jax.ShapeDtypeStruct((2,), jnp.uint32, sharding=whole),
+        loss_scale=jax.tree.map(
+            lambda x: place(x, whole), jax.eval_shape(lambda: optim.start_loss_scale(cfg.model.compute_dtype))
+        ),
     )
 
 
@@ -317,6 +363,7 @@ def init_state(
             opt_state=optimizer.init(params),
             anchor_offset=optim.start_anchor(params) if anchor else None,
             rng=jax.random.key_data(jax.random.key(cfg.seed)),
+            loss_scale=optim.start_loss_scale(cfg.model.compute_dtype),
         )
 
     shardings = state_shardings(cfg, mesh, optimizer, anchor=anchor)

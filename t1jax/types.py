@@ -86,6 +86,14 @@ class Packed:
 
 
 @struct.dataclass
+class LossScale:
+    """What the loss is multiplied by before its gradient is taken in float16 (optim.py)."""
+
+    scale: Array  # float32[]
+    steps: Array  # int32[] finite gradients since it last changed
+
+
+@struct.dataclass
 class TrainState:
     """All that an update changes. `anchor_offset` is None during the cold start."""
 
@@ -94,6 +102,7 @@ class TrainState:
     opt_state: Any  # optax state, sharded like params
     anchor_offset: Params | None  # float32, anchor minus params: the KL's moving reference policy (optim.py says why)
     rng: Array  # uint32[2] key data: root of every random number of the sampler; with `step` it names each draw
+    loss_scale: LossScale | None = None  # in float16 only
 
 
 # A report of one step: name -> float32[] scalar, ready to be written by metrics.py.

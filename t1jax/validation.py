@@ -42,7 +42,7 @@ def _validate_model(cfg: Config) -> None:
         _check(cfg, "model.rope_high", cfg.model.rope_high > low, f"more than model.rope_low = {low}")
     _at_least(cfg, 0, "model", "rope_attention_factor")
     _check(cfg, "model.norm_eps", cfg.model.norm_eps > 0, "more than 0")
-    _one_of(cfg, "model.compute_dtype", "float32", "bfloat16")
+    _one_of(cfg, "model.compute_dtype", "float32", "bfloat16", "float16")
     _one_of(cfg, "model.remat", "none", "dots", "full")
     _one_of(cfg, "model.attention", "auto", "xla", "splash", "cudnn")
 
@@ -123,10 +123,11 @@ def _validate_rl(cfg: Config) -> None:
     _check(cfg, "rl.top_p", 0 < rl.top_p <= 1, "more than 0, at most 1 (off)")
     _check(cfg, "rl.min_p", 0 <= rl.min_p < 1, "0 (off) or more and below 1")
     _share(cfg, "rl", "warmup_fraction anchor_decay garbled_share")
-    _at_least(cfg, 0, "rl", "entropy_coef kl_coef")
+    _at_least(cfg, 0, "rl", "entropy_coef kl_coef ratio_cap")
     _at_least(cfg, 2, "rl", "repeat_count")
     _one_of(cfg, "rl.baseline", "leave_one_out", "group_mean", "group_mean_std")
     _one_of(cfg, "rl.kl_site", "reward", "loss")
+    _one_of(cfg, "rl.kl_logprobs", "learner", "sampler")
     _one_of(cfg, "rl.penalty_site", "reward", "advantage")
     _one_of(cfg, "rl.loss_normalisation", "response", "token")
 

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t1jax import stored
+from t1jax import optim, stored
 from t1jax.config import ConfigError, ModelConfig
 from t1jax.hf import families, strict, tensors
 from t1jax.hf.families import Tensor
@@ -136,7 +136,7 @@ def load(source: Source, model: qwen.Transformer, dtype: str = "float32", which:
     Args:
       source: from `find`; must hold weights of `model.cfg` (`refuse_mismatch`).
       model: whose layout says where they go.
-      dtype: what they become.
+      dtype: what matrices and tables become; norms and biases become float32, as training reads them.
       which: "policy", or of a run in reinforcement learning "anchor": params + anchor_offset, in float32.
 
     Raises:
@@ -144,19 +144,22 @@ def load(source: Source, model: qwen.Transformer, dtype: str = "float32", which:
     """
     given = arrays(source, model.cfg, which)
 
-    def place(keys: Any, sharding: jax.sharding.NamedSharding) -> jax.Array:
+    shardings = qwen.shardings(model)
+
+    def place(keys: Any, sharding: jax.sharding.NamedSharding, kind: str) -> jax.Array:
+        to = "float32" if kind == "vector" else dtype
         array = given[tuple(key.key for key in keys)]
         parts: dict[Any, np.ndarray] = {}  # several devices may hold the same part
 
         def part(index: Any) -> np.ndarray:
             key = tuple((each.start, each.stop) for each in index)
             if key not in parts:
-                parts[key] = array.read(index).astype(dtype, copy=False)
+                parts[key] = array.read(index).astype(to, copy=False)
             return parts[key]
 
         return jax.make_array_from_callback(array.shape, sharding, part)
 
-    params = jax.tree_util.tree_map_with_path(place, qwen.shardings(model))
+    params = jax.tree_util.tree_map_with_path(place, shardings, optim.kinds(shardings))
     _refuse_not_finite(params, given, model)
     return params
 

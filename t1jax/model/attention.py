@@ -21,6 +21,7 @@ from flax import struct
 
 from t1jax.config import ConfigError, ModelConfig
 from t1jax.model import blocked, kernels
+from t1jax.model.precision import einsum, level, rounded
 from t1jax.sharding import Layout
 
 PREFERRED = {"tpu": "splash", "gpu": "cudnn"}  # the kernel of a platform; elsewhere xla
@@ -165,7 +166,7 @@ def rope(x_BNTH: jax.Array, cos_BTh: jax.Array, sin_BTh: jax.Array) -> jax.Array
     cos, sin = cos_BTh[:, None], sin_BTh[:, None]
     first, second = jnp.split(x_BNTH.astype(jnp.float32), 2, axis=-1)
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return rotated.astype(x_BNTH.dtype)
+    return rotated
 
 
 def attend(layout: Layout, q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, texts: Texts) -> jax.Array:
@@ -198,8 +199,8 @@ def plain(q_BNTH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_BTS: jax
     """
     B, N, T, H = q_BNTH.shape
     q_BKGTH = q_BNTH.reshape(B, k_BKSH.shape[1], -1, T, H)
-    s = jnp.einsum("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, preferred_element_type=jnp.float32) * H**-0.5
+    s = einsum("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH) * H**-0.5
     s = jnp.where(mask_BTS[:, None, None], s, -1e30)
-    w = jnp.exp(s - jax.lax.stop_gradient(s.max(-1))[..., None])
-    out = jnp.einsum("BKGTS,BKSH->BKGTH", w.astype(v_BKSH.dtype), v_BKSH, preferred_element_type=jnp.float32)
-    return (out / w.sum(-1)[..., None]).astype(q_BNTH.dtype).reshape(B, N, T, H)
+    w = jnp.exp(s - level(jax.lax.stop_gradient(s.max(-1)), v_BKSH.dtype)[..., None])
+    out = einsum("BKGTS,BKSH->BKGTH", rounded(w, v_BKSH.dtype), v_BKSH)
+    return rounded(out / w.sum(-1)[..., None], q_BNTH.dtype).reshape(B, N, T, H)

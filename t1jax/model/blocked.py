@@ -13,12 +13,13 @@ Deliberately not here: which kernel is used when (attention.py), the sampler's c
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+
+from t1jax.model.precision import einsum, level, rounded
 
 BLOCK = 64  # S; half of 128: fewer pairs of tokens in a tile that need not meet
 GROUP = 8  # c; CPUs split the work on scores over their cores only where there are several tiles of them
@@ -80,9 +81,6 @@ def _attend(q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, where: Tile
     return _forward(q_BNTH, k_BKTH, v_BKTH, where)[0]
 
 
-product = partial(jnp.einsum, preferred_element_type=jnp.float32)
-
-
 def _blocks(x_BNTH: jax.Array, K: int) -> jax.Array:
     """[M, K, G * S, H]: the heads that share keys stand in one matrix."""
     B, N, T, H = x_BNTH.shape
@@ -126,7 +124,7 @@ def _tile(where: Tiles, i_c: jax.Array, t: jax.Array) -> _Tile:
 
 def _scores(q_cKQH: jax.Array, k_cKSH: jax.Array, tile: _Tile) -> jax.Array:
     """float32[c, K, Q, S]; -1e30 where a query does not attend a key."""
-    s_cKQS = product("cKQH,cKSH->cKQS", q_cKQH, k_cKSH) * k_cKSH.shape[-1] ** -0.5
+    s_cKQS = einsum("cKQH,cKSH->cKQS", q_cKQH, k_cKSH) * k_cKSH.shape[-1] ** -0.5
     c, K, Q, S = s_cKQS.shape
     seen_cKGSS = tile.seen_cSS[:, None, None]
     return jnp.where(seen_cKGSS, s_cKQS.reshape(c, K, Q // S, S, S), -1e30).reshape(c, K, Q, S)
@@ -144,9 +142,9 @@ def _forward(q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, where: Til
             highest_cKQ, total_cKQ, out_cKQH = so_far
             tile = _tile(where, i_c, t)
             s_cKQS = _scores(q_cKQH, k_MKSH[tile.keys_c], tile)
-            higher_cKQ = jnp.maximum(highest_cKQ, s_cKQS.max(-1))
+            higher_cKQ = jnp.maximum(highest_cKQ, level(s_cKQS.max(-1), v_MKSH.dtype))
             w_cKQS, less_cKQ = jnp.exp(s_cKQS - higher_cKQ[..., None]), jnp.exp(highest_cKQ - higher_cKQ)
-            o_cKQH = product("cKQS,cKSH->cKQH", w_cKQS.astype(v_MKSH.dtype), v_MKSH[tile.keys_c])
+            o_cKQH = einsum("cKQS,cKSH->cKQH", rounded(w_cKQS, v_MKSH.dtype), v_MKSH[tile.keys_c])
             return higher_cKQ, total_cKQ * less_cKQ + w_cKQS.sum(-1), out_cKQH * less_cKQ[..., None] + o_cKQH
 
         # -1e29 is above what is masked, so that masked keys weigh nothing even before the first that is seen
@@ -158,7 +156,7 @@ def _forward(q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, where: Til
             jnp.where(total_cKQ > 0, total_cKQ, 1.0),
             jnp.where(total_cKQ > 0, highest_cKQ + jnp.log(total_cKQ), 1e30),
         )
-        return (out_cKQH / total_cKQ[..., None]).astype(q_cKQH.dtype), lse_cKQ
+        return rounded(out_cKQH / total_cKQ[..., None], q_cKQH.dtype), lse_cKQ
 
     M = len(q_MKQH)
     out, lse = jax.lax.map(one_group, _groups(where, (q_MKQH,)))
@@ -183,11 +181,11 @@ def _backward(saved: Any, dout_BNTH: jax.Array) -> Any:
             tile = _tile(where, i_c, t)
             k_cKSH, v_cKSH = k_MKSH[tile.keys_c], v_MKSH[tile.keys_c]
             w_cKQS = jnp.exp(_scores(q_cKQH, k_cKSH, tile) - lse_cKQ[..., None]) * real_c[:, None, None, None]
-            dw_cKQS = product("cKQH,cKSH->cKQS", dout_cKQH, v_cKSH)
-            ds_cKQS = (w_cKQS * (dw_cKQS - own_cKQ[..., None]) * H**-0.5).astype(q_cKQH.dtype)
-            dq_cKQH = dq_cKQH + product("cKQS,cKSH->cKQH", ds_cKQS, k_cKSH)
-            dk_cKSH = product("cKQS,cKQH->cKSH", ds_cKQS, q_cKQH)
-            dv_cKSH = product("cKQS,cKQH->cKSH", w_cKQS.astype(dout_cKQH.dtype), dout_cKQH)
+            dw_cKQS = einsum("cKQH,cKSH->cKQS", dout_cKQH, v_cKSH)
+            ds_cKQS = rounded(w_cKQS * (dw_cKQS - own_cKQ[..., None]) * H**-0.5, q_cKQH.dtype)
+            dq_cKQH = dq_cKQH + einsum("cKQS,cKSH->cKQH", ds_cKQS, k_cKSH)
+            dk_cKSH = einsum("cKQS,cKQH->cKSH", ds_cKQS, q_cKQH)
+            dv_cKSH = einsum("cKQS,cKQH->cKSH", rounded(w_cKQS, dout_cKQH.dtype), dout_cKQH)
             for x in range(GROUP):  # two of the group may need the same keys
                 dk_MKSH = dk_MKSH.at[tile.keys_c[x]].add(dk_cKSH[x])
                 dv_MKSH = dv_MKSH.at[tile.keys_c[x]].add(dv_cKSH[x])

@@ -23,6 +23,7 @@ from flax import linen as nn
 from t1jax.config import ModelConfig
 from t1jax.model import attention, kernels, ring
 from t1jax.model.attention import rope, rotations
+from t1jax.model.precision import einsum, lookup, product, rounded
 from t1jax.sharding import Layout, param_shardings
 from t1jax.types import KVCache, Params
 
@@ -43,10 +44,10 @@ ONES, ZEROS = nn.initializers.ones, nn.initializers.zeros
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
-    """x / sqrt(mean(x^2) + eps) * scale over the last axis, in float32. x: [..., D] or [..., H]; scale: [D] or [H]."""
+    """x / sqrt(mean(x^2) + eps) * scale over the last axis, float32. x: [..., D] or [..., H]; scale: [D] or [H]."""
     y = x.astype(jnp.float32)
     y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
-    return (y * jnp.broadcast_to(scale.astype(jnp.float32), y.shape)).astype(x.dtype)
+    return y * jnp.broadcast_to(scale.astype(jnp.float32), y.shape)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -62,24 +63,34 @@ def gated(layout: Layout, y_BTD: jax.Array, gate_DF: jax.Array, up_DF: jax.Array
 def _gated_forward(
     layout: Layout, y_BTD: jax.Array, gate_DF: jax.Array, up_DF: jax.Array, down_FD: jax.Array
 ) -> tuple[jax.Array, Any]:
-    a_BTF = layout.constrain(jnp.einsum("BTD,DF->BTF", y_BTD, gate_DF), "batch", "length", "mlp")
-    b_BTF = layout.constrain(jnp.einsum("BTD,DF->BTF", y_BTD, up_DF), "batch", "length", "mlp")
-    out_BTD = jnp.einsum("BTF,FD->BTD", nn.silu(a_BTF) * b_BTF, down_FD)
-    return out_BTD, (y_BTD, a_BTF, b_BTF, gate_DF, up_DF, down_FD)
+    dtype = y_BTD.dtype
+
+    a_BTF, b_BTF = (
+        layout.constrain(einsum("BTD,DF->BTF", y_BTD, w_DF.astype(dtype)), "batch", "length", "mlp")
+        for w_DF in (gate_DF, up_DF)
+    )
+    out_BTD = einsum("BTF,FD->BTD", rounded(nn.silu(a_BTF) * b_BTF, dtype), down_FD.astype(dtype))
+    return out_BTD, (y_BTD, a_BTF.astype(dtype), b_BTF.astype(dtype), gate_DF, up_DF, down_FD)
 
 
 def _gated_backward(layout: Layout, saved: Any, dout_BTD: jax.Array) -> tuple[jax.Array, ...]:
-    y_BTD, a_BTF, b_BTF, gate_DF, up_DF, down_FD = saved
-    dinner_BTF = jnp.einsum("BTD,FD->BTF", dout_BTD, down_FD)
-    dinner_BTF = layout.constrain(dinner_BTF, "batch", "length", "mlp").astype(jnp.float32)
-    s_BTF = nn.sigmoid(a_BTF.astype(jnp.float32))
+    y_BTD, a_BTF, b_BTF, *masters = saved
+    dtype = y_BTD.dtype
+    gate_DF, up_DF, down_FD = (w.astype(dtype) for w in masters)
+    dout_BTD = rounded(dout_BTD, dtype)
+    dinner_BTF = layout.constrain(einsum("BTD,FD->BTF", dout_BTD, down_FD), "batch", "length", "mlp")
+    a_BTF, b_BTF = a_BTF.astype(jnp.float32), b_BTF.astype(jnp.float32)
+    s_BTF = nn.sigmoid(a_BTF)
     silu_BTF = a_BTF * s_BTF
-    da_BTF = (dinner_BTF * b_BTF * (s_BTF + silu_BTF * (1 - s_BTF))).astype(a_BTF.dtype)
-    db_BTF = (dinner_BTF * silu_BTF).astype(b_BTF.dtype)
-    inner_BTF = (silu_BTF * b_BTF).astype(b_BTF.dtype)
-    dy_BTD = jnp.einsum("BTF,DF->BTD", da_BTF, gate_DF) + jnp.einsum("BTF,DF->BTD", db_BTF, up_DF)
-    dgate_DF, dup_DF = (jnp.einsum("BTD,BTF->DF", y_BTD, d_BTF) for d_BTF in (da_BTF, db_BTF))
-    return dy_BTD, dgate_DF, dup_DF, jnp.einsum("BTF,BTD->FD", inner_BTF, dout_BTD)
+    da_BTF = rounded(dinner_BTF * b_BTF * (s_BTF + silu_BTF * (1 - s_BTF)), dtype)
+    db_BTF = rounded(dinner_BTF * silu_BTF, dtype)
+    inner_BTF = rounded(silu_BTF * b_BTF, dtype)
+    dy_BTD = einsum("BTF,DF->BTD", da_BTF, gate_DF) + einsum("BTF,DF->BTD", db_BTF, up_DF)
+    dmasters = (
+        *(einsum("BTD,BTF->DF", y_BTD, d_BTF) for d_BTF in (da_BTF, db_BTF)),
+        einsum("BTF,BTD->FD", inner_BTF, dout_BTD),
+    )
+    return dy_BTD.astype(dtype), *(d.astype(w.dtype) for d, w in zip(dmasters, masters, strict=True))
 
 
 gated.defvjp(_gated_forward, _gated_backward)
@@ -93,11 +104,11 @@ class Block(nn.Module):
     keep: bool = False  # return the keys and values
 
     def weight(self, name: str, init: Any, **shape: int) -> jax.Array:
-        """A parameter in compute dtype; `shape` maps each logical axis, in order, to its size."""
+        """A parameter; `shape` maps each logical axis, in order, to its size."""
         value: Any = self.param(
             name, nn.with_logical_partitioning(init, tuple(shape)), tuple(shape.values()), jnp.float32
         )
-        return value.astype(self.cfg.compute_dtype)
+        return value
 
     @nn.compact
     def __call__(
@@ -107,10 +118,13 @@ class Block(nn.Module):
         D, N, K, H, F = cfg.hidden_size, cfg.num_heads, cfg.num_kv_heads, cfg.head_dim, cfg.mlp_size
         x_BTD, *own = carry
 
-        y = rms_norm(x_BTD, self.weight("attention_norm", ONES, embed=D), cfg.norm_eps)
-        q = jnp.einsum("BTD,DNH->BTNH", y, self.weight("q", scaled(D), embed=D, q_heads=N, head_dim=H))
-        k = jnp.einsum("BTD,DKH->BTKH", y, self.weight("k", scaled(D), embed=D, kv_heads=K, head_dim=H))
-        v = jnp.einsum("BTD,DKH->BTKH", y, self.weight("v", scaled(D), embed=D, kv_heads=K, head_dim=H))
+        def ready(x: jax.Array) -> jax.Array:  # for a matrix product
+            return rounded(x, cfg.compute_dtype)
+
+        y = ready(rms_norm(x_BTD, self.weight("attention_norm", ONES, embed=D), cfg.norm_eps))
+        q = product("BTD,DNH->BTNH", y, self.weight("q", scaled(D), embed=D, q_heads=N, head_dim=H))
+        k = product("BTD,DKH->BTKH", y, self.weight("k", scaled(D), embed=D, kv_heads=K, head_dim=H))
+        v = product("BTD,DKH->BTKH", y, self.weight("v", scaled(D), embed=D, kv_heads=K, head_dim=H))
         q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
         if cfg.qkv_bias:
             q = q + self.weight("q_bias", ZEROS, q_heads=N, head_dim=H)[None, :, None, :]
@@ -119,9 +133,9 @@ class Block(nn.Module):
         if cfg.qk_norm:
             q = rms_norm(q, self.weight("q_norm", ONES, head_dim=H), cfg.norm_eps)
             k = rms_norm(k, self.weight("k_norm", ONES, head_dim=H), cfg.norm_eps)
-        q = constrain(rope(q, shared["cos_BTh"], shared["sin_BTh"]), "batch", "q_heads", "length", None)
-        k = constrain(rope(k, shared["cos_BTh"], shared["sin_BTh"]), "batch", "kv_heads", "length", None)
-        v = constrain(v, "batch", "kv_heads", "length", None)
+        q = constrain(ready(rope(q, shared["cos_BTh"], shared["sin_BTh"])), "batch", "q_heads", "length", None)
+        k = constrain(ready(rope(k, shared["cos_BTh"], shared["sin_BTh"])), "batch", "kv_heads", "length", None)
+        v = constrain(ready(v), "batch", "kv_heads", "length", None)
 
         if prompt_kv is not None:  # cached: write the new column, attend the prompt and the lane's own columns
             keys, values, layer = own
@@ -131,10 +145,10 @@ class Block(nn.Module):
         else:
             attended = attention.attend(self.layout, q, k, v, shared["texts"])
         o = self.weight("o", scaled(N * H), q_heads=N, head_dim=H, embed=D)
-        x_BTD = x_BTD + jnp.einsum("BTNH,NHD->BTD", attended.swapaxes(1, 2), o)
+        x_BTD = x_BTD + product("BTNH,NHD->BTD", attended.swapaxes(1, 2), o)
         x_BTD = constrain(x_BTD, "batch", "length", None)
 
-        y = rms_norm(x_BTD, self.weight("mlp_norm", ONES, embed=D), cfg.norm_eps)
+        y = ready(rms_norm(x_BTD, self.weight("mlp_norm", ONES, embed=D), cfg.norm_eps))
         gate, up = (self.weight(name, scaled(D), embed=D, mlp=F) for name in ("gate", "up"))
         x_BTD = x_BTD + gated(self.layout, y, gate, up, self.weight("down", scaled(F), mlp=F, embed=D))
         return (constrain(x_BTD, "batch", "length", None), *own), (k, v) if self.keep else None
@@ -164,8 +178,7 @@ class Transformer(nn.Module):
             self.param("head", axes(scaled(D), ("embed", "vocab")), (D, V), jnp.float32)
         norm_D: Any = self.param("final_norm", axes(ONES, ("embed",)), (D,), jnp.float32)
 
-        table_VD = self.layout.constrain(embedding_VD.astype(cfg.compute_dtype), "vocab", None)  # as `head_weight`
-        x_BTD = jnp.take(table_VD, tokens_BT, axis=0)
+        x_BTD = lookup(self.layout, cfg.compute_dtype, embedding_VD, tokens_BT).astype(jnp.float32)
         x_BTD = self.layout.constrain(x_BTD, "batch", "length", None)
         cos_BTh, sin_BTh = rotations(position_BT, cfg)
         shared: dict[str, Any] = {"cos_BTh": cos_BTh, "sin_BTh": sin_BTh}
@@ -193,7 +206,7 @@ class Transformer(nn.Module):
         (x_BTD, *own), out = layers(cfg, self.layout, keep, name="layers")(carry, prompt_kv, shared)
         if lanes is not None:
             out = ring.written(lanes, own[0], own[1])
-        return rms_norm(x_BTD, norm_D, cfg.norm_eps), out
+        return rounded(rms_norm(x_BTD, norm_D, cfg.norm_eps), cfg.compute_dtype), out
 
 
 def forward(
@@ -207,6 +220,8 @@ def forward(
     cache: KVCache | None = None,
 ) -> tuple[jax.Array, KVCache | None]:
     """The hidden state after each token, [B, T, D] in compute dtype, and the cache with these tokens in it.
+
+    Activations between layers are float32, see precision.py.
 
     Without a cache, a token attends itself, and earlier tokens of the row that are of its own nonzero segment or of its
     parent: so responses can share one copy of their prompt and not see each other. With a cache,
@@ -235,18 +250,19 @@ def prefill(
     return out
 
 
-def head_weight(model: Transformer, params: Params) -> jax.Array:
-    """The matrix [D, V], in compute dtype, that turns hidden states into logits: the embedding's transpose if tied.
+def head(params: Params) -> jax.Array:
+    """The matrix [D, V] that turns hidden states into logits: the embedding's transpose if tied."""
+    return params["head"] if "head" in params else params["embedding"].T
 
-    Whole along D, so that it is collected once, not again for each chunk of the loss.
-    """
-    head_DV = params["embedding"].T if model.cfg.tie_embeddings else params["head"]
-    return model.layout.constrain(head_DV.astype(model.cfg.compute_dtype), None, "vocab")
+
+def head_weight(model: Transformer, params: Params) -> jax.Array:
+    """`head` in compute dtype, whole along D, so that it is collected once, not again for each use."""
+    return model.layout.constrain(head(params).astype(model.cfg.compute_dtype), None, "vocab")
 
 
 def logits(model: Transformer, params: Params, hidden_BTD: jax.Array) -> jax.Array:
     """float32[B, T, V] scores of the next token. Whole in memory: for decode and tests; losses.py goes in chunks."""
-    return jnp.einsum("BTD,DV->BTV", hidden_BTD, head_weight(model, params), preferred_element_type=jnp.float32)
+    return einsum("BTD,DV->BTV", hidden_BTD, head_weight(model, params))
 
 
 def boxed_shapes(model: Transformer) -> Any:

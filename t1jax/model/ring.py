@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from t1jax.config import ModelConfig
+from t1jax.model.precision import einsum, level, rounded
 from t1jax.sharding import Layout
 from t1jax.types import KVCache
 
@@ -103,11 +104,11 @@ def attend(
     q_BKGH = q_BNTH.reshape(B, K, N // K, H)
 
     q_PRKGH = q_BKGH.reshape(P, B // P, K, N // K, H)
-    s = jnp.einsum("PRKGH,PKCH->PKRGC", q_PRKGH, prompt_k_PKCH, preferred_element_type=jnp.float32) * H**-0.5
+    s = einsum("PRKGH,PKCH->PKRGC", q_PRKGH, prompt_k_PKCH) * H**-0.5
     s = jnp.where(reach.prompt_valid_PC[:, None, None, None], s, -1e30)
-    highest = jnp.max(s, axis=-1)
+    highest = level(jnp.max(s, axis=-1), q_BNTH.dtype)
     w = jnp.exp(s - highest[..., None])
-    out = jnp.einsum("PKRGC,PKCH->PKRGH", w.astype(q_BNTH.dtype), prompt_v_PKCH, preferred_element_type=jnp.float32)
+    out = einsum("PKRGC,PKCH->PKRGH", rounded(w, q_BNTH.dtype), prompt_v_PKCH)
     so_far = tuple(x.swapaxes(1, 2).reshape(B, K, N // K, *x.shape[4:]) for x in (highest, w.sum(-1), out))
 
     def one_block(j: jax.Array, so_far: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
@@ -115,17 +116,17 @@ def attend(
         at, size = (layer, j % J, 0, 0, 0, 0, 0), (1, 1, X, B // X, K)
         k_BKHS = jax.lax.dynamic_slice(k_LJXMKHS, at, (*size, H, S)).reshape(B, K, H, S)
         v_BKSH = jax.lax.dynamic_slice(v_LJXMKSH, at, (*size, S, H)).reshape(B, K, S, H)
-        s = jnp.einsum("BKGH,BKHS->BKGS", q_BKGH, k_BKHS, preferred_element_type=jnp.float32) * H**-0.5
+        s = einsum("BKGH,BKHS->BKGS", q_BKGH, k_BKHS) * H**-0.5
         ago_S = reach.column - j * S - jnp.arange(S)
         seen_BS = (ago_S >= 0)[None] & (ago_S[None] <= reach.length_B[:, None])
         s = jnp.where(seen_BS[:, None, None], s, -1e30)
-        higher_BKG = jnp.maximum(highest_BKG, jnp.max(s, axis=-1))
+        higher_BKG = jnp.maximum(highest_BKG, level(jnp.max(s, axis=-1), q_BNTH.dtype))
         w, less_BKG = jnp.exp(s - higher_BKG[..., None]), jnp.exp(highest_BKG - higher_BKG)
-        o = jnp.einsum("BKGS,BKSH->BKGH", w.astype(v_BKSH.dtype), v_BKSH, preferred_element_type=jnp.float32)
+        o = einsum("BKGS,BKSH->BKGH", rounded(w, v_BKSH.dtype), v_BKSH)
         return higher_BKG, total_BKG * less_BKG + w.sum(-1), out_BKGH * less_BKG[..., None] + o
 
     _, total_BKG, out_BKGH = jax.lax.fori_loop(reach.first_block, reach.column // S + 1, one_block, so_far)
-    return (out_BKGH / total_BKG[..., None]).astype(q_BNTH.dtype).reshape(B, N, 1, H)
+    return rounded(out_BKGH / total_BKG[..., None], q_BNTH.dtype).reshape(B, N, 1, H)
 
 
 def pick(x_B: jax.Array, lane_XM: jax.Array, axis: int = 0) -> jax.Array:

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where numbers are rounded to the compute dtype, and what is added up in float32.
+
+Sampler and learner are two programs over the same weights. In bfloat16 they agree only as far as they round the same
+numbers at the same places. So activations between layers are float32, everything between two matrix products is
+computed in float32, and a number is rounded once, where a matrix product reads it.
+
+Weights are float32 masters. `product` and `lookup` take the master and cast it themselves, so that its gradient never
+has the compute dtype, neither where a device adds it up nor where devices exchange it.
+
+Axes: V vocabulary, D width, B rows, S positions of a row, T positions that are asked for.
+Source: float32 masters and accumulation, arXiv 1710.03740.
+Deliberately not here: loss scaling for float16 (optim.py), the head (losses.py).
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from t1jax.sharding import Layout
+
+LN2 = math.log(2)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def rounded(x: jax.Array, dtype: str) -> jax.Array:
+    """`x` in `dtype`; XLA, which may drop a cast and the cast back, must keep this one. Its gradient is cast back."""
+    if x.dtype == dtype:
+        return x
+    to = jnp.finfo(dtype)
+    return jax.lax.reduce_precision(x, to.nexp, to.nmant).astype(dtype)
+
+
+def _rounded_forward(x: jax.Array, dtype: str) -> tuple[jax.Array, jax.Array]:
+    return rounded(x, dtype), jnp.zeros((), x.dtype)
+
+
+def _rounded_backward(dtype: str, like: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    return (gradient.astype(like.dtype),)
+
+
+rounded.defvjp(_rounded_forward, _rounded_backward)
+
+
+def einsum(spec: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    """einsum, added up in float32 and left there; float32 operands are not rounded, as a TPU would by default."""
+    precision = jax.lax.Precision.HIGHEST if x.dtype == y.dtype == jnp.float32 else None
+    return jnp.einsum(spec, x, y, precision=precision, preferred_element_type=jnp.float32)
+
+
+def product(spec: str, x: jax.Array, w: jax.Array) -> jax.Array:
+    """float32 einsum(spec, x, w) of activations and of weights cast to their dtype.
+
+    Args:
+      spec: as "BTD,DF->BTF"; a letter stands in two of the three terms.
+      x: compute dtype.
+      w: the float32 master, or a copy in compute dtype. Its gradient is added up in float32 and has its dtype.
+    """
+    return einsum(spec, x, w) if x.dtype == w.dtype else _cast_product(spec, x, w)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _cast_product(spec: str, x: jax.Array, w: jax.Array) -> jax.Array:
+    return einsum(spec, x, w.astype(x.dtype))
+
+
+def _product_forward(spec: str, x: jax.Array, w: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _cast_product(spec, x, w), (x, w)
+
+
+def _product_backward(spec: str, saved: tuple[jax.Array, jax.Array], dout: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, w = saved
+    operands, out = spec.split("->")
+    of_x, of_w = operands.split(",")
+    dout = rounded(dout, x.dtype)
+    dx = einsum(f"{out},{of_w}->{of_x}", dout, w.astype(x.dtype))
+    dw = einsum(f"{out},{of_x}->{of_w}", dout, x)
+    return dx.astype(x.dtype), dw.astype(w.dtype)
+
+
+_cast_product.defvjp(_product_forward, _product_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def lookup(layout: Layout, dtype: str, table_VD: jax.Array, index_BT: jax.Array) -> jax.Array:
+    """Rows of a table, [B, T, D] in `dtype`; the gradients of a row that is read often are added up in float32.
+
+    The table is cast first and then made whole along D: what crosses devices has `dtype`.
+    """
+    return jnp.take(layout.constrain(table_VD.astype(dtype), "vocab", None), index_BT, axis=0)
+
+
+def _lookup_forward(layout: Layout, dtype: str, table_VD: jax.Array, index_BT: jax.Array) -> tuple[jax.Array, Any]:
+    return lookup(layout, dtype, table_VD, index_BT), (table_VD, index_BT)
+
+
+def _lookup_backward(layout: Layout, dtype: str, saved: Any, dout_BTD: jax.Array) -> tuple[jax.Array, None]:
+    table_VD, index_BT = saved
+    zero_VD = layout.constrain(jnp.zeros(table_VD.shape, jnp.float32), "vocab", None)
+    gradient_VD = zero_VD.at[index_BT].add(dout_BTD.astype(jnp.float32))
+    return layout.constrain(gradient_VD, "vocab", None).astype(table_VD.dtype), None
+
+
+lookup.defvjp(_lookup_forward, _lookup_backward)
+
+
+def pick(x_BSD: jax.Array, index_BT: jax.Array) -> jax.Array:
+    """x[b, index[b, t]], [B, T, D]; a state that many tokens read has their gradients added up in float32."""
+    return jnp.take_along_axis(x_BSD.astype(jnp.float32), index_BT[..., None], axis=1).astype(x_BSD.dtype)
+
+
+def level(highest: jax.Array, dtype: Any) -> jax.Array:
+    """A reference for exp(score - reference), at or above `highest`: the next multiple of ln 2.
+
+    Over different references the weight of a score differs by a power of two, with which rounding commutes. So online
+    softmax rounds its weights to `dtype` alike whatever the blocks, and as softmax over the whole row does.
+    """
+    if dtype == jnp.float32:  # nothing is rounded
+        return highest
+    return jnp.ceil(highest / LN2) * LN2
