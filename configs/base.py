@@ -36,9 +36,7 @@ def get_config() -> ConfigDict:
     cfg.model.rope_attention_factor = 0.0  # yarn's factor of q and k; 0: 0.1 ln(rope_factor) + 1 [ours]
     cfg.model.norm_eps = 1e-5  # added to the mean square in RMSNorm [paper: Qwen2.5-32B]
     cfg.model.tie_embeddings = False  # the head reuses the embedding matrix [paper: Qwen2.5-32B]
-    cfg.model.compute_dtype = (
-        "bfloat16"  # of matrix products: bfloat16 | float16 (GPU) | float32; the rest is float32 [hw]
-    )
+    cfg.model.compute_dtype = "bfloat16"  # of matrix products: bfloat16 | float16 (GPU) | float32 [hw]
     cfg.model.remat = "full"  # recompute in backward: none | dots (keep matmul outputs) | full (a layer) [hw]
     cfg.model.attention = "auto"  # kernel: auto (by platform and shape) | xla | splash (TPU) | cudnn (GPU) [hw]
 

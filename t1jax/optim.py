@@ -136,7 +136,7 @@ def apply_finite(
 ) -> tuple[Params, Any, jax.Array, jax.Array]:
     """One optimiser update, unless the gradient is not finite: then nothing changes, neither weights nor moments.
 
-    The learning rate's schedule goes on either way: it counts steps, not updates (`steps_scheduled`).
+    Only the schedule of the learning rate goes on: it counts steps, skipped ones too, so that it ends with the last.
 
     Returns:
       parameters, optimiser state, float32[] norm of the gradient, bool[] whether it was applied: the norm is finite.
@@ -144,13 +144,16 @@ def apply_finite(
     norm = optax.tree.norm(gradient)
     applied = jnp.isfinite(norm)
     change, new_state = optimizer.update(gradient, opt_state, params)
-    new = (optax.apply_updates(params, change), new_state)
-    return *either(applied, new, (params, (*opt_state[:-1], new_state[-1]))), norm, applied
+    params = either(applied, optax.apply_updates(params, change), params)
+
+    def keep(new: Any, old: Any) -> Any:
+        return new if _is_schedule(new) else either(applied, new, old)
+
+    return params, jax.tree.map(keep, new_state, opt_state, is_leaf=_is_schedule), norm, applied
 
 
-def steps_scheduled(opt_state: Any) -> jax.Array:
-    """int32[]: what the schedule of `make_optimizer` is asked with at the next update, skipped steps included."""
-    return opt_state[-1].count
+def _is_schedule(state: Any) -> bool:
+    return isinstance(state, optax.ScaleByScheduleState)
 
 
 def start_loss_scale(compute_dtype: str) -> LossScale | None:

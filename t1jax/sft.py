@@ -63,7 +63,7 @@ def make_sft_step(cfg: Config, mesh: Mesh) -> Callable[[TrainState, Packed], tup
             "loss": value,
             "grad_norm": norm,
             "skipped": 1.0 - applied.astype(jnp.float32),
-            "learning_rate": schedule(optim.steps_scheduled(state.opt_state)),
+            "learning_rate": schedule(state.step),
             "tokens": (packed.segment_BT > 0).sum(dtype=jnp.float32),
         }
         scale = optim.next_loss_scale(state.loss_scale, applied)

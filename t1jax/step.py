@@ -231,7 +231,7 @@ def make_update(
             "loss": loss_sum,
             "grad_norm": norm,
             "skipped": 1.0 - applied.astype(jnp.float32),
-            "learning_rate": schedule(optim.steps_scheduled(state.opt_state)),
+            "learning_rate": schedule(state.step),
             "kl_anchor": Mean.of(kl_B, packed_B).value(),
             "packed_rows": share_filled,
         }

@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Below float32: what is added up stays float32, what two programs round they round alike, float16 is scaled."""
+
+import dataclasses
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from t1jax import losses, optim, sft, sharding, step
+from t1jax.model import attention, precision, qwen
+from t1jax.types import LossScale, Packed
+from tests import small
+
+HALVES = ["bfloat16", "float16"]
+
+
+def relative(a, b):
+    a, b = (np.asarray(x, np.float64) for x in (a, b))
+    return np.linalg.norm(a - b) / np.linalg.norm(b)
+
+
+# Sums
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_4096_ones_are_4096(dtype):
+    """A sum in bfloat16 would stand still at 256, one in float16 at 2,048."""
+    layout, same = sharding.train_layout(small.make_mesh()), jnp.zeros((1, 4096), jnp.int32)
+
+    def embedded(table):
+        return precision.lookup(layout, dtype, table, same).sum(dtype=jnp.float32)
+
+    table = jnp.ones((3, 2))
+    np.testing.assert_array_equal(jax.jit(jax.grad(embedded))(table), [[4096, 4096], [0, 0], [0, 0]])
+
+    def picked(x):
+        return precision.pick(x.astype(dtype), same).sum(dtype=jnp.float32)
+
+    np.testing.assert_array_equal(jax.jit(jax.grad(picked))(jnp.ones((1, 3, 2))), [[[4096, 4096], [0, 0], [0, 0]]])
+    x, w = jnp.ones((4096, 2), dtype), jnp.ones((2, 3))
+    multiplied = jax.jit(jax.grad(lambda w: precision.product("BD,DF->BF", x, w).sum()))(w)
+    assert multiplied.dtype == jnp.float32
+    np.testing.assert_array_equal(multiplied, np.full((2, 3), 4096))
+
+
+def test_a_product_is_that_of_rounded_numbers_added_up_in_float64():
+    random = np.random.default_rng(0)
+    x, w, dout = (random.normal(size=shape).astype(np.float32) for shape in ((5, 64), (64, 3), (5, 3)))
+    half = [z.astype(ml_dtypes.bfloat16).astype(np.float64) for z in (x, w, dout)]
+
+    def run(x, w):
+        return precision.product("BD,DF->BF", precision.rounded(x, "bfloat16"), w)
+
+    out, pull = jax.vjp(run, x, w)
+    np.testing.assert_allclose(out, half[0] @ half[1], rtol=1e-5, atol=1e-5)
+    dx, dw = pull(dout)
+    np.testing.assert_allclose(dw, half[0].T @ half[2], rtol=1e-5, atol=1e-5)  # not rounded
+    np.testing.assert_allclose(dx, half[2] @ half[1].T, rtol=2**-8, atol=1e-3)
+
+
+def added_in(jaxpr, dtype):
+    """The names of operations of a jaxpr, at any depth, that add many numbers up into one of `dtype`."""
+    found = []
+    for eqn in jaxpr.eqns:
+        for value in eqn.params.values():
+            for inner in value if isinstance(value, tuple | list) else (value,):
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    found += added_in(inner, dtype)
+        adds = eqn.primitive.name in ("scatter-add", "reduce_sum", "cumsum", "dot_general", "psum")
+        if adds and any(x.aval.dtype == dtype for x in eqn.outvars):
+            found.append(eqn.primitive.name)
+    return found
+
+
+def test_nothing_is_added_up_in_bfloat16():
+    """Of the whole step and of the cold start's: every sum, scatter and product has a float32 result."""
+    for remat in ("none", "dots", "full"):
+        cfg = small.make_config(model__compute_dtype="bfloat16", model__remat=remat, model__qkv_bias=True)
+        mesh = small.make_mesh()
+        state = small.start(cfg, mesh)
+        train = step.make_train_step(cfg, mesh, small.parity, stop_tokens=small.STOPS)
+        cold = sft.make_sft_step(cfg, mesh)
+        jaxprs = (
+            jax.make_jaxpr(train)(state, small.prompt_rows()),
+            jax.make_jaxpr(cold)(dataclasses.replace(state, anchor_offset=None), small.packed_rows(cfg)),
+        )
+        for jaxpr in jaxprs:
+            assert not added_in(jaxpr.jaxpr, jnp.bfloat16)
+    plain = jax.make_jaxpr(jax.grad(lambda t: jnp.take(t, jnp.zeros(9, int), axis=0).sum(dtype="float32")))
+    assert "scatter-add" in added_in(plain(jnp.ones((3, 2), jnp.bfloat16)).jaxpr, jnp.bfloat16)  # it would be seen
+
+
+def make_long(cfg, length):
+    """Two rows, a text each, in which a few tokens are very frequent, as in any language."""
+    random = np.random.default_rng(0)
+    tokens = np.minimum(random.zipf(1.3, (2, length)) - 1, cfg.model.vocab_size - 1).astype(np.int32)
+    ones, position = np.ones((2, length), np.int32), np.tile(np.arange(length, dtype=np.int32), (2, 1))
+    return Packed(tokens, ones, position, position >= 8)
+
+
+def errors_of_gradients(length):
+    """Parameter -> relative error of its gradient in bfloat16, of a cold start's two rows."""
+    cfg = small.make_config(
+        sft__sequence_length=length, sft__batch_size=2, sft__vocab_chunks=8, model__remat="full",
+        model__vocab_size=64, model__qkv_bias=True,
+    )  # fmt: skip
+    mesh = small.make_mesh()
+    params, packed = small.make_params(cfg, mesh), make_long(cfg, length)
+
+    def gradient(dtype):
+        model = qwen.Transformer(dataclasses.replace(cfg.model, compute_dtype=dtype), sharding.train_layout(mesh))
+
+        def loss(params):
+            return losses.sft_loss(*sft.target_logprobs(model, params, packed, cfg.sft.vocab_chunks), jnp.float32(1e3))
+
+        return jax.jit(jax.grad(loss))(params)
+
+    errors = jax.tree.map(relative, gradient("bfloat16"), gradient("float32"))
+    return {jax.tree_util.keystr(path): error for path, error in jax.tree_util.tree_leaves_with_path(errors)}
+
+
+def test_each_gradient_of_long_rows_is_float32s_within_1_percent():
+    errors = errors_of_gradients(2048)
+    assert max(errors.values()) < 0.01, errors
+
+
+@pytest.mark.slow
+def test_each_gradient_of_rows_of_16384_tokens_is_float32s_within_1_percent():
+    errors = errors_of_gradients(16384)
+    assert max(errors.values()) < 0.01, errors
+
+
+# Sampler and learner
+
+
+def test_rounding_is_kept_and_its_gradient_is_not_rounded():
+    x = jnp.float32(1 + 2**-9)
+    there_and_back = jax.jit(lambda x: precision.rounded(x, "bfloat16").astype(jnp.float32))
+    assert there_and_back(x) == 1 and precision.rounded(x, "float32") is x
+    assert jax.grad(lambda x: precision.rounded(x, "bfloat16").astype(jnp.float32) * (1 + 2**-9))(x) == 1
+    assert "reduce_precision" in str(jax.make_jaxpr(there_and_back)(x))
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_weights_of_a_softmax_round_alike_over_any_reference(dtype):
+    scores = jnp.asarray(np.random.default_rng(0).normal(0, 3, (200, 64)), jnp.float32)
+
+    highest = scores.max(-1, keepdims=True)
+
+    def rounded(reference):
+        w = precision.rounded(jnp.exp(scores - reference), dtype).astype(jnp.float32) * jnp.exp(reference)
+        return w[scores > highest - 4]  # far below, float16 has fewer digits
+
+    level = precision.level(highest, dtype)
+    assert (level >= highest).all() and (level - highest <= math.log(2)).all()
+    higher = precision.level(highest + 3.3, dtype)
+
+    def apart(a, b):
+        return np.mean(np.abs(a / b - 1) > 1e-4)
+
+    assert apart(rounded(level), rounded(higher)) < 0.02 < 0.5 < apart(rounded(highest), rounded(highest + 3.3))
+
+
+def test_the_sampler_reads_norms_and_biases_as_the_learner_does():
+    cfg = small.make_config(model__compute_dtype="bfloat16", model__qkv_bias=True)
+    mesh = small.make_mesh()
+    params = small.make_params(cfg, mesh)
+    cast = step.cast_for_decode(qwen.Transformer(cfg.model, sharding.decode_layout(mesh)), params)
+    for (path, x), kind in zip(
+        jax.tree_util.tree_leaves_with_path(cast), jax.tree.leaves(optim.kinds(params)), strict=True
+    ):
+        assert x.dtype == ("float32" if kind == "vector" else "bfloat16"), path
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_kl_is_of_like_with_like_so_0_at_the_first_step(dtype):
+    """Whatever the sampler said: its log-probabilities are moved by 0.01 here, as by rounding."""
+    one, (prompts, rollouts, *rest) = small.fused(small.ONE), small.drawn()
+    rollouts = dataclasses.replace(rollouts, logprob_BT=rollouts.logprob_BT + 0.01)
+    cfg = small.with_rl(one.cfg, kl_logprobs="learner")
+    cfg = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, compute_dtype=dtype))
+    state = dataclasses.replace(one.start(), anchor_offset=jax.tree.map(jnp.zeros_like, one.start().params))
+
+    def report(cfg):
+        return jax.jit(step.make_update(cfg, one.mesh))(state, prompts, rollouts, *rest)[1]
+
+    learner, sampler = report(cfg), report(small.with_rl(cfg, kl_logprobs="sampler"))
+    assert learner["kl_anchor"] == 0 and sampler["kl_anchor"] > 0.05
+    np.testing.assert_allclose(learner["log_ratio_mean"], -0.01, atol=1e-5 if dtype == "float32" else 0.005)
+    assert learner["log_ratio_mean"] == sampler["log_ratio_mean"]
+
+
+def test_mismatch_by_hand():
+    sampler = jnp.array([[-1.0, -2.0, -3.0], [-1.0, -1.0, jnp.nan], [jnp.nan] * 3])
+    learner = jnp.array([[-0.9, -2.0, -2.8], [-1.1, -1.0, 5.0], [7.0] * 3])
+    counted = jnp.array([[True] * 3, [True, True, False], [False] * 3])
+    report = step.mismatch(learner, sampler, counted)
+    differences = np.array([0.1, 0, 0.2, -0.1, 0])
+    expected = {
+        "logprob_gap": 0.2,
+        "log_ratio_mean": differences.mean(),
+        "log_ratio_std": differences.std(),
+        "log_ratio_std_response": np.std([0.3, -0.1]),
+        "ratio_outside": 0.5,  # exp(0.3) = 1.35
+    }
+    assert report.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(report[name], value, rtol=1e-5, err_msg=name)
+
+
+# float16
+
+
+def test_a_scale_halves_doubles_and_stops_by_hand():
+    scale = optim.start_loss_scale("float16")
+    assert scale.scale == 2**15 and optim.start_loss_scale("bfloat16") is None
+    after = partial(optim.next_loss_scale)
+    halved = after(dataclasses.replace(scale, steps=jnp.int32(5)), jnp.bool_(False))
+    assert (halved.scale, halved.steps) == (2**14, 0)
+    assert (after(halved, jnp.bool_(True)).scale, after(halved, jnp.bool_(True)).steps) == (2**14, 1)
+    last = LossScale(jnp.float32(2**14), jnp.int32(optim.SCALE_STEPS - 1))
+    assert (after(last, jnp.bool_(True)).scale, after(last, jnp.bool_(True)).steps) == (2**15, 0)
+    largest = LossScale(jnp.float32(2**15), jnp.int32(optim.SCALE_STEPS - 1))
+    assert after(largest, jnp.bool_(True)).scale == 2**15
+    assert after(None, jnp.bool_(True)) is None
+
+
+@pytest.fixture(scope="module")
+def cold():
+    """A cold start's step in a dtype, as a function of (dtype, scale, change of the parameters)."""
+
+    def run(dtype, scale=None, change=lambda params: params):
+        cfg, mesh = small.make_config(model__compute_dtype=dtype, sft__weight_decay=0.0), small.make_mesh()
+        params = change(small.make_params(cfg, mesh))
+        state = step.init_state(cfg, mesh, sft.make_optimizer(cfg), params, anchor=False)
+        if scale is not None:
+            state = dataclasses.replace(state, loss_scale=LossScale(jnp.float32(scale), jnp.int32(0)))
+        before = small.to_numpy(state)
+        state, report = sft.make_sft_step(cfg, mesh)(state, small.on_devices(small.packed_rows(cfg), mesh))
+        return before, state, report
+
+    return run
+
+
+def test_float16_learns_what_float32_learns(cold):
+    _, half, half_report = cold("float16")
+    before, whole, report = cold("float32")
+    assert half.loss_scale.steps == 1 and whole.loss_scale is None
+    np.testing.assert_allclose(half_report["loss"], report["loss"], rtol=1e-3)
+    np.testing.assert_allclose(half_report["grad_norm"], report["grad_norm"], rtol=5e-3)
+    moved = [jax.tree.map(lambda a, b: np.asarray(a) - b, x.params, before.params) for x in (half, whole)]
+    for a, b in zip(*map(jax.tree.leaves, moved), strict=True):
+        assert np.mean(np.sign(a) == np.sign(b)) > 0.95  # Adam's first update is a matter of signs
+
+
+def test_an_overflow_changes_nothing_and_halves_the_scale(cold):
+    before, state, report = cold("float16", scale=1e30)
+    assert report["skipped"] == 1 and state.loss_scale.scale == np.float32(1e30) / 2 and state.step == 1
+    jax.tree.map(np.testing.assert_array_equal, state.params, before.params)
+
+
+def test_without_a_scale_small_gradients_would_be_lost(cold):
+    """Rows of little weight: their gradients lie below what float16 knows, unless they are scaled."""
+
+    def tiny(params):
+        return params | {"embedding": params["embedding"] * 1e-6}
+
+    def lost(scale):
+        _, state, report = cold("float16", scale, tiny)
+        return float(report["grad_norm"])
+
+    true = float(cold("float32", None, tiny)[2]["grad_norm"])
+    assert abs(lost(2**10) / true - 1) < 0.05 < abs(lost(2**-12) / true - 1)
+
+
+# float32
+
+
+def test_float32_products_are_float32_on_every_platform():
+    """A TPU multiplies float32 in bfloat16 unless it is told otherwise: every product of the model must tell."""
+    cfg, mesh = small.make_config(), small.make_mesh()
+    model = qwen.Transformer(cfg.model, sharding.train_layout(mesh))
+    packed = make_long(cfg, attention.PLAIN + 8)
+
+    def loss(params):
+        return losses.sft_loss(*sft.target_logprobs(model, params, packed, 2), jnp.float32(1))
+
+    def products(jaxpr):
+        for eqn in jaxpr.eqns:
+            if eqn.primitive.name == "dot_general":
+                yield eqn.params["precision"]
+            for value in eqn.params.values():
+                for inner in value if isinstance(value, tuple | list) else (value,):
+                    inner = getattr(inner, "jaxpr", inner)
+                    if hasattr(inner, "eqns"):
+                        yield from products(inner)
+
+    found = list(products(jax.make_jaxpr(jax.grad(loss))(small.make_params(cfg, mesh)).jaxpr))
+    assert len(found) > 20 and set(found) == {(jax.lax.Precision.HIGHEST,) * 2}
