@@ -237,6 +237,8 @@ class Checkpoints:
     def _refuse_other_model(self, step: int) -> None:
         saved, model = self.config(step)["model"], self._cfg.to_dict()["model"]
         names = [n for n in {**saved, **model} if n not in NOT_SHAPE and saved.get(n) != model.get(n)]
+        if (saved["compute_dtype"] == "float16") != (model["compute_dtype"] == "float16"):  # only it has a loss scale
+            names.append("compute_dtype")
         if names:
             found = ", ".join(f"model.{name} = {saved.get(name)} (now {model.get(name)})" for name in sorted(names))
             raise ConfigError(f"{self.directory / str(step)} has {found}; set it back or start a new workdir")

@@ -103,7 +103,7 @@ def seconds(cfg: Config, mesh: tuple[int, int, int], chip: Chip, length: float, 
     model, (data, fsdp, tensor) = cfg.model, mesh
     devices, shards = data * fsdp * tensor, data * fsdp
     todo = work(cfg, length)
-    value = 2 if model.compute_dtype == "bfloat16" else 4
+    value = 4 if model.compute_dtype == "float32" else 2
     iterations = length * cfg.rl.responses_per_prompt / lanes
     weights = (model.num_layers * layer_weights(model) + model.hidden_size * model.vocab_size) / tensor
     here = cfg.rl.prompts_per_step / shards * lanes  # lanes of a device

@@ -155,7 +155,7 @@ def _parts(cfg: Config, mesh: Mesh, G: int) -> list[Part]:
     P, R, T = rl.prompts_per_step // X, rl.responses_per_prompt, rl.max_new_tokens
     D, L, H, V = m.hidden_size, m.num_layers, m.head_dim, m.vocab_size // tensor
     N, K, F = m.num_heads // tensor, m.num_kv_heads // tensor, m.mlp_size // tensor
-    width = 2 if m.compute_dtype == "bfloat16" else FLOAT
+    width = FLOAT if m.compute_dtype == "float32" else 2
     grid = packing.make_grid(cfg, train_layout(mesh), P * R * X, C)
     tokens, chunk = grid.rows * grid.length, grid.rows * -(-grid.length // rl.vocab_chunks)
     weights = FLOAT * _weights(cfg.model, mesh, training=True)
@@ -173,9 +173,10 @@ def _parts(cfg: Config, mesh: Mesh, G: int) -> list[Part]:
     scores = 2 * N * grid.length if plain else 0
     work = 6 * F + 8 * D + 3 * N * H + 4 * K * H + scores  # values of a token and a layer
     dots = 2 * F + 3 * D + 2 * N * H + 2 * K * H + scores // 2
-    kept = L * tokens * width * {"none": work - 4 * F, "dots": dots, "full": D}[m.remat]
-    forward = width * tokens * (4 * F + 6 * D + 2 * N * H + scores)
-    beside = forward if m.remat == "none" else width * tokens * work
+    between = (FLOAT - width) * D  # a layer's input is float32, whatever the rest is
+    kept = L * tokens * (between + width * {"none": work - 4 * F, "dots": dots, "full": D}[m.remat])
+    forward = tokens * (4 * between + width * (4 * F + 6 * D + 2 * N * H + scores))
+    beside = forward if m.remat == "none" else tokens * (4 * between + width * work)
     logits = 3 * FLOAT * chunk * V
     gathered = (width + FLOAT) * D * V if fsdp > 1 else width * D * V if width < FLOAT else 0
     moving = gathered + 2 * width * layer

@@ -38,6 +38,10 @@ REQUIRED = (
     "skipped",  # 1: the gradient was not finite, and nothing was updated; else 0
     "learning_rate",
     "logprob_gap",  # max |sampler - learner| log-probability of a sampled token, nats
+    "log_ratio_mean",  # of a token's log-probability, learner minus sampler, nats
+    "log_ratio_std",  # of the same, nats
+    "log_ratio_std_response",  # of its sum over a response, nats
+    "ratio_outside",  # share of responses whose ratio learner / sampler is below 0.8 or above 1.25
     "tokens_per_second",
     "seconds",  # of this step
 )

@@ -85,7 +85,7 @@ class Found:
         if self.compiled is None or self.compiled.refused:
             return None
         model = self.cfg.model
-        value = 2 if model.compute_dtype == "bfloat16" else 4
+        value = 4 if model.compute_dtype == "float32" else 2
         smallest = model.hidden_size * model.num_kv_heads * model.head_dim * value // self.mesh[2]
         inside = (x for x in self.compiled.exchanges if x.in_token_loop)
         weights = (x for x in inside if x.kind == "all-gather" and "drawing" not in x.scope.split("/"))

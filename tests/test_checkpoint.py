@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import shutil
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from t1jax.checkpoint import Checkpoints
 from t1jax.config import Config, ConfigError
 from t1jax.stopping import Stopped
 from t1jax.tasks.pairs import PairsTask
-from t1jax.types import TrainState
+from t1jax.types import LossScale, TrainState
 
 
 def make_config(**knobs: object) -> Config:
@@ -66,6 +67,7 @@ def make_state(mesh: Mesh, scale: float = 1.0, anchor: bool = True) -> TrainStat
         opt_state=OPTIMIZER.init(params),
         anchor_offset=jax.tree.map(lambda x: x * 1e-6, params) if anchor else None,
         rng=np.array([1, 2], np.uint32),
+        loss_scale=LossScale(np.float32(2**14), np.int32(3)) if anchor else None,
     )
     return jax.tree.map(jax.device_put, state, shardings(mesh, state))
 
@@ -74,7 +76,7 @@ def abstract(state: TrainState, mesh: Mesh) -> TrainState:
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings(mesh, state))
 
 
-def assert_same(one: TrainState, other: TrainState) -> None:
+def assert_same(one: Any, other: Any) -> None:
     assert jax.tree.structure(one) == jax.tree.structure(other)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         assert a.dtype == b.dtype
@@ -195,6 +197,18 @@ def test_a_model_of_another_shape_is_refused_by_the_knobs_that_differ(tmp_path, 
     assert str(tmp_path / "1") in str(error.value)
 
 
+@pytest.mark.parametrize("was, now, fits", [("bfloat16", "float32", True), ("bfloat16", "float16", False)])
+def test_float16_has_a_scale_in_its_state_so_a_run_cannot_change_to_it(tmp_path, tokens, was, now, fits):
+    state = make_state(make_mesh(1, 1, 1))
+    with Checkpoints(tmp_path, make_config(model__compute_dtype=was), tokens) as checkpoints:
+        save_all(checkpoints, [None])
+    with Checkpoints(tmp_path, make_config(model__compute_dtype=now), tokens) as checkpoints:
+        if fits:
+            return assert_same(state.params, checkpoints.restore(abstract(state, make_mesh(1, 1, 1))).params)
+        with pytest.raises(ConfigError, match=r"model.compute_dtype = bfloat16 \(now float16\)"):
+            checkpoints.restore(abstract(state, make_mesh(1, 1, 1)))
+
+
 def test_what_a_killed_run_left_half_written_is_no_checkpoint(tmp_path, tokens):
     with Checkpoints(tmp_path, CFG, tokens) as checkpoints:
         save_all(checkpoints, [None])
@@ -228,6 +242,7 @@ def test_fields_that_are_saved_are_all_there_are():
         "opt_state",
         "anchor_offset",
         "rng",
+        "loss_scale",
     }
 
 

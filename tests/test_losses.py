@@ -292,6 +292,28 @@ def test_policy_loss_by_hand():
         np.testing.assert_allclose(d_entropy, np.where(sampled, -0.3 / 5, 0.0), atol=1e-6)
 
 
+def test_ratio_cap_by_hand():
+    """Token by token min(pi / mu, 2), on the policy term alone, and constant in its gradient."""
+    logprob = jnp.array([[-1.0, -2.0], [-1.0, NAN]])
+    sampler = jnp.log(jnp.array([[0.5, 0.1], [1.0, 1.0]])) + jnp.array([[-1.0, -2.0], [-1.0, 0.0]])  # ratios 2, 10; 1
+    sampler = sampler.at[0, 0].set(-1.0 - jnp.log(0.5))  # 0.5
+    sampled, valid = jnp.array([[True, True], [True, False]]), jnp.array([True, True])
+    advantage, entropy = jnp.array([1.0, -3.0]), jnp.array([[0.5, 0.5], [1.0, NAN]])
+    counts = losses.loss_counts(sampled, valid, "response")
+
+    def run(cap):
+        cfg = dataclasses.replace(CFG, ratio_cap=cap, kl_site="reward", entropy_coef=0.0)
+        f = jax.value_and_grad(losses.policy_loss)
+        return f(logprob, entropy, logprob, sampled, valid, advantage, counts, cfg, sampler)
+
+    value, slope = run(2.0)  # weights 0.5, 2 (of 10), 1
+    np.testing.assert_allclose(value, -(1.0 * (0.5 * -1.0 + 2.0 * -2.0) - 3.0 * -1.0) / 2, rtol=1e-5)
+    np.testing.assert_allclose(slope, np.array([[-0.5, -2.0], [3.0, 0.0]]) / 2, rtol=1e-5)
+    value, slope = run(0.0)
+    np.testing.assert_allclose(slope, np.array([[-1.0, -1.0], [3.0, 0.0]]) / 2, rtol=1e-6)
+    np.testing.assert_allclose(run(100.0)[1], np.array([[-0.5, -10.0], [3.0, 0.0]]) / 2, rtol=1e-5)
+
+
 def test_loss_counts_by_hand():
     valid = jnp.array([True, True, False, True])
     counts = losses.loss_counts(jnp.array(SAMPLED), valid, "token")

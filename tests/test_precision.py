@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+import small
 
 from t1jax import losses, optim, sft, sharding, step
 from t1jax.model import attention, precision, qwen
 from t1jax.types import LossScale, Packed
-from tests import small
 
 HALVES = ["bfloat16", "float16"]
 

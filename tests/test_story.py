@@ -132,6 +132,7 @@ def test_a_healthy_run_warns_only_of_its_false_claims(run):
         ({"overlong": 0.3}, "At the end 30.0 % of the responses are cut at"),
         ({"unscorable": 0.2}, "At the end 20.0 % of the responses cannot be judged"),
         ({"logprob_gap": 0.01}, "Sampler and learner differ by up to 0.01 nats"),
+        ({"ratio_outside": 0.4, "log_ratio_std": 0.02}, "gives 40.0 % of the responses less than 0.8"),
         ({"skipped": 1.0}, "36 steps of RL had no finite gradient"),
     ],
 )

@@ -12,8 +12,9 @@ from t1jax.reports.wording import change, knob, of_responses, percent
 
 LAST = 10  # steps that count as the end of RL
 LOW_ENTROPY = 0.05  # nats a token
-MUCH_CUT, MUCH_UNSCORABLE = 0.1, 0.05  # shares of the responses
-GAPS = {"float32": 1e-3, "bfloat16": 0.5}  # nats between sampler and learner that rounding does not explain
+MUCH_CUT, MUCH_UNSCORABLE, MUCH_OUTSIDE = 0.1, 0.05, 0.2  # shares of the responses
+# nats between sampler and learner that rounding does not explain
+GAPS = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5}
 
 
 def cautions(run: Run) -> list[str]:
@@ -54,6 +55,14 @@ def cautions(run: Run) -> list[str]:
         found.append(
             f"Sampler and learner differ by up to {max(gaps):.2g} nats in the log-probability of a token: more than "
             "rounding explains."
+        )
+    outside, spread = mean("ratio_outside"), mean("log_ratio_std")
+    if outside is not None and spread is not None and outside > MUCH_OUTSIDE:
+        found.append(
+            f"At the end the learner gives {percent(outside)} of the responses less than 0.8 or more than 1.25 times "
+            f"the sampler's probability ({spread:.2g} nats a token, from rounding): RL is not quite on-policy. On a "
+            "GPU <code>model.compute_dtype=float16</code> rounds less; <code>rl.ratio_cap</code> weighs tokens by the "
+            "ratio."
         )
     for stage, name in (("sft", "the cold start"), ("rl", "RL")):
         skipped = sum(1 for row in run.rows if row["stage"] == stage and row.get("skipped"))

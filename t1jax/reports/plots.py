@@ -99,9 +99,9 @@ HEALTH = (
     Curve("grad_norm", "Gradient norm", "Before clipping.", (("grad_norm", ""),)),
     Curve(
         "logprob_gap", "Sampler against learner (nats)",
-        "Largest difference between the sampler's and the learner's log-probability of a sampled token: about 0 "
-        "when both are the same model.",
-        (("logprob_gap", ""),),
+        "Difference between the sampler's and the learner's log-probability of a sampled token: about 0 in float32, "
+        "a few hundredths in bfloat16.",
+        (("logprob_gap", "largest"), ("log_ratio_std", "standard deviation")),
     ),
 )  # fmt: skip
 
