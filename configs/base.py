@@ -119,7 +119,7 @@ def get_config() -> ConfigDict:
     cfg.rl.kl_coef = 2e-4  # beta, weight of the KL to the anchor [paper]
     cfg.rl.kl_clip = 0.5  # clamp of a token's k1 term, nats [kin]
     cfg.rl.kl_site = "reward"  # reward: leave-one-out KL in the advantage [paper] | loss: k2 term (k1 pulls nowhere)
-    cfg.rl.kl_logprobs = "learner"  # of the policy in the KL: learner (one forward more) | sampler, free [ours]
+    cfg.rl.kl_logprobs = "sampler"  # of the policy in the advantage's KL: sampler | learner (one forward more) [ours]
     cfg.rl.anchor_decay = 0.992  # gamma of the anchor's moving average, per update [kin]
     cfg.rl.penalty = -1.0  # reward of a repetitive, overlong or garbled response [paper]
     cfg.rl.penalty_site = "reward"  # reward: before the baseline [paper] | advantage: replaces the advantage after it

@@ -28,7 +28,6 @@ def get_config() -> ConfigDict:
     cfg.model.norm_eps = 1e-5
     cfg.model.tie_embeddings = True
     cfg.model.compute_dtype = "float32"
-    cfg.rl.kl_logprobs = "sampler"  # in float32 they are the learner's
 
     cfg.data.train = "data/gsm8k_train.jsonl"
     cfg.data.eval = "data/gsm8k_test.jsonl"

@@ -24,7 +24,6 @@ def get_config() -> ConfigDict:
     cfg.model.norm_eps = 1e-6
     cfg.model.tie_embeddings = True
     cfg.model.compute_dtype = "float32"
-    cfg.rl.kl_logprobs = "sampler"  # in float32 they are the learner's
 
     cfg.data.prompt_length = 24
 

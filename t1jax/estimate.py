@@ -44,7 +44,7 @@ class Work:
 
     prefill: float
     decode: float
-    anchor: float  # log-probabilities under the anchor: a forward
+    anchor: float  # log-probabilities for the KL: a forward of the anchor, and of the policy if kl_logprobs is learner
     update: float  # forward and backward: three forwards; the head's logits are made again in the backward: one more
     remat: float  # what is computed again in the backward to save memory
 
@@ -68,10 +68,15 @@ def work(cfg: Config, length: float, attention: bool = True) -> Work:
     return Work(
         prefill=forward_flops(model, prompts * C, others * C / 2, prompts),
         decode=forward_flops(model, responses * length, others * (C + length / 2), responses * length),
-        anchor=layers + head,
+        anchor=kl_forwards(cfg) * (layers + head),
         update=3 * layers + 4 * head,
         remat={"none": 0.0, "dots": 0.0, "full": layers}[model.remat],
     )
+
+
+def kl_forwards(cfg: Config) -> int:
+    """Forwards of the update that only the KL needs."""
+    return 2 if cfg.rl.kl_logprobs == "learner" else 1
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ def seconds(cfg: Config, mesh: tuple[int, int, int], chip: Chip, length: float, 
 
     An iteration of the token loop reads a device's weights and its share of the cache once, and computes one token of
     each lane, whichever takes longer; then `tensor` devices add up two arrays a layer. Each part of the update gathers
-    all weights, for the anchor and for the policy's forward and backward, and sends their gradient on.
+    all weights, for each forward and for the backward, and sends their gradient on.
 
     Args:
       mesh: (data, fsdp, tensor).
@@ -115,7 +120,7 @@ def seconds(cfg: Config, mesh: tuple[int, int, int], chip: Chip, length: float, 
     if tensor > 1:
         moved = 2 * here * model.hidden_size * value * (tensor - 1) / tensor
         exchange = 2 * model.num_layers * (LATENCY + moved / chip.links)
-    gathered = parts * weights * (3 * value + 4) * (1 - 1 / fsdp) / chip.links
+    gathered = parts * weights * ((2 + kl_forwards(cfg)) * value + 4) * (1 - 1 / fsdp) / chip.links
     learning = (todo.anchor + todo.update + todo.remat) / devices / (MATMUL * chip.flops)
     return Seconds(
         prefill=todo.prefill / devices / (MATMUL * chip.flops),

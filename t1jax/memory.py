@@ -179,7 +179,7 @@ def _parts(cfg: Config, mesh: Mesh, G: int) -> list[Part]:
     beside = forward if m.remat == "none" else tokens * (4 * between + width * work)
     logits = 3 * FLOAT * chunk * V
     gathered = (width + FLOAT) * D * V if fsdp > 1 else width * D * V if width < FLOAT else 0
-    moving = gathered + 2 * width * layer
+    moving = gathered + (width + FLOAT) * layer  # gradients cross devices in float32
 
     fewer, shorter = "lower rl.responses_per_prompt", "lower rl.max_new_tokens"
     return [
@@ -194,11 +194,11 @@ def _parts(cfg: Config, mesh: Mesh, G: int) -> list[Part]:
         Part("sampling", "what lanes draw", log, shorter),
         Part("sampling", "scores of the vocabulary", 3 * FLOAT * P * G * V, "lower rl.prompts_per_step"),
         Part("scoring", "the anchor's weights", weights + moving, "raise mesh.fsdp"),
-        Part("scoring", "rows", 30 * grid.parts * tokens, fewer),
+        Part("scoring", "rows", 34 * grid.parts * tokens, fewer),
         Part("scoring", "scores of the vocabulary, or a layer's work", max(logits, forward), "raise rl.vocab_chunks"),
         Part("update", "gradients: the sum, and a part's", 2 * weights, "raise mesh.fsdp"),
         Part("update", "a layer's weights and gradient, the head", moving, "raise mesh.tensor"),
-        Part("update", "rows", 30 * grid.parts * tokens, fewer),
+        Part("update", "rows", 34 * grid.parts * tokens, fewer),
         Part("update", "values kept for the backward pass", kept, "raise rl.micro_batches"),
         Part("update", "scores of the vocabulary, or a layer's work", max(logits, beside), "raise rl.vocab_chunks"),
     ]

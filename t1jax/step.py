@@ -194,10 +194,10 @@ def make_update(
 
         with jax.named_scope("anchor_parts"):
             anchor_jbS = logprobs(anchor)
-            like_BT = by_response(logprobs(state.params)) if learner_kl else rollouts.logprob_BT
-        packed_B = plan.row_B >= 0
+            policy_BT = by_response(logprobs(state.params)) if learner_kl else rollouts.logprob_BT
+        anchor_BT, packed_B = by_response(anchor_jbS), plan.row_B >= 0
         packed_BT = rollouts.sampled_BT & packed_B[:, None]
-        kl_B = advantages.kl_of_response(like_BT, by_response(anchor_jbS), packed_BT, cfg.rl.kl_clip)
+        kl_B = advantages.kl_of_response(policy_BT, anchor_BT, packed_BT, cfg.rl.kl_clip)
         scorable_B = advantages.scorable(scores)
         advantage_B = advantages.advantages(scores, kl_B, cfg.rl)
         counts = losses.loss_counts(rollouts.sampled_BT, scorable_B, cfg.rl.loss_normalisation)
@@ -226,13 +226,16 @@ def make_update(
         gradient = optim.unscaled(gradient, state.loss_scale)
         params, opt_state, norm, applied = optim.apply_finite(optimizer, gradient, state.opt_state, state.params)
         anchor = optim.update_anchor(state.anchor_offset, state.params, params, cfg.rl.anchor_decay)
-        report = describe(rollouts, scores, cfg) | mismatch(by_response(learner_jbS), rollouts.logprob_BT, packed_BT)
+        learner_BT = by_response(learner_jbS)
+        report = describe(rollouts, scores, cfg) | mismatch(learner_BT, rollouts.logprob_BT, packed_BT)
         report |= {
             "loss": loss_sum,
             "grad_norm": norm,
             "skipped": 1.0 - applied.astype(jnp.float32),
             "learning_rate": schedule(state.step),
-            "kl_anchor": Mean.of(kl_B, packed_B).value(),
+            "kl_anchor": Mean.of(
+                advantages.kl_of_response(learner_BT, anchor_BT, packed_BT, cfg.rl.kl_clip), packed_B
+            ).value(),
             "packed_rows": share_filled,
         }
         state = replace(
