@@ -5,13 +5,17 @@
         outcomes = verifier.check([(answer, gold), ...])
 
 math-verify hangs on hostile LaTeX, eats memory, and raises off the main thread. So it runs in workers (worker.py) that
-are started afresh, never forked from a program with JAX threads, and that are killed when an answer takes longer than
-verifier.deadline. Such an answer is unscorable; no other answer is touched.
+are started afresh, never forked from a program with JAX threads, and that are killed when an answer takes more of their
+processor time than verifier.deadline, or WALL times as long on the clock: a loaded machine, which gives a worker little
+time, makes no answer unscorable. Where a process cannot see another one's processor time (macOS) the clock counts alone.
+An answer that is cut off is unscorable; no other answer is touched. A gold that math-verify cannot read is compared as
+text: another text is wrong.
 
 One thread a worker owns it, because the kernel ends a worker when the thread that started it ends.
 
 Where: rollouts -> rewards. Host only. Called from several threads at once: those of io_callback.
-Deliberately not here: the algebra (worker.py), what text and exact numbers can tell (answers.py).
+Deliberately not here: the algebra (worker.py), what text and exact numbers can tell (answers.py), how answers are
+written (notation.py, pairing.py).
 """
 
 from __future__ import annotations
@@ -28,15 +32,15 @@ import sys
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from t1jax.config import ConfigError, VerifierConfig
-from t1jax.rewards import answers
+from t1jax.rewards import answers, notation, pairing
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG, Outcome
-from t1jax.rewards.worker import HEADER
+from t1jax.rewards.worker import HEADER, UNREAD
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +48,7 @@ Pair = tuple[str, str]  # answer, gold
 
 _PROGRAM = Path(__file__).with_name("worker.py")
 _LOST = ("timed_out", "crashed")
+WALL = 10  # a deadline of processor time is this many of the clock
 _CACHED = 2**15  # verdicts kept
 _START_LIMIT = 60.0  # a worker that is not ready by then counts as failed, seconds
 _STARTS = 3  # failed starts in a row before the verifier gives up
@@ -77,6 +82,23 @@ def intractable(text: str) -> bool:
     return any(len(top) > 2 or int(base) ** int(top) > _TALLEST for base, top in _TOWER.findall(text))
 
 
+def _written(answer: str, gold: str) -> bool | Pair:
+    """Whether `answer` is `gold` once both are in one notation; else the pair in it, for math-verify."""
+    pair = notation.rewrite(answer), notation.rewrite(gold)
+    if (equal := answers.quick(*pair)) is not None:
+        return equal
+    found = pairing.decide(*pair)
+    equal = found if isinstance(found, bool) else answers.quick(*found)
+    return found if equal is None else equal
+
+
+def _as_text(answer: str, gold: str) -> Outcome:
+    """Right or wrong by the text alone; nothing can be judged by an empty gold."""
+    if not gold:
+        return UNSCORABLE
+    return RIGHT if notation.plain(answer) == notation.plain(gold) else WRONG
+
+
 class _Died(Exception):
     """The worker ended, or did not answer in time."""
 
@@ -85,11 +107,38 @@ class _Died(Exception):
         self.timed_out = timed_out
 
 
+def _wall(deadline: float) -> float:
+    """Seconds on the clock for a deadline of processor time."""
+    return deadline * WALL if sys.platform == "linux" else deadline
+
+
+class _Budget:
+    """What an answer may take: seconds of its worker's processor time, and WALL times as many on the clock."""
+
+    def __init__(self, pid: int, deadline: float):
+        self._pid, self._deadline = pid, deadline
+        self._until, self._begun = time.monotonic() + _wall(deadline), self._used()
+
+    def left(self) -> float:
+        """Seconds that must pass before it can be spent: a worker computes on one core."""
+        return min(self._until - time.monotonic(), self._deadline - (self._used() - self._begun))
+
+    def _used(self) -> float:
+        """Seconds of processor time since the worker started; 0 where nobody can tell."""
+        if sys.platform != "linux":
+            return 0.0
+        try:
+            fields = Path(f"/proc/{self._pid}/stat").read_bytes().rpartition(b")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):  # it ended, which the pipe will say
+            return 0.0
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime, see proc(5)
+
+
 class _Worker:
     """One process and the pipes to it."""
 
     def __init__(self, cfg: VerifierConfig, program: Sequence[str] = ()):
-        arguments = [str(cfg.deadline), str(cfg.memory), str(os.getpid()), *program]
+        arguments = [str(cfg.deadline), str(_wall(cfg.deadline)), str(cfg.memory), str(os.getpid()), *program]
         accelerators = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "TPU_VISIBLE_CHIPS": ""}
         self.process = subprocess.Popen(
             [
@@ -109,7 +158,8 @@ class _Worker:
     def greet(self) -> str | None:
         """Wait until it is ready; what went wrong, or None."""
         try:
-            message = self._hear(time.monotonic() + _START_LIMIT)
+            until = time.monotonic() + _START_LIMIT
+            message = self._hear(lambda: until - time.monotonic())
         except _Died as death:
             if death.timed_out:
                 return f"not ready after {_START_LIMIT:.0f} s"
@@ -122,30 +172,32 @@ class _Worker:
         """Ask about one pair; what the worker says, for a program of its own maybe no outcome.
 
         Raises:
-          _Died: no answer within `deadline` seconds, or the process ended.
+          _Died: no answer within `deadline` seconds of the worker's processor time, or the process ended.
         """
         assert self.process.stdin is not None
         data = json.dumps(pair).encode()
-        until = time.monotonic() + deadline
+        budget = _Budget(self.process.pid, deadline)
         try:
             os.write(self.process.stdin.fileno(), HEADER.pack(len(data)) + data)  # shorter than what a pipe holds
         except OSError:
             raise _Died(timed_out=False) from None
         self.answered += 1
-        return self._hear(until)
+        return self._hear(budget.left)
 
-    def _hear(self, until: float) -> Any:
-        (length,) = HEADER.unpack(self._read(HEADER.size, until))
-        return json.loads(self._read(length, until))
+    def _hear(self, left: Callable[[], float]) -> Any:
+        """The next message; `left`: seconds to wait before it is asked again, none to give up."""
+        (length,) = HEADER.unpack(self._read(HEADER.size, left))
+        return json.loads(self._read(length, left))
 
-    def _read(self, size: int, until: float) -> bytes:
+    def _read(self, size: int, left: Callable[[], float]) -> bytes:
         assert self.process.stdout is not None
         poll = select.poll()  # select.select fails on the 1,025th file of a program
         poll.register(self.process.stdout, select.POLLIN)
         data = b""
         while len(data) < size:
-            if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
-                raise _Died(timed_out=True)
+            while not poll.poll((seconds := max(0.0, left())) * 1000):
+                if not seconds:
+                    raise _Died(timed_out=True)
             if not (part := os.read(self.process.stdout.fileno(), size - len(data))):
                 raise _Died(timed_out=False)
             data += part
@@ -206,25 +258,46 @@ class Verifier:
           RuntimeError: the verifier is closed.
         """
         outcomes: dict[Pair, Outcome] = {}
-        open_pairs: dict[Pair, Pair] = {}  # pair -> what is left of it when tidied
+        open_pairs: dict[Pair, Pair] = {}  # pair -> what to ask a worker about
         counts: Counter[str] = Counter(checked=len(pairs))
         for pair in pairs:
             if pair in outcomes or pair in open_pairs:
                 counts["cached"] += 1
                 continue
-            if (equal := answers.quick(*pair)) is not None:
-                counts["quick"] += 1
-                outcomes[pair] = RIGHT if equal else WRONG
-            elif intractable(pair[0]) or intractable(pair[1]):
+            known = answers.quick(*pair)
+            if known is None and any(map(intractable, pair)):
                 counts["refused"] += 1
                 outcomes[pair] = UNSCORABLE
+                continue
+            found = _written(*pair) if known is None else known
+            if isinstance(found, bool):
+                counts["quick"] += 1
+                outcomes[pair] = RIGHT if found else WRONG
             else:
-                open_pairs[pair] = (answers.tidy(pair[0]), answers.tidy(pair[1]))
+                open_pairs[pair] = found
         counts["cached"] += len(open_pairs) - len(set(open_pairs.values()))
         with self._lock:
             self._counts.update(counts)
         compared = self._compare(set(open_pairs.values())) if open_pairs else {}
-        return [Outcome(outcomes[pair] if pair in outcomes else compared[open_pairs[pair]]) for pair in pairs]
+        for pair, asked in open_pairs.items():
+            found = compared[asked]
+            outcomes[pair] = Outcome(_as_text(*asked) if found == UNREAD else found)
+        return [outcomes[pair] for pair in pairs]
+
+    def comparable(self, golds: Sequence[str]) -> list[bool]:
+        """Of each gold, whether answers can be compared with it by value; with the others they are as text.
+
+        Raises: as `check`.
+        """
+        asked = {}  # gold -> itself as a pair, where numbers and choices cannot tell
+        for gold in golds:
+            if answers.exact(gold) or intractable(gold):
+                continue
+            text = notation.rewrite(gold)
+            if not answers.exact(text):
+                asked[gold] = text, text
+        found = self._compare(set(asked.values())) if asked else {}
+        return [found[asked[gold]] != UNREAD if gold in asked else not intractable(gold) for gold in golds]
 
     def ask(self, pairs: Sequence[Pair]) -> list[Any]:
         """What the program's `answer` says to each pair of texts; UNSCORABLE where it hung or died.
@@ -238,8 +311,8 @@ class Verifier:
 
     def counts(self) -> dict[str, int]:
         """Since the start: `checked` pairs, of which `cached` (seen before), `quick` (by text or number), `refused`
-        (too large), `compared` (by math-verify), `unread` (a right answer that math-verify cannot
-        read), `timed_out` and `crashed`. These two, the refused and the unread are unscorable. `started`: processes."""
+        (too large), `compared` (by math-verify), `unread` (a gold that math-verify cannot read: compared as text),
+        `timed_out` and `crashed`. These two and the refused are unscorable. `started`: processes."""
         names = ("checked", "cached", "quick", "refused", "compared", "unread", "timed_out", "crashed", "started")
         with self._lock:
             return {name: self._counts[name] for name in names}
@@ -311,7 +384,7 @@ class Verifier:
                 deadline = self._deadline(batch)
                 try:
                     outcome = worker.compare(pair, deadline)
-                    kind = "unread" if outcome == UNSCORABLE else "compared"
+                    kind = "unread" if outcome in (UNREAD, UNSCORABLE) else "compared"
                 except _Died as death:
                     outcome, kind = UNSCORABLE, "timed_out" if death.timed_out else "crashed"
                 self._settle(pair, batch, outcome, kind, cache=deadline == self._cfg.deadline or kind not in _LOST)
