@@ -36,6 +36,9 @@ class Equal:
         self.asked.append(list(pairs))
         return [UNSCORABLE if "hang" in answer else RIGHT if answer == gold else WRONG for answer, gold in pairs]
 
+    def comparable(self, golds):
+        return ["text" not in gold for gold in golds]
+
 
 def write(path, rows):
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")

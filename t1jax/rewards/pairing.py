@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from t1jax.rewards import answers, notation
+from t1jax.rewards import answers, notation, sets
 
 Pair = tuple[str, str]  # answer, gold
 
@@ -40,9 +40,11 @@ def decide(answer: str, gold: str) -> bool | Pair:
 # Choices
 
 _CHOICE = re.compile(
-    r"(?:\\(?:text|textbf|textrm|mathrm)\{\s*)?(?:\(([A-J])\)|\[([A-J])\]|([A-J])[.):](?= |\\|\}|\Z))[ .:]*(\})?[ .:~]*(.*)"
+    r"(?:\\(?:text|textbf|textrm|mathrm)\{\s*)?"  # \textbf{(E) }
+    r"(?:\(([A-J])\)|\[([A-J])\]|([A-J])[.):](?= |\\|\}|\Z))[ .:]*(\})?[ .:~]*(.*)"
 )
-_LETTERS = re.compile(r"[A-H](?:(?:[ ,;/&]|and)*[A-H])+")
+_ANOTHER = re.compile(r"\([A-J]\)|\b[A-J][.):](?: |\Z)|\A(?:or|and|not|nor)\b|\A[,;/]|\b(?:or|and|not|nor) [A-J]\b")
+_LETTERS = re.compile(r"[A-H](?:[,;/&]*[A-H])+")
 _YES_NO = re.compile(r"(?i)(yes|no|true|false)\b")
 
 
@@ -56,8 +58,8 @@ def _choice(text: str) -> tuple[str, str] | None:
         if not rest.endswith("}"):
             return None
         rest = rest[:-1].strip()
-    bare = not text.startswith("\\")
-    if re.search(r"\([A-J]\)|\b[A-J][.):](?: |\Z)", rest) or (bare and rest[:1] in ("^", "_", "(", "+", "-", "*", "/", "=")):
+    factor = not text.startswith("\\") and rest[:1] in tuple("^_(+-*/=")  # (A)^2
+    if factor or _ANOTHER.search(rest):
         return None
     return match[1] or match[2] or match[3], rest
 
@@ -82,19 +84,18 @@ def _labelled_choice(answer: str, gold: str) -> bool | Pair | None:
 
 def _several_choices(answer: str, gold: str) -> bool | None:
     """B, D and "B and D" and DB are BD."""
-    sets = []
+    chosen = []
     for text in (answer, gold):
-        words = notation.plain(re.sub(r"\band\b", ",", answers.tidy(text).replace("\\text", "")).replace("{", "").replace("}", ""))
-        words = words.upper() if re.search("[A-H]", text) else words
-        letters = re.findall("[A-H]", words)
-        if not _LETTERS.fullmatch(words) or len(set(letters)) < len(letters):
+        text = re.sub(r"\\text(?:bf|rm)?\b|[{}$.\s]|\\[,;: ]", "", re.sub(r"\band\b", ",", answers.tidy(text)))
+        letters = re.findall("[A-H]", text)
+        if not _LETTERS.fullmatch(text) or len(set(letters)) < len(letters):
             return None
-        sets.append(set(letters))
-    return sets[0] == sets[1] or None
+        chosen.append(set(letters))
+    return chosen[0] == chosen[1] or None
 
 
 def _yes_or_no(answer: str, gold: str) -> bool | None:
-    """"Yes, it is." is Yes, unless it says the other word too."""
+    """Yes, also where a sentence begins with it, unless it says the other word too."""
     words = [notation.plain(text) for text in (answer, gold)]
     if not re.fullmatch("yes|no|true|false", words[1]):
         return None
@@ -113,7 +114,8 @@ def _yes_or_no(answer: str, gold: str) -> bool | None:
 _MEASURES = {"mm", "cm", "m", "in", "ft", "yd", "mi", "km", "mg", "g", "kg", "oz", "lb", "ton", "ml", "l", "s", "sec",
              "min", "hr", "day", "week", "month", "year", "$", "cent", "€", "£", "¥", "₹"}  # fmt: skip
 _UNIT_AT_END = re.compile(
-    r"(?:\\(?:text|textrm|textnormal|mathrm|mbox)\s*\{[^{}0-9]*\}|(?<=[0-9}]) ?(?<![A-Za-z])[A-Za-z]{2}[A-Za-z. ]*)(?:\^\{?[23]\}?)?\Z"
+    r"(?:\\(?:text|textrm|textnormal|mathrm|mbox)\s*\{[^{}0-9]*\}|(?<=[0-9}]) ?[A-Za-z]{2}[A-Za-z. ]*)"
+    r"(?:\^\{?[23]\}?)?\Z"
 )
 _RADIANS = re.compile(r"(.+?)\s*\\(?:text|mathrm)\{\s*(?:rad|radians?)\s*\}|(.+?) rad(?:ians?)?")
 _DEGREES = re.compile(r"(.+?)\s*(?:\^\s*\{?\\circ\}?|\^?\\degree|°|\\text\{\s*deg(?:rees?)?\s*\}|degrees?)")
@@ -147,7 +149,9 @@ def _angle(answer: str, gold: str) -> Pair | None:
 # Numbers
 
 _BASED = re.compile(r"\(?([0-9][0-9A-Z]*)\)?\s*_\s*\{?\s*([0-9]{1,2})\s*\}?")
-_TIME = re.compile(r"(?:\\text\{)?([0-9]{1,2}):([0-5][0-9])\s*(?:\\text\{)?\s*(?:([ap])\.?\s*m\.?)?\s*\}?", re.IGNORECASE)
+_TIME = re.compile(
+    r"(?:\\text\{)?([0-9]{1,2}):([0-5][0-9])\s*(?:\\text\{)?\s*(?:([ap])\.?\s*m\.?)?\s*\}?", re.IGNORECASE
+)
 _PROGRAM = re.compile(r"([0-9]+)[eE]([-+][0-9])")
 _BARE_E = re.compile(r"(?<![A-Za-z\\])e(?![A-Za-z])")
 
@@ -217,7 +221,7 @@ def _vector(answer: str, gold: str) -> Pair | None:
 def _inequality(answer: str, gold: str) -> Pair | None:
     """An inequality in one variable as an interval where the other side is one."""
     for place, (text, other) in enumerate(((answer, gold), (gold, answer))):
-        if _INTERVAL.fullmatch(other) and (found := notation.intervals(text)) is not None:
+        if _INTERVAL.fullmatch(other) and (found := sets.intervals(text)) is not None:
             return (found, gold) if place == 0 else (answer, found)
     return None
 

@@ -5,11 +5,9 @@
         outcomes = verifier.check([(answer, gold), ...])
 
 math-verify hangs on hostile LaTeX, eats memory, and raises off the main thread. So it runs in workers (worker.py) that
-are started afresh, never forked from a program with JAX threads, and that are killed when an answer takes more of their
-processor time than verifier.deadline, or WALL times as long on the clock: a loaded machine, which gives a worker little
-time, makes no answer unscorable. Where a process cannot see another one's processor time (macOS) the clock counts alone.
-An answer that is cut off is unscorable; no other answer is touched. A gold that math-verify cannot read is compared as
-text: another text is wrong.
+are started afresh, never forked from a program with JAX threads, and that are killed when an answer takes more of
+their processor time than verifier.deadline (process.py). Such an answer is unscorable; no other answer is touched. A
+gold that math-verify cannot read is compared as text: any other text is wrong.
 
 One thread a worker owns it, because the kernel ends a worker when the thread that started it ends.
 
@@ -21,18 +19,14 @@ written (notation.py, pairing.py).
 from __future__ import annotations
 
 import atexit
-import json
 import logging
 import os
 import queue
 import re
-import select
-import subprocess
 import sys
 import threading
-import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -40,7 +34,9 @@ from typing import Any, Self
 from t1jax.config import ConfigError, VerifierConfig
 from t1jax.rewards import answers, notation, pairing
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG, Outcome
-from t1jax.rewards.worker import HEADER, UNREAD
+from t1jax.rewards.process import Died as _Died
+from t1jax.rewards.process import Worker as _Worker
+from t1jax.rewards.worker import UNREAD
 
 logger = logging.getLogger(__name__)
 
@@ -48,9 +44,7 @@ Pair = tuple[str, str]  # answer, gold
 
 _PROGRAM = Path(__file__).with_name("worker.py")
 _LOST = ("timed_out", "crashed")
-WALL = 10  # a deadline of processor time is this many of the clock
 _CACHED = 2**15  # verdicts kept
-_START_LIMIT = 60.0  # a worker that is not ready by then counts as failed, seconds
 _STARTS = 3  # failed starts in a row before the verifier gives up
 _SHORTEST = 0.2  # deadline of a batch that hangs again and again, seconds; 20 times what an ordinary answer takes
 
@@ -97,119 +91,6 @@ def _as_text(answer: str, gold: str) -> Outcome:
     if not gold:
         return UNSCORABLE
     return RIGHT if notation.plain(answer) == notation.plain(gold) else WRONG
-
-
-class _Died(Exception):
-    """The worker ended, or did not answer in time."""
-
-    def __init__(self, timed_out: bool):
-        super().__init__()
-        self.timed_out = timed_out
-
-
-def _wall(deadline: float) -> float:
-    """Seconds on the clock for a deadline of processor time."""
-    return deadline * WALL if sys.platform == "linux" else deadline
-
-
-class _Budget:
-    """What an answer may take: seconds of its worker's processor time, and WALL times as many on the clock."""
-
-    def __init__(self, pid: int, deadline: float):
-        self._pid, self._deadline = pid, deadline
-        self._until, self._begun = time.monotonic() + _wall(deadline), self._used()
-
-    def left(self) -> float:
-        """Seconds that must pass before it can be spent: a worker computes on one core."""
-        return min(self._until - time.monotonic(), self._deadline - (self._used() - self._begun))
-
-    def _used(self) -> float:
-        """Seconds of processor time since the worker started; 0 where nobody can tell."""
-        if sys.platform != "linux":
-            return 0.0
-        try:
-            fields = Path(f"/proc/{self._pid}/stat").read_bytes().rpartition(b")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):  # it ended, which the pipe will say
-            return 0.0
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime, see proc(5)
-
-
-class _Worker:
-    """One process and the pipes to it."""
-
-    def __init__(self, cfg: VerifierConfig, program: Sequence[str] = ()):
-        arguments = [str(cfg.deadline), str(_wall(cfg.deadline)), str(cfg.memory), str(os.getpid()), *program]
-        accelerators = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "TPU_VISIBLE_CHIPS": ""}
-        self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-P",
-                str(_PROGRAM),
-                *arguments,
-            ],  # -P: no module beside worker.py is in the way of a library
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            env=os.environ | accelerators | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"},
-        )
-        self.answered = 0
-
-    def greet(self) -> str | None:
-        """Wait until it is ready; what went wrong, or None."""
-        try:
-            until = time.monotonic() + _START_LIMIT
-            message = self._hear(lambda: until - time.monotonic())
-        except _Died as death:
-            if death.timed_out:
-                return f"not ready after {_START_LIMIT:.0f} s"
-            assert self.process.stderr is not None
-            said = self.process.stderr.read(4000).decode(errors="replace").strip()
-            return f"exit status {self.process.wait()}: {said.splitlines()[-1] if said else 'it said nothing'}"
-        return message.get("error")
-
-    def compare(self, pair: Pair, deadline: float) -> Any:
-        """Ask about one pair; what the worker says, for a program of its own maybe no outcome.
-
-        Raises:
-          _Died: no answer within `deadline` seconds of the worker's processor time, or the process ended.
-        """
-        assert self.process.stdin is not None
-        data = json.dumps(pair).encode()
-        budget = _Budget(self.process.pid, deadline)
-        try:
-            os.write(self.process.stdin.fileno(), HEADER.pack(len(data)) + data)  # shorter than what a pipe holds
-        except OSError:
-            raise _Died(timed_out=False) from None
-        self.answered += 1
-        return self._hear(budget.left)
-
-    def _hear(self, left: Callable[[], float]) -> Any:
-        """The next message; `left`: seconds to wait before it is asked again, none to give up."""
-        (length,) = HEADER.unpack(self._read(HEADER.size, left))
-        return json.loads(self._read(length, left))
-
-    def _read(self, size: int, left: Callable[[], float]) -> bytes:
-        assert self.process.stdout is not None
-        poll = select.poll()  # select.select fails on the 1,025th file of a program
-        poll.register(self.process.stdout, select.POLLIN)
-        data = b""
-        while len(data) < size:
-            while not poll.poll((seconds := max(0.0, left())) * 1000):
-                if not seconds:
-                    raise _Died(timed_out=True)
-            if not (part := os.read(self.process.stdout.fileno(), size - len(data))):
-                raise _Died(timed_out=False)
-            data += part
-        return data
-
-    def kill(self) -> None:
-        """End the process and wait until it is gone."""
-        self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
-            assert pipe is not None
-            pipe.close()
 
 
 class _Batch:
@@ -426,7 +307,7 @@ class Verifier:
             with self._lock:
                 if self._broken:
                     return None
-                worker = _Worker(self._cfg, self._program)
+                worker = _Worker(_PROGRAM, self._cfg, self._program)
                 self._workers.add(worker)
                 self._counts["started"] += 1
             problem = worker.greet()

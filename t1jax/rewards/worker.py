@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One process that compares answers with math-verify, and that may be killed at any time.
 
-verifier.py starts it as a program (`python -P worker.py DEADLINE_S WALL_S MEMORY_MIB PARENT_PID`) and talks to it over its
-standard input and output: a message is four bytes of length and that many bytes of JSON. First it says
+process.py starts it as a program (`python -P worker.py DEADLINE_S WALL_S MEMORY_MIB PARENT_PID`) and talks to it over
+its standard input and output: a message is four bytes of length and that many bytes of JSON. First it says
 {"ready": true} or {"error": "..."}; then it answers each [answer, gold] with 1, 0 or -2 (right, wrong, a gold that
 math-verify cannot read). With the path of a Python file and words for its `start`, its `answer` takes each pair instead
 (tasks/gym_worker.py).
@@ -96,7 +96,7 @@ def _verify() -> Callable[..., bool]:
 
 def _apart(a: Any, b: Any) -> bool:
     """Whether two expressions are numbers of which one is not the other to four digits, or, exact ones, to 25."""
-    from sympy import Expr, Float
+    from sympy import Expr, Float  # type: ignore[import-untyped]
 
     if not (isinstance(a, Expr) and isinstance(b, Expr)) or a.free_symbols or b.free_symbols:
         return False

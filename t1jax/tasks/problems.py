@@ -3,14 +3,18 @@
 
 Where: the prompts of the sentence, and the rule that checks an answer. What cannot be used is left out when the files
 are read, and `notes` says how many rows, why, and which:
-    no problem or no answer; the same problem as an earlier row (the first one stays); the text of a special token;
-    a prompt longer than data.prompt_length; a training problem that is also held out.
+    no problem or no answer, or one that says that there is none, such as NuminaMath's "proof"; the same problem as an
+    earlier row (the first one stays); the text of a special token; a prompt longer than data.prompt_length; a training
+    problem that is also held out.
+Each gold is tried with the verifier. One that cannot be compared by value, such as a sentence, is compared as text:
+right or wrong, never unscorable; or its problem is dropped, as data.text_golds says. `notes` counts both.
 An answer that, put into a box, does not verify against itself could never be found right. Its training problem is
 dropped: no response to it could be rewarded, which teaches nothing and costs as much as any other. Its held-out problem
 stays, and every response to it is unscorable: a benchmark keeps its number of problems, and the share of unscorable
 shows what the verifier cannot judge, where dropping would hide it and wrong would blame the model.
-All this depends on the files, the tokenizer and the data knobs alone, never on time: equal text is right for the
-verifier without a deadline. So every process, and every resumed run, numbers the problems alike.
+All this depends on the files, the tokenizer and the data knobs alone, not on time: equal text is right for the
+verifier without a deadline, and a gold on which a worker hangs is taken to have a value. So every process, and every
+resumed run, numbers the problems alike.
 Deliberately not here: files (rows.py), what makes two texts the same (overlap.py), prompts (prompts.py), the cold
 start's texts (demonstrations.py), comparing answers (rewards/).
 """
@@ -23,6 +27,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Protocol, TypeVar
 
 from t1jax.config import Config, ConfigError, DataConfig
@@ -38,6 +43,7 @@ PROBLEM_COLUMNS = ("problem", "question", "prompt")
 ANSWER_COLUMNS = ("answer", "solution", "gold")  # the first that a file has
 SOLUTION = "solution"  # a column whose text ends in an answer
 LABELS = ("subject", "type", "level", "difficulty")  # columns that tables are made by
+SMALLEST, LARGEST = 1e-15, 1e21  # between these a float is written without an exponent
 EXACT = 2**53  # floats below this are exact whole numbers
 CLOSE = "</think>"
 T = TypeVar("T")
@@ -64,6 +70,8 @@ class Checker(Protocol):
 
     def check(self, pairs: Sequence[tuple[str, str]]) -> list[Outcome]: ...
 
+    def comparable(self, golds: Sequence[str]) -> list[bool]: ...
+
 
 class ProblemsTask:
     """The problems of data.train and data.eval, and the texts of data.sft if there is a cold start."""
@@ -78,8 +86,10 @@ class ProblemsTask:
         known = Known(problem.text for problem in held_out)
         train = self._noted(_others(train, known, f"also in {cfg.data.eval}"))
         train = self._noted(usable(train, cfg.data, tokenizer))
+        train = self._noted(comparable(train, verifier, cfg.data.text_golds))
         train = self._noted(verifiable(train, verifier, "dropped"))
-        held_out = _numbered(self._noted(usable(held_out, cfg.data, tokenizer)))
+        held_out = self._noted(usable(held_out, cfg.data, tokenizer))
+        held_out = _numbered(self._noted(comparable(held_out, verifier, cfg.data.text_golds)))
         self._scorable = {problem.index for problem in self._noted(verifiable(held_out, verifier, "unscorable"))}
         self._problems = {"train": _numbered(train), "held_out": held_out}
         self._demonstrations: list[tuple[str, str]] = []
@@ -171,6 +181,8 @@ def read_problems(path: str, cfg: DataConfig, split: str) -> tuple[list[Problem]
         key = normalise(text)
         if not key or not gold:
             dropped.add("no problem or no answer", number)
+        elif answers.is_sentinel(gold):
+            dropped.add("an answer that says that there is none", number, gold)
         elif key in answer_of:
             other = normalise(gold) != normalise(answer_of[key])
             dropped.add("an earlier row's problem" + ", its answer written differently" * other, number)
@@ -192,6 +204,23 @@ def usable(problems: Sequence[Problem], cfg: DataConfig, tokenizer: ChatTokenize
         else:
             kept.append(problem)
     return dropped.rest(kept)
+
+
+def comparable(problems: Sequence[Problem], verifier: Checker, text_golds: str) -> tuple[list[Problem], list[str]]:
+    """(the problems of one file that are kept; a line on those whose answer can be compared as text only).
+
+    Args:
+      text_golds: data.text_golds: "text" keeps the latter too, "drop" does not.
+    """
+    by_value, others = list[Problem](), Dropped(problems[0].source)
+    for problem, known in zip(problems, verifier.comparable([problem.gold for problem in problems]), strict=True):
+        if known:
+            by_value.append(problem)
+        else:
+            others.add("the answer cannot be compared by value", problem.row, problem.gold)
+    if text_golds == "drop":
+        return others.rest(by_value)
+    return others.rest(list(problems), "compared as text")
 
 
 def verifiable(
@@ -263,7 +292,9 @@ def _number(value: Any) -> str:
         return str(value)
     if not isinstance(value, float) or not math.isfinite(value):
         return ""
-    return str(int(value) if value.is_integer() and abs(value) < EXACT else value)
+    if value.is_integer() and abs(value) < EXACT:
+        return str(int(value))
+    return f"{Decimal(repr(value)):f}" if SMALLEST < abs(value) < LARGEST else str(value)
 
 
 def _label(value: Any) -> str:
