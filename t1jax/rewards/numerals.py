@@ -7,6 +7,7 @@ Where: rollouts -> rewards; host only. Deliberately not here: their values (answ
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 
 from t1jax.rewards import answers
 
@@ -22,6 +23,11 @@ _ONES = (
 )
 _WORDS = {word: value for value, word in enumerate(_ONES.split())}
 _TENS = {word: 10 * i for i, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
+
+
+def decimal(value: float) -> str:
+    """A float without an exponent, 0.00001 for 1e-05, unless it is longer than 21 digits."""
+    return f"{Decimal(repr(value)):f}" if 1e-15 < abs(value) < 1e21 else str(value)
 
 
 def _fraction(whole: str, fixed: str, block: str) -> str:

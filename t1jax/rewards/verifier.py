@@ -42,6 +42,12 @@ logger = logging.getLogger(__name__)
 
 Pair = tuple[str, str]  # answer, gold
 
+BY_TEXT = "by text, number or choice"  # what a verdict rests on
+BY_VALUE = "by value: math-verify"
+AS_TEXT = "as text: math-verify cannot read the gold"
+LOST = "not judged: over verifier.deadline or verifier.memory"
+TOO_MUCH = "not judged: too long, too deep or too large a number"
+
 _PROGRAM = Path(__file__).with_name("worker.py")
 _LOST = ("timed_out", "crashed")
 _CACHED = 2**15  # verdicts kept
@@ -86,11 +92,11 @@ def _written(answer: str, gold: str) -> bool | Pair:
     return found if equal is None else equal
 
 
-def _as_text(answer: str, gold: str) -> Outcome:
-    """Right or wrong by the text alone; nothing can be judged by an empty gold."""
+def _as_text(answer: str, gold: str) -> tuple[Outcome, str]:
+    """The verdict by the text alone; nothing can be judged by an empty gold."""
     if not gold:
-        return UNSCORABLE
-    return RIGHT if notation.plain(answer) == notation.plain(gold) else WRONG
+        return UNSCORABLE, "there is no gold"
+    return RIGHT if notation.plain(answer) == notation.plain(gold) else WRONG, AS_TEXT
 
 
 class _Batch:
@@ -138,7 +144,14 @@ class Verifier:
           ConfigError: no worker can be started.
           RuntimeError: the verifier is closed.
         """
-        outcomes: dict[Pair, Outcome] = {}
+        return [outcome for outcome, _ in self.explain(pairs)]
+
+    def explain(self, pairs: Sequence[Pair]) -> list[tuple[Outcome, str]]:
+        """(outcome, what it rests on, in words) of each pair (answer, gold).
+
+        Raises: as `check`.
+        """
+        outcomes: dict[Pair, tuple[Outcome, str]] = {}
         open_pairs: dict[Pair, Pair] = {}  # pair -> what to ask a worker about
         counts: Counter[str] = Counter(checked=len(pairs))
         for pair in pairs:
@@ -148,12 +161,12 @@ class Verifier:
             known = answers.quick(*pair)
             if known is None and any(map(intractable, pair)):
                 counts["refused"] += 1
-                outcomes[pair] = UNSCORABLE
+                outcomes[pair] = UNSCORABLE, TOO_MUCH
                 continue
             found = _written(*pair) if known is None else known
             if isinstance(found, bool):
                 counts["quick"] += 1
-                outcomes[pair] = RIGHT if found else WRONG
+                outcomes[pair] = RIGHT if found else WRONG, BY_TEXT
             else:
                 open_pairs[pair] = found
         counts["cached"] += len(open_pairs) - len(set(open_pairs.values()))
@@ -162,7 +175,7 @@ class Verifier:
         compared = self._compare(set(open_pairs.values())) if open_pairs else {}
         for pair, asked in open_pairs.items():
             found = compared[asked]
-            outcomes[pair] = Outcome(_as_text(*asked) if found == UNREAD else found)
+            outcomes[pair] = _as_text(*asked) if found == UNREAD else (Outcome(found), BY_VALUE if found >= 0 else LOST)
         return [outcomes[pair] for pair in pairs]
 
     def comparable(self, golds: Sequence[str]) -> list[bool]:

@@ -3,18 +3,17 @@
 
 Where: the prompts of the sentence, and the rule that checks an answer. What cannot be used is left out when the files
 are read, and `notes` says how many rows, why, and which:
-    no problem or no answer, or one that says that there is none, such as NuminaMath's "proof"; the same problem as an
-    earlier row (the first one stays); the text of a special token; a prompt longer than data.prompt_length; a training
-    problem that is also held out.
-Each gold is tried with the verifier. One that cannot be compared by value, such as a sentence, is compared as text:
-right or wrong, never unscorable; or its problem is dropped, as data.text_golds says. `notes` counts both.
+    no problem or no answer; the same problem as an earlier row (the first one stays); the text of a special token;
+    a prompt longer than data.prompt_length; a training problem that is also held out.
 An answer that, put into a box, does not verify against itself could never be found right. Its training problem is
 dropped: no response to it could be rewarded, which teaches nothing and costs as much as any other. Its held-out problem
 stays, and every response to it is unscorable: a benchmark keeps its number of problems, and the share of unscorable
 shows what the verifier cannot judge, where dropping would hide it and wrong would blame the model.
-All this depends on the files, the tokenizer and the data knobs alone, not on time: equal text is right for the
-verifier without a deadline, and a gold on which a worker hangs is taken to have a value. So every process, and every
-resumed run, numbers the problems alike.
+Each gold is tried with the verifier. One that says that there is none, such as NuminaMath's "proof", is none: its
+problem is dropped. One that cannot be compared by value, such as a sentence, is compared as text: right or wrong, never
+unscorable; or its problem is dropped too, as data.text_golds says. A gold on which a worker hangs counts as a value.
+All this depends on the files, the tokenizer and the data knobs alone, never on time: equal text is right for the
+verifier without a deadline. So every process, and every resumed run, numbers the problems alike.
 Deliberately not here: files (rows.py), what makes two texts the same (overlap.py), prompts (prompts.py), the cold
 start's texts (demonstrations.py), comparing answers (rewards/).
 """
@@ -27,11 +26,10 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Any, Protocol, TypeVar
 
 from t1jax.config import Config, ConfigError, DataConfig
-from t1jax.rewards import answers
+from t1jax.rewards import answers, numerals
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG, Outcome
 from t1jax.tasks.demonstrations import read_demonstrations
 from t1jax.tasks.overlap import Known, normalise
@@ -43,7 +41,6 @@ PROBLEM_COLUMNS = ("problem", "question", "prompt")
 ANSWER_COLUMNS = ("answer", "solution", "gold")  # the first that a file has
 SOLUTION = "solution"  # a column whose text ends in an answer
 LABELS = ("subject", "type", "level", "difficulty")  # columns that tables are made by
-SMALLEST, LARGEST = 1e-15, 1e21  # between these a float is written without an exponent
 EXACT = 2**53  # floats below this are exact whole numbers
 CLOSE = "</think>"
 T = TypeVar("T")
@@ -181,8 +178,6 @@ def read_problems(path: str, cfg: DataConfig, split: str) -> tuple[list[Problem]
         key = normalise(text)
         if not key or not gold:
             dropped.add("no problem or no answer", number)
-        elif answers.is_sentinel(gold):
-            dropped.add("an answer that says that there is none", number, gold)
         elif key in answer_of:
             other = normalise(gold) != normalise(answer_of[key])
             dropped.add("an earlier row's problem" + ", its answer written differently" * other, number)
@@ -207,20 +202,24 @@ def usable(problems: Sequence[Problem], cfg: DataConfig, tokenizer: ChatTokenize
 
 
 def comparable(problems: Sequence[Problem], verifier: Checker, text_golds: str) -> tuple[list[Problem], list[str]]:
-    """(the problems of one file that are kept; a line on those whose answer can be compared as text only).
+    """(the problems of one file that are kept; lines on those whose answer is none, or has no value to compare).
 
     Args:
-      text_golds: data.text_golds: "text" keeps the latter too, "drop" does not.
+      text_golds: data.text_golds: "text" keeps the latter, "drop" does not.
     """
-    by_value, others = list[Problem](), Dropped(problems[0].source)
-    for problem, known in zip(problems, verifier.comparable([problem.gold for problem in problems]), strict=True):
-        if known:
-            by_value.append(problem)
+    kept = list[Problem]()
+    dropped, noted = Dropped(problems[0].source), Dropped(problems[0].source)
+    for problem, has_value in zip(problems, verifier.comparable([p.gold for p in problems]), strict=True):
+        if answers.is_sentinel(problem.gold):
+            dropped.add("an answer that says that there is none", problem.row, problem.gold)
+        elif not has_value and text_golds == "drop":
+            dropped.add("the answer cannot be compared by value", problem.row, problem.gold)
         else:
-            others.add("the answer cannot be compared by value", problem.row, problem.gold)
-    if text_golds == "drop":
-        return others.rest(by_value)
-    return others.rest(list(problems), "compared as text")
+            kept.append(problem)
+            if not has_value:
+                noted.add("the answer cannot be compared by value", problem.row, problem.gold)
+    kept, lines = dropped.rest(kept)
+    return kept, lines + noted.rest(kept, "compared as text")[1]
 
 
 def verifiable(
@@ -292,9 +291,7 @@ def _number(value: Any) -> str:
         return str(value)
     if not isinstance(value, float) or not math.isfinite(value):
         return ""
-    if value.is_integer() and abs(value) < EXACT:
-        return str(int(value))
-    return f"{Decimal(repr(value)):f}" if SMALLEST < abs(value) < LARGEST else str(value)
+    return str(int(value)) if value.is_integer() and abs(value) < EXACT else numerals.decimal(value)
 
 
 def _label(value: Any) -> str:
