@@ -146,7 +146,7 @@ def get_config() -> ConfigDict:
 
     cfg.verifier = ConfigDict()  # processes that compare answers of problems from files (t1jax/rewards/verifier.py)
     cfg.verifier.workers = 0  # processes; 0: one a core [hw]
-    cfg.verifier.deadline = 3.0  # an answer that takes longer is unscorable, seconds [ours]
+    cfg.verifier.deadline = 3.0  # an answer that takes more is unscorable, seconds of processor time [ours]
     cfg.verifier.memory = 1024  # a process may take this much, MiB [hw]
     cfg.verifier.recycle = 5000  # answers after which a process is replaced, count [ours]
 

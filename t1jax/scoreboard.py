@@ -104,11 +104,12 @@ def _overview(benchmarks: Mapping[str, Mapping[str, Any]]) -> list[Sheet]:
     right, form = list[list[str]](), list[list[str]]()
     for name, result in benchmarks.items():
         paper = [" / ".join(map(str, T1[name])) if name in T1 else "-"] * known
-        figures = percent(result[STRICT]), percent(result["pass@1"])
-        right.append([name, str(result["problems"]), str(result["samples"]), *figures, *paper])
+        strict = "-" if result[STRICT]["value"] is None else f"{100 * result[STRICT]['value']:.1f}"
+        asked = f"{result['problems']}x{result['samples']}"
+        right.append([name, asked, strict, percent(result["pass@1"]), *paper])
         shares = [f"{100 * result[share]['value']:.1f}" for share in SHARES]
         form.append([name, _number(result["response_length"]), *shares])
-    header = ["benchmark", "problems", "samples", f"{STRICT} %", "pass@1 %", *["T1 9B / 14B / 32B"] * known]
+    header = ["benchmark", "asked", "strict %", "pass@1 %", *["T1 9B / 14B / 32B"] * known]
     return [
         Sheet("Right answers, 95 % intervals", header, right),
         Sheet("Responses", ["benchmark", "tokens", *(f"{share.replace('_', ' ')} %" for share in SHARES)], form),

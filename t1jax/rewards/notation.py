@@ -38,8 +38,8 @@ def rewrite(text: str) -> str:
 def plain(text: str) -> str:
     """`text` as two texts are compared: without spaces, \\text, the case of words and a full stop."""
     text = _TEXT.sub(r"\1", answers.tidy(text).replace("$", ""))
-    text = re.sub(r"\{(\w)\}", r"\1", _ANY_SPACE.sub("", text)).rstrip(".,;")
-    return re.sub(r"(?<![\\A-Za-z])[A-Za-z]{2,}", lambda word: word[0].casefold(), text)
+    text = _WORD.sub(lambda word: word[0].casefold(), text)
+    return re.sub(r"\{(\w)\}", r"\1", _ANY_SPACE.sub("", text)).rstrip(".,;")
 
 
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
