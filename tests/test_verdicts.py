@@ -149,6 +149,8 @@ DECIDED = [  # rule, answer, gold, verdict or what to ask
     ("other units", "18\\pi\\text{ cm}^2", "18\\pi\\text{ ft}^2", False),
     ("other units", "10\\text{ apples}", "10\\text{ cm}", None),
     ("other units", "10", "10\\text{ cm}", None),
+    ("other units", "10\\text{ miles}", "$10$ miles", None),  # no dollars
+    ("other units", "$10", "€10", False),
     ("degrees and radians", "\\frac{\\pi}{4}\\text{ rad}", "45^\\circ", ("\\frac{\\pi}{4}", "\\frac{(45) \\pi}{180}")),
     ("degrees and radians", "45^\\circ", "45", None),
     ("bases", "110_2", "110", ("6", "110")),
@@ -252,8 +254,9 @@ def test_verdicts_of_each_kind(real, answer, gold, outcome):
         ("\\boxed{6}. Wait, no: \\boxed{5}", "5", RIGHT),
         ("\\boxed{4} and \\boxed{9}", "9", WRONG),
         ("\\boxed{4} or \\boxed{9}", "4", WRONG),
-        ("\\boxed{4} \\boxed{9}", "9", WRONG),
+        ("\\boxed{4}\\,\\boxed{9}", "9", RIGHT),  # nothing joins them: the last one counts
         (", ".join(f"\\boxed{{{n}}}" for n in range(200)), "199", WRONG),
+        ("$\\boxed{1}$ papers and $\\boxed{2}$ bins", "2", RIGHT),
     ],
 )
 def test_boxes_that_are_one_answer(real, response, gold, outcome):

@@ -44,9 +44,11 @@ _WRAPPED = re.compile(
     re.DOTALL,
 )
 _LISTED = re.compile(r"[0-9], +[0-9]{3}(?![0-9])")  # two numbers: thousands have no space behind the comma
-_JOINED = re.compile(  # what may stand between boxes that are one answer
+_JOINED = re.compile(  # what stands between boxes that are one answer: a comma, "and" or "or", and no other word
+    r"(?=.*?(?:(?<!\\)[,;&]|\b(?:and|or)\b))"
     r"(?:[\s$,;&]|\\[()\[\],;: \\]|\\q?quad(?![A-Za-z])|\\text\{[\s,;]*(?:(?:and|or)[\s,;]*)?\}|\b(?:and|or)\b)*"
-    r"(?:[A-Za-z](?:_\{?\w+\}?)?\s*=\s*[\s$]*)?"
+    r"(?:[A-Za-z](?:_\{?\w+\}?)?\s*=\s*[\s$]*)?",
+    re.DOTALL,
 )
 _FARTHEST, _MOST_BOXES = 80, 50  # characters between such boxes; boxes of one answer
 _LOOSE_SPACE = re.compile(r" (?![0-9A-Za-z.])|(?<![0-9A-Za-z.]) ")

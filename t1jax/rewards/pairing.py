@@ -125,7 +125,7 @@ def _unit(text: str) -> str | None:
     """The unit of measurement at the end of a text, without its power; None without one, or if it is not known."""
     match = _UNIT_AT_END.search(text)
     name = (answers.unit(match[0].lstrip()) or "").partition("^")[0] if match else ""
-    if text.startswith(("€", "£", "¥", "₹", "$", "\\$")):
+    if text.startswith(("€", "£", "¥", "₹", "\\$")) or (text.startswith("$") and text.count("$") == 1):
         name = text.removeprefix("\\")[0]
     return name if name in _MEASURES else None
 
