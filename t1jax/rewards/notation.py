@@ -195,6 +195,9 @@ RULES = (
     Rule("thousands", "SI: a thin space", _sub(
         r"\A(-?[1-9][0-9]{0,2})((?: [0-9]{3})+)(?![0-9])(?=\.?[0-9]*\Z)", lambda m: m[1] + m[2].replace(" ", ""))),
     Rule("lists of numbers", "English: comma and space", numerals.list_of_numbers),
+    Rule("units in lists", "Math-Verify cuts a list off at its first unit", _sub(
+        r"(?<=[\w)}\]])\s*\\(?:text|textrm|textnormal|mathrm|mbox)\s*\{(?!\s*,?\s*(?:and|or)\b)[^{}0-9]*\}"
+        r"(?:\s*\^\s*(?:\{[23]\}|[23]))?(?=\s*(?:[,;]|\\text\s*\{\s*,?\s*(?:and|or)\b|(?:and|or)\b))", "")),
     Rule("money", "ISO 4217; Qwen2.5-Math's parser", numerals.money),
     Rule("remarks", "units and things counted, in brackets", _remark),
     Rule("number words", "GSM8K, MATH", numerals.number_words),

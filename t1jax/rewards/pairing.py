@@ -148,7 +148,9 @@ def _angle(answer: str, gold: str) -> Pair | None:
 
 # Numbers
 
-_BASED = re.compile(r"\(?([0-9][0-9A-Z]*)\)?\s*_\s*\{?\s*([0-9]{1,2})\s*\}?")
+_BASED = re.compile(
+    r"(?:[A-Za-z]\s*=\s*)?\(?([0-9][0-9A-Z]*)\)?\s*_\s*\{?\s*([0-9]{1,2})\s*\}?(?:\s*\\text\{[^{}]*\})?"
+)
 _TIME = re.compile(
     r"(?:\\text\{)?([0-9]{1,2}):([0-5][0-9])\s*(?:\\text\{)?\s*(?:([ap])\.?\s*m\.?)?\s*\}?", re.IGNORECASE
 )
@@ -156,13 +158,13 @@ _PROGRAM = re.compile(r"([0-9]+)[eE]([-+][0-9])")
 _BARE_E = re.compile(r"(?<![A-Za-z\\])e(?![A-Za-z])")
 
 
-def _value(text: str) -> tuple[int, str, int] | None:
-    """(value, digits, base) of 110_2."""
+def _value(text: str) -> tuple[int, str] | None:
+    """(value, digits) of 110_2."""
     match = _BASED.fullmatch(text)
     if match is None or not 2 <= int(match[2]) <= 36 or len(match[1]) > answers.LONGEST_NUMBER:
         return None
     try:
-        return int(match[1], int(match[2])), match[1], int(match[2])
+        return int(match[1], int(match[2])), match[1]
     except ValueError:  # a digit that the base does not have
         return None
 
@@ -172,9 +174,9 @@ def _base(answer: str, gold: str) -> bool | Pair | None:
     ours, right = _value(answer), _value(gold)
     if ours and right:
         return ours[0] == right[0]
-    if right:
-        return True if answer.replace(" ", "") == right[1] else (answer, str(right[0]))
-    return (str(ours[0]), gold) if ours else None
+    if right and answer.isdecimal():
+        return True if answer == right[1] else (answer, str(right[0]))
+    return (str(ours[0]), gold) if ours and gold.isdecimal() else None
 
 
 def _time_of_day(answer: str, gold: str) -> bool | None:
