@@ -92,6 +92,8 @@ REWRITTEN = {  # rule -> text -> in one notation; the second half of a rule's ro
     "units in lists": {
         "5\\text{ cm}^2, \\frac{1}{2}": "5, \\frac{1}{2}",
         "5\\text{ cm}\\text{ or }6\\text{ cm}": "5\\text{ or }6\\text{ cm}",
+        "5\\text{ cm} / \\frac{1}{2}": "5/\\frac{1}{2}",
+        "5\\text{ cm}^2": "5\\text{ cm}^2",
         "5\\text{ and }, 6": "5\\text{ and }, 6",
         "\\text{A}, \\text{B}": "\\text{A}, \\text{B}",
     },
@@ -138,6 +140,7 @@ DECIDED = [  # rule, answer, gold, verdict or what to ask
     ("labelled choices", "(C) 12", "12", ("12", "12")),
     ("labelled choices", "(E) or (D)", "E", None),  # hedged
     ("labelled choices", "E. or D", "E", None),
+    ("labelled choices", "\\text{(D)} \\text{ or } x", "D", None),
     ("labelled choices", "(A) 5 (B) 6", "A", None),
     ("labelled choices", "(A)^2", "A", None),
     ("several choices", "B and D", "BD", True),

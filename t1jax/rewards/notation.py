@@ -80,6 +80,17 @@ def _remark(text: str) -> str:
     return match[1] if match and not re.search(r"\b(?:or|not)\b", text) else text
 
 
+_UNIT = re.compile(
+    r"(?<=[\w)}\]])\s*(\\(?:text|textrm|textnormal|mathrm|mbox)\s*\{(?!\s*,?\s*(?:and|or)\b)[^{}0-9]*\}"
+    r"(?:\s*\^\s*(?:\{[23]\}|[23]))?+)(\s*(?:[,;]|\\text\s*\{\s*,?\s*(?:and|or)\b|(?:and|or)\b))?(?!\s*\Z)"
+)
+
+
+def _units_inside(text: str) -> str:
+    """5, 6 for 5\\text{ cm}, 6: words before the next of several values, and known units before anything."""
+    return _UNIT.sub(lambda m: m[2] or (" " if answers.unit(m[1].strip()) else m[0]), text)
+
+
 # Characters
 
 _WIDE = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
@@ -195,9 +206,7 @@ RULES = (
     Rule("thousands", "SI: a thin space", _sub(
         r"\A(-?[1-9][0-9]{0,2})((?: [0-9]{3})+)(?![0-9])(?=\.?[0-9]*\Z)", lambda m: m[1] + m[2].replace(" ", ""))),
     Rule("lists of numbers", "English: comma and space", numerals.list_of_numbers),
-    Rule("units in lists", "Math-Verify cuts a list off at its first unit", _sub(
-        r"(?<=[\w)}\]])\s*\\(?:text|textrm|textnormal|mathrm|mbox)\s*\{(?!\s*,?\s*(?:and|or)\b)[^{}0-9]*\}"
-        r"(?:\s*\^\s*(?:\{[23]\}|[23]))?(?=\s*(?:[,;]|\\text\s*\{\s*,?\s*(?:and|or)\b|(?:and|or)\b))", "")),
+    Rule("units in lists", "Math-Verify cuts a text off at a unit inside", _units_inside),
     Rule("money", "ISO 4217; Qwen2.5-Math's parser", numerals.money),
     Rule("remarks", "units and things counted, in brackets", _remark),
     Rule("number words", "GSM8K, MATH", numerals.number_words),

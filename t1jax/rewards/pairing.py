@@ -59,7 +59,7 @@ def _choice(text: str) -> tuple[str, str] | None:
             return None
         rest = rest[:-1].strip()
     factor = not text.startswith("\\") and rest[:1] in tuple("^_(+-*/=")  # (A)^2
-    if factor or _ANOTHER.search(rest):
+    if factor or _ANOTHER.search(re.sub(r"\\text(?:bf)?\s*\{([^{}]*)\}", r" \1 ", rest).strip()):
         return None
     return match[1] or match[2] or match[3], rest
 
