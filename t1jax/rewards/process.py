@@ -23,7 +23,7 @@ from typing import Any
 from t1jax.config import VerifierConfig
 from t1jax.rewards.worker import HEADER
 
-WALL = 10  # a deadline of processor time is this many of the clock
+WALL = 20  # a deadline of processor time is this many of the clock
 _START_LIMIT = 60.0  # a worker that is not ready by then counts as failed, seconds
 
 
