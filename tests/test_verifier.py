@@ -580,7 +580,7 @@ def test_math_verify_itself_is_killed_when_it_hangs():
             UNSCORABLE,
             RIGHT,
         ]
-        assert time.monotonic() - start < 10
+        assert time.monotonic() - start < process.WALL * cfg.deadline + 20  # it may get little of the processor
         assert pool.counts()["timed_out"] + pool.counts()["crashed"] == 1
 
 
