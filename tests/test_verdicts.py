@@ -94,6 +94,7 @@ REWRITTEN = {  # rule -> text -> in one notation; the second half of a rule's ro
         "5\\text{ cm}\\text{ or }6\\text{ cm}": "5\\text{ or }6\\text{ cm}",
         "5\\text{ cm} / \\frac{1}{2}": "5/\\frac{1}{2}",
         "5\\text{ cm}^2": "5\\text{ cm}^2",
+        "15\\mathrm{km}\\mathrm{s}^{-1}": "15\\mathrm{km}\\mathrm{s}^{-1}",
         "5\\text{ and }, 6": "5\\text{ and }, 6",
         "\\text{A}, \\text{B}": "\\text{A}, \\text{B}",
     },

@@ -82,7 +82,8 @@ def _remark(text: str) -> str:
 
 _UNIT = re.compile(
     r"(?<=[\w)}\]])\s*(\\(?:text|textrm|textnormal|mathrm|mbox)\s*\{(?!\s*,?\s*(?:and|or)\b)[^{}0-9]*\}"
-    r"(?:\s*\^\s*(?:\{[23]\}|[23]))?+)(\s*(?:[,;]|\\text\s*\{\s*,?\s*(?:and|or)\b|(?:and|or)\b))?(?!\s*\Z)"
+    r"(?:\s*\^\s*(?:\{[23]\}|[23]))?+)(\s*(?:[,;]|\\text\s*\{\s*,?\s*(?:and|or)\b|(?:and|or)\b))?"
+    r"(?!\s*(?:\Z|\^|[/.]?\s*\\(?:text|textrm|textnormal|mathrm|mbox|cdot)(?![a-z])))"  # not km s^{-1}
 )
 
 
