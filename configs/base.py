@@ -65,6 +65,7 @@ def get_config() -> ConfigDict:
     cfg.data.sft = ""  # texts of the cold start: `messages`, or `prompt` and `response`; "": the task's own [ours]
     cfg.data.problem_column = ""  # of the files; "": the first of problem, question, prompt [ours]
     cfg.data.answer_column = ""  # of the files; "": the first of answer, solution, gold [ours]
+    cfg.data.text_golds = "text"  # answers without a value, like sentences: compared as "text", or "drop" them [ours]
     cfg.data.system_prompt = ""  # what the system says before the problem, if data.chat; "": the template's own [ours]
     cfg.data.template = "{problem}\n" + BOXED  # what the user says, {problem} being the problem [ours]
     cfg.data.chat = True  # wrap it in the tokenizer's chat template; False: as it is [ours]
@@ -147,7 +148,7 @@ def get_config() -> ConfigDict:
 
     cfg.verifier = ConfigDict()  # processes that compare answers of problems from files (t1jax/rewards/verifier.py)
     cfg.verifier.workers = 0  # processes; 0: one a core [hw]
-    cfg.verifier.deadline = 3.0  # an answer that takes longer is unscorable, seconds [ours]
+    cfg.verifier.deadline = 3.0  # an answer that takes more is unscorable, seconds of processor time [ours]
     cfg.verifier.memory = 1024  # a process may take this much, MiB [hw]
     cfg.verifier.recycle = 5000  # answers after which a process is replaced, count [ours]
 

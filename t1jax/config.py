@@ -83,6 +83,7 @@ class DataConfig:
     sft: str
     problem_column: str
     answer_column: str
+    text_golds: str
     system_prompt: str
     template: str
     chat: bool

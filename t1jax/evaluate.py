@@ -80,7 +80,7 @@ def evaluate(
     budgets: Sequence[int],
 ) -> dict[str, Any]:
     """What results.json says of a benchmark; its files are in `folder`."""
-    from t1jax.measures import measure
+    from t1jax.measures import STRICT, measure
     from t1jax.questions import cut_thoughts
     from t1jax.scaling import BUCKET
 
@@ -105,6 +105,7 @@ def evaluate(
                 "budget": budget,
                 "cut": len(cut) / len(responses),
                 "pass@1": point["pass@1"],
+                STRICT: point[STRICT],
                 "majority": point["majority_at_k"][-1],
                 "response_length": point["response_length"],
             }

@@ -158,6 +158,7 @@ def summary(responses: Sequence[Response]) -> dict[str, Any]:
     row: dict[str, Any] = accuracy(responses) | {
         "response_length": sum(len(r.tokens) for r in responses) / n,
         "unscorable": sum(r.outcome == UNSCORABLE for r in responses) / n,
+        "strict_accuracy": sum(r.right for r in responses) / n,  # with unscorable responses as wrong ones
     }
     analyses = [r.analysis for r in responses if r.analysis is not None]
     if not analyses:

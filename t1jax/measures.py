@@ -5,10 +5,10 @@
 once, and its interval is a bootstrap over problems: another benchmark of the same kind could have held other ones.
 
 An unscorable response is neither right nor wrong. It is left out of pass@1, pass@k and maj@k, as if it had not been
-sampled, and counted in `unscorable`. A problem with fewer than k scorable responses has no unbiased estimate and is
-left out of that k; `problems` says over how many a figure goes. A response without an answer is wrong, and casts no
-vote. The vote does not know the gold answer: two answers are one where their text or their number is the same
-(rewards/answers.py), and not where only algebra tells.
+sampled, and counted in `unscorable`; `strict pass@1` counts it as wrong. A problem with fewer than k scorable responses
+has no unbiased estimate and is left out of that k; `problems` says over how many a figure goes. A response without an
+answer is wrong, and casts no vote. The vote does not know the gold answer: two answers are one where their text or
+their number is the same (rewards/answers.py), and not where only algebra tells.
 Source: statistics.py. Deliberately not here: tables and files (scoreboard.py), sampling (responses.py).
 """
 
@@ -27,6 +27,7 @@ from t1jax.tasks.problems import Problem
 
 Figure = dict[str, float | int | None]  # value, low, high, problems
 
+STRICT = "strict pass@1"  # with unscorable responses as wrong ones
 MOST_GROUPS = 30  # values of a label; one with more, such as a number of many digits, tells no groups apart
 
 
@@ -59,7 +60,8 @@ def measure(problems: Sequence[Problem], responses: Sequence[Response], samples:
       responses: in any order.
 
     Returns:
-      {problems, samples, pass@1, pass_at_k, majority_at_k, by, response_length, overlong, unscorable, no_answer}.
+      {problems, samples, pass@1, strict pass@1, pass_at_k, majority_at_k, by, response_length, overlong, unscorable,
+      no_answer}.
       A figure is {value, low, high, problems}; pass_at_k and majority_at_k list them with their `k`; `by` has, for
       each label (subject, level ...) of which 2 to 30 values were seen, value -> figure of pass@1. response_length
       is in tokens, all others are shares.
@@ -79,6 +81,7 @@ def measure(problems: Sequence[Problem], responses: Sequence[Response], samples:
             columns["majority", k].append(majority.get(k, np.nan))
     counted: dict[str, Callable[[Response], float]] = {
         "response_length": lambda r: len(r.ids),
+        STRICT: lambda r: r.outcome == RIGHT,
         "overlong": lambda r: r.overlong,
         "unscorable": lambda r: r.outcome == UNSCORABLE,
         "no_answer": lambda r: r.answer is None,

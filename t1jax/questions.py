@@ -24,7 +24,7 @@ from t1jax.model import qwen
 from t1jax.progress import Progress
 from t1jax.responses import Question, Responder
 from t1jax.scaling import close, end_of
-from t1jax.tasks.problems import Checker, Problem, read_problems, thought_end, usable, verifiable
+from t1jax.tasks.problems import Checker, Problem, comparable, read_problems, thought_end, usable, verifiable
 from t1jax.tasks.prompts import render
 from t1jax.tokenizer import Tokenizer
 
@@ -88,7 +88,8 @@ def read_questions(
 ) -> tuple[list[Problem], list[Question], list[str]]:
     """(the problems of a file that can be asked, what to ask, a line for each reason to leave some out).
 
-    A problem whose answer does not verify against itself is asked, and all its responses are unscorable.
+    A problem whose answer does not verify against itself is asked, and all its responses are unscorable. For one whose
+    answer cannot be compared by value see data.text_golds.
 
     Args:
       limit: at most so many problems, the first ones.
@@ -99,6 +100,7 @@ def read_questions(
     cfg, tokens = opened.cfg.data, opened.tokenizer
     problems, notes = read_problems(path, cfg, "held_out")
     problems, unusable = usable(problems[:limit], cfg, tokens)
+    problems, as_text = comparable(problems, verifier, cfg.text_golds)
     scorable, unscorable = verifiable(problems, verifier, "unscorable")
     known = {problem.index for problem in scorable}
     questions = [
@@ -111,7 +113,7 @@ def read_questions(
         )
         for problem in problems
     ]
-    return problems, questions, [*notes, *unusable, *unscorable]
+    return problems, questions, [*notes, *unusable, *as_text, *unscorable]
 
 
 def cut_thoughts(

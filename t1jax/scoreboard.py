@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from t1jax.measures import STRICT
+
 # pass@1 in percent of T1 on GLM-4-9B, Qwen2.5-14B and Qwen2.5-32B; AIME24: mean over 32 samples
 T1 = {
     "math500": (65.8, 87.4, 92.4),
@@ -94,15 +96,20 @@ def markdown(tables: Sequence[Sheet], notes: Sequence[str], title: str = "Evalua
 
 
 def _overview(benchmarks: Mapping[str, Mapping[str, Any]]) -> list[Sheet]:
-    """How right, beside what T1's paper states where it states it; and what the responses are like."""
+    """How right, beside what T1's paper states where it states it; and what the responses are like.
+
+    The strict pass@1 counts unscorable responses as wrong: where the two differ, the verifier could not judge all.
+    """
     known = any(name in T1 for name in benchmarks)
     right, form = list[list[str]](), list[list[str]]()
     for name, result in benchmarks.items():
         paper = [" / ".join(map(str, T1[name])) if name in T1 else "-"] * known
-        right.append([name, str(result["problems"]), str(result["samples"]), percent(result["pass@1"]), *paper])
+        strict = "-" if result[STRICT]["value"] is None else f"{100 * result[STRICT]['value']:.1f}"
+        asked = f"{result['problems']}x{result['samples']}"
+        right.append([name, asked, strict, percent(result["pass@1"]), *paper])
         shares = [f"{100 * result[share]['value']:.1f}" for share in SHARES]
         form.append([name, _number(result["response_length"]), *shares])
-    header = ["benchmark", "problems", "samples", "pass@1 %", *["T1 9B / 14B / 32B"] * known]
+    header = ["benchmark", "asked", "strict %", "pass@1 %", *["T1 9B / 14B / 32B"] * known]
     return [
         Sheet("Right answers, 95 % intervals", header, right),
         Sheet("Responses", ["benchmark", "tokens", *(f"{share.replace('_', ' ')} %" for share in SHARES)], form),

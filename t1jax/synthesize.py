@@ -215,7 +215,7 @@ def _subject(
     from t1jax.synthesis.rules import EmbeddedSubject
     from t1jax.synthesis.subjects import FileSubject
     from t1jax.tasks.pairs import PairsTask
-    from t1jax.tasks.problems import read_problems, usable, verifiable
+    from t1jax.tasks.problems import comparable, read_problems, usable, verifiable
 
     if not problems:
         embedded = EmbeddedSubject(PairsTask(cfg.task))
@@ -225,8 +225,9 @@ def _subject(
     if isinstance(tokens, HFTokenizer):
         read, more = usable(read, cfg.data, tokens)
         notes += more
+    read, as_text = comparable(read, verifier, cfg.data.text_golds)
     read, more = verifiable(read, verifier)
-    for note in (*notes, *more):
+    for note in (*notes, *as_text, *more):
         progress.note(note)
     return FileSubject(verifier), [Item(p.index, p.row, p.text, p.gold, p) for p in read]
 

@@ -74,6 +74,7 @@ def _validate_task(cfg: Config) -> None:
 def _validate_data(cfg: Config) -> None:
     data = cfg.data
     _at_least(cfg, 1, "data", "prompt_length")
+    _one_of(cfg, "data.text_golds", "text", "drop")
     _check(cfg, "data.template", data.template.count("{problem}") == 1, "a text with {problem} in it, once")
     _check(cfg, "data.eval", bool(data.eval) == bool(data.train), "a file if data.train names one, else nothing")
     if data.train and not cfg.model.checkpoint:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from t1jax.config import ConfigError
 from t1jax.reports import transcript
-from t1jax.rewards import answers, penalties, verifier
+from t1jax.rewards import answers, notation, pairing, penalties, verifier
 from t1jax.tasks import analysis, overlap, problems
 
 LONGEST = 20_000  # characters
@@ -131,7 +131,12 @@ def _gold(text: str) -> bool:
 def _judged(text: str) -> bool:
     """A box around a text without braces is found again."""
     plain = text.translate({ord(c): None for c in "{}\\"})
-    return answers.final_answer(f"{text} {answers.BOX}{plain}}}") == plain
+    return answers.final_answer(f"{text} so {answers.BOX}{plain}}}") == plain
+
+
+def _rewritten(text: str) -> bool:
+    """Rules bear anything as long as what is asked, and leave few things to do."""
+    return len(notation.rewrite(text[:1500])) <= 100_000
 
 
 CHECKS: dict[str, Check] = {
@@ -142,6 +147,9 @@ CHECKS: dict[str, Check] = {
     "quick": _quick,
     "compare": lambda text: answers.compare(text, (2, 3, 5), 5) in (True, False),
     "intractable": lambda text: verifier.intractable(text) in (True, False),
+    "rewrite": _rewritten,
+    "decide": lambda text: bool(pairing.decide(text[:750], text[750:1500])) in (True, False),
+    "plain": lambda text: isinstance(notation.plain(text[:1500]), str),
     "gold": _gold,
     "normalise": lambda text: isinstance(overlap.normalise(text), str),
     "repetitive": lambda text: penalties.repetitive(text, 20, 20) in (True, False),

@@ -36,7 +36,11 @@ def test_last_box_matches_braces(text, box):
     "text, answer",
     [
         ("... \\boxed{6}. Wait, that is not it: \\boxed{5}", "5"),
-        ("\\boxed{6} and \\fbox{5}", "5"),
+        ("\\boxed{6} and \\fbox{5}", "6, 5"),  # one answer, a list
+        ("$\\boxed{6}$,\n$\\boxed 5$", "6, 5"),
+        ("\\boxed{5} or \\boxed{5}", "5"),
+        ("\\boxed{6} apples and \\boxed{5}", "5"),
+        ("\\boxed{1+\\boxed{5}}", "5"),
         ("\\boxed {\\frac{1}{2}}", "\\frac{1}{2}"),
         ("so $\\boxed 5$", "5"),
         ("so \\boxed -3/4 apples", "-3/4"),
@@ -104,6 +108,9 @@ def test_compare_wants_two_different_members():
         ("1,000,000", "1000000", True),
         ("1,000", "1001", False),
         ("1,000", "1,001", None),  # could be two lists
+        ("2, 500", "2500", None),  # is a list
+        ("2, 500", "2,500", True),
+        ("proof", "\\text{Proof}", False),
         ("(1,000)", "1000", None),  # a pair
         ("1,00", "100", None),
         ("1 2", "12", None),

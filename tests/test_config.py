@@ -233,6 +233,7 @@ REFUSED = [
         {"model__rope_scaling": "yarn", "model__rope_high": 1.0},
         "model.rope_high is 1.0; expected more than model.rope_low = 1.0",
     ),
+    ({"data__text_golds": "words"}, "data.text_golds is words; expected one of text, drop"),
     ({"data__template": "no place"}, "data.template is no place; expected a text with {problem} in it, once"),
     ({"data__train": "a.jsonl"}, "data.eval is ; expected a file if data.train names one, else nothing"),
     (

@@ -68,6 +68,7 @@ def test_an_unscorable_response_is_neither_right_nor_wrong(evaluator):
     unscorable = dataclasses.replace(right, outcome=-1)
     assert evaluation.accuracy([right, unscorable])["n"] == 1
     assert evaluation.accuracy([right, unscorable])["accuracy"] == 1.0
+    assert evaluation.summary([right, unscorable])["strict_accuracy"] == 0.5
 
 
 def test_difficulties_share_out_all_responses(evaluator):

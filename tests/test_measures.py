@@ -63,6 +63,8 @@ def test_unscorable_responses_are_left_out_and_counted():
     problems = [problem(0), problem(1), problem(2)]
     found = measure(problems, [*said(0, "2", "3"), *said(1, "?", "2"), *said(2, "?", "?")], 2)
     assert found["pass@1"]["value"] == 0.75 and found["pass@1"]["problems"] == 2
+    assert found["strict pass@1"]["value"] == pytest.approx((0.5 + 0.5 + 0) / 3)  # unscorable ones are wrong
+    assert found["strict pass@1"]["problems"] == 3
     assert found["pass_at_k"][1]["problems"] == found["majority_at_k"][1]["problems"] == 1
     assert found["majority_at_k"][1]["value"] == 0.5
     assert found["unscorable"]["value"] == 0.5 and found["unscorable"]["problems"] == 3
@@ -147,6 +149,15 @@ def test_the_terminal_and_the_markdown_show_the_same(results):
     ]  # fmt: skip
     lines = [line for line in marked.splitlines() if line.startswith("|")]
     assert len(lines) == sum(len(table.rows) + 2 for table in tables)
+
+
+def test_what_counts_unscorable_responses_as_wrong_stands_beside_pass_at_1(results):
+    sheet = scoreboard.sheets(results)[0]
+    assert sheet.header[:4] == ["benchmark", "asked", "strict %", "pass@1 %"]
+    assert sheet.rows[0][:4] == ["aime24", "2x2", "25.0", "25.0 [0.0, 50.0]"]
+    problems = [problem(0)]
+    (row,) = scoreboard.sheets({"b": {**measure(problems, said(0, "2", "?", "?", "3"), 4), "budgets": []}})[0].rows
+    assert row[1:3] == ["1x4", "25.0"] and row[3].startswith("50.0 [")
 
 
 def test_the_paper_is_named_only_where_it_has_a_figure(results):

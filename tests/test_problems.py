@@ -17,6 +17,7 @@ from configs import base
 from t1jax import config
 from t1jax.config import ConfigError
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
+from t1jax.rewards.verifier import Verifier
 from t1jax.tasks import problems
 from t1jax.tasks.overlap import normalise
 from t1jax.tasks.problems import ProblemsTask, read_problems, usable, verifiable
@@ -35,6 +36,9 @@ class Equal:
     def check(self, pairs):
         self.asked.append(list(pairs))
         return [UNSCORABLE if "hang" in answer else RIGHT if answer == gold else WRONG for answer, gold in pairs]
+
+    def comparable(self, golds):
+        return ["sentence" not in gold for gold in golds]
 
 
 def write(path, rows):
@@ -158,6 +162,18 @@ def test_what_an_answer_text_holds(tmp_path):
     assert golds(tmp_path, *pairs) == list(pairs.values())
 
 
+def test_small_and_large_numbers_are_written_without_an_exponent(tmp_path):
+    values = (1e-05, 2.5e-07, -1.5e-10, 1e16, 1e20, 1e-30)
+    assert golds(tmp_path, *values) == [
+        "0.00001", "0.00000025", "-0.00000000015", "10000000000000000", "100000000000000000000", "1e-30",
+    ]  # fmt: skip
+
+
+def test_boxes_that_are_one_answer_are_one_gold(tmp_path):
+    boxes = ["thus $\\boxed{1}$ and $\\boxed{-2}$.", "first \\boxed{3}. In all \\boxed{4}"]
+    assert golds(tmp_path, *boxes, column="solution") == ["1, -2", "4"]
+
+
 def test_a_solution_is_an_answer_only_by_its_box(tmp_path):
     rows = [
         {"problem": f"p{i}", "solution": text} for i, text in enumerate(["so \\boxed{5}.", "left to you", "x #### 9"])
@@ -249,6 +265,36 @@ def test_an_answer_that_does_not_verify_against_itself(tmp_path, gold):
     assert task.score([bad, good, bad], [f"\\boxed{{{gold}}}", "\\boxed{4}", ""]) == [UNSCORABLE, RIGHT, UNSCORABLE]
 
 
+@pytest.mark.parametrize("how", ["text", "drop"])
+def test_golds_without_a_value_are_compared_as_text_or_dropped_in_both_splits(tmp_path, how):
+    golds = ["1", "a sentence", "2", "proof"]
+    train, held_out = ([row(f"{name}{i}", gold) for i, gold in enumerate(golds)] for name in "ab")
+    task = task_of(tmp_path, train, held_out, text_golds=how)
+    numbers = [0, 1, 2] if how == "text" else [0, 2]
+    assert texts(task, "train") == [f"a{i}" for i in numbers]
+    assert texts(task, "held_out") == [f"b{i}" for i in numbers]
+    done = "compared as text" if how == "text" else "dropped"
+    for name in ("train", "eval"):
+        assert f"{name}.jsonl: 1 row {done}: the answer cannot be compared by value (row 2: 'a sentence')" in task.notes
+        assert f"{name}.jsonl: 1 row dropped: an answer that says that there is none (row 4: 'proof')" in task.notes
+    assert len(task.notes) == 4
+    assert [task.problem(i, "held_out").index for i in range(task.size("held_out"))] == list(range(len(numbers)))
+
+
+def test_golds_that_nothing_can_compare_do_not_inflate_accuracy(tmp_path):
+    """Four problems, one right answer in four to each: pass@1 is 25 %, and no response is unscorable."""
+    golds = ["17", "x+1", "f: A \\to B \\text{ is onto}", "2, 4, 6, \\ldots, 2n"]
+    with Verifier(CFG.verifier) as verifier:
+        task = task_of(tmp_path, [row("z")], [row(f"p{i}", gold) for i, gold in enumerate(golds)], verifier=verifier)
+        assert [note.count("compared as text") for note in task.notes] == [1]
+        problems = [task.problem(i, "held_out") for i in range(4)]
+        said = {gold: [gold, "18", "\\text{nothing}", "x+2"] for gold in golds}
+        outcomes = [
+            task.score([problem] * 4, [f"\\boxed{{{answer}}}" for answer in said[problem.gold]]) for problem in problems
+        ]
+    assert outcomes == [[RIGHT, WRONG, WRONG, WRONG]] * 4
+
+
 @pytest.mark.parametrize(
     "train, held_out, message",
     [
@@ -276,8 +322,8 @@ def test_prompt_and_score(tmp_path):
     found = task.score(
         [a, b, a, b, a], ["\\boxed{4}", "\\boxed{4}", "no box: 4", "\\boxed{3} or \\boxed{5}", "\\boxed{hang}"]
     )
-    assert found == [RIGHT, WRONG, WRONG, RIGHT, UNSCORABLE]
-    assert verifier.asked == [[("4", "4"), ("4", "5"), ("5", "5"), ("hang", "4")]]  # all at once
+    assert found == [RIGHT, WRONG, WRONG, WRONG, UNSCORABLE]
+    assert verifier.asked == [[("4", "4"), ("4", "5"), ("3, 5", "5"), ("hang", "4")]]  # all at once
     with pytest.raises(ValueError):
         task.score([a], [])
     assert task.analyse(a, "") is None and task.forbid_giving_up(LETTERS) is None

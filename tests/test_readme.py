@@ -19,7 +19,7 @@ COMMANDS = [
 ]
 
 
-REAL = [command for command in COMMANDS if "models/" in command or "workdirs/qwen" in command]
+REAL = [command for command in COMMANDS if re.search("models/|workdirs/qwen|t1jax.verify", command)]
 ENV = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # one device, as a reader has
 SMALL = {  # what makes a command quick, on a random model of one layer
     "t1jax.main": (
@@ -42,6 +42,7 @@ SMALL = {  # what makes a command quick, on a random model of one layer
         "--config.eval.batch_size=16", "--config.verifier.workers=1", "--limit=2",
     ),
     "t1jax.convert": (),
+    "t1jax.verify": (),
 }  # fmt: skip
 
 

@@ -55,6 +55,9 @@ class Verifier:
         self.calls.append(list(pairs))
         return [{True: RIGHT, False: WRONG, None: UNSCORABLE}[answers.quick(*pair)] for pair in pairs]
 
+    def comparable(self, golds):
+        return [True] * len(golds)
+
 
 class Sampler:
     """Stands for generate.Generator: what it draws depends on names alone. It can be killed after some calls."""

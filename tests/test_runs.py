@@ -38,6 +38,20 @@ def test_one_workdir_gets_its_report_again(folder, capsys):
     assert page == run_page.render(Run("as the run wrote it", Path("elsewhere"), results, rows, True))
 
 
+def test_accuracy_with_unscorable_responses_as_wrong_is_shown_where_there_are_any(folder):
+    results, rows = json.loads((folder / "a/results.json").read_text()), metrics.read_rows(folder / "a")
+
+    def page(**more):
+        stages = {stage: {**results[stage], **more} for stage in ("sft", "rl")}
+        return Reader(run_page.render(Run("a", folder, {**results, **stages}, rows, True))).text
+
+    assert "Strict accuracy" not in page(unscorable=0.0, strict_accuracy=0.3)
+    shown = page(unscorable=0.25, strict_accuracy=0.625)
+    assert "Strict accuracy" in shown and "62.5 %" in shown
+    with pytest.raises(ConfigError, match="strict_accuracy"):
+        runs._check(folder / "a", {**results, "rl": {**results["rl"], "strict_accuracy": "much"}})
+
+
 def test_several_workdirs_get_one_page_and_stay_as_they_are(folder, tmp_path, capsys):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     code, out, _ = run(capsys, folder / "a", folder / "b", f"--out={tmp_path}/new/both.html")

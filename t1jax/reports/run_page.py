@@ -151,6 +151,9 @@ def _tiles(results: Results) -> str:
 
     greedy = results.get("greedy") or {}
     pair("Response length", before.get("response_length"), after.get("response_length"), tokens, "mean tokens")
+    if before.get("unscorable") or after.get("unscorable"):
+        strict = before.get("strict_accuracy"), after.get("strict_accuracy")
+        pair("Strict accuracy", *strict, percent, "responses that cannot be judged as wrong ones")
     pair("Gave up", before.get("gave_up"), after.get("gave_up"), percent, "stopped without claiming success")
     pair("False claims", before.get("false_claims"), after.get("false_claims"), percent, "claimed an untrue success")
     pair("Greedy accuracy", _share(greedy.get("sft")), _share(greedy.get("rl")), percent, "always the likeliest token")

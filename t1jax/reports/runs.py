@@ -145,7 +145,7 @@ def _check(path: Path, results: Results, stages: Sequence[str] = STAGES) -> None
         if not isinstance(summary, Mapping) or not _is_share(summary):
             refuse(f"{stage} lacks accuracy, low, high or n")
             continue
-        for name in ("response_length", "gave_up", "false_claims", "unscorable", "attempts"):
+        for name in ("response_length", "gave_up", "false_claims", "unscorable", "strict_accuracy", "attempts"):
             if not _is_number(summary.get(name)):
                 refuse(f"{stage}.{name} is {summary[name]!r}")
         if not _are_numbers(summary.get("orders")):

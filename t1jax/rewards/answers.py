@@ -34,7 +34,7 @@ _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|([-+]?[0-9][^\s{}$\\]*))")  # \boxe
 # What does not change the meaning of an answer. (?<!\\) keeps the row ends of matrices, \\, whole.
 _SIZES = re.compile(r"\\(?:(?:left|right)\.?|[bB]igg?[lr]?)(?![A-Za-z])")
 _FRAC = re.compile(r"\\[dtc]frac(?![A-Za-z])")
-_COMMA = re.compile(r"(?<=[0-9])(?:\{,\}|,?\\!|,\\,|\\[,;: ])(?=[0-9]{3}(?![0-9]))")  # 1{,}000 1,\!000 1\,000
+_COMMA = re.compile(r"(?<=[0-9])(?: ?\{,\s*\}|,?\\!|,\\,|\\[,;: ])(?=[0-9]{3}(?![0-9]))")  # 1{,}000 1,\!000 1\,000
 _TIGHT = re.compile(r"(?<!\\)\\!")
 _SPACE = re.compile(r"(?<!\\)\\(?:[,;: ]|q?quad(?![A-Za-z]))|~|\s+")
 _OPERATOR = re.compile(r" ?([-+*/=<>]) ?")  # math-verify takes the end of "a + b + c" for units, not that of "a+b+c"
@@ -43,12 +43,20 @@ _WRAPPED = re.compile(
     r"|\\(?:text|textbf|textrm|textnormal|mathrm|mathbf|mbox)\{([^{}]*)\}",
     re.DOTALL,
 )
+_LISTED = re.compile(r"[0-9], +[0-9]{3}(?![0-9])")  # two numbers: thousands have no space behind the comma
+_JOINED = re.compile(  # what stands between boxes that are one answer: a comma, "and" or "or", and no other word
+    r"(?=.*?(?:(?<!\\)[,;&]|\b(?:and|or)\b))"
+    r"(?:[\s$,;&]|\\[()\[\],;: \\]|\\q?quad(?![A-Za-z])|\\text\{[\s,;]*(?:(?:and|or)[\s,;]*)?\}|\b(?:and|or)\b)*"
+    r"(?:[A-Za-z](?:_\{?\w+\}?)?\s*=\s*[\s$]*)?",
+    re.DOTALL,
+)
+_FARTHEST, _MOST_BOXES = 80, 50  # characters between such boxes; boxes of one answer
 _LOOSE_SPACE = re.compile(r" (?![0-9A-Za-z.])|(?<![0-9A-Za-z.]) ")
 
 _DIGITS = re.compile(r"[-+]?[0-9]+")
 _CHOICE = re.compile(r"\(([A-Z])\)|([A-Z])")
 _NUMBER = re.compile(
-    r"(?P<sign>[-+]?)(?P<currency>\\?\$|[€£¥])?(?P<sign_too>-?)"
+    r"(?P<sign>[-+]?)(?P<currency>\\?\$|[€£¥₹])?(?P<sign_too>-?)"
     r"(?:(?:(?P<whole>[0-9]+) ?)?\\frac ?(?:\{(?P<top>[-+]?[0-9]+)\}|(?P<top_digit>[0-9])) ?"
     r"(?:\{(?P<bottom>[0-9]+)\}|(?P<bottom_digit>[0-9]))"
     r"|(?:(?P<whole_too>[0-9]+) )?(?P<over>[0-9]+)/(?P<under>[0-9]+)"
@@ -70,7 +78,8 @@ _UNITS = {
     ).split("|")
     for name in names.split()
 }
-_LONGEST_NUMBER = 200  # characters, so that the exact arithmetic stays small
+LONGEST_NUMBER = 200  # characters, so that the exact arithmetic stays small
+SENTINELS = frozenset({"proof", "notfound", "null", "nan", "n/a"})  # what NuminaMath-1.5 and tables write for no answer
 _ROUNDING = Fraction(1, 10**5)  # math-verify rounds decimals: numbers nearer than this are left to it
 
 
@@ -80,10 +89,10 @@ def last_box(text: str) -> str | None:
     An escaped brace (\\{ or \\}) is text, not a brace.
     """
     start = text.rfind(BOX)
-    return None if start < 0 else _braced(text, start + len(BOX))
+    return None if start < 0 else braced(text, start + len(BOX))
 
 
-def _braced(text: str, first: int) -> str | None:
+def braced(text: str, first: int) -> str | None:
     """The text from `first`, behind an opening brace, to the brace that closes it; None if none does."""
     depth = 1
     for brace in _BRACE.finditer(text, first):
@@ -106,14 +115,30 @@ def final_answer(response: str) -> str | None:
     """What the last box of `response` holds, without a box its last <answer>...</answer>, without either None: wrong.
 
     \\boxed{5}, \\fbox{5} and \\boxed 5 are boxes; "\\boxed" without a brace or a number behind it is talk. A last
-    box, or <answer>, that never closes gives None too.
+    box, or <answer>, that never closes gives None too. Boxes with nothing but commas, "and" or "or" between them are
+    one answer, a list: \\boxed{1} and \\boxed{-2} is 1, -2, and not -2. So hedging in boxes is hedging in one box.
     """
-    boxes = list(_BOX.finditer(response))
-    if boxes:
-        return boxes[-1][1] or _braced(response, boxes[-1].end())
+    marks = list(_BOX.finditer(response))
+    if marks:
+        answer = marks[-1][1] or braced(response, marks[-1].end())
+        return None if answer is None else ", ".join([*_before(response, marks, answer), answer])
     start = response.rfind("<answer>")
     end = response.find("</answer>", start)
     return None if start < 0 or end < 0 else response[start + len("<answer>") : end].strip()
+
+
+def _before(response: str, marks: list[re.Match[str]], last: str) -> list[str]:
+    """What the boxes hold that are one answer with the last one, without repetitions."""
+    group, start = [last], marks[-1].start()
+    for mark in marks[-2 : -_MOST_BOXES - 1 : -1]:
+        inside = mark[1] or braced(response, mark.end())
+        end = mark.end() + (0 if mark[1] else len(inside or "") + 1)
+        if inside is None or not 0 <= start - end <= _FARTHEST or not _JOINED.fullmatch(response, end, start):
+            break
+        if not any(quick(inside, other) for other in group):
+            group.insert(0, inside)
+        start = mark.start()
+    return group[:-1]
 
 
 def boxes(text: str) -> list[tuple[int, int, str]]:
@@ -159,18 +184,32 @@ def quick(answer: str, gold: str) -> bool | None:
     Equal text; choices such as (B); integers, decimals, fractions, mixed numbers, with a percent sign, a currency or a
     unit of a short list. It says False only of numbers that are clearly apart and of different choices.
     """
-    left, right = (_LOOSE_SPACE.sub("", tidy(text)) for text in (answer, gold))
+    tidied = tidy(answer), tidy(gold)
+    left, right = (_LOOSE_SPACE.sub("", text) for text in tidied)
     if not left or not right:
         return False if right else None
+    if right.casefold() in SENTINELS:
+        return False
     if left == right or (left.casefold() == right.casefold() and "\\text" in answer + gold):
         return True
     if (a := _CHOICE.fullmatch(left)) and (b := _CHOICE.fullmatch(right)):
         return (a[1] or a[2]) == (b[1] or b[2])
     if _DIGITS.fullmatch(left) and _DIGITS.fullmatch(right):
         return _plain(left) == _plain(right)
-    if (x := _number(left)) is None or (y := _number(right)) is None:
+    if any(map(_LISTED.search, tidied)) or (x := _number(left)) is None or (y := _number(right)) is None:
         return None
     return _same(x, y)
+
+
+def exact(text: str) -> bool:
+    """Whether `text` is a number or a choice, which `quick` compares by value."""
+    text = _LOOSE_SPACE.sub("", tidy(text))
+    return bool(_CHOICE.fullmatch(text) or _DIGITS.fullmatch(text) or _number(text))
+
+
+def is_sentinel(gold: str) -> bool:
+    """Whether a gold says that there is none."""
+    return len(gold) <= 20 and _LOOSE_SPACE.sub("", tidy(gold)).casefold() in SENTINELS
 
 
 def _plain(digits: str) -> str:
@@ -201,11 +240,11 @@ def _same(x: _Number, y: _Number) -> bool | None:
 
 def _number(text: str) -> _Number | None:
     """The number that `text` writes; None if it is something else, too long, or its unit is not in the list."""
-    match = _NUMBER.fullmatch(text) if len(text) <= _LONGEST_NUMBER else None
+    match = _NUMBER.fullmatch(text) if len(text) <= LONGEST_NUMBER else None
     if match is None:
         return None
-    unit = _unit(match["unit"])
-    if unit == "" or (unit and match["currency"]) or (match["sign"] and match["sign_too"]):
+    name = unit(match["unit"])
+    if name == "" or (name and match["currency"]) or (match["sign"] and match["sign_too"]):
         return None
     if decimal := match["decimal"]:
         value = Fraction(decimal.replace(",", ""))
@@ -217,11 +256,11 @@ def _number(text: str) -> _Number | None:
             return None
         value = int(whole or 0) + Fraction(int(top), bottom)
     negative = "-" in (match["sign"], match["sign_too"])
-    unit = (match["currency"] or "").removeprefix("\\") or unit
-    return _Number(-value if negative else value, unit, "," in (decimal or ""))
+    name = (match["currency"] or "").removeprefix("\\") or name
+    return _Number(-value if negative else value, name, "," in (decimal or ""))
 
 
-def _unit(text: str) -> str | None:
+def unit(text: str) -> str | None:
     """The usual name of a unit; None if `text` is empty; "" if it is no unit that is known."""
     if not text:
         return None

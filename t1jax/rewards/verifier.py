@@ -5,28 +5,26 @@
         outcomes = verifier.check([(answer, gold), ...])
 
 math-verify hangs on hostile LaTeX, eats memory, and raises off the main thread. So it runs in workers (worker.py) that
-are started afresh, never forked from a program with JAX threads, and that are killed when an answer takes longer than
-verifier.deadline. Such an answer is unscorable; no other answer is touched.
+are started afresh, never forked from a program with JAX threads, and that are killed when an answer takes more of
+their processor time than verifier.deadline (process.py). Such an answer is unscorable; no other answer is touched. A
+gold that math-verify cannot read is compared as text: any other text is wrong.
 
 One thread a worker owns it, because the kernel ends a worker when the thread that started it ends.
 
 Where: rollouts -> rewards. Host only. Called from several threads at once: those of io_callback.
-Deliberately not here: the algebra (worker.py), what text and exact numbers can tell (answers.py).
+Deliberately not here: the algebra (worker.py), what text and exact numbers can tell (answers.py), how answers are
+written (notation.py, pairing.py).
 """
 
 from __future__ import annotations
 
 import atexit
-import json
 import logging
 import os
 import queue
 import re
-import select
-import subprocess
 import sys
 import threading
-import time
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,18 +32,25 @@ from types import TracebackType
 from typing import Any, Self
 
 from t1jax.config import ConfigError, VerifierConfig
-from t1jax.rewards import answers
+from t1jax.rewards import answers, notation, pairing
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG, Outcome
-from t1jax.rewards.worker import HEADER
+from t1jax.rewards.process import Died as _Died
+from t1jax.rewards.process import Worker as _Worker
+from t1jax.rewards.worker import UNREAD
 
 logger = logging.getLogger(__name__)
 
 Pair = tuple[str, str]  # answer, gold
 
+BY_TEXT = "by text, number or choice"  # what a verdict rests on
+BY_VALUE = "by value: math-verify"
+AS_TEXT = "as text: math-verify cannot read the gold"
+LOST = "not judged: over verifier.deadline or verifier.memory"
+TOO_MUCH = "not judged: too long, too deep or too large a number"
+
 _PROGRAM = Path(__file__).with_name("worker.py")
 _LOST = ("timed_out", "crashed")
 _CACHED = 2**15  # verdicts kept
-_START_LIMIT = 60.0  # a worker that is not ready by then counts as failed, seconds
 _STARTS = 3  # failed starts in a row before the verifier gives up
 _SHORTEST = 0.2  # deadline of a batch that hangs again and again, seconds; 20 times what an ordinary answer takes
 
@@ -77,87 +82,21 @@ def intractable(text: str) -> bool:
     return any(len(top) > 2 or int(base) ** int(top) > _TALLEST for base, top in _TOWER.findall(text))
 
 
-class _Died(Exception):
-    """The worker ended, or did not answer in time."""
+def _written(answer: str, gold: str) -> bool | Pair:
+    """Whether `answer` is `gold` once both are in one notation; else the pair in it, for math-verify."""
+    pair = notation.rewrite(answer), notation.rewrite(gold)
+    if (equal := answers.quick(*pair)) is not None:
+        return equal
+    found = pairing.decide(*pair)
+    equal = found if isinstance(found, bool) else answers.quick(*found)
+    return found if equal is None else equal
 
-    def __init__(self, timed_out: bool):
-        super().__init__()
-        self.timed_out = timed_out
 
-
-class _Worker:
-    """One process and the pipes to it."""
-
-    def __init__(self, cfg: VerifierConfig, program: Sequence[str] = ()):
-        arguments = [str(cfg.deadline), str(cfg.memory), str(os.getpid()), *program]
-        accelerators = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "TPU_VISIBLE_CHIPS": ""}
-        self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-P",
-                str(_PROGRAM),
-                *arguments,
-            ],  # -P: no module beside worker.py is in the way of a library
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            env=os.environ | accelerators | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"},
-        )
-        self.answered = 0
-
-    def greet(self) -> str | None:
-        """Wait until it is ready; what went wrong, or None."""
-        try:
-            message = self._hear(time.monotonic() + _START_LIMIT)
-        except _Died as death:
-            if death.timed_out:
-                return f"not ready after {_START_LIMIT:.0f} s"
-            assert self.process.stderr is not None
-            said = self.process.stderr.read(4000).decode(errors="replace").strip()
-            return f"exit status {self.process.wait()}: {said.splitlines()[-1] if said else 'it said nothing'}"
-        return message.get("error")
-
-    def compare(self, pair: Pair, deadline: float) -> Any:
-        """Ask about one pair; what the worker says, for a program of its own maybe no outcome.
-
-        Raises:
-          _Died: no answer within `deadline` seconds, or the process ended.
-        """
-        assert self.process.stdin is not None
-        data = json.dumps(pair).encode()
-        until = time.monotonic() + deadline
-        try:
-            os.write(self.process.stdin.fileno(), HEADER.pack(len(data)) + data)  # shorter than what a pipe holds
-        except OSError:
-            raise _Died(timed_out=False) from None
-        self.answered += 1
-        return self._hear(until)
-
-    def _hear(self, until: float) -> Any:
-        (length,) = HEADER.unpack(self._read(HEADER.size, until))
-        return json.loads(self._read(length, until))
-
-    def _read(self, size: int, until: float) -> bytes:
-        assert self.process.stdout is not None
-        poll = select.poll()  # select.select fails on the 1,025th file of a program
-        poll.register(self.process.stdout, select.POLLIN)
-        data = b""
-        while len(data) < size:
-            if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
-                raise _Died(timed_out=True)
-            if not (part := os.read(self.process.stdout.fileno(), size - len(data))):
-                raise _Died(timed_out=False)
-            data += part
-        return data
-
-    def kill(self) -> None:
-        """End the process and wait until it is gone."""
-        self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
-            assert pipe is not None
-            pipe.close()
+def _as_text(answer: str, gold: str) -> tuple[Outcome, str]:
+    """The verdict by the text alone; nothing can be judged by an empty gold."""
+    if not gold:
+        return UNSCORABLE, "there is no gold"
+    return RIGHT if notation.plain(answer) == notation.plain(gold) else WRONG, AS_TEXT
 
 
 class _Batch:
@@ -205,26 +144,54 @@ class Verifier:
           ConfigError: no worker can be started.
           RuntimeError: the verifier is closed.
         """
-        outcomes: dict[Pair, Outcome] = {}
-        open_pairs: dict[Pair, Pair] = {}  # pair -> what is left of it when tidied
+        return [outcome for outcome, _ in self.explain(pairs)]
+
+    def explain(self, pairs: Sequence[Pair]) -> list[tuple[Outcome, str]]:
+        """(outcome, what it rests on, in words) of each pair (answer, gold).
+
+        Raises: as `check`.
+        """
+        outcomes: dict[Pair, tuple[Outcome, str]] = {}
+        open_pairs: dict[Pair, Pair] = {}  # pair -> what to ask a worker about
         counts: Counter[str] = Counter(checked=len(pairs))
         for pair in pairs:
             if pair in outcomes or pair in open_pairs:
                 counts["cached"] += 1
                 continue
-            if (equal := answers.quick(*pair)) is not None:
-                counts["quick"] += 1
-                outcomes[pair] = RIGHT if equal else WRONG
-            elif intractable(pair[0]) or intractable(pair[1]):
+            known = answers.quick(*pair)
+            if known is None and any(map(intractable, pair)):
                 counts["refused"] += 1
-                outcomes[pair] = UNSCORABLE
+                outcomes[pair] = UNSCORABLE, TOO_MUCH
+                continue
+            found = _written(*pair) if known is None else known
+            if isinstance(found, bool):
+                counts["quick"] += 1
+                outcomes[pair] = RIGHT if found else WRONG, BY_TEXT
             else:
-                open_pairs[pair] = (answers.tidy(pair[0]), answers.tidy(pair[1]))
+                open_pairs[pair] = found
         counts["cached"] += len(open_pairs) - len(set(open_pairs.values()))
         with self._lock:
             self._counts.update(counts)
         compared = self._compare(set(open_pairs.values())) if open_pairs else {}
-        return [Outcome(outcomes[pair] if pair in outcomes else compared[open_pairs[pair]]) for pair in pairs]
+        for pair, asked in open_pairs.items():
+            found = compared[asked]
+            outcomes[pair] = _as_text(*asked) if found == UNREAD else (Outcome(found), BY_VALUE if found >= 0 else LOST)
+        return [outcomes[pair] for pair in pairs]
+
+    def comparable(self, golds: Sequence[str]) -> list[bool]:
+        """Of each gold, whether answers can be compared with it by value; with the others they are as text.
+
+        Raises: as `check`.
+        """
+        asked = {}  # gold -> itself as a pair, where numbers and choices cannot tell
+        for gold in golds:
+            if answers.exact(gold) or intractable(gold):
+                continue
+            text = notation.rewrite(gold)
+            if not answers.exact(text):
+                asked[gold] = text, text
+        found = self._compare(set(asked.values())) if asked else {}
+        return [found[asked[gold]] != UNREAD if gold in asked else not intractable(gold) for gold in golds]
 
     def ask(self, pairs: Sequence[Pair]) -> list[Any]:
         """What the program's `answer` says to each pair of texts; UNSCORABLE where it hung or died.
@@ -238,8 +205,8 @@ class Verifier:
 
     def counts(self) -> dict[str, int]:
         """Since the start: `checked` pairs, of which `cached` (seen before), `quick` (by text or number), `refused`
-        (too large), `compared` (by math-verify), `unread` (a right answer that math-verify cannot
-        read), `timed_out` and `crashed`. These two, the refused and the unread are unscorable. `started`: processes."""
+        (too large), `compared` (by math-verify), `unread` (a gold that math-verify cannot read: compared as text),
+        `timed_out` and `crashed`. These two and the refused are unscorable. `started`: processes."""
         names = ("checked", "cached", "quick", "refused", "compared", "unread", "timed_out", "crashed", "started")
         with self._lock:
             return {name: self._counts[name] for name in names}
@@ -311,7 +278,7 @@ class Verifier:
                 deadline = self._deadline(batch)
                 try:
                     outcome = worker.compare(pair, deadline)
-                    kind = "unread" if outcome == UNSCORABLE else "compared"
+                    kind = "unread" if outcome in (UNREAD, UNSCORABLE) else "compared"
                 except _Died as death:
                     outcome, kind = UNSCORABLE, "timed_out" if death.timed_out else "crashed"
                 self._settle(pair, batch, outcome, kind, cache=deadline == self._cfg.deadline or kind not in _LOST)
@@ -353,7 +320,7 @@ class Verifier:
             with self._lock:
                 if self._broken:
                     return None
-                worker = _Worker(self._cfg, self._program)
+                worker = _Worker(_PROGRAM, self._cfg, self._program)
                 self._workers.add(worker)
                 self._counts["started"] += 1
             problem = worker.greet()

@@ -9,6 +9,9 @@ An answer that, put into a box, does not verify against itself could never be fo
 dropped: no response to it could be rewarded, which teaches nothing and costs as much as any other. Its held-out problem
 stays, and every response to it is unscorable: a benchmark keeps its number of problems, and the share of unscorable
 shows what the verifier cannot judge, where dropping would hide it and wrong would blame the model.
+Each gold is tried with the verifier. One that says that there is none, such as NuminaMath's "proof", is none: its
+problem is dropped. One that cannot be compared by value, such as a sentence, is compared as text: right or wrong, never
+unscorable; or its problem is dropped too, as data.text_golds says. A gold on which a worker hangs counts as a value.
 All this depends on the files, the tokenizer and the data knobs alone, never on time: equal text is right for the
 verifier without a deadline. So every process, and every resumed run, numbers the problems alike.
 Deliberately not here: files (rows.py), what makes two texts the same (overlap.py), prompts (prompts.py), the cold
@@ -26,7 +29,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from t1jax.config import Config, ConfigError, DataConfig
-from t1jax.rewards import answers
+from t1jax.rewards import answers, numerals
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG, Outcome
 from t1jax.tasks.demonstrations import read_demonstrations
 from t1jax.tasks.overlap import Known, normalise
@@ -64,6 +67,8 @@ class Checker(Protocol):
 
     def check(self, pairs: Sequence[tuple[str, str]]) -> list[Outcome]: ...
 
+    def comparable(self, golds: Sequence[str]) -> list[bool]: ...
+
 
 class ProblemsTask:
     """The problems of data.train and data.eval, and the texts of data.sft if there is a cold start."""
@@ -78,8 +83,10 @@ class ProblemsTask:
         known = Known(problem.text for problem in held_out)
         train = self._noted(_others(train, known, f"also in {cfg.data.eval}"))
         train = self._noted(usable(train, cfg.data, tokenizer))
+        train = self._noted(comparable(train, verifier, cfg.data.text_golds))
         train = self._noted(verifiable(train, verifier, "dropped"))
-        held_out = _numbered(self._noted(usable(held_out, cfg.data, tokenizer)))
+        held_out = self._noted(usable(held_out, cfg.data, tokenizer))
+        held_out = _numbered(self._noted(comparable(held_out, verifier, cfg.data.text_golds)))
         self._scorable = {problem.index for problem in self._noted(verifiable(held_out, verifier, "unscorable"))}
         self._problems = {"train": _numbered(train), "held_out": held_out}
         self._demonstrations: list[tuple[str, str]] = []
@@ -194,6 +201,27 @@ def usable(problems: Sequence[Problem], cfg: DataConfig, tokenizer: ChatTokenize
     return dropped.rest(kept)
 
 
+def comparable(problems: Sequence[Problem], verifier: Checker, text_golds: str) -> tuple[list[Problem], list[str]]:
+    """(the problems of one file that are kept; lines on those whose answer is none, or has no value to compare).
+
+    Args:
+      text_golds: data.text_golds: "text" keeps the latter, "drop" does not.
+    """
+    kept = list[Problem]()
+    dropped, noted = Dropped(problems[0].source), Dropped(problems[0].source)
+    for problem, has_value in zip(problems, verifier.comparable([p.gold for p in problems]), strict=True):
+        if answers.is_sentinel(problem.gold):
+            dropped.add("an answer that says that there is none", problem.row, problem.gold)
+        elif not has_value and text_golds == "drop":
+            dropped.add("the answer cannot be compared by value", problem.row, problem.gold)
+        else:
+            kept.append(problem)
+            if not has_value:
+                noted.add("the answer cannot be compared by value", problem.row, problem.gold)
+    kept, lines = dropped.rest(kept)
+    return kept, lines + noted.rest(kept, "compared as text")[1]
+
+
 def verifiable(
     problems: Sequence[Problem], verifier: Checker, others: str = "dropped"
 ) -> tuple[list[Problem], list[str]]:
@@ -263,7 +291,7 @@ def _number(value: Any) -> str:
         return str(value)
     if not isinstance(value, float) or not math.isfinite(value):
         return ""
-    return str(int(value) if value.is_integer() and abs(value) < EXACT else value)
+    return str(int(value)) if value.is_integer() and abs(value) < EXACT else numerals.decimal(value)
 
 
 def _label(value: Any) -> str:
