@@ -106,7 +106,7 @@ def read_questions(
             id=problem.index,
             problem=problem.index,
             row=problem.row,
-            prompt=tuple(tokens.encode(render(problem.text, cfg, tokens))),
+            prompt=tuple(tokens.encode(render(problem.text, cfg, tokens, problem.before))),
             gold=problem.gold if problem.index in known else None,
         )
         for problem in problems
