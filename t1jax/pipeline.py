@@ -77,11 +77,8 @@ def run(cfg: Config, workdir: Path, allow_change: Sequence[str] = ()) -> Path:
         Signals(cfg.checkpoint.grace_seconds) as signals,
         compilation_cache(cfg, workdir),
         Progress() as progress,
-        make_verifier(cfg) as verifier,
+        open_task(cfg, workdir, progress.note) as (task, tokens),
     ):
-        task, tokens = make_task(cfg, workdir, verifier)
-        for note in getattr(task, "notes", ()):
-            progress.note(note)
         for name, (old, new) in changed.items():
             progress.note(f"{name} is now {new}, was {old}")
         multihost.barrier("all have read the workdir")
@@ -141,6 +138,24 @@ def compilation_cache(cfg: Config, workdir: Path) -> Iterator[None]:
     finally:
         jax.config.update("jax_compilation_cache_dir", None)
         cache.reset_cache()
+
+
+@contextmanager
+def open_task(cfg: Config, folder: Path, note: Callable[[str], None]) -> Iterator[tuple[Task, Tokenizer]]:
+    """The task and its tokenizer, and meanwhile the processes that judge: for a run, a trial and a replay alike.
+
+    Args:
+      folder: holds the tokenizer; see make_task.
+      note: is told what the task leaves out.
+
+    Raises:
+      ConfigError: from make_task.
+    """
+    with make_verifier(cfg) as verifier:
+        task, tokens = make_task(cfg, folder, verifier)
+        for line in (*getattr(tokens, "notes", ()), *getattr(task, "notes", ())):
+            note(line)
+        yield task, tokens
 
 
 def make_task(cfg: Config, workdir: Path, verifier: Verifier) -> tuple[Task, Tokenizer]:

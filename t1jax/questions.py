@@ -45,6 +45,8 @@ class Opened:
 
     def responder(self, verifier: Checker, progress: Progress) -> Responder:
         """Reads the weights, in compute dtype."""
+        for note in self.tokenizer.notes:
+            progress.note(note)
         model = qwen.Transformer(self.cfg.model, sharding.decode_layout(self.mesh))
         params = weights.load(self.source, model, dtype=self.cfg.model.compute_dtype)
         return Responder(self.cfg, self.mesh, params, self.tokenizer, verifier, progress, self.where)

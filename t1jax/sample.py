@@ -218,6 +218,8 @@ def _sample(cfg: Config, folder: str, problem: str, temperature: float, new_toke
         )
         return answer
 
+    for note in getattr(tokens, "notes", ()):
+        notes.print(note, style="dim", soft_wrap=True)
     answer = Answer(tokens, prompt.rfind(THINK) > prompt.rfind(THOUGHT), sys.stdout)
     status = notes.status("reading the weights")
     status.start()

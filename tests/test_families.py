@@ -95,6 +95,22 @@ def test_rope_of_the_hubs_files():
     }
 
 
+@pytest.mark.parametrize("name", hub.HUB)
+def test_null_means_what_an_absent_key_means(name):
+    """For every key that a file may have, whether that is an error or not."""
+    keys = {key for hf, _ in hub.HUB.values() for key in hf} | {key for key, _ in families.FIXED}
+
+    def outcome(hf):
+        try:
+            return families.model_config(hf, LIKE, "config.json")
+        except ConfigError as error:
+            return str(error)
+
+    for key in sorted(keys):
+        without = {other: value for other, value in hub.HUB[name][0].items() if other != key}
+        assert outcome(without | {key: None}) == outcome(without), key
+
+
 NO, DROP = None, object()
 BAD = {  # key: (file, changes, what the message says)
     "vocabulary of 2^40": (
@@ -114,7 +130,7 @@ BAD = {  # key: (file, changes, what the message says)
     "a string": (hub.QWEN2, {"intermediate_size": "4864"}, "intermediate_size is '4864'; expected a whole number"),
     "a bool": (hub.QWEN2, {"num_key_value_heads": True}, "num_key_value_heads is True; expected a whole number"),
     "a list": (hub.QWEN2, {"vocab_size": [1] * 1000}, "vocab_size is .1, 1, 1, .*; expected a whole number"),
-    "null": (hub.QWEN2, {"num_attention_heads": NO}, "num_attention_heads is None; expected a whole number"),
+    "null": (hub.QWEN2, {"num_attention_heads": NO}, "num_attention_heads is missing; expected a whole number"),
     "missing width": (hub.QWEN2, {"hidden_size": DROP}, "hidden_size is missing; expected a whole number"),
     "missing kv heads": (hub.QWEN2, {"num_key_value_heads": DROP}, "num_key_value_heads is missing; expected"),
     "missing head size": (hub.QWEN3, {"head_dim": DROP}, "head_dim is missing; expected a whole number"),

@@ -61,6 +61,7 @@ def test_ids_and_texts_are_those_of_transformers(folder, text):
 
 def test_stop_tokens_come_from_the_first_file_that_names_them_in_its_order(folder):
     assert HFTokenizer(folder).stop_ids == (282, 280)
+    change(folder, "tokenizer_config.json", chat_template=None)
     change(folder, "generation_config.json", eos_token_id=280)
     change(folder, "config.json", eos_token_id=[281, 282, 281])
     assert HFTokenizer(folder).stop_ids == (280,)
@@ -69,6 +70,46 @@ def test_stop_tokens_come_from_the_first_file_that_names_them_in_its_order(folde
     (folder / "config.json").unlink()
     (folder / "generation_config.json").unlink()
     assert HFTokenizer(folder).stop_ids == (282,)
+
+
+@pytest.mark.parametrize("template", ["qwen", "chatml", "llama"])
+def test_the_token_that_ends_a_turn_of_the_template_stops_too(folder, template):
+    """A base model's config.json names <|endoftext|>; a model that was taught the chat ends by <|im_end|>."""
+    change(folder, "generation_config.json", eos_token_id=280)
+    change(folder, "tokenizer_config.json", chat_template=hf_folders.TEMPLATES[template], bos_token="<|endoftext|>")
+    found = HFTokenizer(folder)
+    assert found.stop_ids == (280, 282) and found.notes == []
+    assert found.decode([*found.encode("5"), 282]) == "5"
+    turn = found.chat([{"role": "user", "content": "2"}, {"role": "assistant", "content": "5"}], generate=False)
+    assert found.encode(turn)[len(found.encode(turn.rpartition("5")[0])) + 1] == 282  # what follows the 5
+
+
+EACH = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}{% endfor %}"
+ENDS = {
+    "before the next turn, as GLM": (EACH, (280, 281), ""),
+    "after spaces": ("{% for m in messages %}{{ m.content + ' \n<|im_end|>' }}{% endfor %}", (280, 282), ""),
+    "by the name of a token": ("{% for m in messages %}{{ m.content + unk_token }}{% endfor %}", (280, 0), ""),
+    "the longer of two": ("{% for m in messages %}{{ m.content + '<|im_end|>x' }}{% endfor %}", (280, 285), ""),
+    "by words": ("{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}", (280,), "by a token: "),
+    "not the answer": ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", (280,), "by a token: "),
+    "refusing answers": (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{{ raise_exception('no') }}{% endif %}{% endfor %}",
+        (280,),
+        "refuses messages of user, assistant, user: no: only '<|endoftext|>' ends a response",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_where_a_turn_ends_is_read_off_the_template_and_said_where_it_cannot_be(folder, case):
+    template, stops, note = ENDS[case]
+    special = byte_level()
+    special.add_special_tokens([AddedToken("<|im_end|>x", special=True, normalized=False)])
+    first = special.id_to_token(0)
+    write(folder, special, {"eos_token_id": 280}, unk_token=first, chat_template=template)
+    found = HFTokenizer(folder)
+    assert found.stop_ids == stops
+    assert [note in line for line in found.notes] == [True] * bool(note)
 
 
 def test_pad_is_the_pad_token_or_a_stop_token_and_may_be_both(folder):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,10 @@ TENSORS = (
     ("model.layers.{layer}.mlp.up_proj.weight", ("layers", "up"), "F D", "DF"),
     ("model.layers.{layer}.mlp.down_proj.weight", ("layers", "down"), "D F", "FD"),
 )
+
+
+# Tensors of older folders that hold no weights: rope's frequencies, which config.json says anyway.
+UNUSED = re.compile(r"model\.(?:layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
 
 
 @dataclass(frozen=True)
@@ -240,6 +245,7 @@ def model_config(hf: Mapping[str, Any], like: ModelConfig, file: str) -> ModelCo
     Raises:
       ConfigError: an unknown architecture, an absurd size, or anything that this model would compute differently.
     """
+    hf = {key: value for key, value in hf.items() if value is not None}  # transformers takes null for absent
     section = Section(hf, file)
     family = _family(section)
     for key, expected in (*FIXED, ("attention_bias", family.qkv_bias)):
