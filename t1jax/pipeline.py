@@ -176,6 +176,7 @@ def make_task(cfg: Config, workdir: Path, verifier: Verifier) -> tuple[Task, Tok
         tokens = tokenizer.load(source.folder)
     if tokens is not None:
         tokenizer.refuse_too_big(tokens, cfg.model.vocab_size, cfg.model.checkpoint)
+        tokenizer.refuse_too_long(tokens, cfg, cfg.scaling.budgets)
     if cfg.data.train:
         if not isinstance(tokens, HFTokenizer):
             raise ConfigError(f"model.checkpoint is {cfg.model.checkpoint}; expected one with a tokenizer.json")

@@ -52,18 +52,21 @@ class Opened:
         return Responder(self.cfg, self.mesh, params, self.tokenizer, verifier, progress, self.where)
 
 
-def open_checkpoint(cfg: Config, folder: str | None, argv: Sequence[str]) -> Opened:
+def open_checkpoint(cfg: Config, folder: str | None, argv: Sequence[str], budgets: Sequence[int] = ()) -> Opened:
     """The checkpoint in `folder`, else the config's.
 
     Args:
       argv: the command line: a size of the model in it would be ignored, and is refused.
+      budgets: of thinking, after which answers are sampled.
 
     Raises:
-      ConfigError: there is no checkpoint, it has no tokenizer for problems of files, or a knob cannot work.
+      ConfigError: there is no checkpoint, it has no tokenizer for problems of files, a knob cannot work, or responses
+        are longer than the model was trained for.
     """
     cfg, source, tokens = open_weights(cfg, folder, argv)
     if not isinstance(tokens, HFTokenizer):
         raise ConfigError(f"{source.folder} has no tokenizer.json; expected one: problems of files need it")
+    tokenizer.refuse_too_long(tokens, cfg, budgets)
     return Opened(cfg, source, tokens, sharding.make_mesh(cfg.mesh))
 
 

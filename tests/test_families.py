@@ -95,6 +95,32 @@ def test_rope_of_the_hubs_files():
     }
 
 
+LENGTHS = {  # what the model cards say
+    "Qwen2.5-0.5B": 32768,
+    "Qwen2.5-72B": 131072,  # by YaRN
+    "Qwen3-0.6B": 40960,
+    "Llama-3.2-1B": 131072,  # not 32 times 8,192
+    "SmolLM2-135M": 8192,
+}
+
+
+@pytest.mark.parametrize("name", hub.HUB)
+def test_the_positions_that_a_model_was_trained_for(name):
+    assert families.trained_length(hub.HUB[name][0], "config.json") == LENGTHS[name]
+
+
+def test_the_positions_after_scaling_and_of_no_file():
+    def length(**rope):
+        return families.trained_length(hub.SMOLLM2 | {"max_position_embeddings": 2048, "rope_scaling": rope}, "f")
+
+    assert length(type="linear", factor=4.0) == 8192
+    assert length(rope_type="yarn", factor=4.0, original_max_position_embeddings=1024) == 4096
+    assert length(rope_type="default") == 2048
+    assert families.trained_length({"vocab_size": 7}, "f") is None
+    with pytest.raises(ConfigError, match="f: max_position_embeddings is 'many'; expected a whole number"):
+        families.trained_length({"max_position_embeddings": "many"}, "f")
+
+
 @pytest.mark.parametrize("name", hub.HUB)
 def test_null_means_what_an_absent_key_means(name):
     """For every key that a file may have, whether that is an error or not."""

@@ -280,6 +280,24 @@ def model_config(hf: Mapping[str, Any], like: ModelConfig, file: str) -> ModelCo
     )
 
 
+def trained_length(hf: Mapping[str, Any], file: str) -> int | None:
+    """The positions that the model of a config.json was trained for, tokens; None if the file does not say.
+
+    max_position_embeddings, except with linear scaling and YaRN: the length before scaling times the factor, as vLLM
+    takes it (vllm/config/model.py). Llama 3's files state the length after scaling, which is not that product.
+
+    Raises:
+      ConfigError: a length or a scaling is none.
+    """
+    if hf.get("max_position_embeddings") is None:
+        return None
+    section = Section(hf, file)
+    rope = _rope(section)
+    if rope["rope_scaling"] in ("linear", "yarn"):
+        return round(rope["rope_original_length"] * rope["rope_factor"])
+    return section.whole("max_position_embeddings", MAX_LENGTH)
+
+
 def hf_config(cfg: ModelConfig, base: Mapping[str, Any]) -> dict[str, Any]:
     """The config.json, for transformers and vLLM, of a model: the inverse of `model_config`.
 

@@ -25,7 +25,7 @@ from t1jax import files
 from t1jax.config import ConfigError
 from t1jax.hf import strict
 from t1jax.hf.chat import ChatTemplate
-from t1jax.hf.families import CARRIED
+from t1jax.hf.families import CARRIED, trained_length
 
 FILE_NAME, SETTINGS, JINJA, OLD_JINJA = (
     "tokenizer.json",
@@ -90,6 +90,16 @@ class HFTokenizer:
             for _, token in sorted(self._tokenizer.get_added_tokens_decoder().items())
             if token.special or (token.content in source and not token.content.isspace())
         )
+
+    def refuse_too_long(self, positions: int, what: str) -> None:
+        """ConfigError if `positions`, which are `what`, are more than config.json says the model was trained for."""
+        file = self._folder / "config.json"
+        trained = trained_length(self._object(file.name), str(file))
+        if trained is not None and positions > trained:
+            raise ConfigError(
+                f"{what} is {positions}; expected at most {trained}, the positions that the model was trained for by "
+                f"{file}: lower it, or change max_position_embeddings or the rope scaling there"
+            )
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`: no token is added, those that `text` spells out are recognised.
