@@ -11,7 +11,7 @@ import pytest
 from configs import tiny
 from t1jax import config
 from t1jax.config import ConfigError
-from t1jax.hf import families
+from t1jax.hf import families, rope
 
 LIKE = config.load(tiny.get_config()).model
 
@@ -106,19 +106,19 @@ LENGTHS = {  # what the model cards say
 
 @pytest.mark.parametrize("name", hub.HUB)
 def test_the_positions_that_a_model_was_trained_for(name):
-    assert families.trained_length(hub.HUB[name][0], "config.json") == LENGTHS[name]
+    assert rope.trained_length(hub.HUB[name][0], "config.json") == LENGTHS[name]
 
 
 def test_the_positions_after_scaling_and_of_no_file():
-    def length(**rope):
-        return families.trained_length(hub.SMOLLM2 | {"max_position_embeddings": 2048, "rope_scaling": rope}, "f")
+    def length(**scaling):
+        return rope.trained_length(hub.SMOLLM2 | {"max_position_embeddings": 2048, "rope_scaling": scaling}, "f")
 
     assert length(type="linear", factor=4.0) == 8192
     assert length(rope_type="yarn", factor=4.0, original_max_position_embeddings=1024) == 4096
     assert length(rope_type="default") == 2048
-    assert families.trained_length({"vocab_size": 7}, "f") is None
+    assert rope.trained_length({"vocab_size": 7}, "f") is None
     with pytest.raises(ConfigError, match="f: max_position_embeddings is 'many'; expected a whole number"):
-        families.trained_length({"max_position_embeddings": "many"}, "f")
+        rope.trained_length({"max_position_embeddings": "many"}, "f")
 
 
 @pytest.mark.parametrize("name", hub.HUB)

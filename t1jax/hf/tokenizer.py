@@ -25,7 +25,8 @@ from t1jax import files
 from t1jax.config import ConfigError
 from t1jax.hf import strict
 from t1jax.hf.chat import ChatTemplate
-from t1jax.hf.families import CARRIED, trained_length
+from t1jax.hf.families import CARRIED
+from t1jax.hf.rope import trained_length
 
 FILE_NAME, SETTINGS, JINJA, OLD_JINJA = (
     "tokenizer.json",
