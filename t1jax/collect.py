@@ -16,8 +16,9 @@ from typing import Any
 
 from t1jax.config import ConfigError
 from t1jax.rewards.answers import Outcome
-from t1jax.tasks.problems import PROBLEM_COLUMNS
-from t1jax.tasks.rows import one_line, read_rows
+from t1jax.tasks.columns import PROBLEMS
+from t1jax.tasks.rows import Row, named, one_line, read_rows
+from t1jax.tasks.turns import asked
 
 FOLDER = "responses"  # of a workdir
 OUTCOMES = {outcome.name.lower(): outcome for outcome in Outcome}
@@ -159,12 +160,17 @@ def _prompts(path: Path, notes: list[str]) -> dict[int, str]:
     beside = path.with_suffix(".settings.json")
     try:
         data = str(json.loads(beside.read_text(encoding="utf-8"))["data"])
-        columns = dict(read_rows(data))
+        questions = {number: _question(data, number, row) for number, row in read_rows(data)}
     except (OSError, ValueError, KeyError, TypeError) as error:  # ConfigError is a ValueError
         notes.append(f"{path}: its problems cannot be read, so they are shown by number: {one_line(error)}")
         return {}
-    named = {number: next((row[c] for c in PROBLEM_COLUMNS if c in row), None) for number, row in columns.items()}
-    return {number: text for number, text in named.items() if isinstance(text, str)}
+    return {number: text for number, text in questions.items() if text}
+
+
+def _question(path: str, number: int, row: Row) -> str:
+    """The problem of a row, in the first column with a common name; "" if there is none."""
+    column = next((found[0] for name in PROBLEMS if (found := named(row, name))), None)
+    return asked(path, number, row, column)[1] if column else ""
 
 
 def _damaged(path: Path, line: int, found: str, expected: str) -> ConfigError:

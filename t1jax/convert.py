@@ -168,7 +168,7 @@ def orbax_to_hf(
     arrays = weights.arrays(source, cfg, which)
     described = source.folder / "config.json"
     base = families.read_config(source.folder) if described.exists() else {}
-    stated = base.get("dtype", base.get("torch_dtype"))
+    stated = next((base[key] for key in ("dtype", "torch_dtype") if base.get(key) is not None), None)
     if source.kind == "run" and not dtype:
         dtype = "float32" if stated is None else stated
         if dtype not in dtypes:

@@ -136,7 +136,7 @@ def _run(argv: list[str]) -> None:
     from t1jax.questions import open_checkpoint, read_questions
     from t1jax.rewards.verifier import Verifier
 
-    opened = open_checkpoint(cfg, values.checkpoint, argv)
+    opened = open_checkpoint(cfg, values.checkpoint, argv, budgets)
 
     found: dict[str, Any] = {}
     with Progress() as progress, Verifier(cfg.verifier) as verifier:

@@ -7,6 +7,7 @@ A step whose gradient is not finite changes nothing (optim.py). The first such R
     prompts.npz    tokens, valid, problem: its batch
     report.json    its row
     config.json, tokenizer/
+    filter.json, inputs.json   of the run, where it has them: which problems these are
 
 `python -m t1jax.replay workdir/sick` does that step again.
 Deliberately not here: doing it again (replay.py), rows (loop.py).
@@ -25,9 +26,11 @@ import orbax.checkpoint as ocp
 
 from t1jax import files, multihost
 from t1jax.config import Config
+from t1jax.selection import FILE_NAME as FILTERED
 from t1jax.stopping import EXIT_SICK, Stopped
 from t1jax.tokenizer import Tokenizer
 from t1jax.types import Prompts, Report, TrainState
+from t1jax.workdir import INPUTS
 
 Row = Mapping[str, Any]
 LIMITS: dict[str, tuple[Callable[[Row], bool], str]] = {  # what is said while it holds, of rows that have the columns
@@ -114,3 +117,6 @@ class Health:
             files.write_json(folder / "report.json", {"step": step, **jax.device_get(report)})
             files.write_json(folder / "config.json", self._cfg.to_dict())
             tokenizer.save(folder / "tokenizer")
+            for name in (FILTERED, INPUTS):
+                if (folder.parent / name).is_file():
+                    files.write_bytes(folder / name, (folder.parent / name).read_bytes())

@@ -77,11 +77,8 @@ def run(cfg: Config, workdir: Path, allow_change: Sequence[str] = ()) -> Path:
         Signals(cfg.checkpoint.grace_seconds) as signals,
         compilation_cache(cfg, workdir),
         Progress() as progress,
-        make_verifier(cfg) as verifier,
+        open_task(cfg, workdir, progress.note) as (task, tokens),
     ):
-        task, tokens = make_task(cfg, workdir, verifier)
-        for note in getattr(task, "notes", ()):
-            progress.note(note)
         for name, (old, new) in changed.items():
             progress.note(f"{name} is now {new}, was {old}")
         multihost.barrier("all have read the workdir")
@@ -143,6 +140,24 @@ def compilation_cache(cfg: Config, workdir: Path) -> Iterator[None]:
         cache.reset_cache()
 
 
+@contextmanager
+def open_task(cfg: Config, folder: Path, note: Callable[[str], None]) -> Iterator[tuple[Task, Tokenizer]]:
+    """The task and its tokenizer, and meanwhile the processes that judge: for a run, a trial and a replay alike.
+
+    Args:
+      folder: holds the tokenizer; see make_task.
+      note: is told what the task leaves out.
+
+    Raises:
+      ConfigError: from make_task.
+    """
+    with make_verifier(cfg) as verifier:
+        task, tokens = make_task(cfg, folder, verifier)
+        for line in (*getattr(tokens, "notes", ()), *getattr(task, "notes", ())):
+            note(line)
+        yield task, tokens
+
+
 def make_task(cfg: Config, workdir: Path, verifier: Verifier) -> tuple[Task, Tokenizer]:
     """The task and its tokenizer: problems from files, or an embedded task.
 
@@ -161,6 +176,7 @@ def make_task(cfg: Config, workdir: Path, verifier: Verifier) -> tuple[Task, Tok
         tokens = tokenizer.load(source.folder)
     if tokens is not None:
         tokenizer.refuse_too_big(tokens, cfg.model.vocab_size, cfg.model.checkpoint)
+        tokenizer.refuse_too_long(tokens, cfg, cfg.scaling.budgets)
     if cfg.data.train:
         if not isinstance(tokens, HFTokenizer):
             raise ConfigError(f"model.checkpoint is {cfg.model.checkpoint}; expected one with a tokenizer.json")

@@ -45,23 +45,28 @@ class Opened:
 
     def responder(self, verifier: Checker, progress: Progress) -> Responder:
         """Reads the weights, in compute dtype."""
+        for note in self.tokenizer.notes:
+            progress.note(note)
         model = qwen.Transformer(self.cfg.model, sharding.decode_layout(self.mesh))
         params = weights.load(self.source, model, dtype=self.cfg.model.compute_dtype)
         return Responder(self.cfg, self.mesh, params, self.tokenizer, verifier, progress, self.where)
 
 
-def open_checkpoint(cfg: Config, folder: str | None, argv: Sequence[str]) -> Opened:
+def open_checkpoint(cfg: Config, folder: str | None, argv: Sequence[str], budgets: Sequence[int] = ()) -> Opened:
     """The checkpoint in `folder`, else the config's.
 
     Args:
       argv: the command line: a size of the model in it would be ignored, and is refused.
+      budgets: of thinking, after which answers are sampled.
 
     Raises:
-      ConfigError: there is no checkpoint, it has no tokenizer for problems of files, or a knob cannot work.
+      ConfigError: there is no checkpoint, it has no tokenizer for problems of files, a knob cannot work, or responses
+        are longer than the model was trained for.
     """
     cfg, source, tokens = open_weights(cfg, folder, argv)
     if not isinstance(tokens, HFTokenizer):
         raise ConfigError(f"{source.folder} has no tokenizer.json; expected one: problems of files need it")
+    tokenizer.refuse_too_long(tokens, cfg, budgets)
     return Opened(cfg, source, tokens, sharding.make_mesh(cfg.mesh))
 
 
@@ -108,7 +113,7 @@ def read_questions(
             id=problem.index,
             problem=problem.index,
             row=problem.row,
-            prompt=tuple(tokens.encode(render(problem.text, cfg, tokens))),
+            prompt=tuple(tokens.encode(render(problem.text, cfg, tokens, problem.before))),
             gold=problem.gold if problem.index in known else None,
         )
         for problem in problems

@@ -54,10 +54,9 @@ def replay(folder: Path) -> bool:
     import numpy as np
     import orbax.checkpoint as ocp
 
-    from t1jax import multihost, pipeline, sharding, step
+    from t1jax import multihost, pipeline, selection, sharding, step, workdir
     from t1jax.files import json_ready
     from t1jax.rewards.score import make_scorer
-    from t1jax.rewards.verifier import Verifier
     from t1jax.rl import make_optimizer
     from t1jax.types import Prompts
 
@@ -65,8 +64,9 @@ def replay(folder: Path) -> bool:
     expected = _read(folder / "report.json")
     mesh = sharding.make_mesh(cfg.mesh)
     layout = sharding.train_layout(mesh)
-    with Verifier(cfg.verifier) as verifier, np.load(folder / "prompts.npz") as kept:
-        task, tokens = pipeline.make_task(cfg, folder, verifier)
+    workdir.refuse_other_files(cfg, folder)
+    with pipeline.open_task(cfg, folder, print) as (whole, tokens), np.load(folder / "prompts.npz") as kept:
+        task = selection.choose(cfg, whole, folder)
         prompts = multihost.shared_batch(Prompts(kept["tokens"], kept["valid"], kept["problem"]), layout)
         with ocp.StandardCheckpointer() as checkpointer:
             abstract = step.state_shapes(cfg, mesh, make_optimizer(cfg), anchor=True)

@@ -187,6 +187,7 @@ def _sample(cfg: Config, folder: str, problem: str, temperature: float, new_toke
 
     from t1jax import sharding, tokenizer, validation, weights
     from t1jax.generate import Generator
+    from t1jax.hf.tokenizer import HFTokenizer
     from t1jax.model import qwen
 
     notes = Console(stderr=True, highlight=False)
@@ -198,6 +199,8 @@ def _sample(cfg: Config, folder: str, problem: str, temperature: float, new_toke
     tokenizer.refuse_too_big(tokens, cfg.model.vocab_size, str(source.folder))
     prompt = _prompt(problem, cfg, tokens, raw)
     ids = _encode(prompt, tokens)
+    if isinstance(tokens, HFTokenizer):
+        tokens.refuse_too_long(len(ids) + new_tokens, "the prompt's tokens + --max_new_tokens")
 
     def sample(report: Report) -> list[int]:
         def on_tokens(tokens_BT: np.ndarray, done: int) -> None:
@@ -218,6 +221,8 @@ def _sample(cfg: Config, folder: str, problem: str, temperature: float, new_toke
         )
         return answer
 
+    for note in getattr(tokens, "notes", ()):
+        notes.print(note, style="dim", soft_wrap=True)
     answer = Answer(tokens, prompt.rfind(THINK) > prompt.rfind(THOUGHT), sys.stdout)
     status = notes.status("reading the weights")
     status.start()

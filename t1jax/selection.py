@@ -70,12 +70,23 @@ def select(
         if multihost.is_main():
             files.write_json(path, {"pass_rates": [[index, rate] for index, rate in rates.items()]})
         multihost.barrier("the problems are filtered")
-    try:
-        rates = {int(index): rate for index, rate in json.loads(path.read_text(encoding="utf-8"))["pass_rates"]}
-    except (ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"{path}: {error}; expected what t1jax wrote: put it back") from error
+    chosen = choose(cfg, task, workdir)
+    kept, tried = chosen.size("train"), len(_rates(path))
+    progress.note(f"{kept} of {tried} problems solved in at most {cfg.rl.filter_pass_rate:g} of the tries")
+    return chosen
+
+
+def choose(cfg: Config, task: Task, folder: Path) -> Task:
+    """The task that reinforcement learning drew from, by `folder`/filter.json; `task` where nothing was filtered.
+
+    Raises:
+      ConfigError: fewer problems are kept than a step has prompts, or filter.json is gone or not ours.
+    """
+    if cfg.rl.filter_pass_rate == 1:
+        return task
+    path = folder / FILE_NAME
+    rates = _rates(path)
     kept = [index for index, rate in rates.items() if rate is not None and rate <= cfg.rl.filter_pass_rate]
-    progress.note(f"{len(kept)} of {len(rates)} problems solved in at most {cfg.rl.filter_pass_rate:g} of the tries")
     if len(kept) < cfg.rl.prompts_per_step:
         raise ConfigError(
             f"{path}: rl.filter_pass_rate = {cfg.rl.filter_pass_rate} keeps {len(kept)} of {len(rates)} problems; "
@@ -83,6 +94,14 @@ def select(
             "rl.filter_problems in another --workdir"
         )
     return cast(Task, Selected(task, kept))  # it has all that the other has
+
+
+def _rates(path: Path) -> dict[int, float | None]:
+    """What filter.json says: index -> pass rate."""
+    try:
+        return {int(index): rate for index, rate in json.loads(path.read_text(encoding="utf-8"))["pass_rates"]}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"{path}: {error}; expected what t1jax wrote: put it back") from error
 
 
 def pass_rates(

@@ -21,7 +21,7 @@ import numpy as np
 import sentencepiece
 
 from t1jax import files
-from t1jax.config import ConfigError
+from t1jax.config import Config, ConfigError
 from t1jax.hf import tokenizer as hf
 from t1jax.hf.tokenizer import HFTokenizer
 
@@ -128,6 +128,22 @@ def refuse_too_big(tokenizer: Tokenizer, vocab_size: int, where: str) -> None:
             f"{where}: the tokenizer has ids up to {tokenizer.vocab_size - 1}; expected ids below the model's "
             f"vocabulary of {vocab_size}: take the tokenizer that belongs to these weights"
         )
+
+
+def refuse_too_long(tokenizer: Tokenizer, cfg: Config, budgets: Sequence[int] = ()) -> None:
+    """ConfigError if prompt and response are more than what the tokenizer's model was trained for; config.json tells.
+
+    Args:
+      budgets: tokens of thinking after which the answer is sampled.
+    """
+    if not isinstance(tokenizer, HFTokenizer):  # its model is trained from scratch, at these lengths
+        return
+    prompt, new = cfg.data.prompt_length, cfg.rl.max_new_tokens
+    tokenizer.refuse_too_long(prompt + new, "data.prompt_length + rl.max_new_tokens")
+    if budgets:
+        answer = len(tokenizer.encode(cfg.scaling.answer_prefix)) + cfg.scaling.answer_tokens
+        what = "data.prompt_length + the largest budget + scaling.answer_prefix + scaling.answer_tokens"
+        tokenizer.refuse_too_long(prompt + min(max(budgets), new) + answer, what)
 
 
 def train_sentencepiece(

@@ -44,7 +44,6 @@ from t1jax.rewards import answers
 from t1jax.sharding import train_layout
 from t1jax.statistics import majority_at_k
 from t1jax.stopping import Signals
-from t1jax.tasks.embedded import make_verifier
 from t1jax.tasks.task import Task
 from t1jax.tokenizer import Tokenizer
 from t1jax.types import Params
@@ -103,7 +102,7 @@ def opened(cfg: Config, out: Path) -> Iterator[Open]:
         signals = stack.enter_context(Signals(cfg.checkpoint.grace_seconds))
         stack.enter_context(pipeline.compilation_cache(cfg, out))
         progress = stack.enter_context(Progress())
-        task, tokens = pipeline.make_task(cfg, out, stack.enter_context(make_verifier(cfg)))
+        task, tokens = stack.enter_context(pipeline.open_task(cfg, out, progress.note))
         yield Open(cfg, sharding.make_mesh(cfg.mesh), task, tokens, progress, signals)
 
 

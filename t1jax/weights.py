@@ -251,7 +251,9 @@ class _Anchor:
 def _stacked(source: Source, cfg: ModelConfig) -> dict[KeyPath, Array]:
     """The arrays of a Hugging Face folder."""
     folder = source.folder
-    found = tensors.open_tensors(folder)
+    found = {
+        name: tensor for name, tensor in tensors.open_tensors(folder).items() if not families.UNUSED.fullmatch(name)
+    }
     expected = {tensor.name: tensor for tensor in families.tensors(cfg)}
     # Some folders of tied models keep a copy of the embedding as the head (Qwen3-0.6B); it must be the same.
     twin = found.pop(HEAD) if cfg.tie_embeddings and HEAD in found else None

@@ -31,6 +31,7 @@ FREE = ("mesh.",)  # knobs that may change without a word
 FILTER = ("rl.filter_pass_rate", "rl.filter_samples", "rl.filter_problems")
 FIXED = ("seed", "model.", "tokenizer.", "task.", "data.", "sft.", "rl.prompts_per_step", *FILTER)  # that never may
 NOT_FIXED = ("model.compute_dtype", "model.remat", "model.attention")  # of those
+INPUTS = "inputs.json"
 FILES = ("data.train", "data.eval", "data.sft")
 
 
@@ -98,7 +99,7 @@ def claim(cfg: Config, workdir: Path, allowed: Sequence[str] = ()) -> dict[str, 
         could = [name for name in refused if not _is(name, FIXED) or _is(name, NOT_FIXED)]
         flag = f", --allow_change={','.join(could)}" if could == refused else ""
         raise ConfigError(f"{workdir} was started otherwise: {listed}; give what was{flag}, or another --workdir")
-    _refuse_other_files(cfg, workdir)
+    refuse_other_files(cfg, workdir)
     return changed
 
 
@@ -108,8 +109,8 @@ def begin(cfg: Config, workdir: Path, outdated: Sequence[Path]) -> None:
     for path in outdated:
         path.unlink(missing_ok=True)
     files.write_json(workdir / "config.json", cfg.to_dict())
-    if not (workdir / "inputs.json").exists():
-        files.write_json(workdir / "inputs.json", digests(cfg))
+    if not (workdir / INPUTS).exists():
+        files.write_json(workdir / INPUTS, digests(cfg))
 
 
 def digests(cfg: Config) -> dict[str, str]:
@@ -138,8 +139,9 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") ->
     return found
 
 
-def _refuse_other_files(cfg: Config, workdir: Path) -> None:
-    path = workdir / "inputs.json"
+def refuse_other_files(cfg: Config, workdir: Path) -> None:
+    """ConfigError: a file of problems is not the one that inputs.json in `workdir` tells of."""
+    path = workdir / INPUTS
     theirs = read(path) if path.exists() else {}
     for knob, digest in digests(cfg).items():
         if theirs.get(knob, digest) != digest:

@@ -79,6 +79,18 @@ CHATML = """{% for message in messages %}
 {% if add_generation_prompt %}
 {{ '<|im_start|>assistant
 ' }}{% endif %}"""
+# Begins every response with <think>, as QwQ's and DeepSeek-R1's do.
+THINKING = QWEN.replace("<|im_start|>assistant\\n' }}", "<|im_start|>assistant\\n<think>\\n' }}")
+# Takes reasoning apart from the content, as Qwen3's does.
+REASONING = """{%- for message in messages %}
+    {{- '<|im_start|>' + message.role + '\\n' }}
+    {%- if message.role == 'assistant' and message.reasoning_content and loop.last %}
+        {{- '<think>\\n' + message.reasoning_content.strip('\\n') + '\\n</think>\\n\\n' }}
+    {%- endif %}
+    {{- message.content + '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}
+"""
 # What templates use of Jinja and of transformers' own filters, functions and settings.
 ODD = """
 {%- macro say(name, text='') %}[{{ name }}:{{ text }}]{% endmacro %}

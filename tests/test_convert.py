@@ -124,7 +124,7 @@ def test_a_run_without_a_hub_model_is_exported(tmp_path, which):
 def test_a_run_goes_back_to_its_hub_models_config_and_dtype(tmp_path, key):
     cfg = small.make_config().model
     hub = families.hf_config(cfg, {}) | {"transformers_version": "4.43.1", "bos_token_id": 7}
-    hub = {name: value for name, value in hub.items() if "dtype" not in name} | {key: "bfloat16"}
+    hub = {name: value for name, value in hub.items() if "dtype" not in name} | {"dtype": None, key: "bfloat16"}
     files = {"config.json": json.dumps(hub), "tokenizer.json": "{}"}
     state = make_run(tmp_path / "run", **files)
     assert run("orbax-to-hf", "--src", tmp_path / "run", "--dst", tmp_path / "out") == 0

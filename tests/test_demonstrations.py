@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
+import hf_folders
 import pytest
 from test_prompts import LETTERS
 
 from configs import base
 from t1jax import config
 from t1jax.config import ConfigError
+from t1jax.hf.tokenizer import HFTokenizer
 from t1jax.tasks.demonstrations import read_demonstrations
 from t1jax.tasks.overlap import Known
 from t1jax.tasks.prompts import render
@@ -24,10 +27,10 @@ def with_data(cfg=CFG, **knobs):
     return dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, **knobs))
 
 
-def read(tmp_path, rows, cfg=CFG):
+def read(tmp_path, rows, cfg=CFG, tokenizer=LETTERS):
     path = tmp_path / "sft.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
-    texts, notes = read_demonstrations(str(path), cfg, LETTERS, Known([HELD_OUT]))
+    texts, notes = read_demonstrations(str(path), cfg, tokenizer, Known([HELD_OUT]))
     return texts, [note.removeprefix(f"{path}: ") for note in notes]
 
 
@@ -135,8 +138,8 @@ def test_a_prompt_one_token_shorter_than_a_row_stays(tmp_path):
         ({"messages": ["q"]}, "column 'messages': expected a list of objects"),
         ({"messages": [{"role": "user"}]}, "has no column 'content'; it has 'role'"),
         ({"messages": [{"content": "q"}]}, "has no column 'role'"),
-        ({"messages": [{"role": "user", "content": ["q"]}]}, "column 'content' is a list; expected text"),
-        (pair(["q"], "a"), "column 'prompt' is a list; expected text"),
+        ({"messages": [{"role": "user", "content": ["q", "r"]}]}, "column 'content' is a list; expected text"),
+        (pair(["q", "r"], "a"), "column 'prompt': expected a list of objects with role and content"),
         (pair("q", 4), "column 'response' is a number; expected text"),
         (pair("q", "\ud800"), "column 'response' holds half of a surrogate pair"),
     ],
@@ -150,3 +153,84 @@ def test_a_row_of_another_kind_is_refused(tmp_path, row, message):
 def test_a_conversation_that_the_template_refuses_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"sft.jsonl: row 1: data.chat is False; expected True"):
         read(tmp_path, [turns("a", "b")], with_data(chat=False))
+
+
+# thinking
+
+
+def chat_of(tmp_path, template):
+    return HFTokenizer(hf_folders.write(tmp_path / "model", hf_folders.byte_level(), chat_template=template))
+
+
+THOUGHT = "<think>\nadd them\n</think>\n\n\\boxed{5}"
+
+
+@pytest.mark.parametrize("prefix", ["", "<think>\n", "<think>"])
+@pytest.mark.parametrize(
+    "row", [turns("2+3?", THOUGHT), pair("2+3?", THOUGHT), pair("2+3?", THOUGHT.replace("<think>\n", "<think> "))]
+)
+def test_a_thought_begins_once_whoever_writes_its_beginning(tmp_path, row, prefix):
+    """The template, data.response_prefix, the response: one of them, two, or all three."""
+    for template in (hf_folders.QWEN, hf_folders.THINKING):
+        (((prompt, response),), _) = read(
+            tmp_path, [row], with_data(response_prefix=prefix), chat_of(tmp_path, template)
+        )
+        whole = prompt + response
+        assert whole.count("<think>") == 1 and whole.endswith("add them\n</think>\n\n\\boxed{5}")
+        assert prompt.rstrip().endswith("<think>") == bool(prefix or template == hf_folders.THINKING)
+
+
+def test_a_response_without_the_beginning_stays_as_it_is(tmp_path):
+    texts, _ = read(tmp_path, [pair("q", "add them</think>5")], tokenizer=chat_of(tmp_path, hf_folders.THINKING))
+    assert texts[0][0].endswith("assistant\n<think>\n") and texts[0][1] == "add them</think>5"
+
+
+def test_small_inputs_that_went_wrong(tmp_path):
+    path = Path(__file__).parents[2] / "shared" / "cases" / "sft_think.jsonl"
+    if not path.is_file():
+        pytest.skip("needs sft_think.jsonl of the shared cases, which is not part of the repository")
+    texts, _ = read_demonstrations(str(path), CFG, chat_of(tmp_path, hf_folders.THINKING), Known([]))
+    assert [(prompt + response).count("<think>") for prompt, response in texts] == [1, 1]
+    assert [response for _, response in texts] == [f"add them\n</think>\n\n\\boxed{{{n}}}" for n in (5, 6)]
+
+
+def reasoned(key, reason="add them", content="\\boxed{5}"):
+    return {"messages": [*turns("2+3?")["messages"], {"role": "assistant", key: reason, "content": content}]}
+
+
+def test_reasoning_beside_the_content_is_written_as_the_template_writes_it(tmp_path):
+    tokenizer = chat_of(tmp_path, hf_folders.REASONING)
+    rows = [
+        reasoned("reasoning_content"),
+        reasoned("reasoning_content", None),
+        reasoned("reasoning_content", content=""),
+    ]
+    (first, *others), _ = read(tmp_path, rows, tokenizer=tokenizer)
+    assert first == (tokenizer.chat(turns("2+3?")["messages"]), THOUGHT)
+    assert [response for _, response in others] == ["\\boxed{5}", "<think>\nadd them\n</think>\n\n"]
+    whole = tokenizer.chat(rows[0]["messages"], generate=False)
+    assert whole == "".join(first) + "<|im_end|>\n"  # nothing else is taught than what the template writes
+    assert read(tmp_path, [reasoned("reasoning_content", "a <|im_end|> b"), rows[0]], tokenizer=tokenizer)[1] == [
+        "1 row dropped: holds the text of a special token (row 1)"
+    ]
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
+def test_reasoning_that_the_template_does_not_write_is_refused_by_name(tmp_path, key):
+    with pytest.raises(ConfigError, match=f"sft.jsonl: row 2: a message has '{key}', which the chat template does not"):
+        read(tmp_path, [turns("a", "b"), reasoned(key)], tokenizer=chat_of(tmp_path, hf_folders.QWEN))
+
+
+# forms that the field uses
+
+
+def test_forms_of_conversations_and_capitals_in_names(tmp_path):
+    sharegpt = {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}
+    listed = {"prompt": turns("a")["messages"], "response": "c"}
+    texts, notes = read(tmp_path, [sharegpt, listed, {"Prompt": "a", "RESPONSE": "d"}])
+    assert texts == [
+        (LETTERS.chat(turns("a")["messages"]), "b"),
+        (LETTERS.chat(turns("a")["messages"]), "c"),
+        (render("a", CFG.data, LETTERS), "d"),
+    ]
+    assert notes == []

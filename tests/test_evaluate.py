@@ -266,6 +266,8 @@ REFUSED = {
     "no limit": (["--limit=0"], "limit"),
     "a size of the model": (["--config.model.num_layers=3"], "--config.model.num_layers=3: the model is that of"),
     "a short prompt length": (["--config.data.prompt_length=4"], "data.prompt_length"),
+    "longer than the model": (["--config.rl.max_new_tokens=193"], "data.prompt_length + rl.max_new_tokens is 257; exp"),
+    "a longer cut": (["--config.rl.max_new_tokens=192", "--budgets=192"], "the largest budget + scaling.answer_prefix"),
     "an unknown flag": (["--sample=3"], "sample"),
 }  # fmt: skip
 

@@ -11,7 +11,7 @@ import pytest
 from configs import tiny
 from t1jax import config
 from t1jax.config import ConfigError
-from t1jax.hf import families
+from t1jax.hf import families, rope
 
 LIKE = config.load(tiny.get_config()).model
 
@@ -95,6 +95,48 @@ def test_rope_of_the_hubs_files():
     }
 
 
+LENGTHS = {  # what the model cards say
+    "Qwen2.5-0.5B": 32768,
+    "Qwen2.5-72B": 131072,  # by YaRN
+    "Qwen3-0.6B": 40960,
+    "Llama-3.2-1B": 131072,  # not 32 times 8,192
+    "SmolLM2-135M": 8192,
+}
+
+
+@pytest.mark.parametrize("name", hub.HUB)
+def test_the_positions_that_a_model_was_trained_for(name):
+    assert rope.trained_length(hub.HUB[name][0], "config.json") == LENGTHS[name]
+
+
+def test_the_positions_after_scaling_and_of_no_file():
+    def length(**scaling):
+        return rope.trained_length(hub.SMOLLM2 | {"max_position_embeddings": 2048, "rope_scaling": scaling}, "f")
+
+    assert length(type="linear", factor=4.0) == 8192
+    assert length(rope_type="yarn", factor=4.0, original_max_position_embeddings=1024) == 4096
+    assert length(rope_type="default") == 2048
+    assert rope.trained_length({"vocab_size": 7}, "f") is None
+    with pytest.raises(ConfigError, match="f: max_position_embeddings is 'many'; expected a whole number"):
+        rope.trained_length({"max_position_embeddings": "many"}, "f")
+
+
+@pytest.mark.parametrize("name", hub.HUB)
+def test_null_means_what_an_absent_key_means(name):
+    """For every key that a file may have, whether that is an error or not."""
+    keys = {key for hf, _ in hub.HUB.values() for key in hf} | {key for key, _ in families.FIXED}
+
+    def outcome(hf):
+        try:
+            return families.model_config(hf, LIKE, "config.json")
+        except ConfigError as error:
+            return str(error)
+
+    for key in sorted(keys):
+        without = {other: value for other, value in hub.HUB[name][0].items() if other != key}
+        assert outcome(without | {key: None}) == outcome(without), key
+
+
 NO, DROP = None, object()
 BAD = {  # key: (file, changes, what the message says)
     "vocabulary of 2^40": (
@@ -114,7 +156,7 @@ BAD = {  # key: (file, changes, what the message says)
     "a string": (hub.QWEN2, {"intermediate_size": "4864"}, "intermediate_size is '4864'; expected a whole number"),
     "a bool": (hub.QWEN2, {"num_key_value_heads": True}, "num_key_value_heads is True; expected a whole number"),
     "a list": (hub.QWEN2, {"vocab_size": [1] * 1000}, "vocab_size is .1, 1, 1, .*; expected a whole number"),
-    "null": (hub.QWEN2, {"num_attention_heads": NO}, "num_attention_heads is None; expected a whole number"),
+    "null": (hub.QWEN2, {"num_attention_heads": NO}, "num_attention_heads is missing; expected a whole number"),
     "missing width": (hub.QWEN2, {"hidden_size": DROP}, "hidden_size is missing; expected a whole number"),
     "missing kv heads": (hub.QWEN2, {"num_key_value_heads": DROP}, "num_key_value_heads is missing; expected"),
     "missing head size": (hub.QWEN3, {"head_dim": DROP}, "head_dim is missing; expected a whole number"),

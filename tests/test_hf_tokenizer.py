@@ -3,18 +3,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import hf_folders
+import hub
 import numpy as np
 import pytest
 from hf_folders import SPECIAL, byte_level, change, write
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer
 
-from t1jax import files, tokenizer
+from configs import base
+from t1jax import config, files, tokenizer
 from t1jax.config import ConfigError
 from t1jax.hf.families import CARRIED
 from t1jax.hf.tokenizer import HFTokenizer
@@ -61,6 +65,7 @@ def test_ids_and_texts_are_those_of_transformers(folder, text):
 
 def test_stop_tokens_come_from_the_first_file_that_names_them_in_its_order(folder):
     assert HFTokenizer(folder).stop_ids == (282, 280)
+    change(folder, "tokenizer_config.json", chat_template=None)
     change(folder, "generation_config.json", eos_token_id=280)
     change(folder, "config.json", eos_token_id=[281, 282, 281])
     assert HFTokenizer(folder).stop_ids == (280,)
@@ -69,6 +74,50 @@ def test_stop_tokens_come_from_the_first_file_that_names_them_in_its_order(folde
     (folder / "config.json").unlink()
     (folder / "generation_config.json").unlink()
     assert HFTokenizer(folder).stop_ids == (282,)
+
+
+@pytest.mark.parametrize("template", ["qwen", "chatml", "llama"])
+def test_the_token_that_ends_a_turn_of_the_template_stops_too(folder, template):
+    """A base model's config.json names <|endoftext|>; a model that was taught the chat ends by <|im_end|>."""
+    change(folder, "generation_config.json", eos_token_id=280)
+    change(folder, "tokenizer_config.json", chat_template=hf_folders.TEMPLATES[template], bos_token="<|endoftext|>")
+    found = HFTokenizer(folder)
+    assert found.stop_ids == (280, 282) and found.notes == []
+    assert found.decode([*found.encode("5"), 282]) == "5"
+    turn = found.chat([{"role": "user", "content": "2"}, {"role": "assistant", "content": "5"}], generate=False)
+    assert found.encode(turn)[len(found.encode(turn.rpartition("5")[0])) + 1] == 282  # what follows the 5
+
+
+EACH = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}{% endfor %}"
+ENDS = {
+    "before the next turn, as GLM": (EACH, (280, 281), ""),
+    "after spaces": ("{% for m in messages %}{{ m.content + ' \n<|im_end|>' }}{% endfor %}", (280, 282), ""),
+    "by the name of a token": ("{% for m in messages %}{{ m.content + unk_token }}{% endfor %}", (280, 0), ""),
+    "the longer of two": ("{% for m in messages %}{{ m.content + '<|im_end|>x' }}{% endfor %}", (280, 285), ""),
+    "by words": ("{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}", (280,), "by a token: "),
+    "not the answer": (
+        "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}",
+        (280,),
+        "by a token: ",
+    ),
+    "refusing answers": (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{{ raise_exception('no') }}{% endif %}{% endfor %}",
+        (280,),
+        "refuses messages of user, assistant, user: no: only '<|endoftext|>' ends a response",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_where_a_turn_ends_is_read_off_the_template_and_said_where_it_cannot_be(folder, case):
+    template, stops, note = ENDS[case]
+    special = byte_level()
+    special.add_special_tokens([AddedToken("<|im_end|>x", special=True, normalized=False)])
+    first = special.id_to_token(0)
+    write(folder, special, {"eos_token_id": 280}, unk_token=first, chat_template=template)
+    found = HFTokenizer(folder)
+    assert found.stop_ids == stops
+    assert [note in line for line in found.notes] == [True] * bool(note)
 
 
 def test_pad_is_the_pad_token_or_a_stop_token_and_may_be_both(folder):
@@ -295,3 +344,40 @@ def test_a_save_that_was_killed_is_no_tokenizer_and_is_done_again(tmp_path, monk
     found.save(tmp_path / "saved")
     assert tokenizer.is_saved(tmp_path / "saved")
     assert tokenizer.load(tmp_path / "saved").stop_ids == (0,)
+
+
+def with_lengths(prompt, new, **scaling):
+    cfg = config.load(base.get_config())
+    replace = dataclasses.replace
+    data, rl = replace(cfg.data, prompt_length=prompt), replace(cfg.rl, max_new_tokens=new)
+    return replace(cfg, data=data, rl=rl, scaling=replace(cfg.scaling, **scaling))
+
+
+def test_prompt_and_response_beyond_what_the_model_was_trained_for_are_refused(folder, tmp_path):
+    found = HFTokenizer(folder)
+    tokenizer.refuse_too_long(found, with_lengths(10**6, 10**6))  # no config.json, so nobody knows
+    change(folder, "config.json", **hub.SMOLLM2)
+    found = HFTokenizer(folder)
+    tokenizer.refuse_too_long(found, with_lengths(1024, 7168))
+    with pytest.raises(ConfigError, match=r"data.prompt_length \+ rl.max_new_tokens is 8193; expected at most 8192"):
+        tokenizer.refuse_too_long(found, with_lengths(1024, 7169))
+    found.save(tmp_path / "run")  # as a run keeps it, for the resume
+    with pytest.raises(ConfigError, match="config.json: lower it, or change max_position_embeddings or the rope"):
+        tokenizer.refuse_too_long(HFTokenizer(tmp_path / "run"), with_lengths(1024, 7169))
+    cut = with_lengths(1024, 7000, answer_prefix="2 + 3", answer_tokens=164)
+    assert len(found.encode("2 + 3")) == 4
+    tokenizer.refuse_too_long(found, cut, [6000, 10**6])  # a budget beyond the longest response cuts nothing
+    with pytest.raises(ConfigError, match=r"the largest budget .* is 8193; expected at most 8192"):
+        tokenizer.refuse_too_long(found, with_lengths(1024, 7000, answer_prefix="2 + 3", answer_tokens=165), [7000])
+
+
+QWEN25 = hub.QWEN2  # all sizes of Instruct have 32,768 positions; the base models 32,768 or 131,072
+
+
+@pytest.mark.parametrize(
+    "name", ["base", "eval_t1", "qwen0p5b", "qwen1p5b", "qwen7b", "qwen14b", "qwen32b", "smollm2_135m"]
+)
+def test_the_configs_that_come_with_t1jax_fit_their_models(folder, name):
+    change(folder, "config.json", **(hub.SMOLLM2 if name == "smollm2_135m" else QWEN25))
+    cfg = config.load(importlib.import_module(f"configs.{name}").get_config())
+    tokenizer.refuse_too_long(HFTokenizer(folder), cfg, cfg.scaling.budgets)

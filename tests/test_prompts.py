@@ -11,7 +11,7 @@ import pytest
 from configs import base
 from t1jax import config
 from t1jax.config import ConfigError
-from t1jax.tasks.prompts import control_texts, has_any, render, render_messages
+from t1jax.tasks.prompts import after, control_texts, has_any, render, render_messages
 
 
 class Letters:
@@ -62,6 +62,22 @@ def test_every_knob_of_the_prompt():
     )
     plain = data(template="Q: {problem} A:", chat=False, response_prefix=" Well,")
     assert render("1+1", plain, LETTERS) == "<s>Q: 1+1 A: Well,"
+
+
+@pytest.mark.parametrize(
+    "prompt, response, rest",
+    [
+        ("user\n<think>\n", "<think>\nso", "so"),
+        ("user\n<think>\n", "<think>so", "so"),
+        ("user\n<think>", "<think>\n\nso", "\n\nso"),
+        ("user\n<think>\n", "so</think>", "so</think>"),
+        ("user\n<think>\n\n</think>\n\n", "<think>so</think>", "<think>so</think>"),  # an empty thought is no beginning
+        ("user\n", "<think>so", "<think>so"),
+        ("user\nWell, ", "Well, so", "so"),
+    ],
+)
+def test_what_the_prompt_has_written_is_taken_off_a_response(prompt, response, rest):
+    assert after(prompt, response, data(response_prefix="Well, ")) == rest
 
 
 def test_braces_in_a_problem_are_text():

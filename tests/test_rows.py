@@ -225,7 +225,7 @@ def test_text_of_a_column():
         ({f"b{i}": 1 for i in range(99)}, "f: row 3 has no column 'a'; it has 'b0', 'b1',"),
         ({"\x1b[2J" + "b" * 99: 1}, r"f: row 3 has no column 'a'; it has '\x1b[2Jbbb"),
         ({"a": 1}, "f: row 3: column 'a' is a number; expected text"),
-        ({"a": ["x"]}, "f: row 3: column 'a' is a list; expected text"),
+        ({"a": ["x", "y"]}, "f: row 3: column 'a' is a list; expected text"),
         ({"a": {"x": 1}}, "f: row 3: column 'a' is a dict; expected text"),
         ({"a": b"x"}, "f: row 3: column 'a' is a bytes; expected text"),
         ({"a": "x\0y"}, "f: row 3: column 'a' holds a NUL character"),

@@ -39,7 +39,7 @@ def model(tmp_path_factory) -> Path:
     torch.manual_seed(1)
     folder = tmp_path_factory.mktemp("model")
     sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 200_000}
     llama = LlamaForCausalLM(LlamaConfig(vocab_size=PADDED, eos_token_id=END, initializer_range=0.5, **sizes, **heads))
     llama.save_pretrained(folder)
     return write(folder, byte_level(), {"eos_token_id": [END]}, pad_token="<|im_end|>", chat_template=hf_folders.QWEN)
@@ -55,6 +55,11 @@ def copy(model, tmp_path) -> Path:
 
 def run(*arguments: str) -> int:
     return sample.main(["sample", *arguments])
+
+
+def test_an_answer_beyond_the_positions_of_the_model_is_refused(model, capsys):
+    assert run(f"--checkpoint={model}", "--max_new_tokens=200000", PROBLEM) == 2
+    assert "the prompt's tokens + --max_new_tokens is 2" in capsys.readouterr().err
 
 
 def test_the_greedy_answer_is_that_of_transformers(model, capsys):

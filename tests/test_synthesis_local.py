@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -143,10 +144,29 @@ def test_problems_of_a_file_by_a_checkpoint_of_hugging_face(checkpoint, tmp_path
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def short(**knobs):
+    """The base config with answers that a model of 256 positions can write."""
+    cfg = config.load(base.get_config())
+    return dataclasses.replace(
+        cfg, synthesis=dataclasses.replace(cfg.synthesis, **{"attempt_tokens": 64, "chain_tokens": 256} | knobs)
+    )
+
+
+def test_answers_beyond_the_positions_of_the_model_are_refused_and_long_requests_given_up(checkpoint):  # noqa: F811
+    for knob in ("attempt_tokens", "chain_tokens"):
+        with pytest.raises(ConfigError, match=f"synthesis.{knob} is 257; expected at most 256, the positions that"):
+            local.open_local(short(**{knob: 257}), str(checkpoint), [], embedded=False)
+    cfg, tokens, _ = local.open_local(short(), str(checkpoint), [], embedded=False)
+    writer = object.__new__(local.LocalWriter)
+    writer.cfg, writer.tokenizer = cfg, tokens
+    (long,) = requests(["one and two " * 100])
+    ((_, failure),) = local.LocalWriter.write(writer, [long])
+    assert "the request's tokens + those it may write is " in str(failure) and "at most 256" in str(failure)
+
+
 def test_a_request_with_a_control_token_is_given_up(checkpoint, tmp_path):  # noqa: F811
     """What another model wrote may hold one: here it would end the turn."""
-    cfg = config.load(base.get_config())
-    cfg, tokens, _ = local.open_local(cfg, str(checkpoint), [], embedded=False)
+    cfg, tokens, _ = local.open_local(short(), str(checkpoint), [], embedded=False)
     writer = object.__new__(local.LocalWriter)
     writer.cfg, writer.tokenizer = cfg, tokens
     good, bad = requests(["one and one", "one<stop4>"])

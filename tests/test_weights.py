@@ -128,6 +128,20 @@ class Spy(np.ndarray):
         return part
 
 
+@pytest.mark.parametrize("name", ["model.rotary_emb.inv_freq", "model.layers.{}.self_attn.rotary_emb.inv_freq"])
+def test_the_rotary_frequencies_of_older_folders_are_no_weights(tmp_path, name):
+    tensors = folders.write(tmp_path / "hf", "llama")
+    before = load(tmp_path / "hf")
+    more = {name.format(layer): np.ones(4, np.float32) for layer in range(3)}
+    folders.save(tmp_path / "hf", tensors | more, shards=2)
+    same(load(tmp_path / "hf"), before)
+    convert.hf_to_orbax(tmp_path / "hf", tmp_path / "orbax", Progress())
+    same(load(tmp_path / "orbax"), before)
+    folders.save(tmp_path / "hf", tensors | {"model.layers.0.self_attn.inv_freq": np.ones(4, np.float32)})
+    with pytest.raises(ConfigError, match=r"inv_freq \(4,\)', which the model has no place for"):
+        load(tmp_path / "hf")
+
+
 def test_a_shard_is_read_without_its_neighbours(tmp_path, monkeypatch):
     """What each device's callback takes of the files is the device's shard, byte for byte."""
     folders.write(tmp_path / "hf", "qwen3")

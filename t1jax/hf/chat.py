@@ -10,7 +10,7 @@ Deliberately not here: what a template may spend (sandbox.py); tools and documen
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -26,6 +26,7 @@ from t1jax.hf.sandbox import Sandbox
 
 MAX_TEMPLATE = 1 << 20  # characters; real ones have 300 to 20,000
 MAX_TEXT = 1 << 24  # characters of a rendered chat
+SAID = "forty-two"  # an answer that stands nowhere else in a conversation
 
 
 class ChatTemplate:
@@ -75,6 +76,26 @@ class ChatTemplate:
             roles = ", ".join(str(message.get("role")) for message in chat)
             raise ConfigError(f"{self._file}: the chat template refuses messages of {roles}: {what}") from error
         return "".join(pieces)
+
+    def end_of_turn(self, added: Collection[str], tokens: Mapping[str, str]) -> tuple[str | None, str]:
+        """(the added token that the template writes after the assistant's content or, as GLM's, before the next turn;
+        why there is none).
+
+        It is read off a short conversation. What a template writes in other places only, such as after a call of a
+        tool, cannot be told so.
+        """
+        turns = [{"role": role, "content": said} for role, said in (("user", "2"), ("assistant", SAID), ("user", "3"))]
+        refused = ""
+        for messages in (turns[:2], turns):
+            try:
+                _, said, rest = self.render(messages, tokens, generate=False).rpartition(SAID)
+            except ConfigError as error:
+                refused = f"; {error}"
+                continue
+            following = [text for text in added if said and text.strip() and rest.lstrip().startswith(text)]
+            if following:
+                return max(following, key=len), ""
+        return None, f"the chat template ends no answer by a token{refused}"
 
 
 class _Generation(Extension):

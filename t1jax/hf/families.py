@@ -6,20 +6,22 @@ TENSORS; reading and writing go by these two. What this model cannot honour is r
 found and what was expected: a config.json that is read means what transformers means by it.
 
 Axes: D width, N query heads, K kv heads, H head dim, F mlp width, V vocabulary, L layers.
-Source: transformers 5.23, configurations of Qwen2, Qwen3 and Llama, and modeling_rope_utils.py for rope scaling.
-Deliberately not here: the tensors' bytes (tensors.py), their way to devices (weights.py), rope itself (attention.py).
+Source: transformers 5.23, configurations of Qwen2, Qwen3 and Llama.
+Deliberately not here: the tensors' bytes (tensors.py), their way to devices (weights.py), rope scaling (rope.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from t1jax.config import ConfigError, ModelConfig
+from t1jax.hf.rope import ROPES, read_rope
 from t1jax.hf.strict import Section, read_object
 
 # Files beside the weights that go with them as they came.
@@ -76,6 +78,10 @@ TENSORS = (
     ("model.layers.{layer}.mlp.up_proj.weight", ("layers", "up"), "F D", "DF"),
     ("model.layers.{layer}.mlp.down_proj.weight", ("layers", "down"), "D F", "FD"),
 )
+
+
+# Tensors of older folders that hold no weights: rope's frequencies, which config.json says anyway.
+UNUSED = re.compile(r"model\.(?:layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
 
 
 @dataclass(frozen=True)
@@ -158,7 +164,6 @@ SIZES = (
     ("head_dim", "head_dim", 2**12),
     ("mlp_size", "intermediate_size", 2**20),
 )
-MAX_LENGTH = 2**31 - 1  # positions are int32
 
 # Keys that change what a model computes, and the only value that this one computes; absent or null stands for it too.
 FIXED = (
@@ -183,42 +188,6 @@ FIXED = (
 )
 
 
-@dataclass(frozen=True)
-class Rope:
-    """How config.json says one model.rope_scaling."""
-
-    type: str  # its rope_type
-    knobs: dict[str, str]  # key of the rope section -> our knob
-    defaults: dict[str, float] = dataclasses.field(default_factory=dict)  # knob -> its value where the file has no key
-
-
-ROPES = {
-    "none": Rope("default", {}),
-    "linear": Rope("linear", {"factor": "rope_factor"}),
-    "yarn": Rope(
-        "yarn",
-        {
-            "factor": "rope_factor",
-            "original_max_position_embeddings": "rope_original_length",
-            "beta_slow": "rope_low",
-            "beta_fast": "rope_high",
-            "attention_factor": "rope_attention_factor",
-        },
-        {"rope_low": 1.0, "rope_high": 32.0, "rope_attention_factor": 0.0},
-    ),
-    "llama3": Rope(
-        "llama3",
-        {
-            "factor": "rope_factor",
-            "original_max_position_embeddings": "rope_original_length",
-            "low_freq_factor": "rope_low",
-            "high_freq_factor": "rope_high",
-        },
-    ),
-}
-DEFAULT_THETA = 10_000.0  # of all three families, where the file has none
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """The JSON object of folder/config.json.
 
@@ -240,6 +209,7 @@ def model_config(hf: Mapping[str, Any], like: ModelConfig, file: str) -> ModelCo
     Raises:
       ConfigError: an unknown architecture, an absurd size, or anything that this model would compute differently.
     """
+    hf = {key: value for key, value in hf.items() if value is not None}  # transformers takes null for absent
     section = Section(hf, file)
     family = _family(section)
     for key, expected in (*FIXED, ("attention_bias", family.qkv_bias)):
@@ -266,7 +236,7 @@ def model_config(hf: Mapping[str, Any], like: ModelConfig, file: str) -> ModelCo
     return dataclasses.replace(
         like,
         **sizes,
-        **_rope(section),
+        **read_rope(section),
         qkv_bias=family.qkv_bias,
         qk_norm=family.qk_norm,
         norm_eps=section.number("rms_norm_eps", 1e-12, 1e-1),
@@ -339,45 +309,3 @@ def _family(section: Section) -> Family:
             section.fixed("model_type", family.model_type)
             return family
     section.refuse("architectures", "one of " + ", ".join(f'["{family.architecture}"]' for family in FAMILIES))
-
-
-def _rope(section: Section) -> dict[str, Any]:
-    """The rope knobs, from `rope_parameters` (transformers 5) or from `rope_theta` and `rope_scaling` (before)."""
-    name = "rope_scaling" if section.values.get("rope_parameters") is None else "rope_parameters"
-    if name == "rope_parameters":
-        section.fixed("rope_scaling", None)  # one of two would win
-    written = section.values.get(name)
-    if not isinstance(written, dict | None):
-        section.refuse(name, "an object with rope_type")
-    rope = Section({k: v for k, v in (written or {}).items() if v is not None}, section.file, f"{name}.")
-    named = "type" if "type" in rope.values and "rope_type" not in rope.values else "rope_type"
-    scaling = next((s for s, kind in ROPES.items() if kind.type == rope.values.get(named, "default")), None)
-    if scaling is None:
-        rope.refuse(named, "one of " + ", ".join(kind.type for kind in ROPES.values()))
-    kind = ROPES[scaling]
-    known = {"rope_type": kind.type, "type": kind.type, "partial_rotary_factor": 1}
-    for key, expected in known.items():
-        rope.fixed(key, expected)
-    for key in rope.values:
-        if key not in (*known, *kind.knobs, "rope_theta"):
-            rope.refuse(key, f"only {', '.join((*kind.knobs, 'rope_theta'))} with rope_type {kind.type}")
-    if section.values.get("rope_theta") is not None:
-        rope.fixed("rope_theta", section.values["rope_theta"])
-
-    values: dict[str, Any] = {"rope_scaling": scaling, "rope_theta": DEFAULT_THETA, **kind.defaults}
-    values["rope_original_length"] = section.whole("max_position_embeddings", MAX_LENGTH)
-    for place in (section, rope):
-        if place.values.get("rope_theta") is not None:
-            values["rope_theta"] = place.number("rope_theta", 2, 1e12)
-    for key, knob in kind.knobs.items():
-        if knob in values and key not in rope.values:
-            continue
-        if knob == "rope_original_length":
-            values[knob] = rope.whole(key, MAX_LENGTH)
-        else:
-            values[knob] = rope.number(key, 1 if knob == "rope_factor" else 1e-3, 1e6)
-    if "rope_low" in values and values["rope_low"] >= values["rope_high"]:
-        low, high = (key for key, knob in kind.knobs.items() if knob in ("rope_low", "rope_high"))
-        found = f"{low} {values['rope_low']:g} and {high} {values['rope_high']:g}"
-        raise ConfigError(f"{section.file}: {name} has {found}; expected {low} to be less")
-    return values

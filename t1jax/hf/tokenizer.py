@@ -26,6 +26,7 @@ from t1jax.config import ConfigError
 from t1jax.hf import strict
 from t1jax.hf.chat import ChatTemplate
 from t1jax.hf.families import CARRIED
+from t1jax.hf.rope import trained_length
 
 FILE_NAME, SETTINGS, JINJA, OLD_JINJA = (
     "tokenizer.json",
@@ -45,10 +46,12 @@ class HFTokenizer:
 
     Attributes:
       vocab_size: the highest id + 1, added tokens included; a model's vocabulary may be larger.
-      stop_ids: of generation_config.json, else config.json, else tokenizer_config.json's eos_token.
+      stop_ids: of generation_config.json, else config.json, else tokenizer_config.json's eos_token; then the token by
+        which the chat template ends the assistant's turn, where rendering tells one (chat.py).
       pad_id: of tokenizer_config.json's pad_token, else the first stop id.
       special_texts: what encodes as a control token wherever it stands: no problem should hold one.
       has_chat: the folder has a chat template.
+      notes: a line on what could not be told about the end of a turn.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -71,6 +74,9 @@ class HFTokenizer:
 
         settings = self._settings()
         self._tokens = {name: self._token(name, settings[name]) for name in NAMED if settings.get(name) is not None}
+        self._chat = self._chat_template(settings)
+        self.has_chat = self._chat is not None
+        self.notes: list[str] = []
         self.stop_ids = self._stop_ids()
         pad = self._tokens.get("pad_token")
         self.pad_id: int = self.stop_ids[0] if pad is None else self._vocabulary[pad]
@@ -79,14 +85,22 @@ class HFTokenizer:
         if self.encode(self._bos) != bos_ids:
             raise ConfigError(f"{self._folder / FILE_NAME}: text begins with {self._bos!r}, which is no added token")
 
-        self._chat = self._chat_template(settings)
-        self.has_chat = self._chat is not None
         source = "" if self._chat is None else self._chat.source
         self.special_texts: tuple[str, ...] = tuple(
             token.content
             for _, token in sorted(self._tokenizer.get_added_tokens_decoder().items())
             if token.special or (token.content in source and not token.content.isspace())
         )
+
+    def refuse_too_long(self, positions: int, what: str) -> None:
+        """ConfigError if `positions`, which are `what`, are more than config.json says the model was trained for."""
+        file = self._folder / "config.json"
+        trained = trained_length(self._object(file.name), str(file))
+        if trained is not None and positions > trained:
+            raise ConfigError(
+                f"{what} is {positions}; expected at most {trained}, the positions that the model was trained for by "
+                f"{file}: lower it, or change max_position_embeddings or the rope scaling there"
+            )
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`: no token is added, those that `text` spells out are recognised.
@@ -202,6 +216,19 @@ class HFTokenizer:
         return text
 
     def _stop_ids(self) -> tuple[int, ...]:
+        """The stop tokens that the folder names, and the one that its chat template writes after an answer."""
+        stated = self._stated_stop_ids()
+        if self._chat is None:
+            return stated
+        added = (token.content for token in self._tokenizer.get_added_tokens_decoder().values())
+        text, why = self._chat.end_of_turn({*added, *self._tokens.values()}, self._tokens)
+        if text is None:
+            stops = ", ".join(repr(self._tokenizer.id_to_token(token)) for token in stated)
+            self.notes.append(f"{self._folder}: {why}: only {stops} ends a response")
+            return stated
+        return tuple(dict.fromkeys((*stated, self._vocabulary[text])))
+
+    def _stated_stop_ids(self) -> tuple[int, ...]:
         for name in ("generation_config.json", "config.json"):
             found = self._object(name).get("eos_token_id")
             if found is None or found == []:

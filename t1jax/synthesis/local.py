@@ -56,7 +56,7 @@ class LocalWriter:
         for request in requests:
             try:
                 prompts.append((request, self._prompt(request)))
-            except ValueError as error:
+            except ValueError as error:  # a ConfigError too
                 yield request, Failure(str(error))
         kinds: dict[tuple[int, float], list[tuple[Request, list[int]]]] = {}
         for request, prompt in prompts:
@@ -110,7 +110,9 @@ class LocalWriter:
             return self.tokenizer.encode(request.messages[-1]["content"])
         if any(has_any(message["content"], self.tokenizer.special_texts) for message in request.messages):
             raise ValueError("the request holds the text of a special token")
-        return self.tokenizer.encode(self.tokenizer.chat(request.messages))
+        ids = self.tokenizer.encode(self.tokenizer.chat(request.messages))
+        self.tokenizer.refuse_too_long(len(ids) + request.max_tokens, "the request's tokens + those it may write")
+        return ids
 
     def _tell(self, done: int, live: int) -> None:
         self._progress.sampling(int(done), self._new_tokens, int(live))
@@ -130,6 +132,9 @@ def open_local(
         raise ConfigError(f"{cfg.model.checkpoint}: expected {expected}")
     if isinstance(tokens, HFTokenizer) and not tokens.has_chat:
         raise ConfigError(f"{source.folder}: no chat template; expected a model that answers in chats, for synthesis")
+    if isinstance(tokens, HFTokenizer):
+        for knob in ("attempt_tokens", "chain_tokens"):
+            tokens.refuse_too_long(getattr(cfg.synthesis, knob), f"synthesis.{knob}")
 
     def make(ledger: Ledger, progress: Progress) -> LocalWriter:
         mesh = sharding.make_mesh(cfg.mesh)

@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Texts for the cold start from a file: rows with `messages`, or with `prompt` and `response`.
+"""Texts for the cold start from a file: rows with `messages` or `conversations`, or with `prompt` and `response`.
 
 Where: before the cold start. The prompt is made exactly as for sampling: `prompt` is the text of a problem, and gets
-data.template; `messages` hold what the user said, and go through the chat template as they are. The last turn of the
-assistant is the response, what follows it is left out. The beginning that data.response_prefix gives to every response
-is part of the prompt, and is taken off a response that has it.
-Deliberately not here: packing, and cutting of what is longer than a row (data.py).
+data.template; turns hold what the user said, and go through the chat template as they are. The last turn of the
+assistant is the response, what follows it is left out. How every response begins, by data.response_prefix or because
+the chat template writes <think>, is part of the prompt, and is taken off a response that has it.
+Deliberately not here: turns (turns.py), packing, and cutting of what is longer than a row (data.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from t1jax.config import Config, ConfigError
 from t1jax.tasks.overlap import Known
-from t1jax.tasks.prompts import ChatTokenizer, control_texts, has_any, render, render_messages
-from t1jax.tasks.rows import Dropped, Row, names, read_rows, text_of
+from t1jax.tasks.prompts import ChatTokenizer, after, control_texts, has_any, render, render_messages
+from t1jax.tasks.rows import CONVERSATIONS, Dropped, Row, named, names, read_rows, text_of, value_of
+from t1jax.tasks.turns import Message, response_of, turns_of
 
-Message = Mapping[str, str]
 MESSAGES, PROMPT, RESPONSE = "messages", "prompt", "response"
 
 
@@ -34,24 +34,24 @@ def read_demonstrations(
     texts: dict[tuple[str, str], None] = {}
     dropped = Dropped(path)
     for number, row in read_rows(path):
-        turns, response = _turns(path, number, row)
+        turns, said, is_problem = _turns(path, number, row)
         asked = [turn["content"] for turn in turns if turn["role"] == "user"]
-        if not any(asked) or not response:
+        if not any(asked) or said is None or not any(text for key, text in said.items() if key != "role"):
             dropped.add("no prompt or no response", number)
             continue
-        if any(has_any(text, special) for text in asked) or any(
-            has_any(text, control) for text in (response, *(turn["content"] for turn in turns))
-        ):
+        spoken = [text for turn in (*turns, said) for key, text in turn.items() if key != "role"]
+        if any(has_any(text, special) for text in asked) or any(has_any(text, control) for text in spoken):
             dropped.add("holds the text of a special token", number)
             continue
         if any(held_out.inside(text) for text in asked):
             dropped.add("a held-out problem", number)
             continue
         try:
-            prompt = render_messages(turns, data, tokenizer) if MESSAGES in row else render(asked[0], data, tokenizer)
+            prompt = render(asked[0], data, tokenizer) if is_problem else render_messages(turns, data, tokenizer)
+            response = after(prompt, response_of(turns, said, tokenizer), data)
         except ConfigError as error:  # there is no chat template, or it refuses the turns
             raise ConfigError(f"{path}: row {number}: {error}") from error
-        text = (prompt, response.removeprefix(data.response_prefix))
+        text = (prompt, response)
         if text in texts:
             dropped.add("the same text as an earlier row", number)
         elif len(tokenizer.encode(prompt)) >= cfg.sft.sequence_length:
@@ -61,20 +61,18 @@ def read_demonstrations(
     return dropped.rest(list(texts))
 
 
-def _turns(path: str, number: int, row: Row) -> tuple[list[Message], str]:
-    """(the turns before the response, the response); no turns, or "", if there is none."""
-    if MESSAGES not in row:
-        if PROMPT not in row or RESPONSE not in row:
-            expected = f"{MESSAGES}, or {PROMPT} and {RESPONSE}"
-            raise ConfigError(f"{path}: row {number}: expected columns {expected}; it has {names(row)}")
-        prompt, response = (text_of(path, number, row, column) for column in (PROMPT, RESPONSE))
-        return [{"role": "user", "content": prompt}], response
-    if not isinstance(row[MESSAGES], list) or not all(isinstance(turn, dict) for turn in row[MESSAGES]):
-        raise ConfigError(
-            f"{path}: row {number}: column {MESSAGES!r}: expected a list of objects with role and content"
-        )
-    turns: list[Message] = [
-        {key: text_of(path, number, turn, key) for key in ("role", "content")} for turn in row[MESSAGES]
-    ]
-    last = max((place for place, turn in enumerate(turns) if turn["role"] == "assistant"), default=0)
-    return (turns[:last], turns[last]["content"]) if last else ([], "")
+def _turns(path: str, number: int, row: Row) -> tuple[Sequence[Message], Message | None, bool]:
+    """(the turns before the response, the response's turn or None, whether the only turn is the text of a problem)."""
+    column = next((found[0] for name in (MESSAGES, CONVERSATIONS) if (found := named(row, name))), None)
+    if column is not None:
+        turns = turns_of(path, number, row, column)
+        last = max((place for place, turn in enumerate(turns) if turn["role"] == "assistant"), default=0)
+        return (turns[:last], turns[last], False) if last else ([], None, False)
+    prompt, response = (next(iter(named(row, name)), None) for name in (PROMPT, RESPONSE))
+    if prompt is None or response is None:
+        expected = f"{MESSAGES}, or {PROMPT} and {RESPONSE}"
+        raise ConfigError(f"{path}: row {number}: expected columns {expected}; it has {names(row)}")
+    said: Message = {"role": "assistant", "content": text_of(path, number, row, response)}
+    if isinstance(value_of(row, prompt), list):
+        return turns_of(path, number, row, prompt), said, False
+    return [{"role": "user", "content": text_of(path, number, row, prompt)}], said, True

@@ -37,7 +37,7 @@ from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG, Outcome
 from t1jax.rewards.verifier import Verifier
 from t1jax.tasks import chains, problems
 from t1jax.tasks.generated import Split
-from t1jax.tasks.prompts import has_any, render
+from t1jax.tasks.prompts import after, has_any, render
 from t1jax.tokenizer import TokenIds, Tokenizer
 
 PROGRAM = Path(__file__).with_name("gym_worker.py")
@@ -126,7 +126,7 @@ class GymTask:
         problem = self.problem(index, "train")
         response = f"{chains.CLOSE}\n{chains.BOX}{problem.gold}}}"
         if self._chat is not None:
-            response = f"{chains.OPEN}\n{response}".removeprefix(self.cfg.data.response_prefix)
+            response = after(self.prompt(problem), f"{chains.OPEN}\n{response}", self.cfg.data)
         return self.prompt(problem), response
 
     def gold(self, problem: Problem) -> str | None:

@@ -23,9 +23,10 @@ _BESIDE_SIGN = re.compile(r" ?([^\w ]) ?")
 BEGINNING = 24  # normalised characters by which a problem inside a longer text is looked up
 
 
-def normalise(text: str) -> str:
-    """`text` in NFKC and small letters, without what only sets it; a space stays between two words or numbers."""
-    text = unicodedata.normalize("NFKC", text).casefold()
+def normalise(text: str, fold: bool = True) -> str:
+    """`text` in NFKC and, to `fold`, small letters, without what only sets it; a space stays between two words."""
+    text = unicodedata.normalize("NFKC", text)
+    text = text.casefold() if fold else text
     text = _ESCAPED.sub(r"\1\2", _FRACTION.sub(r"\\frac", _NO_SPACE.sub("", text)))
     text = " ".join(_SPACE.sub(" ", text).split())
     return _BESIDE_SIGN.sub(r"\1", text)

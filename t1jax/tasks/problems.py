@@ -14,8 +14,8 @@ problem is dropped. One that cannot be compared by value, such as a sentence, is
 unscorable; or its problem is dropped too, as data.text_golds says. A gold on which a worker hangs counts as a value.
 All this depends on the files, the tokenizer and the data knobs alone, never on time: equal text is right for the
 verifier without a deadline. So every process, and every resumed run, numbers the problems alike.
-Deliberately not here: files (rows.py), what makes two texts the same (overlap.py), prompts (prompts.py), the cold
-start's texts (demonstrations.py), comparing answers (rewards/).
+Deliberately not here: files (rows.py), which columns (columns.py), what makes two texts the same (overlap.py), prompts
+(prompts.py), the cold start's texts (demonstrations.py), comparing answers (rewards/).
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from t1jax.config import Config, ConfigError, DataConfig
 from t1jax.rewards import answers, numerals
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG, Outcome
+from t1jax.tasks.columns import Columns, choose, first_gold, is_short, is_solution, marked, several
 from t1jax.tasks.demonstrations import read_demonstrations
 from t1jax.tasks.overlap import Known, normalise
 from t1jax.tasks.prompts import ChatTokenizer, has_any, render
-from t1jax.tasks.rows import Dropped, Row, names, one_line, read_rows, text_of
+from t1jax.tasks.rows import Dropped, Row, one_line, read_rows, text_of, value_of
+from t1jax.tasks.turns import Message, asked
 from t1jax.tokenizer import TokenIds, Tokenizer
 
-PROBLEM_COLUMNS = ("problem", "question", "prompt")
-ANSWER_COLUMNS = ("answer", "solution", "gold")  # the first that a file has
-SOLUTION = "solution"  # a column whose text ends in an answer
 LABELS = ("subject", "type", "level", "difficulty")  # columns that tables are made by
 EXACT = 2**53  # floats below this are exact whole numbers
 CLOSE = "</think>"
 T = TypeVar("T")
-_GSM8K = re.compile(r"####\s*([^#\n]+?)\s*\Z")  # the last line of a solution of GSM8K
+_LEVEL = re.compile(r"level\s+(\d+)", re.IGNORECASE)  # as MATH writes it; others have the number alone
 _FORMULA = re.compile(r"\$+([^$]+)\$+")
 
 
@@ -60,6 +60,7 @@ class Problem:
     labels: Mapping[str, str] = field(hash=False)  # those of LABELS that the file has
     row: int  # in the file, see rows.read_rows
     source: str  # the file
+    before: tuple[Message, ...] = field(default=(), hash=False)  # turns that come before it: a system message, examples
 
 
 class Checker(Protocol):
@@ -106,7 +107,7 @@ class ProblemsTask:
 
     def prompt(self, problem: Problem) -> str:
         """The problem in template and chat, and the response's beginning."""
-        return render(problem.text, self.cfg.data, self._tokenizer)
+        return render(problem.text, self.cfg.data, self._tokenizer, problem.before)
 
     def gold(self, problem: Problem) -> str | None:
         """The right answer; None if the verifier cannot judge it."""
@@ -159,32 +160,36 @@ def thought_end(tokens: TokenIds, tokenizer: Tokenizer) -> int | None:
 def read_problems(path: str, cfg: DataConfig, split: str) -> tuple[list[Problem], list[str]]:
     """(the problems of a file, each once and with an answer; a line for each reason to drop rows).
 
-    The columns are those of data.problem_column and data.answer_column, else the first of the common names that the
-    file's first row has. The problems are numbered from 0 on.
+    The columns are those of data.problem_column and data.answer_column, else those with common names (columns.py) that
+    the file's first row has. Texts that differ in case only are one problem if their answers are the same too: A is
+    not a where a question asks for both. The problems are numbered from 0 on.
 
     Raises:
       ConfigError: the file, a column or its type is not as expected, or no row is left.
     """
-    answer_of: dict[str, str] = {}  # of a normalised problem
+    answers_of: dict[str, dict[str, str]] = {}  # of a normalised problem, by its text with capitals
     problems: list[Problem] = []
     dropped = Dropped(path)
-    columns: tuple[str, str] | None = None
+    columns: Columns | None = None
     for number, row in read_rows(path):
-        columns = columns or (
-            _column(path, row, "data.problem_column", cfg.problem_column, PROBLEM_COLUMNS),
-            _column(path, row, "data.answer_column", cfg.answer_column, ANSWER_COLUMNS),
-        )
-        text, gold = text_of(path, number, row, columns[0]), _gold(path, number, row, columns[1])
-        key = normalise(text)
-        if not key or not gold:
+        columns = columns or choose(path, row, cfg)
+        before, text = asked(path, number, row, columns.problem)
+        gold = first_gold(path, number, row, columns, partial(_gold, path, number, row, columns.by_knob))
+        said = "\n".join([*(turn["content"] for turn in before if turn["role"] == "user"), text])
+        known = answers_of.setdefault(normalise(said), {})
+        exact = normalise(said, fold=False)
+        if several(row, columns):
+            dropped.add("a list of several answers", number)
+        elif not normalise(text) or not gold:
             dropped.add("no problem or no answer", number)
-        elif key in answer_of:
-            other = normalise(gold) != normalise(answer_of[key])
+        elif exact in known or normalise(gold) in map(normalise, known.values()):
+            other = normalise(gold) not in map(normalise, known.values())
             dropped.add("an earlier row's problem" + ", its answer written differently" * other, number)
         else:
-            answer_of[key] = gold
+            known[exact] = gold
             labels = {name: label for name in LABELS if (label := _label(row.get(name)))}
-            problems.append(Problem(len(problems), split, text, gold, _difficulty(row), labels, number, path))
+            found = Problem(len(problems), split, text, gold, _difficulty(row), labels, number, path, before)
+            problems.append(found)
     return dropped.rest(problems)
 
 
@@ -192,9 +197,10 @@ def usable(problems: Sequence[Problem], cfg: DataConfig, tokenizer: ChatTokenize
     """(the problems of one file whose prompt can be encoded and fits; a line for each reason to drop others)."""
     kept, dropped = [], Dropped(problems[0].source)
     for problem in problems:
-        if has_any(problem.text, tokenizer.special_texts):
+        said = (problem.text, *(turn["content"] for turn in problem.before))
+        if any(has_any(text, tokenizer.special_texts) for text in said):
             dropped.add("the text of a special token", problem.row)
-        elif len(tokenizer.encode(render(problem.text, cfg, tokenizer))) > cfg.prompt_length:
+        elif len(tokenizer.encode(_prompt(problem, cfg, tokenizer))) > cfg.prompt_length:
             dropped.add(f"a prompt of more than data.prompt_length = {cfg.prompt_length} tokens", problem.row)
         else:
             kept.append(problem)
@@ -260,27 +266,30 @@ def _numbered(problems: Sequence[Problem]) -> list[Problem]:
     return [dataclasses.replace(problem, index=index) for index, problem in enumerate(problems)]
 
 
-def _column(path: str, row: Row, knob: str, named: str, common: tuple[str, ...]) -> str:
-    """The column that the config names, else the first common name that the first row has."""
-    found = named if named in row else next((name for name in common if name in row and not named), None)
-    if found is None:
-        expected = f"{knob} = {named!r}" if named else f"one of {', '.join(common)}, or {knob} to name it"
-        raise ConfigError(f"{path}: expected a column {expected}; it has {names(row)}")
-    return found
+def _prompt(problem: Problem, cfg: DataConfig, tokenizer: ChatTokenizer) -> str:
+    """The problem's prompt. ConfigError: it is a conversation that cannot be written, says of which row."""
+    try:
+        return render(problem.text, cfg, tokenizer, problem.before)
+    except ConfigError as error:
+        raise ConfigError(f"{problem.source}: row {problem.row}: {error}" if problem.before else f"{error}") from error
 
 
-def _gold(path: str, number: int, row: Row, column: str) -> str:
-    """The answer as it would stand in a box; "" if there is none.
+def _gold(path: str, number: int, row: Row, by_knob: bool, column: str) -> str:
+    """The answer as it would stand in a box; "" if there is none, or a list of several.
 
-    Of a text: what its last box holds, else what follows GSM8K's ####, else all of it, which a solution is not.
+    Of a text: what its last box holds, else what follows #### or "The answer is", else all of it; of a solution only
+    if it is short.
     """
-    if answer := _number(row.get(column)):
+    value = value_of(row, column)
+    if isinstance(value, list):
+        return ""
+    if answer := _number(value):
         return answer
     text = text_of(path, number, row, column)
-    boxed, marked = answers.final_answer(text), _GSM8K.search(text)
-    if boxed is None and not marked and column == SOLUTION:
+    boxed, after = answers.final_answer(text), marked(text)
+    if boxed is None and after is None and is_solution(column) and not is_short(text, by_knob):
         return ""
-    answer = (marked[1] if marked else text) if boxed is None else boxed.strip()
+    answer = (text if after is None else after) if boxed is None else boxed.strip()
     formula = _FORMULA.fullmatch(answer)
     return formula[1].strip() if formula else answer
 
@@ -295,7 +304,10 @@ def _number(value: Any) -> str:
 
 
 def _label(value: Any) -> str:
-    return one_line(value) if isinstance(value, str) else _number(value)
+    if not isinstance(value, str):
+        return _number(value)
+    level = _LEVEL.fullmatch(value.strip())
+    return level[1] if level else one_line(value)
 
 
 def _difficulty(row: Row) -> str:

@@ -7,6 +7,7 @@ Deliberately not here: the chat template itself (hf/tokenizer.py), the embedded 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -14,6 +15,8 @@ from t1jax.config import ConfigError, DataConfig
 from t1jax.tokenizer import Tokenizer
 
 PROBLEM = "{problem}"
+THINK = "<think>"
+_THINKING = re.compile(rf"{THINK}\s*\Z")  # how some chat templates begin every response
 
 
 class ChatTokenizer(Tokenizer, Protocol):
@@ -30,16 +33,16 @@ class ChatTokenizer(Tokenizer, Protocol):
     def plain(self, text: str) -> str: ...
 
 
-def render(problem: str, cfg: DataConfig, tokenizer: ChatTokenizer) -> str:
-    """The prompt for the text of a problem.
+def render(problem: str, cfg: DataConfig, tokenizer: ChatTokenizer, before: Sequence[Mapping[str, str]] = ()) -> str:
+    """The prompt for the text of a problem; `before`: the turns of a conversation that it is the last of.
 
     Raises:
-      ConfigError: data.chat with a tokenizer that has no chat template.
+      ConfigError: data.chat with a tokenizer that has no chat template; turns without data.chat.
     """
     said = cfg.template.replace(PROBLEM, problem)
-    if not cfg.chat:
+    if not cfg.chat and not before:
         return tokenizer.plain(said) + cfg.response_prefix
-    return render_messages([{"role": "user", "content": said}], cfg, tokenizer)
+    return render_messages([*before, {"role": "user", "content": said}], cfg, tokenizer)
 
 
 def render_messages(messages: Sequence[Mapping[str, str]], cfg: DataConfig, tokenizer: ChatTokenizer) -> str:
@@ -54,7 +57,20 @@ def render_messages(messages: Sequence[Mapping[str, str]], cfg: DataConfig, toke
         raise ConfigError("data.chat is True, but the tokenizer has no chat template; expected False, or one that has")
     if cfg.system_prompt and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": cfg.system_prompt}, *messages]
-    return tokenizer.chat(messages) + cfg.response_prefix
+    prompt = tokenizer.chat(messages)
+    begun = cfg.response_prefix.strip() and prompt.rstrip().endswith(cfg.response_prefix.strip())
+    return prompt if begun else prompt + cfg.response_prefix
+
+
+def after(prompt: str, response: str, cfg: DataConfig) -> str:
+    """`response` without the beginning that the prompt has written already: data.response_prefix, or <think>."""
+    begun = _THINKING.search(prompt)
+    for beginning in (cfg.response_prefix, begun[0] if begun else ""):
+        if beginning and response.startswith(beginning):
+            return response.removeprefix(beginning)
+    if begun and response.startswith(THINK):  # with other spaces after it
+        return response.removeprefix(THINK).lstrip()
+    return response
 
 
 def control_texts(tokenizer: ChatTokenizer) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ PARQUET_ROWS = 256  # rows that are made Python objects at once
 EXAMPLES = 3  # rows that a note names
 BOM = b"\xef\xbb\xbf"
 PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "s3a": "s3fs"}
+CONVERSATIONS = "conversations"  # the column of ShareGPT, and that of a row that is nothing but a conversation (ORZ)
 FORMATS = "JSON lines, a JSON array of objects, or Parquet"
 
 
@@ -50,6 +51,8 @@ def read_rows(path: str) -> Iterator[tuple[int, Row]]:
     rows = 0
     with _readable(path), fsspec.open(path, "rb", compression="infer") as raw:
         for number, row in _rows(path, io.BufferedReader(raw)):  # those of gs:// and s3:// cannot bound a line
+            if _is_conversation(row):
+                row = {CONVERSATIONS: row}
             if not isinstance(row, dict):
                 raise ConfigError(f"{path}: row {number} is {_kind(row)}; expected an object with named columns")
             rows += 1
@@ -87,6 +90,11 @@ def _rows(path: str, file: IO[bytes]) -> Iterator[tuple[int, Any]]:
     if first.lstrip().startswith(b"[") and not suffixes & {".jsonl", ".ndjson"}:
         return enumerate(_array(path, file), start=1)
     return _lines(path, file)
+
+
+def _is_conversation(row: Any) -> bool:
+    """Whether the row is a list of turns, as ORZ writes."""
+    return isinstance(row, list) and bool(row) and all(isinstance(turn, dict) and "from" in turn for turn in row)
 
 
 def _first_line(path: str, file: IO[bytes]) -> bytes:
@@ -151,16 +159,45 @@ def _parse(path: str, content: bytes, first: int) -> Any:
         raise bad(0, f"invalid JSON ({one_line(error)})") from error
 
 
+def named(row: Any, name: str) -> list[str]:
+    """The columns that `name` may mean: the one with this name, else all whose names differ from it in case only.
+
+    `name` may be a path: "reward_model.ground_truth" looks into an object, "conversations.-1.value" into a list too.
+    """
+    head, dot, rest = name.partition(".")
+    if isinstance(row, list) and head.removeprefix("-").isdecimal() and -len(row) <= int(head) < len(row):
+        return [head + dot + below for below in (named(row[int(head)], rest) if dot else [""])]
+    if not isinstance(row, dict):
+        return []
+    for part, below in ((name, ""), (head, rest)) if dot else ((name, ""),):
+        keys = [part] if part in row else [key for key in row if key.casefold() == part.casefold()]
+        found = [f"{key}.{path}" for key in keys for path in named(row[key], below)] if below else keys
+        if found:
+            return found
+    return []
+
+
+def value_of(row: Row, column: str) -> Any:
+    """What stands in a column of `named`; of a list of one entry that entry. None if there is no such column."""
+    value: Any = row if named(row, column) else None
+    while column and value is not None:
+        head, _, rest = column.partition(".")
+        if isinstance(value, dict) and column in value:
+            head, rest = column, ""
+        value, column = (value[int(head)] if isinstance(value, list) else value.get(head)), rest
+    return value[0] if isinstance(value, list) and len(value) == 1 and not isinstance(value[0], dict) else value
+
+
 def text_of(path: str, number: int, row: Row, column: str) -> str:
-    """The text in a column of a row, without spaces around it; "" for null.
+    """The text in a column of a row, or in a list of one there, without spaces around it; "" for null and [].
 
     Raises:
       ConfigError: there is no such column, or it holds no text that a tokenizer can read.
     """
-    if column not in row:
+    if column not in named(row, column):
         raise ConfigError(f"{path}: row {number} has no column {column!r}; it has {names(row)}")
-    value = row[column]
-    if value is None:
+    value = value_of(row, column)
+    if value is None or value == []:
         return ""
     where = f"{path}: row {number}: column {column!r}"
     if not isinstance(value, str):

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rope of a config.json: its scaling, and the positions that the model was trained for.
+
+Where: WEIGHTS -> prompts -> ... Read strictly, like all of config.json.
+Source: transformers 5.23, modeling_rope_utils.py.
+Deliberately not here: rope itself (attention.py), the rest of config.json (families.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from t1jax.config import ConfigError
+from t1jax.hf.strict import Section
+
+MAX_LENGTH = 2**31 - 1  # positions are int32
+
+
+@dataclass(frozen=True)
+class Rope:
+    """How config.json says one model.rope_scaling."""
+
+    type: str  # its rope_type
+    knobs: dict[str, str]  # key of the rope section -> our knob
+    defaults: dict[str, float] = dataclasses.field(default_factory=dict)  # knob -> its value where the file has no key
+
+
+ROPES = {
+    "none": Rope("default", {}),
+    "linear": Rope("linear", {"factor": "rope_factor"}),
+    "yarn": Rope(
+        "yarn",
+        {
+            "factor": "rope_factor",
+            "original_max_position_embeddings": "rope_original_length",
+            "beta_slow": "rope_low",
+            "beta_fast": "rope_high",
+            "attention_factor": "rope_attention_factor",
+        },
+        {"rope_low": 1.0, "rope_high": 32.0, "rope_attention_factor": 0.0},
+    ),
+    "llama3": Rope(
+        "llama3",
+        {
+            "factor": "rope_factor",
+            "original_max_position_embeddings": "rope_original_length",
+            "low_freq_factor": "rope_low",
+            "high_freq_factor": "rope_high",
+        },
+    ),
+}
+DEFAULT_THETA = 10_000.0  # of all three families, where the file has none
+
+
+def trained_length(hf: Mapping[str, Any], file: str) -> int | None:
+    """The positions that the model of a config.json was trained for, tokens; None if the file does not say.
+
+    max_position_embeddings, except with linear scaling and YaRN: the length before scaling times the factor, as vLLM
+    takes it (vllm/config/model.py). Llama 3's files state the length after scaling, which is not that product.
+
+    Raises:
+      ConfigError: a length or a scaling is none.
+    """
+    if hf.get("max_position_embeddings") is None:
+        return None
+    section = Section(hf, file)
+    rope = read_rope(section)
+    if rope["rope_scaling"] in ("linear", "yarn"):
+        return round(rope["rope_original_length"] * rope["rope_factor"])
+    return section.whole("max_position_embeddings", MAX_LENGTH)
+
+
+def read_rope(section: Section) -> dict[str, Any]:
+    """The rope knobs, from `rope_parameters` (transformers 5) or from `rope_theta` and `rope_scaling` (before)."""
+    name = "rope_scaling" if section.values.get("rope_parameters") is None else "rope_parameters"
+    if name == "rope_parameters":
+        section.fixed("rope_scaling", None)  # one of two would win
+    written = section.values.get(name)
+    if not isinstance(written, dict | None):
+        section.refuse(name, "an object with rope_type")
+    rope = Section({k: v for k, v in (written or {}).items() if v is not None}, section.file, f"{name}.")
+    named = "type" if "type" in rope.values and "rope_type" not in rope.values else "rope_type"
+    scaling = next((s for s, kind in ROPES.items() if kind.type == rope.values.get(named, "default")), None)
+    if scaling is None:
+        rope.refuse(named, "one of " + ", ".join(kind.type for kind in ROPES.values()))
+    kind = ROPES[scaling]
+    known = {"rope_type": kind.type, "type": kind.type, "partial_rotary_factor": 1}
+    for key, expected in known.items():
+        rope.fixed(key, expected)
+    for key in rope.values:
+        if key not in (*known, *kind.knobs, "rope_theta"):
+            rope.refuse(key, f"only {', '.join((*kind.knobs, 'rope_theta'))} with rope_type {kind.type}")
+    if section.values.get("rope_theta") is not None:
+        rope.fixed("rope_theta", section.values["rope_theta"])
+
+    values: dict[str, Any] = {"rope_scaling": scaling, "rope_theta": DEFAULT_THETA, **kind.defaults}
+    values["rope_original_length"] = section.whole("max_position_embeddings", MAX_LENGTH)
+    for place in (section, rope):
+        if place.values.get("rope_theta") is not None:
+            values["rope_theta"] = place.number("rope_theta", 2, 1e12)
+    for key, knob in kind.knobs.items():
+        if knob in values and key not in rope.values:
+            continue
+        if knob == "rope_original_length":
+            values[knob] = rope.whole(key, MAX_LENGTH)
+        else:
+            values[knob] = rope.number(key, 1 if knob == "rope_factor" else 1e-3, 1e6)
+    if "rope_low" in values and values["rope_low"] >= values["rope_high"]:
+        low, high = (key for key, knob in kind.knobs.items() if knob in ("rope_low", "rope_high"))
+        found = f"{low} {values['rope_low']:g} and {high} {values['rope_high']:g}"
+        raise ConfigError(f"{section.file}: {name} has {found}; expected {low} to be less")
+    return values
