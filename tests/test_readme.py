@@ -49,6 +49,8 @@ SMALL = {  # what makes a command quick, on a random model of one layer
 def test_readme_commands_of_a_real_model(tmp_path):
     """All of them, in their order, as a reader would: on a random Hugging Face folder and made-up problems."""
     make_folder(tmp_path / "models/Qwen2.5-0.5B")
+    described = tmp_path / "models/Qwen2.5-0.5B/config.json"
+    described.write_text(json.dumps(json.loads(described.read_text()) | {"max_position_embeddings": 32768}))
     (tmp_path / "data").mkdir()
     for name, first in (("train", 0), ("math500", 100)):
         rows = [{"problem": f"What is {first + i} less {i}?", "answer": str(first)} for i in range(8)]

@@ -97,7 +97,7 @@ def test_parquet(tmp_path, capsys):
     [
         ([{"answer": "5"}], (), "row 1 has 'answer'; expected 'gold', and 'answer' or 'response'"),
         ([{"gold": "5"}, {"answer": "5"}], (), "row 1 has 'gold'; expected"),
-        ([{"gold": "5", "answer": ["5"]}], (), "row 1: column 'answer' is a list; expected text"),
+        ([{"gold": "5", "answer": ["5", "6"]}], (), "row 1: column 'answer' is a list; expected text"),
         ([{"x": "5"}], ("--golds-only",), "expected a column"),
         ([], (), "is empty; expected JSON lines"),
         ([{"gold": "5", "answer": "5"}], ("more.jsonl",), "2 files on the command line; expected one FILE"),
