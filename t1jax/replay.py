@@ -67,7 +67,7 @@ def replay(folder: Path) -> bool:
     layout = sharding.train_layout(mesh)
     with Verifier(cfg.verifier) as verifier, np.load(folder / "prompts.npz") as kept:
         task, tokens = pipeline.make_task(cfg, folder, verifier)
-        prompts = multihost.shared_batch(Prompts(kept["tokens"], kept["valid"], kept["problem"]), layout)
+        prompts = multihost.global_batch(Prompts(kept["tokens"], kept["valid"], kept["problem"]), layout)
         with ocp.StandardCheckpointer() as checkpointer:
             abstract = step.state_shapes(cfg, mesh, make_optimizer(cfg), anchor=True)
             state = checkpointer.restore((folder / "state").absolute(), abstract)
