@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from t1jax import config
+from t1jax import config, waiting
 from t1jax.config import Config, ConfigError
 from t1jax.stopping import Interrupted, Stopped
 
@@ -40,6 +40,7 @@ def call(
     if any(arg in ("--help", "-help", "-h") for arg in argv[1:]):
         print(usage, end="")
         return 0
+    waiting.be_patient()
     try:
         body(argv)
     except ConfigError as error:

@@ -4,7 +4,8 @@
 Where: the PROMPTS of the sentence. Both streams are endless: a file's problems come again each epoch, in another order
 that the seed shuffles, and a batch may hold the end of one epoch and the beginning of the next; the embedded task has
 2^30 problems. They are made by one background thread while the device works, and can be resumed: `get_state()` is a
-small dict that fits JSON, and `set_state` continues with exactly the batch that would have come next.
+small dict that fits JSON, and `set_state` continues with exactly the batch that would have come next. Every process
+makes the whole batch, so a stream and its state are the same however many processes there are; multihost.py shares it.
 Masks are born here: `valid_PC` marks a prompt's own tokens, `segment_BT` a text's, `target_BT` a response's.
 
 Axes: P prompts, C prompt positions, B rows, T positions of a row.
@@ -76,29 +77,17 @@ def pad_prompts(rows: Sequence[Sequence[int]], ids: Iterable[int], length: int, 
     return Prompts(tokens_PC, valid_PC, problem_P)
 
 
-def prompt_stream(
-    cfg: Config,
-    task: Task,
-    tokenizer: Tokenizer,
-    split: str,
-    batch: int,
-    seed: int,
-    *,
-    process_index: int = 0,
-    process_count: int = 1,
-) -> PromptStream:
-    """Batches of `batch` prompts of different problems: this process's rows of each, Prompts of NumPy arrays.
+def prompt_stream(cfg: Config, task: Task, tokenizer: Tokenizer, split: str, batch: int, seed: int) -> PromptStream:
+    """Batches of `batch` prompts of different problems, Prompts of NumPy arrays.
 
-    The rows of all processes, in order, are the same batch whatever the number of processes. Only a batch with two
-    epochs in it, or of a curriculum, may hold a problem twice.
+    Only a batch with two epochs in it, or of a curriculum, may hold a problem twice.
 
     Raises:
-      ConfigError: a batch is larger than the file, or does not divide over the processes.
+      ConfigError: a batch is larger than the file.
     """
     size = task.size(split)
     if size is not None and size < batch:
         raise ConfigError(f"a batch is {batch} prompts; expected at most {size}, the {split} problems of the file")
-    rows = _share_of(batch, "prompts", process_count)
     order = _epochs(size, seed)
     if cfg.task.curriculum and task.difficulties:
         count = NUM_PROBLEMS if size is None else size
@@ -110,30 +99,24 @@ def prompt_stream(
         texts = [task.prompt(task.problem(int(index), split)) for index in indices]
         return tokenise_prompts(tokenizer, texts, indices, cfg.data.prompt_length)
 
-    batches = order.batch(rows)[process_index::process_count]
-    return _prefetched(batches.map(prompts).to_iter_dataset(NO_READERS))
+    return _prefetched(order.batch(batch).map(prompts).to_iter_dataset(NO_READERS))
 
 
-def sft_stream(
-    cfg: Config, task: Task, tokenizer: Tokenizer, *, process_index: int = 0, process_count: int = 1
-) -> SftStream:
-    """Batches of `cfg.sft.batch_size` packed rows of prompt, chain and stop token: this process's, Packed of NumPy.
+def sft_stream(cfg: Config, task: Task, tokenizer: Tokenizer) -> SftStream:
+    """Batches of `cfg.sft.batch_size` packed rows of prompt, chain and stop token, Packed of NumPy arrays.
 
     A text's index and cfg.seed decide it. One that is longer than a row is cut at the end of the row, and then has no
-    stop token. Every process packs the whole batch and takes its rows: the rows of all, in order, are the same batch
-    whatever the number of processes.
+    stop token.
 
     Raises:
-      ConfigError: a file with fewer texts than a batch has rows, or rows that do not divide over the processes.
+      ConfigError: a file with fewer texts than a batch has rows.
     """
     size = task.num_demonstrations()
     if size is not None and size < cfg.sft.batch_size:
         raise ConfigError(
             f"sft.batch_size is {cfg.sft.batch_size}; expected at most {size}, the texts of data.sft that are used"
         )
-    batch, rows = cfg.sft.batch_size, _share_of(cfg.sft.batch_size, "rows", process_count)
-    mine = slice(process_index * rows, (process_index + 1) * rows)
-    length, seed = cfg.sft.sequence_length, cfg.seed
+    batch, length, seed = cfg.sft.batch_size, cfg.sft.sequence_length, cfg.seed
     stop = tokenizer.stop_ids[0]
 
     def text(index: int) -> dict[str, np.ndarray]:
@@ -147,10 +130,10 @@ def sft_stream(
 
     def packed(whole: dict[str, Any]) -> Packed:
         return Packed(
-            tokens_BT=whole["tokens"][mine],
-            segment_BT=whole["tokens_segment_ids"][mine],
-            position_BT=whole["tokens_positions"][mine],
-            target_BT=whole["target"][mine],
+            tokens_BT=whole["tokens"],
+            segment_BT=whole["tokens_segment_ids"],
+            position_BT=whole["tokens_positions"],
+            target_BT=whole["target"],
         )
 
     texts = _epochs(size, seed).map(text)
@@ -168,13 +151,6 @@ def sft_stream(
 def _epochs(size: int | None, seed: int) -> grain.MapDataset:
     """Indices below `size` without end, each once an epoch; every epoch has its own order, from `seed` on."""
     return grain.MapDataset.range(NUM_PROBLEMS if size is None else size).shuffle(seed).repeat(NUM_EPOCHS)
-
-
-def _share_of(batch: int, what: str, process_count: int) -> int:
-    """Rows of a batch that one process makes."""
-    if batch % process_count:
-        raise ConfigError(f"a batch is {batch} {what}; expected a multiple of {process_count}, the number of processes")
-    return batch // process_count
 
 
 def _prefetched(dataset: grain.IterDataset) -> Any:

@@ -46,7 +46,7 @@ def make_divergence(cfg: Config, mesh: Mesh) -> Callable[[Params, Params, Sequen
         length = cfg.data.prompt_length + cfg.rl.max_new_tokens
         for start in range(0, len(prompts), size):
             part = slice(start, start + size)
-            packed = multihost.shared_batch(_rows(prompts[part], responses[part], size, length), layout)
+            packed = multihost.global_batch(_rows(prompts[part], responses[part], size, length), layout)
             policy_B, other_B = (multihost.to_host(summed(weights, packed)) for weights in (params, reference))
             total += float(np.sum(policy_B - other_B, dtype=np.float64))
         return total / len(prompts)

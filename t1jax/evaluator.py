@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from t1jax import decode
+from t1jax import decode, multihost
 from t1jax.config import Config
 from t1jax.generate import Generator
 from t1jax.rewards.answers import RIGHT, UNSCORABLE
@@ -108,9 +108,9 @@ class Evaluator:
     def judge(self, problems: Sequence[Any], responses: Sequence[Sequence[int]]) -> list[Response]:
         """Each response, as token ids, with its outcome and what it tried and claimed."""
         texts = [self.tokenizer.decode(tokens) for tokens in responses]
-        outcomes = self.task.score(problems, texts)
+        outcomes = multihost.divided(lambda part: self.task.score(problems[part], texts[part]), len(texts))
         return [
-            Response(problem, tuple(tokens), text, int(outcome), self.task.analyse(problem, text))
+            Response(problem, tuple(tokens), text, outcome, self.task.analyse(problem, text))
             for problem, tokens, text, outcome in zip(problems, responses, texts, outcomes, strict=True)
         ]
 

@@ -87,7 +87,7 @@ class Generator:
             batch = data.pad_prompts(
                 part + part[:1] * missing, names + names[:1] * missing, length, self.tokenizer.pad_id
             )
-            rollouts = sampler(params, multihost.shared_batch(batch, self._layout), key, settings, forbid)
+            rollouts = sampler(params, multihost.global_batch(batch, self._layout), key, settings, forbid)
             tokens_BT, sampled_BT = multihost.to_host((rollouts.tokens_BT, rollouts.sampled_BT))
             rows = [tokens[mask].tolist() for tokens, mask in zip(tokens_BT, sampled_BT, strict=True)]
             out += [rows[p * responses : (p + 1) * responses] for p in range(len(part))]

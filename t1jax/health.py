@@ -15,9 +15,11 @@ Deliberately not here: doing it again (replay.py), rows (loop.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import jax
@@ -27,7 +29,7 @@ import orbax.checkpoint as ocp
 from t1jax import files, multihost
 from t1jax.config import Config
 from t1jax.selection import FILE_NAME as FILTERED
-from t1jax.stopping import EXIT_SICK, Stopped
+from t1jax.stopping import EXIT_FAILED, EXIT_SICK, Stopped
 from t1jax.tokenizer import Tokenizer
 from t1jax.types import Prompts, Report, TrainState
 from t1jax.workdir import INPUTS
@@ -55,6 +57,63 @@ LIMITS: dict[str, tuple[Callable[[Row], bool], str]] = {  # what is said while i
 }
 
 
+@dataclass(frozen=True)
+class Rounding:
+    """What rounding leaves between sampler and learner at most, nats a token: `first`, or `times` the run's median."""
+
+    first: float
+    times: float
+
+    def most(self, seen: Collection[float]) -> float:
+        """By the gaps of the last steps, which say how far this model amplifies rounding."""
+        return max(self.first, self.times * median(seen)) if len(seen) >= KNOWN else self.first
+
+
+KNOWN = 5  # gaps that a median is taken of, at least
+# Seen in float32: 1e-6 to 5e-6 in 2 to 8 layers; 7e-3 in 24 layers of random weights twice as large as usual. Where
+# processes were fed different rows: 0.77 and more.
+EXACT = Rounding(first=0.1, times=100.0)
+# Seen in bfloat16: 0.04 in 8 layers of random weights. It is as large as a fault may be.
+HALF = Rounding(first=0.5, times=4.0)
+
+
+class Gaps:
+    """Whether sampler and learner compute the same: they read one copy of the weights and one batch.
+
+    Rounding alone keeps max |sampler - learner| log-probability above 0. More than EXACT in float32 means that devices
+    compute different things, as where a group of them was fed different rows, and ends the run. In half precision
+    rounding cannot be told from such faults for certain, so that more than HALF is only told.
+    """
+
+    def __init__(self, cfg: Config, note: Callable[[str], None]) -> None:
+        self._exact = cfg.model.compute_dtype == "float32"
+        self._same = cfg.rl.learner_temperature == cfg.rl.temperature  # else the two differ on purpose
+        self._note = note
+        self._seen: deque[float] = deque(maxlen=100)
+
+    def look(self, step: int, gap: float) -> None:
+        """Looks at the gap of a step that was not skipped.
+
+        Raises:
+          Stopped: rounding cannot explain it.
+        """
+        most = (EXACT if self._exact else HALF).most(self._seen)
+        self._seen.append(gap)
+        if not self._same or gap <= most:
+            return
+        what = f"rl step {step}: logprob_gap is {gap:.3g}, the most that a token's log-probability differs by between "
+        what += f"sampler and learner; expected at most {most:.3g}"
+        if not self._exact:
+            self._note(f"WARNING: {what}; model.compute_dtype=float32 tells rounding from a fault")
+            return
+        raise Stopped(
+            f"{what}, which is what float32 explains: devices compute different things, or a kernel is wrong. Nothing "
+            "of this step was saved. Look at which processes feed which shards (t1jax.plan); try model.attention=xla, "
+            "or another mesh",
+            EXIT_FAILED,
+        )
+
+
 class Health:
     """Looks at the rows of one stage."""
 
@@ -63,12 +122,14 @@ class Health:
         self._most = cfg.rl.max_skipped if stage == "rl" else cfg.sft.max_skipped
         self._skipped = 0  # in a row
         self._told: set[str] = set()
+        self._gaps = Gaps(cfg, note)
 
     def look(self, step: int, row: Row) -> None:
         """Says what has become sick in this row.
 
         Raises:
-          Stopped: the gradient has not been finite for cfg.rl.max_skipped (cfg.sft.max_skipped) steps in a row.
+          Stopped: the gradient has not been finite for cfg.rl.max_skipped (cfg.sft.max_skipped) steps in a row, or
+            sampler and learner disagree.
         """
         for name, (sick, words) in LIMITS.items():
             if row.get(name) is None or row.get("response_length") is None or not sick(row):
@@ -78,6 +139,8 @@ class Health:
                 self._note(f"WARNING: {self._stage} step {step}: {words.format(**row)}")
         if not row.get("skipped"):
             self._skipped = 0
+            if row.get("logprob_gap") is not None:
+                self._gaps.look(step, row["logprob_gap"])
             return
         self._skipped += 1
         what = f"{self._stage} step {step}: the gradient is not finite"

@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every call that knows there may be several processes.
 
-Each process reads its own rows of a batch; a global array is made of them. Process 0 alone writes files.
-Deliberately not here: starting the processes, shardings (sharding.py).
+Every process makes the whole batch, and each of its devices takes the rows of its shard. So processes that hold the
+same shard, as they do where a tensor group spans them, hand in the same rows, whatever the order of the devices in the
+mesh. Process 0 alone writes files.
+Deliberately not here: starting the processes, shardings (sharding.py), whether replicas agree (replicas.py).
 """
 
 from __future__ import annotations
 
+import json
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,20 +20,44 @@ import numpy as np
 
 from t1jax.sharding import Layout
 
+SHOWN = 4  # shards that a line names
+Feeders = tuple[tuple[int, ...], ...]  # of each shard of the batch, in the order of the rows: processes
+
 
 def is_main() -> bool:
     """Whether this process writes metrics, reports and messages."""
     return jax.process_index() == 0
 
 
-def share() -> dict[str, int]:
-    """Which part of each batch this process reads: the arguments that the streams of data.py take."""
-    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
-
-
 def global_batch(rows: Any, layout: Layout) -> Any:
-    """A pytree of this process's rows (NumPy, first axis rows) as global arrays split over the batch axes."""
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(layout.sharding("batch"), x), rows)
+    """A pytree of all rows of a batch (NumPy, the same on every process) as global arrays split over the batch axes."""
+
+    def one(x: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(x.shape, layout.sharding("batch"), lambda index: x[index])
+
+    return jax.tree.map(one, rows)
+
+
+def feeders(layout: Layout, process_of: Callable[[Any], int] = lambda device: device.process_index) -> Feeders:
+    """Which processes feed each shard of the batch: those that have a device which holds it."""
+    found = defaultdict[int, set[int]](set)
+    held: Mapping[Any, Any] = layout.sharding("batch").devices_indices_map((layout.batch_shards,))
+    for device, (rows,) in held.items():
+        found[rows.start or 0].add(process_of(device))
+    return tuple(tuple(sorted(found[shard])) for shard in sorted(found))
+
+
+def describe(fed: Feeders) -> str:
+    """`feeders` in words: a line."""
+    count = len({process for shard in fed for process in shard})
+    most = max(map(len, fed))
+    who = f"{len(fed)} shard{'s' * (len(fed) > 1)} of the batch, {count} process{'es' * (count > 1)}"
+    if count == 1:
+        return who
+    listed = [f"{shard} from {' '.join(map(str, processes))}" for shard, processes in enumerate(fed[:SHOWN])]
+    more = f" and so on to {len(fed) - 1}" if len(fed) > SHOWN else ""
+    same = f"; a shard is fed by up to {most} processes, the same rows from each" if most > 1 else ""
+    return f"{who}{same}: {', '.join(listed)}{more}"
 
 
 def to_host(tree: Any) -> Any:
@@ -39,13 +69,26 @@ def to_host(tree: Any) -> Any:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
-def shared_batch(rows: Any, layout: Layout) -> Any:
-    """A pytree of rows that every process holds whole (NumPy), as global arrays split over the batch axes."""
+def divided(ask: Callable[[slice], Sequence[int]], count: int) -> list[int]:
+    """What `ask` says of each of `count` things, below 2**31 each; over all processes each is asked about once.
 
-    def one(x: np.ndarray) -> jax.Array:
-        return jax.make_array_from_callback(x.shape, layout.sharding("batch"), lambda index: x[index])
+    Args:
+      ask: given a slice of them, answers for those. All processes make the call, with the same things.
+    """
+    if not count:
+        return []
+    processes = jax.process_count()
+    mine: Any = np.zeros(-(-count // processes), np.int32)
+    answers = np.asarray(ask(slice(jax.process_index(), count, processes)), np.int32)
+    mine[: len(answers)] = answers
+    return to_host(mine).reshape(processes, -1).T.ravel()[:count].tolist()
 
-    return jax.tree.map(one, rows)
+
+def different(values: Mapping[str, Any]) -> list[str]:
+    """The names of JSON values that are not the same on all processes, which give the same names."""
+    mine = np.array([zlib.crc32(json.dumps(value, sort_keys=True).encode()) for value in values.values()], np.uint32)
+    all_of_them = to_host(mine).reshape(jax.process_count(), -1)
+    return [name for name, same in zip(values, (all_of_them == mine).all(0), strict=True) if not same]
 
 
 def least(value: int) -> int:

@@ -49,7 +49,7 @@ from t1jax.tasks.task import Task
 from t1jax.tasks.written import read_written
 from t1jax.tokenizer import Tokenizer
 from t1jax.types import Params
-from t1jax.workdir import begin, claim, locked
+from t1jax.workdir import begin, claim, locked, refuse_other_processes
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy")
 
@@ -67,6 +67,7 @@ def run(cfg: Config, workdir: Path, allow_change: Sequence[str] = ()) -> Path:
     """
     validation.validate(cfg, jax.device_count())
     mesh = sharding.make_mesh(cfg.mesh)
+    refuse_other_processes(cfg, {name: version(name) for name in PACKAGES})
     changed = claim(cfg, workdir, allow_change)
     done = (workdir / "results.json", workdir / "report.html")
     if not changed and all(path.exists() for path in done):
@@ -79,6 +80,8 @@ def run(cfg: Config, workdir: Path, allow_change: Sequence[str] = ()) -> Path:
         Progress() as progress,
         open_task(cfg, workdir, progress.note) as (task, tokens),
     ):
+        if jax.process_count() > 1:
+            progress.note(multihost.describe(multihost.feeders(sharding.train_layout(mesh))))
         for name, (old, new) in changed.items():
             progress.note(f"{name} is now {new}, was {old}")
         multihost.barrier("all have read the workdir")

@@ -97,7 +97,7 @@ def _plan(argv: list[str]) -> int:
 
 def table(found: Found) -> str:
     """For a person."""
-    from t1jax import estimate
+    from t1jax import estimate, multihost
 
     chip, todo, time, told = found.where.chip, found.work, found.seconds, found.compiled
     shape = " x ".join(f"{name} {size}" for name, size in zip(("data", "fsdp", "tensor"), found.mesh, strict=True))
@@ -106,6 +106,7 @@ def table(found: Found) -> str:
         + ("" if found.where.compiler != "cpu" or chip.name == "cpu" else "; compiled for CPUs in their place"),
         f"mesh {shape}; {found.parameters / 1e9:.2f} billion parameters; {found.memory.lanes} lanes a prompt; "
         f"{found.cfg.rl.micro_batches} micro-batches",
+        multihost.describe(found.fed),
         "",
         "Memory of a chip, counted from shapes",
         *(f"  {line}" for line in str(found.memory).splitlines()),

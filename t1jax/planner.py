@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from t1jax import estimate, memory, optim, packing, program, sharding, step, validation
+from t1jax import estimate, memory, multihost, optim, packing, program, sharding, step, validation
 from t1jax.config import Config, ConfigError, MeshConfig, ModelConfig, mesh_shape
 from t1jax.estimate import Seconds, Work
 from t1jax.hardware import GIB, Slice
@@ -65,6 +65,7 @@ class Found:
     work: Work
     seconds: Seconds
     length: float
+    fed: multihost.Feeders  # which processes feed each shard of the batch
 
     @property
     def total(self) -> int:
@@ -139,6 +140,7 @@ class Found:
             "mesh": dict(zip(("data", "fsdp", "tensor"), self.mesh, strict=True)),
             "compiler": self.where.compiler if told else None,
             "refused": told.refused or None if told else None,
+            "batch_shards_fed_by": self.fed,
             "parameters": self.parameters,
             "lanes": self.memory.lanes,
             "micro_batches": self.cfg.rl.micro_batches,
@@ -192,7 +194,17 @@ def plan(cfg: Config, where: Slice, length: float, *, compiled: bool) -> Found:
         work=estimate.work(cfg, length),
         seconds=seconds,
         length=length,
+        fed=_feeders(mesh, where),
     )
+
+
+def _feeders(mesh: Mesh, where: Slice) -> multihost.Feeders:
+    """Of TPUs the slice says whose a device is; of GPUs, which others stand in for: a process each, as Slurm does."""
+    layout = sharding.train_layout(mesh)
+    if where.compiler == "tpu" or where.chip.name == "cpu":
+        return multihost.feeders(layout)
+    place = {device: index for index, device in enumerate(where.devices)}
+    return multihost.feeders(layout, place.__getitem__)
 
 
 def _with(cfg: Config, **knobs: Any) -> Config:

@@ -67,7 +67,7 @@ def replay(folder: Path) -> bool:
     workdir.refuse_other_files(cfg, folder)
     with pipeline.open_task(cfg, folder, print) as (whole, tokens), np.load(folder / "prompts.npz") as kept:
         task = selection.choose(cfg, whole, folder)
-        prompts = multihost.shared_batch(Prompts(kept["tokens"], kept["valid"], kept["problem"]), layout)
+        prompts = multihost.global_batch(Prompts(kept["tokens"], kept["valid"], kept["problem"]), layout)
         with ocp.StandardCheckpointer() as checkpointer:
             abstract = step.state_shapes(cfg, mesh, make_optimizer(cfg), anchor=True)
             state = checkpointer.restore((folder / "state").absolute(), abstract)

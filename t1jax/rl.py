@@ -14,7 +14,7 @@ from typing import Any
 import optax
 from jax.sharding import Mesh
 
-from t1jax import data, memory, multihost, optim, saved, step
+from t1jax import data, memory, multihost, optim, replicas, saved, step
 from t1jax.checkpoint import Checkpoints
 from t1jax.config import Config
 from t1jax.evaluator import Evaluator, metrics_row
@@ -56,9 +56,7 @@ def train(
       Interrupted: `signals` were heard; the last step done is saved.
     """
     layout, optimizer = train_layout(mesh), make_optimizer(cfg)
-    stream = data.prompt_stream(
-        cfg, task, tokenizer, "train", cfg.rl.prompts_per_step, cfg.seed + 1, **multihost.share()
-    )
+    stream = data.prompt_stream(cfg, task, tokenizer, "train", cfg.rl.prompts_per_step, cfg.seed + 1)
     state = checkpoints.restore(step.state_shapes(cfg, mesh, optimizer, anchor=True), stream)
     if state is None:
         if params is None:
@@ -91,6 +89,8 @@ def train(
         saving.begin(start, state)
         for number in range(start + 1, last + 1):
             batch = multihost.global_batch(next(stream), layout)
+            if number == start + 1:
+                replicas.refuse_different(mesh, state=state, batch=batch)
             state, report = train_step(state, batch)
             if report["skipped"].item():  # waits for the step, which itself waits for the host to score
                 health.dump(writer.workdir / "sick", number, state, batch, report, tokenizer)

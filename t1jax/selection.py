@@ -130,12 +130,18 @@ def pass_rates(
                 ids=chosen,
             )
             texts = [tokenizer.decode(tokens) for responses in sampled for tokens in responses]
-            outcomes = np.array(task.score([p for p in problems for _ in range(cfg.rl.filter_samples)], texts))
+            asked = [problem for problem in problems for _ in range(cfg.rl.filter_samples)]
+            outcomes = np.array(_judge(task, asked, texts))
             for index, tries in zip(chosen, outcomes.reshape(len(chosen), -1), strict=True):
                 scorable = int((tries != UNSCORABLE).sum())
                 rates[index] = float((tries == RIGHT).sum()) / scorable if scorable else None
             stage.update(start + len(chosen))
     return rates
+
+
+def _judge(task: Task, problems: Sequence[Any], texts: Sequence[str]) -> list[int]:
+    """The outcome of each text; the processes of the run share them out."""
+    return multihost.divided(lambda part: task.score(problems[part], texts[part]), len(texts))
 
 
 def candidates(size: int | None, count: int, seed: int) -> list[int]:

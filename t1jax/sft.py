@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from t1jax import data, losses, multihost, optim, rng, step, weights
+from t1jax import data, losses, multihost, optim, replicas, rng, step, weights
 from t1jax.checkpoint import Checkpoints
 from t1jax.config import Config
 from t1jax.health import Health
@@ -117,7 +117,7 @@ def train(
     if not cfg.sft.num_steps:
         raise ValueError("sft.num_steps is 0: there is no cold start")
     layout, optimizer = train_layout(mesh), make_optimizer(cfg)
-    stream = data.sft_stream(cfg, task, tokenizer, **multihost.share())
+    stream = data.sft_stream(cfg, task, tokenizer)
     state = checkpoints.restore(step.state_shapes(cfg, mesh, optimizer, anchor=False), stream)
     if state is None:
         state = step.init_state(cfg, mesh, optimizer, initial_params(cfg, mesh), anchor=False)
@@ -133,7 +133,10 @@ def train(
         saving = Saving(log, checkpoints, stream, signals)
         saving.begin(start, state)
         for number in range(start + 1, last + 1):
-            state, report = sft_step(state, multihost.global_batch(next(stream), layout))
+            batch = multihost.global_batch(next(stream), layout)
+            if number == start + 1:
+                replicas.refuse_different(mesh, state=state, batch=batch)
+            state, report = sft_step(state, batch)
             log.push(number, report)
             saving.after(number, state, due(number, cfg.checkpoint.sft_every, last))
     checkpoints.wait()

@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any
 
+EXIT_FAILED = 1  # what a run computes cannot be right
 EXIT_STORAGE = 3  # no checkpoint can be read, or the last one not written
 EXIT_SICK = 4  # gradients were not finite for too many steps in a row
 SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -12,6 +12,7 @@ import re
 import urllib.parse
 from typing import Any
 
+from t1jax import waiting
 from t1jax.config import Config, ConfigError, mesh_shape
 
 LOCAL, RULES = "local", "rules"  # writers of synthesis that are no endpoints: our own sampler, a program
@@ -141,6 +142,13 @@ def _validate_measuring(cfg: Config) -> None:
     _at_least(cfg, 1, "scaling", "answer_tokens")
     _positive(cfg, "verifier", "deadline")
     _at_least(cfg, 0, "verifier", "workers")
+    answers, workers = cfg.rl.prompts_per_step * cfg.rl.responses_per_prompt, cfg.verifier.workers
+    longest = waiting.longest_scoring(cfg.verifier.deadline, answers, workers)
+    if longest > waiting.SCORING:
+        raise ConfigError(
+            f"verifier.deadline is {cfg.verifier.deadline}: {answers} answers of a step may then take {longest:.0f} s; "
+            f"expected at most {waiting.SCORING} s, as long as devices wait: lower it, or raise verifier.workers"
+        )
     _at_least(cfg, 64, "verifier", "memory")
     _at_least(cfg, 1, "verifier", "recycle")
     for name, benchmark in cfg.benchmarks.items():

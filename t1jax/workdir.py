@@ -13,6 +13,7 @@ Deliberately not here: what else lies in the workdir (pipeline.py), damaged chec
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import jax
 
 from t1jax import config, files, multihost
 from t1jax.config import Config, ConfigError
@@ -101,6 +103,27 @@ def claim(cfg: Config, workdir: Path, allowed: Sequence[str] = ()) -> dict[str, 
         raise ConfigError(f"{workdir} was started otherwise: {listed}; give what was{flag}, or another --workdir")
     refuse_other_files(cfg, workdir)
     return changed
+
+
+def refuse_other_processes(cfg: Config, versions: Mapping[str, str]) -> None:
+    """Compares this process with the others of the run: config, files of problems, versions of packages.
+
+    Raises:
+      ConfigError: they differ; each process raises it, and names what.
+    """
+    if jax.process_count() == 1:
+        return
+    tree: Any = files.json_ready(cfg.to_dict())
+    values = {name: functools.reduce(lambda node, key: node[key], name.split("."), tree) for name in config.knobs()}
+    found = digests(cfg)
+    values |= {f"the content of {name}": found.get(name) for name in FILES}
+    values |= {f"the version of {name}": number for name, number in versions.items()}
+    names = multihost.different(values)
+    if names:
+        listed = ", ".join(f"{name} ({values[name]} here)" for name in names)
+        raise ConfigError(
+            f"processes differ in {listed}; expected the same command, files and packages on all {jax.process_count()}"
+        )
 
 
 def begin(cfg: Config, workdir: Path, outdated: Sequence[Path]) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches are what they say, splits share no problem, processes share the work, streams go on where they were."""
+"""Batches are what they say, splits share no problem, streams go on where they were."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def same(one, other):
     return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
 
 
-def prompts(tokens, split="train", batch=4, seed=0, **processes):
-    return data.prompt_stream(CFG, TASK, tokens, split, batch, seed, **processes)
+def prompts(tokens, split="train", batch=4, seed=0):
+    return data.prompt_stream(CFG, TASK, tokens, split, batch, seed)
 
 
 # prompts
@@ -96,22 +96,6 @@ def test_training_and_held_out_prompts_are_of_different_problems(tokens):
         }
         assert len(texts[split]) > 250
     assert not texts["train"] & texts["held_out"]
-
-
-@pytest.mark.parametrize("count", [2, 4])
-def test_the_processes_rows_in_order_are_the_batch_of_one_process(tokens, count):
-    whole = take(prompts(tokens), 3)
-    parts = [take(prompts(tokens, process_index=i, process_count=count), 3) for i in range(count)]
-    for step, batch in enumerate(whole):
-        joined = jax.tree.map(lambda *rows: np.concatenate(rows), *(part[step] for part in parts))
-        assert same(joined, batch)
-
-
-def test_rows_that_do_not_divide_over_the_processes_are_refused(tokens):
-    with pytest.raises(ConfigError, match="a batch is 4 prompts; expected a multiple of 3, the number of processes"):
-        prompts(tokens, process_count=3)
-    with pytest.raises(ConfigError, match="a batch is 8 rows; expected a multiple of 3"):
-        data.sft_stream(CFG, TASK, tokens, process_count=3)
 
 
 # packed rows
@@ -177,29 +161,17 @@ def test_a_text_longer_than_a_row_is_cut_and_a_prompt_that_fills_one_is_refused(
     stream.close()
 
 
-def test_the_rows_of_all_processes_are_the_batch_of_one(tokens):
-    (whole,), *parts = (
-        [take(data.sft_stream(CFG, TASK, tokens, process_index=i, process_count=n), 3) for i in range(n)]
-        for n in (1, 2, 4)
-    )
-    for processes in parts:
-        together = [jax.tree.map(lambda *x: np.concatenate(x), *batches) for batches in zip(*processes, strict=True)]
-        jax.tree.map(np.testing.assert_array_equal, together, whole)
-
-
 # resume
 
 
 def make_streams(tokens):
     return {
         "prompts": lambda: prompts(tokens),
-        "a half of the prompts": lambda: prompts(tokens, process_index=1, process_count=2),
         "packed": lambda: data.sft_stream(CFG, TASK, tokens),
-        "a half of the packed": lambda: data.sft_stream(CFG, TASK, tokens, process_index=1, process_count=2),
     }
 
 
-@pytest.mark.parametrize("kind", ["prompts", "a half of the prompts", "packed", "a half of the packed"])
+@pytest.mark.parametrize("kind", ["prompts", "packed"])
 @pytest.mark.parametrize("done", [0, 1, 5])
 def test_a_stream_goes_on_with_exactly_the_next_batch(tokens, kind, done):
     make = make_streams(tokens)[kind]
@@ -216,6 +188,15 @@ def test_a_stream_goes_on_with_exactly_the_next_batch(tokens, kind, done):
         next(used)
     used.set_state(json.loads(state))
     assert all(same(a, b) for a, b in zip(take(used, 4), rest, strict=True))
+
+
+@pytest.mark.parametrize("state", [{"next_index": 3}, {"parent": {"next_index": 60}, "next_row": 0, "counter": 24}])
+def test_states_of_checkpoints_from_before_a_batch_was_whole_are_read(tokens, state):
+    """Both are those of either of two processes after three batches, as they were saved until 0.1.0's last changes."""
+    kind = "prompts" if "next_index" in state else "packed"
+    stream, unbroken = make_streams(tokens)[kind](), make_streams(tokens)[kind]()
+    stream.set_state(state)
+    assert all(same(a, b) for a, b in zip(take(stream, 2), take(unbroken, 5)[3:], strict=True))
 
 
 # a file: problems and texts come again, in another order
@@ -235,8 +216,8 @@ class Small(PairsTask):
         return self.texts
 
 
-def indices(tokens, problems, batch, count, seed=0, **processes):
-    stream = data.prompt_stream(CFG, Small(problems), tokens, "train", batch, seed, **processes)
+def indices(tokens, problems, batch, count, seed=0):
+    stream = data.prompt_stream(CFG, Small(problems), tokens, "train", batch, seed)
     return [batch.problem_P.tolist() for batch in take(stream, count)]
 
 
@@ -258,9 +239,7 @@ def test_streams_of_the_embedded_task_are_what_they_have_always_been(tokens):
     """A changed order or chain would change every run of the embedded task, and break the resume of an old one."""
     expected = {
         "prompts": "2cf50ab9f0afc799",
-        "a half of the prompts": "7cc17fa7a2bd806a",
         "packed": "ed6a8a0a039f0055",
-        "a half of the packed": "5f6899dedc899054",
     }
     for kind, make in make_streams(tokens).items():
         digest = hashlib.sha256()
@@ -270,24 +249,15 @@ def test_streams_of_the_embedded_task_are_what_they_have_always_been(tokens):
         assert digest.hexdigest()[:16] == expected[kind], kind
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_processes_share_the_epochs(tokens, count):
-    whole = indices(tokens, 7, 4, 9)
-    parts = [indices(tokens, 7, 4, 9, process_index=i, process_count=count) for i in range(count)]
-    assert [sum(rows, []) for rows in zip(*parts, strict=True)] == whole
-
-
 @pytest.mark.parametrize("kind", ["prompts", "texts"])
 @pytest.mark.parametrize("done", [1, 2, 5])
-@pytest.mark.parametrize("process", [(0, 1), (1, 2)])
-def test_a_stream_goes_on_exactly_over_the_end_of_an_epoch(tokens, kind, done, process):
+def test_a_stream_goes_on_exactly_over_the_end_of_an_epoch(tokens, kind, done):
     """Epochs of 7 problems in batches of 4, and of 10 texts in batches of 8 rows: every place relative to the end."""
-    where = dict(zip(("process_index", "process_count"), process, strict=True))
 
     def make():
         if kind == "prompts":
-            return data.prompt_stream(CFG, Small(7), tokens, "train", 4, 0, **where)
-        return data.sft_stream(CFG, Small(7), tokens, **where)
+            return data.prompt_stream(CFG, Small(7), tokens, "train", 4, 0)
+        return data.sft_stream(CFG, Small(7), tokens)
 
     stream = make()
     for _ in range(done):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import types
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,9 @@ import small
 from small import ONE, STOPS, P, R, V
 from test_pipeline import KNOBS
 
-from t1jax import health, optim, pipeline, replay, rl, step
+from t1jax import health, loop, optim, pipeline, replay, rl, step
 from t1jax.rewards.score import HostScores
-from t1jax.stopping import EXIT_SICK, Stopped
+from t1jax.stopping import EXIT_FAILED, EXIT_SICK, Signals, Stopped
 
 
 def poison(tree, value, *path):
@@ -195,6 +196,61 @@ def test_a_figure_beyond_its_limit_is_told_once_with_the_knob_and_again_after_it
     watch.look(5, row(**{column: value}))
     assert len(notes) == 2 and "step 5" in notes[1]
     watch.look(6, row(**{column: None}))  # a figure that is itself not finite
+
+
+def gaps(dtype, values, **knobs):
+    """What is said of steps with these values of logprob_gap."""
+    notes: list[str] = []
+    watch = health.Health(small.make_config(model__compute_dtype=dtype, **knobs), "rl", notes.append)
+    for number, gap in enumerate(values, 1):
+        watch.look(number, row(logprob_gap=gap))
+    return notes
+
+
+def test_a_gap_that_float32_cannot_explain_ends_the_run_before_the_step_is_saved():
+    """0.77 was the gap of two processes that were fed different prompts of one shard."""
+    assert gaps("float32", [5e-6, 7e-3, None]) == []
+    with pytest.raises(
+        Stopped, match=r"rl step 2: logprob_gap is 0.77, .*expected at most 0.1, which is .*t1jax.plan"
+    ) as error:
+        gaps("float32", [5e-6, 0.77])
+    assert error.value.code == EXIT_FAILED
+    assert gaps("float32", [0.77], rl__logprob_temperature=0.7) == []  # an ablation: they differ on purpose
+    assert gaps("float32", [0.01] * 5 + [0.9]) == []  # weights that amplify rounding, as this run's own rows show
+    with pytest.raises(Stopped, match="expected at most 1, "):
+        gaps("float32", [0.01] * 5 + [1.1])
+
+    kept: list[int] = []
+    fake = types.SimpleNamespace(save=lambda step, *_: kept.append(step), update=lambda *_: None, sync=lambda: None)
+    fake.write, fake.get_state = lambda stage, step, row: row, lambda: None
+    log = loop.StepLog("rl", fake, fake, health.Health(small.make_config(), "rl", print))
+    saving = loop.Saving(log, fake, fake, Signals())
+    for number, gap in ((1, 1e-6), (2, 0.77)):
+        log._waiting = (number, {name: jnp.float32(x) for name, x in row(logprob_gap=gap, tokens=9.0).items()})
+        if number == 1:
+            saving.after(number, None, due=True)
+    with pytest.raises(Stopped, match="rl step 2"):
+        saving.after(2, None, due=True)
+    assert kept == [1]
+
+
+def test_a_skipped_step_has_no_gap_to_speak_of():
+    watch = health.Health(small.make_config(), "rl", lambda note: None)
+    watch.look(1, row(logprob_gap=50.0, skipped=1.0))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16"])
+def test_in_half_precision_a_gap_out_of_line_with_the_run_is_told_at_once(dtype):
+    assert gaps(dtype, [0.04, 0.05, 0.3, 0.49]) == []
+    (note,) = gaps(dtype, [1.5])
+    assert (
+        note.startswith("WARNING: rl step 1: ")
+        and "expected at most 0.5;" in note
+        and "model.compute_dtype=float32" in note
+    )
+    usual = [0.2, 0.25, 0.2, 0.3, 0.25]
+    (note,) = gaps(dtype, [*usual, 0.99, 1.01])
+    assert "rl step 7: logprob_gap is 1.01, " in note and "expected at most 1;" in note
 
 
 def test_a_sick_step_is_kept_and_the_run_ends_and_the_step_can_be_done_again(tmp_path, monkeypatch, capsys):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import small
 
-from t1jax import checkpoint, files, pipeline
+from t1jax import checkpoint, files, pipeline, replicas
 from t1jax.config import ConfigError
 
 KNOBS = {
@@ -146,6 +146,12 @@ def test_an_interrupted_run_ends_as_the_unbroken_one(unbroken, tmp_path, monkeyp
         patched.setattr(checkpoint.Checkpoints, "save", stop)
         with pytest.raises(KeyboardInterrupt):
             pipeline.run(CFG, tmp_path / "run")
+    compared: list[tuple[int, int]] = []  # before which step of a stage, and how many prompts or rows
+
+    def compare(mesh, state, batch):
+        compared.append((int(state.step), jax.tree.leaves(batch)[0].shape[0]))
+
+    monkeypatch.setattr(replicas, "refuse_different", compare)
     for name in ("rl-000003.jsonl", "rl-000004.jsonl", "rl-final.jsonl"):  # what a step after the checkpoint had left
         files.write_text(tmp_path / "run/responses" / name, "of a step that is done again")
     steps = [row["step"] for row in rows_of(tmp_path / "run") if row["stage"] == stage]
@@ -157,6 +163,8 @@ def test_an_interrupted_run_ends_as_the_unbroken_one(unbroken, tmp_path, monkeyp
     clock = ("seconds", "config")
     mine, theirs = (json.loads((w / "results.json").read_text()) for w in (tmp_path / "run", unbroken))
     assert {k: v for k, v in mine.items() if k not in clock} == {k: v for k, v in theirs.items() if k not in clock}
+    rows = {"sft": CFG.sft.batch_size, "rl": CFG.rl.prompts_per_step}
+    assert compared == ([(after, rows["sft"]), (0, rows["rl"])] if stage == "sft" else [(after, rows["rl"])])
 
 
 def test_a_vocabulary_too_small_for_the_task_leaves_nothing_behind(tmp_path):

@@ -45,6 +45,7 @@ def test_the_command_line_prints_json_alone_and_the_config_fits():
     found = json.loads(done.stdout)
     assert found["fits"] and 0 < found["total_bytes_per_chip"] < 0.9 * found["hbm_bytes_per_chip"]
     assert found["weight_gathers_in_token_loop"] == 0
+    assert found["batch_shards_fed_by"] == [[0]] * 8
     assert found["devices"] == 8 and found["mesh"] == {"data": 1, "fsdp": 8, "tensor": 1}
     assert found["exchanged_bytes_per_chip"]["elsewhere"]["all-gather"] > 0
     parts = ("argument", "temporary", "code")
@@ -199,3 +200,10 @@ def test_a_config_fits_the_slice_it_names(name, topology):
     found = json.loads(done.stdout)
     assert found["fits"] and found["weight_gathers_in_token_loop"] == 0
     assert 0.85 < found["update_flops_compiled_over_counted"] < 1.15
+
+
+def test_the_plan_says_which_processes_feed_a_shard():
+    """GPUs as Slurm starts them, a process each: at tensor = 2 a shard is fed by two."""
+    done = ask("--config=configs/qwen1p5b.py", "--topology=gpu:16xh100", "--fast", "--config.mesh.fsdp=8")
+    assert "8 shards of the batch, 16 processes; a shard is fed by up to 2 processes, the same rows" in done.stdout
+    assert "0 from 0 1, 1 from 2 3, 2 from 4 5, 3 from 6 7 and so on to 7" in done.stdout

@@ -3,24 +3,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+import several
 import small
 from absl import flags
 from test_pipeline import KNOBS, rows_of
 
-from t1jax import cli, processes
+from t1jax import cli, processes, workdir
 from t1jax.config import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -63,27 +65,64 @@ def test_a_group_that_cannot_be_is_refused(argv, says):
     assert says.removeprefix("--") in str(error.value)
 
 
-def command(workdir: Path, devices: int, *more: str) -> subprocess.Popen[str]:
-    """The training program on a few virtual devices, with the sizes of test_pipeline.py."""
-    knobs = small.KNOBS | {name.replace("__", "."): value for name, value in KNOBS.items()}
-    overrides = [f"--config.{name}={value}" for name, value in knobs.items()]
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    argv = [sys.executable, "-m", "t1jax.main", "--config=configs/tiny.py", f"--workdir={workdir}", *overrides, *more]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(argv, cwd=ROOT, env=environment, text=True, **pipes)
+@dataclass(frozen=True)
+class Group:
+    """So many processes of so many devices, in a mesh (data, fsdp, tensor)."""
+
+    processes: int
+    devices: int
+    mesh: tuple[int, int, int]
+
+    @property
+    def alone(self) -> Group:
+        """One process with as many devices."""
+        return Group(1, self.processes * self.devices, self.mesh)
+
+    def start(self, workdir: Path, last: Sequence[str] = ()) -> list[subprocess.Popen[str]]:
+        """The training program, with the sizes of test_pipeline.py and as many kv heads as any mesh here splits.
+
+        `last`: arguments of the last process.
+        """
+        knobs = small.KNOBS | {name.replace("__", "."): value for name, value in KNOBS.items()}
+        knobs |= {"model.num_kv_heads": 4, "scaling.budgets": (16,)}
+        knobs |= dict(zip(("mesh.data", "mesh.fsdp", "mesh.tensor"), self.mesh, strict=True))
+        overrides = [f"--config.{name}={value}" for name, value in knobs.items()]
+        argv = [sys.executable, "-m", "t1jax.main", "--config=configs/tiny.py", f"--workdir={workdir}", *overrides]
+        who = (f"--coordinator=localhost:{several.free_port()}", f"--num_processes={self.processes}")
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return [
+            subprocess.Popen(
+                [
+                    *argv,
+                    *((*who, f"--process_id={index}") if self.processes > 1 else ()),
+                    *(last if index == self.processes - 1 else ()),
+                ],
+                cwd=ROOT,
+                env=several.environment(self.devices),
+                text=True,
+                **pipes,
+            )
+            for index in range(self.processes)
+        ]
+
+    def run(self, workdir: Path) -> list[str]:
+        """What each process of a run that ends well says."""
+        return [ends(process) for process in self.start(workdir)]
 
 
-def two(workdir: Path) -> list[subprocess.Popen[str]]:
-    """Two processes of four devices each."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    who = (f"--coordinator=localhost:{port}", "--num_processes=2")
-    return [command(workdir, 4, *who, f"--process_id={index}") for index in range(2)]
+# In this one a tensor group spans both processes, which so hold the same shard of the batch.
+TWO = Group(2, 1, (1, 1, 2))
+OTHERS = (
+    Group(2, 4, (8, 1, 1)),
+    Group(2, 2, (1, 1, 4)),
+    Group(2, 2, (1, 2, 2)),
+    Group(4, 1, (1, 1, 4)),
+    Group(4, 1, (1, 2, 2)),
+    Group(4, 2, (2, 1, 4)),
+)
 
 
-def ends(process: subprocess.Popen[str], code: int = 0, timeout: float = 500) -> str:
+def ends(process: subprocess.Popen[str], code: int = 0, timeout: float = 2000) -> str:
     """What it printed, once it ended with this code."""
     try:
         said = process.communicate(timeout=timeout)[0]
@@ -95,23 +134,24 @@ def ends(process: subprocess.Popen[str], code: int = 0, timeout: float = 500) ->
 
 def wait_for_row(workdir: Path, stage: str, processes: list[subprocess.Popen[str]]) -> None:
     """Until a step of the stage is in metrics.jsonl."""
-    path, until = workdir / "metrics.jsonl", time.monotonic() + 400
+    path, until = workdir / "metrics.jsonl", time.monotonic() + 1500
     while not (path.exists() and f'"stage": "{stage}"' in path.read_text()):
         assert time.monotonic() < until and all(process.poll() is None for process in processes)
         time.sleep(0.05)
 
 
-def kill(workdir: Path, index: int) -> tuple[str, float]:
-    """Kills this one of two processes as soon as RL runs; what the other said, and after how many seconds it ended."""
-    both = two(workdir)
+def kill(workdir: Path, index: int, group: Group = TWO) -> tuple[str, float]:
+    """Kills this one of the processes as soon as RL runs; what another said, and after how many seconds it ended."""
+    started = group.start(workdir)
     try:
-        wait_for_row(workdir, "rl", both)
-        both[index].send_signal(signal.SIGKILL)
+        wait_for_row(workdir, "rl", started)
+        started[index].send_signal(signal.SIGKILL)
         began = time.monotonic()
-        said = ends(both[1 - index], code=-1, timeout=4 * STOPS_WITHIN)
+        said = ends(started[index - 1], code=-1, timeout=4 * STOPS_WITHIN)
     finally:
-        for process in both:
+        for process in started:
             process.kill()
+            process.wait()
     return said, time.monotonic() - began
 
 
@@ -124,9 +164,9 @@ def killed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
-    """The workdir of an unbroken run of one process."""
+    """The workdir of an unbroken run of one process with as many devices."""
     workdir = tmp_path_factory.mktemp("one") / "run"
-    ends(command(workdir, 8))
+    TWO.alone.run(workdir)
     return workdir
 
 
@@ -152,12 +192,12 @@ def test_a_process_that_dies_makes_the_other_stop_with_a_message(killed):
 @pytest.mark.slow
 @pytest.mark.parametrize("asked", [0, 1])
 def test_one_process_that_is_asked_to_stop_stops_both_after_the_same_step(tmp_path, one, asked):
-    both = two(tmp_path / "run")
+    both = TWO.start(tmp_path / "run")
     wait_for_row(tmp_path / "run", "rl", both)
     both[asked].send_signal(signal.SIGTERM)
     said = [ends(process, code=143) for process in both]
     assert all("stopped after rl step" in text for text in said), said
-    ends(command(tmp_path / "run", 8))
+    TWO.alone.run(tmp_path / "run")
     same(one, tmp_path / "run")
 
 
@@ -170,15 +210,60 @@ def test_the_first_process_may_die_too(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_of_two_goes_on_as_one_process(killed, one, tmp_path):
+@pytest.mark.parametrize("group", [TWO.alone, Group(4, 1, (1, 2, 2)), Group(1, 1, (1, 1, 1))])
+def test_a_checkpoint_of_two_goes_on_as_any_number_of_processes(killed, one, tmp_path, group):
     shutil.copytree(killed[0], tmp_path / "run")
-    ends(command(tmp_path / "run", 8))
+    group.run(tmp_path / "run")
     same(one, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_run_of_one_goes_on_as_two(one, tmp_path):
+    (alone,) = TWO.alone.start(tmp_path / "run")
+    wait_for_row(tmp_path / "run", "rl", [alone])
+    alone.send_signal(signal.SIGKILL)
+    ends(alone, code=-1)
+    TWO.run(tmp_path / "run")
+    same(one, tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", OTHERS)
+def test_any_mesh_over_any_processes_killed_once_is_the_run_of_one(tmp_path, group):
+    kill(tmp_path / "run", 1, group)
+    group.run(tmp_path / "run")
+    group.alone.run(tmp_path / "one")
+    same(tmp_path / "one", tmp_path / "run")
 
 
 def test_two_processes_go_on_together_and_are_the_same_run_as_one(killed, one):
     workdir, *_ = killed
-    said = [ends(process) for process in two(workdir)]
+    said = TWO.run(workdir)
     assert "report: " in said[0]
+    assert "1 shard of the batch, 2 processes; a shard is fed by up to 2 processes" in said[0]
     assert GLOO.sub("", said[1]) == ""  # process 0 alone reports
     same(one, workdir)
+
+
+def test_processes_with_other_files_or_packages_are_refused(monkeypatch, tmp_path):
+    (tmp_path / "texts.jsonl").write_text("{}")
+    cfg = small.make_config(data__sft=str(tmp_path / "texts.jsonl"))
+    workdir.refuse_other_processes(cfg, {})  # alone
+    monkeypatch.setattr(workdir.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(
+        workdir.multihost, "different", lambda values: ["the content of data.sft", "the version of grain"]
+    )
+    with pytest.raises(ConfigError) as error:
+        workdir.refuse_other_processes(cfg, {"grain": "0.2.18"})
+    content = hashlib.sha256(b"{}").hexdigest()
+    expected = (
+        f"processes differ in the content of data.sft ({content} here), the version of grain (0.2.18 here); expected"
+    )
+    assert expected in str(error.value)
+
+
+def test_processes_with_other_commands_are_refused_with_the_knob(tmp_path):
+    """Each would train on its own terms, and no replica would differ before the first update."""
+    said = [ends(each, code=2) for each in TWO.start(tmp_path / "run", ["--config.rl.learning_rate=0.5"])]
+    for text, here in zip(said, (0.003, 0.5), strict=True):
+        assert f"t1jax: processes differ in rl.learning_rate ({here} here); expected the same command" in text, text

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long devices wait for one whose host scores: a bound that a slow scorer stays below, and XLA is told of.
+
+Scoring is a call of the host from inside the program. While one shard's answers are judged, devices that are done wait
+for it in their next exchange, and XLA gives up on an exchange that takes too long:
+
+    CPU, one process      40 s, then it aborts the process: xla_cpu_collective_call_terminate_timeout_seconds
+    CPU, several          30 minutes: xla_cpu_collective_timeout_seconds (a reduce-scatter 30 s, which no flag changes:
+                          github.com/jax-ml/jax/issues/40831; the step has none on CPU)
+    GPU, several of one   40 s for the first exchange of each kind, which is in the step that is scored first:
+    process               xla_gpu_first_collective_call_terminate_timeout_seconds; later ones wait inside NCCL, without
+                          limit unless xla_gpu_nccl_termination_timeout_seconds is set
+    TPU                   no limit is documented
+
+Defaults of xla/debug_options_flags.cc as of jaxlib 0.10. `be_patient` raises them all to SCORING, which validation.py
+holds the longest scoring of a config to. A process that is gone is noticed by its heartbeat as before (processes.py).
+Deliberately not here: how long an answer may take (rewards/verifier.py).
+"""
+
+from __future__ import annotations
+
+import os
+
+SCORING = 24 * 3600  # seconds that the scoring of a step may take
+FLAGS = (
+    "xla_cpu_collective_call_terminate_timeout_seconds",
+    "xla_cpu_collective_timeout_seconds",
+    "xla_gpu_first_collective_call_terminate_timeout_seconds",
+)
+
+
+def be_patient() -> None:
+    """Adds FLAGS to XLA_FLAGS, but for those that the user has set. Call before JAX has any device."""
+    given = os.environ.get("XLA_FLAGS", "")
+    added = [f"--{flag}={SCORING}" for flag in FLAGS if flag not in given]
+    os.environ["XLA_FLAGS"] = " ".join([given, *added]).strip()
+
+
+def longest_scoring(deadline: float, answers: int, workers: int) -> float:
+    """Seconds that a step's scoring can take: every answer to its deadline, all by the workers of one process."""
+    return deadline * -(-answers // (workers or os.cpu_count() or 1))
