@@ -23,6 +23,6 @@ def get_config() -> ConfigDict:
     cfg.mesh.fsdp = 8
 
     cfg.rl.max_new_tokens = 10240  # [paper]
-    cfg.rl.micro_batches = 32  # [hw]
+    cfg.rl.micro_batches = 64  # [hw]
     cfg.scaling.budgets = (256, 512, 1024, 2048, 4096, 8192, 10240)
     return cfg.lock()

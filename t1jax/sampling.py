@@ -4,7 +4,7 @@
 Inverse of the cumulative distribution in two levels: first the block of the vocabulary, then the token in it. One
 pass over the vocabulary, no sort, and sums short enough to be accurate in float32 at 152k tokens. Log-probability and
 entropy are of softmax(logits / temperature) itself, before anything is cut off or banned, so that the learner, which
-sees the same logits, has a ratio of exactly 1 to the sampler.
+sees the same logits but for rounding, has a ratio of 1 to the sampler.
 
 Axes: B rows, V vocabulary, X entries to pick from, S blocks, W tokens of a block.
 Source: temperature 1.2 and min-p, T1 (arXiv 2501.11651) section 2; nucleus, arXiv 1904.09751; min-p, arXiv 2407.01082.

@@ -2,7 +2,9 @@
 """Below float32: what is added up stays float32, what two programs round they round alike, float16 is scaled."""
 
 import dataclasses
+import importlib.util
 import math
+import re
 from functools import partial
 
 import jax
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 import small
 
-from t1jax import losses, optim, sft, sharding, step
+from t1jax import config, hardware, losses, optim, sft, sharding, step
 from t1jax.model import attention, precision, qwen
 from t1jax.types import LossScale, Packed
 
@@ -134,6 +136,30 @@ def test_each_gradient_of_long_rows_is_float32s_within_1_percent():
 def test_each_gradient_of_rows_of_16384_tokens_is_float32s_within_1_percent():
     errors = errors_of_gradients(16384)
     assert max(errors.values()) < 0.01, errors
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs pip install 't1jax[plan]'")
+@pytest.mark.parametrize("shape", [(1, 4, 1), (1, 2, 2)])
+def test_a_tpu_adds_up_no_gradient_in_bfloat16(shape):
+    """In what libtpu makes of the cold start's step: bfloat16 crosses devices as weights and as activations only."""
+    length = 1024
+    cfg = small.make_config(
+        model__compute_dtype="bfloat16", model__remat="full", model__hidden_size=256, model__head_dim=128,
+        model__mlp_size=512, model__vocab_size=512, sft__sequence_length=length,
+    )  # fmt: skip
+    mesh = sharding.make_mesh(config.MeshConfig(*shape), hardware.find("v5e:2x2").devices)
+    rows = sharding.train_layout(mesh).sharding("batch")
+    packed = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((8, length), x.dtype, sharding=rows), small.packed_rows(small.make_config())
+    )
+    state = step.state_shapes(cfg, mesh, sft.make_optimizer(cfg), anchor=False)
+    text = sft.make_sft_step(cfg, mesh).lower(state, packed).compile().as_text()
+    found = re.findall(r" = \(?(\w+)\[([\d,]*)\][^=]*? (scatter|all-reduce|reduce-scatter)(?:-start)?\(", text)
+    rounded = {(name, dims) for dtype, dims, name in found if dtype == "bf16"}
+    activations = {(name, dims) for name, dims in rounded if {"1024", "512"} & set(dims.split(",")[1:-1])}
+    assert rounded == activations, rounded - activations
+    assert {"scatter", "all-reduce"} <= {name for dtype, _, name in found if dtype == "f32"}
 
 
 # Sampler and learner
