@@ -262,6 +262,7 @@ def test_processes_with_other_files_or_packages_are_refused(monkeypatch, tmp_pat
     assert expected in str(error.value)
 
 
+@pytest.mark.slow
 def test_processes_with_other_commands_are_refused_with_the_knob(tmp_path):
     """Each would train on its own terms, and no replica would differ before the first update."""
     said = [ends(each, code=2) for each in TWO.start(tmp_path / "run", ["--config.rl.learning_rate=0.5"])]
