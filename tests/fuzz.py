@@ -123,7 +123,7 @@ def _quick(text: str) -> bool:
 def _gold(text: str) -> bool:
     """A row's answer, or a ConfigError that names the row where it is no text."""
     try:
-        return isinstance(problems._gold("rows.jsonl", 1, {"answer": text}, "answer"), str)
+        return isinstance(problems._gold("rows.jsonl", 1, {"answer": text}, False, "answer"), str)
     except ConfigError as error:
         return "\0" in text or "half of a surrogate pair" in str(error)
 

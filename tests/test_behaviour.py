@@ -210,7 +210,7 @@ def test_a_hostile_text_is_read_in_time_that_its_length_allows(text):
 
 def test_the_last_box_of_all_boxes_is_the_final_answer():
     for text, held in (
-        ("\\boxed{a\\}b{c}d} \\fbox 5 and \\boxed{{x}}", ["a\\}b{c}d", "5", "{x}"]),
+        ("\\boxed{a\\}b{c}d} \\fbox 5 so \\boxed{{x}}", ["a\\}b{c}d", "5", "{x}"]),
         ("\\boxed {\\frac{1}{2}} \\boxed{", ["\\frac{1}{2}"]),
         ("} \\boxed{2} {", ["2"]),
         ("\\\\boxed{3}", ["3"]),

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from test_pipeline import CFG, last_state, rows_of, unbroken  # noqa: F401 (a fixture)
 
-from t1jax import evaluator, pipeline, sft
+from t1jax import evaluator, loop, pipeline, sft
 from t1jax.stopping import Interrupted, Signals
 
 ROOT = Path(__file__).parent.parent
@@ -131,7 +131,7 @@ def stop(folder, monkeypatch, owner, name, count, number) -> Interrupted:
     "owner, name, count, number, said, stage, step_saved",
     [
         (sft.multihost, "global_batch", 3, signal.SIGTERM, "stopped after sft step 3", "sft", 3),
-        (sft.multihost, "global_batch", 5 + 3, signal.SIGINT, "stopped after rl step 3", "rl", 3),
+        (loop.StepLog, "push", 5 + 3, signal.SIGINT, "stopped after rl step 3", "rl", 3),
         (evaluator.Evaluator, "respond", 1, signal.SIGTERM, "stopped", "sft", 5),
     ],
     ids=["cold start", "reinforcement", "measuring"],
