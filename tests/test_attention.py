@@ -38,6 +38,7 @@ def knobs(**changes):
         ({}, "gpu", 4096, True, "cudnn", "the platform is gpu"),
         ({}, "gpu", 4097, True, "xla", "not cudnn: a row has 4097 positions, expected at most 4096"),
         ({"compute_dtype": "float32"}, "gpu", 2000, True, "xla", "compute_dtype is float32, expected bfloat16"),
+        ({"compute_dtype": "float16"}, "gpu", 2000, True, "cudnn", "the platform is gpu"),
         ({"head_dim": 132}, "gpu", 2000, True, "xla", "model.head_dim is 132, expected a multiple of 8 of at most 128"),
         ({"head_dim": 192}, "gpu", 2000, True, "xla", "model.head_dim is 192, expected a multiple of 8 of at most 128"),
         ({"attention": "xla"}, "tpu", 2000, False, "xla", "model.attention asks for it"),

@@ -82,7 +82,7 @@ def _misfit(kernel: str, cfg: ModelConfig, platform: str, length: int, parents: 
         ],
         "cudnn": [
             (platform != "gpu", f"the platform is {platform}, expected gpu"),
-            (dtype != "bfloat16", f"model.compute_dtype is {dtype}, expected bfloat16"),
+            (dtype == "float32", f"model.compute_dtype is {dtype}, expected bfloat16 or float16"),
             (H % 8 > 0 or H > 128, f"model.head_dim is {H}, expected a multiple of 8 of at most 128"),
             (length > CUDNN_LENGTH, f"a row has {length} positions, expected at most {CUDNN_LENGTH}"),
         ],
