@@ -47,7 +47,7 @@ def make(folder: Path, layers: int) -> tuple[int, int]:
     """Writes the model in shards; returns the bytes of its largest tensor and of all."""
     from configs import base
     from t1jax import config
-    from t1jax.hf import families, tensors
+    from t1jax.weights import families, safetensors_files
 
     folder.mkdir()
     hf = CONFIG | {"num_hidden_layers": layers}
@@ -60,8 +60,11 @@ def make(folder: Path, layers: int) -> tuple[int, int]:
         for start in range(0, size, noise.size):
             yield np.roll(noise, seed + start)[: size - start]
 
-    new = [tensors.NewTensor(row.name, noise.dtype, row.shape, partial(pieces, row, i)) for i, row in enumerate(rows)]
-    tensors.write_tensors(folder, new, 2 * 10**9)
+    new = [
+        safetensors_files.NewTensor(row.name, noise.dtype, row.shape, partial(pieces, row, i))
+        for i, row in enumerate(rows)
+    ]
+    safetensors_files.write_tensors(folder, new, 2 * 10**9)
     return max(tensor.nbytes for tensor in new), sum(tensor.nbytes for tensor in new)
 
 
@@ -80,9 +83,9 @@ def measure(command: list[str]) -> tuple[float, int]:
 
 def equal(a: Path, b: Path) -> bool:
     """Whether two folders hold the same tensors, bit for bit."""
-    from t1jax.hf import tensors
+    from t1jax.weights import safetensors_files
 
-    one, two = tensors.open_tensors(a), tensors.open_tensors(b)
+    one, two = safetensors_files.open_tensors(a), safetensors_files.open_tensors(b)
     return one.keys() == two.keys() and all(
         np.array_equal(one[name].view().view(np.uint16), two[name].view().view(np.uint16)) for name in one
     )

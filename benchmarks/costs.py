@@ -62,7 +62,9 @@ def make_step(flags: str, mean: float, extra: Sequence[str]) -> Callable[[int], 
     """`once(i) -> (seconds, tokens)` of the i-th step, from the same state each time, so that the text is known."""
     import jax
 
-    from t1jax import optim, sharding, step
+    from t1jax.devices import sharding
+    from t1jax.training import step
+    from t1jax.update import optim
 
     args = workload.parser(None).parse_args([*flags.split(), *extra])
     cfg = workload.make_config(args)

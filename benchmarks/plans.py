@@ -39,7 +39,8 @@ def plan(point: dict[str, Any]) -> Any:
 
     import jax
 
-    from t1jax import config, hardware, planner
+    from t1jax import config
+    from t1jax.planning import fit, slices
 
     cfg = config.load(importlib.import_module(f"configs.{point['model']}").get_config())
     rl = dataclasses.replace(
@@ -52,8 +53,8 @@ def plan(point: dict[str, Any]) -> Any:
     cfg = dataclasses.replace(cfg, rl=rl, sft=dataclasses.replace(cfg.sft, num_steps=0))
     cfg = dataclasses.replace(cfg, eval=dataclasses.replace(cfg.eval, batch_size=1024))
     chips = tuple(jax.devices()[: point["chips"]])
-    where = hardware.Slice(f"v5p of {point['chips']}", hardware.CHIPS["v5p"], chips, "cpu")
-    return planner.suggest(cfg, where, float(point["length"]), compiled=False)
+    where = slices.Slice(f"v5p of {point['chips']}", slices.CHIPS["v5p"], chips, "cpu")
+    return fit.suggest(cfg, where, float(point["length"]), compiled=False)
 
 
 def row(point: dict[str, Any], name: str, found: Any) -> str:

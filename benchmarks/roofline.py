@@ -123,7 +123,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
-    from t1jax import memory, optim, sharding, step
+    from t1jax.devices import sharding
+    from t1jax.training import memory, step
+    from t1jax.update import optim
 
     cfg = workload.make_config(args)
     mesh = sharding.make_mesh(cfg.mesh)
@@ -163,8 +165,10 @@ def make_scoring(cfg: Any, mesh: Any) -> Callable[..., Any]:
     import jax
     import jax.numpy as jnp
 
-    from t1jax import losses, sharding, step
+    from t1jax.devices import sharding
     from t1jax.model import qwen
+    from t1jax.training import step
+    from t1jax.update import losses
 
     model = qwen.Transformer(cfg.model, sharding.train_layout(mesh))
     temperature, chunks = cfg.rl.learner_temperature, cfg.rl.vocab_chunks

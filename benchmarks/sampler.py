@@ -23,7 +23,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
-    from t1jax import sharding, step
+    from t1jax.devices import sharding
+    from t1jax.training import step
 
     cfg = workload.make_config(args)
     mesh = sharding.make_mesh(cfg.mesh)

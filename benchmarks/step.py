@@ -26,7 +26,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     import jax
     import numpy as np
 
-    from t1jax import memory, optim, sharding, step
+    from t1jax.devices import sharding
+    from t1jax.training import memory, step
+    from t1jax.update import optim
 
     cfg = workload.make_config(args)
     mesh = sharding.make_mesh(cfg.mesh)

@@ -111,7 +111,7 @@ def make_params(cfg: Any, mesh: Any) -> Any:
     """Weights N(0, 0.02), norms one, biases zero."""
     import jax
 
-    from t1jax import sharding
+    from t1jax.devices import sharding
     from t1jax.model import qwen
 
     model = qwen.Transformer(cfg.model, sharding.train_layout(mesh))
@@ -128,7 +128,7 @@ def make_prompts(cfg: Any, mesh: Any, stops: Sequence[int], step: int) -> Any:
     """P full prompts of random ids below the stop tokens; others each step."""
     import numpy as np
 
-    from t1jax import multihost, sharding
+    from t1jax.devices import multihost, sharding
     from t1jax.types import Prompts
 
     P, C = cfg.rl.prompts_per_step, cfg.data.prompt_length

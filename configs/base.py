@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
     cfg.model.remat = "full"  # recompute in backward: none | dots (keep matmul outputs) | full (a layer) [hw]
     cfg.model.attention = "auto"  # kernel: auto (by platform and shape) | xla | splash (TPU) | cudnn (GPU) [hw]
 
-    cfg.tokenizer = ConfigDict()  # SentencePiece, trained from the task's own text (t1jax/tokenizer.py)
+    cfg.tokenizer = ConfigDict()  # SentencePiece, trained from the task's own text (t1jax/text/tokenizer.py)
     cfg.tokenizer.corpus_texts = 4000  # texts of the task that the model is trained on, count [ours]
 
     cfg.task = ConfigDict()  # an embedded task, where data.train names no file (docs/tasks.md)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The base of all studies (t1jax.study): tiny.py with fewer prompts and steps of RL, so that many runs fit into hours.
 
-Only what differs from tiny.py; every knob is explained in base.py. What each study changes: t1jax/studies.py.
+Only what differs from tiny.py; every knob is explained in base.py. What each study changes: t1jax/studies/claims.py.
 """
 
 from ml_collections import ConfigDict

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from t1jax import cli as command_line
 from t1jax.config import Config, ConfigError, inert
+from t1jax.host import command_line
 
 if TYPE_CHECKING:
-    from t1jax.behaviour import Behaviour
-    from t1jax.collect import Evaluation
-    from t1jax.scoreboard import Sheet
+    from t1jax.behaviour.behaviour import Behaviour
+    from t1jax.evaluation.collect import Evaluation
+    from t1jax.evaluation.scoreboard import Sheet
     from t1jax.tasks.task import Task
 
 USAGE = """\
@@ -61,7 +61,7 @@ def behaviours_of(evaluation: Evaluation, task: Task | None) -> list[Behaviour]:
     Raises:
       ConfigError: the responses do not belong to the task, or it has no rules.
     """
-    from t1jax.behaviour import of_lines, of_text
+    from t1jax.behaviour.behaviour import of_lines, of_text
 
     if task is None:
         return [of_text(r.text, r.gold, r.outcome, r.tokens, r.overlong) for r in evaluation.records]
@@ -90,8 +90,8 @@ def embedded_task(path: Path) -> tuple[Task | None, str]:
       ConfigError: config.json cannot be read.
     """
     from t1jax.config import load
-    from t1jax.tasks.countdown import CountdownTask
-    from t1jax.tasks.pairs import PairsTask
+    from t1jax.tasks.countdown.task import CountdownTask
+    from t1jax.tasks.pairs.task import PairsTask
 
     for folder in (path, *path.absolute().parents[:2]):
         file = folder / "config.json"
@@ -116,8 +116,8 @@ def sheets(summaries: Sequence[Mapping[str, Any]], columns: int = COLUMNS) -> li
     Args:
       columns: at most so many evaluations, 2 or more.
     """
-    from t1jax.behaviour import MEANS, STOPS
-    from t1jax.scoreboard import Sheet, percent
+    from t1jax.behaviour.behaviour import MEANS, STOPS
+    from t1jax.evaluation.scoreboard import Sheet, percent
 
     last = len(summaries) - 1
     places = {round(i * last / (columns - 1)) for i in range(columns)} if last >= columns else range(last + 1)
@@ -161,7 +161,7 @@ def sheets(summaries: Sequence[Mapping[str, Any]], columns: int = COLUMNS) -> li
 
 def pictures(summaries: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, bytes, bytes]]:
     """(name, caption, PNG in light, in dark) of each plot; those over training only if there are two steps."""
-    from t1jax.reports import behaviour_plots as over
+    from t1jax.behaviour import plots as over
     from t1jax.reports.plots import DARK, LIGHT
 
     timed = over.over_training(summaries)
@@ -183,10 +183,11 @@ def analyze(path: Path, out: Path) -> tuple[list[dict[str, Any]], list[str]]:
     Raises:
       ConfigError: there are no responses, or they or their config cannot be used.
     """
-    from t1jax import files, scoreboard
-    from t1jax.behaviour import summarise
-    from t1jax.collect import collect
-    from t1jax.reports import browse
+    from t1jax.behaviour import page as browse
+    from t1jax.behaviour.behaviour import summarise
+    from t1jax.evaluation import scoreboard
+    from t1jax.evaluation.collect import collect
+    from t1jax.host import files
 
     evaluations, notes = collect(path)
     task, way = embedded_task(path)
@@ -224,7 +225,7 @@ def _run(argv: list[str]) -> None:
 
     from rich.console import Console
 
-    from t1jax import scoreboard
+    from t1jax.evaluation import scoreboard
 
     try:
         summaries, notes = analyze(path, out)

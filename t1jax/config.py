@@ -2,7 +2,8 @@
 """The configuration as frozen, typed views, and the checks that tell a user which knob to turn.
 
 Where: before everything else. configs/base.py documents each knob; `load` gives the same sections and names, typed.
-Deliberately not here: defaults (configs/), what may stand together (validation.py), command-line flags (cli.py).
+Deliberately not here: defaults (configs/), what may stand together (validation.py), command-line flags
+(host/command_line.py).
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@
 Where: WEIGHTS -> prompts -> rollouts -> ... -> report -> WEIGHTS. Both ways go tensor by tensor and, within one, piece
 by piece, so that a host needs little memory, whatever the model's size. The destination is written beside its place
 and renamed when complete: it is whole or absent.
-Deliberately not here: names and shapes (hf/families.py), files (hf/tensors.py, stored.py), sources (weights.py).
+Deliberately not here: names and shapes (weights/families.py), files (weights/safetensors_files.py,
+weights/orbax_arrays.py), sources (weights/load.py).
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from t1jax import cli as command_line
 from t1jax.config import ConfigError, ModelConfig
+from t1jax.host import command_line
 
 if TYPE_CHECKING:  # imported where they are used, so that --help answers at once
     import numpy as np
 
-    from t1jax.hf.families import Tensor
-    from t1jax.progress import Progress
-    from t1jax.stored import Index
-    from t1jax.weights import Array, Source
+    from t1jax.host.progress import Progress
+    from t1jax.weights.families import Tensor
+    from t1jax.weights.load import Array, Source
+    from t1jax.weights.orbax_arrays import Index
 
 USAGE = """\
 usage: python -m t1jax.convert hf-to-orbax --src=HF_DIR --dst=DIR
@@ -83,7 +84,7 @@ def _convert(argv: list[str]) -> None:
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # the host's work: leave accelerators alone
-    from t1jax.progress import Progress
+    from t1jax.host.progress import Progress
 
     with _killed_as_interrupted(), Progress() as progress:
         if commands == [HF_TO_ORBAX]:
@@ -113,8 +114,8 @@ def hf_to_orbax(src: str | Path, dst: str | Path, progress: Progress) -> None:
     Raises:
       ConfigError: something in `src` is not right, or `dst` cannot be written; `dst` is then as it was.
     """
-    from t1jax import stored, weights
-    from t1jax.hf import families
+    from t1jax.weights import families, orbax_arrays
+    from t1jax.weights import load as weights
 
     source = weights.find(src)
     if source.kind != "hf":
@@ -133,8 +134,11 @@ def hf_to_orbax(src: str | Path, dst: str | Path, progress: Progress) -> None:
                     yield index, meter.count(part)
 
         _carry(source, folder)
-        new = {path: stored.NewArray(array.shape, array.dtype, partial(parts, path)) for path, array in arrays.items()}
-        stored.write_arrays(folder / weights.PARAMS, new)
+        new = {
+            path: orbax_arrays.NewArray(array.shape, array.dtype, partial(parts, path))
+            for path, array in arrays.items()
+        }
+        orbax_arrays.write_arrays(folder / weights.PARAMS, new)
 
 
 def orbax_to_hf(
@@ -155,10 +159,11 @@ def orbax_to_hf(
     """
     import numpy as np
 
-    from t1jax import files, weights
-    from t1jax.hf import families, tensors
+    from t1jax.host import files
+    from t1jax.weights import families, safetensors_files
+    from t1jax.weights import load as weights
 
-    dtypes = {str(each): each for each in tensors.DTYPES.values()}
+    dtypes = {str(each): each for each in safetensors_files.DTYPES.values()}
     if dtype and dtype not in dtypes:
         raise ConfigError(f"--dtype is {dtype!r}; expected one of {', '.join(dtypes)}")
     source = weights.find(src)
@@ -189,8 +194,8 @@ def orbax_to_hf(
         _carry(source, folder)
         if config != base:
             files.write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
-        new = [tensors.NewTensor(row.name, to[row.path], row.shape, partial(parts, row)) for row in rows]
-        tensors.write_tensors(folder, new, max_bytes or total)
+        new = [safetensors_files.NewTensor(row.name, to[row.path], row.shape, partial(parts, row)) for row in rows]
+        safetensors_files.write_tensors(folder, new, max_bytes or total)
 
 
 def pieces(row: Tensor, itemsize: int, chunk: tuple[int, ...] = ()) -> Iterator[Index]:
@@ -275,11 +280,11 @@ def _beside(dst: Path, size: int) -> Iterator[Path]:
 
 def _carry(source: Source, folder: Path) -> None:
     """Copies what lies beside the weights and goes with them as it came."""
-    from t1jax.hf import families, tensors
+    from t1jax.weights import families, safetensors_files
 
     for name in (*families.CARRIED, SENTENCEPIECE):
         if (source.folder / name).is_file():
-            shutil.copyfile(tensors.inside(source.folder, name), folder / name)
+            shutil.copyfile(safetensors_files.inside(source.folder, name), folder / name)
             _sync(folder / name)
 
 

@@ -10,7 +10,8 @@ checkpoint -> prompts -> rollouts -> rewards -> **evaluate** -> report. In --out
     results.json           all figures; results.md the same as tables
     samples.png, scaling.png, NAME/groups.png
 
-Deliberately not here: how any of it is done (questions.py, responses.py, measures.py, scoreboard.py, plots.py).
+Deliberately not here: how any of it is done (questions.py, responses.py, evaluation/figures.py, scoreboard.py,
+plots.py).
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from t1jax import cli as command_line
 from t1jax.config import BenchmarkConfig, Config, ConfigError
+from t1jax.host import command_line
 
 if TYPE_CHECKING:
-    from t1jax.questions import Opened
-    from t1jax.responses import Question, Responder
-    from t1jax.tasks.problems import Problem
+    from t1jax.evaluation.questions import Opened
+    from t1jax.evaluation.responses import Question, Responder
+    from t1jax.tasks.files.problems import Problem
 
 USAGE = """\
 usage: python -m t1jax.evaluate --checkpoint=DIR --data=FILE --out=DIR [--samples=N] [--temperature=T] ...
@@ -80,9 +81,9 @@ def evaluate(
     budgets: Sequence[int],
 ) -> dict[str, Any]:
     """What results.json says of a benchmark; its files are in `folder`."""
-    from t1jax.measures import STRICT, measure
-    from t1jax.questions import cut_thoughts
-    from t1jax.scaling import BUCKET
+    from t1jax.evaluation.figures import STRICT, measure
+    from t1jax.evaluation.questions import cut_thoughts
+    from t1jax.evaluation.scaling import BUCKET
 
     cfg, samples = responder.cfg, benchmark.samples
     prefix = len(responder.tokenizer.encode(cfg.scaling.answer_prefix))
@@ -131,9 +132,10 @@ def _run(argv: list[str]) -> None:
     benchmarks = _benchmarks(cfg, values)
     out = _folder(values.out)
 
-    from t1jax import multihost, scoreboard
-    from t1jax.progress import Progress
-    from t1jax.questions import open_checkpoint, read_questions
+    from t1jax.devices import multihost
+    from t1jax.evaluation import scoreboard
+    from t1jax.evaluation.questions import open_checkpoint, read_questions
+    from t1jax.host.progress import Progress
     from t1jax.rewards.verifier import Verifier
 
     opened = open_checkpoint(cfg, values.checkpoint, argv, budgets)
@@ -167,7 +169,8 @@ def _run(argv: list[str]) -> None:
 
 def _report(out: Path, opened: Opened, temperature: float, found: Mapping[str, Any], notes: Sequence[str]) -> None:
     """Writes results.json, results.md and the plots of the benchmarks so far."""
-    from t1jax import files, scoreboard
+    from t1jax.evaluation import scoreboard
+    from t1jax.host import files
     from t1jax.reports import plots
 
     settings = {

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from t1jax import cli as command_line
 from t1jax.config import ConfigError
+from t1jax.host import command_line
 
 if TYPE_CHECKING:
-    from t1jax.journal import Response
+    from t1jax.evaluation.journal import Response
 
 USAGE = """\
 usage: python -m t1jax.filter --checkpoint=DIR --data=FILE --out=FILE.jsonl [--samples=N] ...
@@ -87,8 +87,8 @@ def write_kept(path: str, out: Path, rates: Mapping[int, float | None], lowest: 
     All columns stay as they are, and pass_rate is set. What JSON cannot hold, such as a date of Parquet, becomes text.
     Rows without a rate are those that no problem could be made of.
     """
-    from t1jax import files
-    from t1jax.tasks.rows import read_rows
+    from t1jax.host import files
+    from t1jax.tasks.files.rows import read_rows
 
     counts, lines = Counter[str](), []
     for number, row in read_rows(path):
@@ -130,9 +130,9 @@ def _run(argv: list[str]) -> None:
     if temperature == 0 and values.samples > 1:
         raise ConfigError(f"--temperature=0 with {values.samples} samples, which would all be the same; expected more")
 
-    from t1jax import multihost
-    from t1jax.progress import Progress
-    from t1jax.questions import open_checkpoint, read_questions
+    from t1jax.devices import multihost
+    from t1jax.evaluation.questions import open_checkpoint, read_questions
+    from t1jax.host.progress import Progress
     from t1jax.rewards.verifier import Verifier
 
     opened = open_checkpoint(cfg, values.checkpoint, argv)

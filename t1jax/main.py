@@ -5,7 +5,7 @@
 
 A user's mistake is one line on stderr and exit code 2, before anything is compiled or written. Nothing heavy is
 imported before the flags are read, so that --help answers at once.
-Deliberately not here: the stages (pipeline.py), what the knobs mean (configs/base.py).
+Deliberately not here: the stages (training/stages.py), what the knobs mean (configs/base.py).
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from pathlib import Path
 
 from absl import flags
 
-from t1jax import cli as command_line
-from t1jax import processes
 from t1jax.config import Config, ConfigError
+from t1jax.host import command_line, processes
 
 USAGE = f"""\
 usage: python -m t1jax.main [--config=FILE] [--workdir=DIR] [--config.SECTION.KNOB=VALUE ...] [--allow_change=KNOB,...]
@@ -77,9 +76,10 @@ def _run(argv: list[str]) -> None:
     cfg, workdir, allow_change, group = parse(argv)
     with processes.joined(group):
         _validate(cfg)
-        from t1jax import multihost, pipeline
+        from t1jax.devices import multihost
+        from t1jax.training import stages
 
-        report = pipeline.run(cfg, workdir, allow_change)
+        report = stages.run(cfg, workdir, allow_change)
         if multihost.is_main():
             print(f"report: {report.resolve()}")
 

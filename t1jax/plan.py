@@ -3,7 +3,7 @@
 
 Where: before anything else. It compiles the very step of training ahead of time for the slice and prints what the
 compiler says of it: memory, exchanges between chips, flops; and an estimate of its time.
-Deliberately not here: how that is found (planner.py), the slices (hardware.py).
+Deliberately not here: how that is found (planning/fit.py), the slices (planning/slices.py).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from t1jax import cli as command_line
-from t1jax import hardware
 from t1jax.config import ConfigError
-from t1jax.hardware import GIB
+from t1jax.host import command_line
+from t1jax.planning import slices
+from t1jax.planning.slices import GIB
 
 if TYPE_CHECKING:  # imported where it is used: jax must not start before hardware.find
-    from t1jax.planner import Found
+    from t1jax.planning.fit import Found
 
 USAGE = """\
 usage: python -m t1jax.plan --config=configs/qwen32b.py --topology=v5p:4x4x8 [--json] [--suggest] [--config.KNOB=VALUE]
@@ -68,15 +68,15 @@ def _plan(argv: list[str]) -> int:
         raise ConfigError(f"got {' '.join(extra)}; expected flags only, see --help")
     if values.length < 0 or values.length > cfg.rl.max_new_tokens:
         raise ConfigError(f"--length is {values.length}; expected 1 to rl.max_new_tokens = {cfg.rl.max_new_tokens}")
-    where = hardware.find(values.topology)
+    where = slices.find(values.topology)
     length = float(values.length or cfg.rl.max_new_tokens)
-    from t1jax import planner
+    from t1jax.planning import fit
 
-    better = planner.suggest(cfg, where, length, compiled=not values.fast) if values.suggest else None
+    better = fit.suggest(cfg, where, length, compiled=not values.fast) if values.suggest else None
     found: Found | None = None
     why = ""
     try:
-        found = planner.plan(cfg, where, length, compiled=not values.fast)
+        found = fit.plan(cfg, where, length, compiled=not values.fast)
         why = "" if found.fits else found.why_not()
     except ConfigError as error:
         if better is None:
@@ -97,7 +97,8 @@ def _plan(argv: list[str]) -> int:
 
 def table(found: Found) -> str:
     """For a person."""
-    from t1jax import estimate, multihost
+    from t1jax.devices import multihost
+    from t1jax.planning import estimate
 
     chip, todo, time, told = found.where.chip, found.work, found.seconds, found.compiled
     shape = " x ".join(f"{name} {size}" for name, size in zip(("data", "fsdp", "tensor"), found.mesh, strict=True))

@@ -14,9 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from t1jax import cli as command_line
 from t1jax import config
 from t1jax.config import Config, ConfigError, MeshConfig
+from t1jax.host import command_line
 
 USAGE = """\
 usage: python -m t1jax.replay DUMP
@@ -54,10 +54,12 @@ def replay(folder: Path) -> bool:
     import numpy as np
     import orbax.checkpoint as ocp
 
-    from t1jax import multihost, pipeline, selection, sharding, step, workdir
-    from t1jax.files import json_ready
+    from t1jax.devices import multihost, sharding
+    from t1jax.host import workdir
+    from t1jax.host.files import json_ready
     from t1jax.rewards.score import make_scorer
-    from t1jax.rl import make_optimizer
+    from t1jax.training import selection, stages, step
+    from t1jax.training.rl import make_optimizer
     from t1jax.types import Prompts
 
     cfg = _config(folder, jax.device_count())
@@ -65,7 +67,7 @@ def replay(folder: Path) -> bool:
     mesh = sharding.make_mesh(cfg.mesh)
     layout = sharding.train_layout(mesh)
     workdir.refuse_other_files(cfg, folder)
-    with pipeline.open_task(cfg, folder, print) as (whole, tokens), np.load(folder / "prompts.npz") as kept:
+    with stages.open_task(cfg, folder, print) as (whole, tokens), np.load(folder / "prompts.npz") as kept:
         task = selection.choose(cfg, whole, folder)
         prompts = multihost.global_batch(Prompts(kept["tokens"], kept["valid"], kept["problem"]), layout)
         with ocp.StandardCheckpointer() as checkpointer:

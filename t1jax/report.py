@@ -14,8 +14,8 @@ from pathlib import Path
 
 from absl import flags
 
-from t1jax import cli as command_line
 from t1jax.config import ConfigError
+from t1jax.host import command_line
 
 USAGE = """\
 usage: python -m t1jax.report WORKDIR [WORKDIR ...] [--out=FILE.html]
@@ -53,7 +53,7 @@ def _run(argv: list[str]) -> None:
     if values.out is not None and Path(values.out).suffix != ".html":
         raise ConfigError(f"--out={values.out}; expected a file that ends in .html")
 
-    from t1jax import files
+    from t1jax.host import files
     from t1jax.reports import comparison, run_page, runs
 
     found = runs.read(workdirs)

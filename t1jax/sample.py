@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, TextIO
 
 from absl import flags
 
-from t1jax import cli as command_line
 from t1jax.config import Config, ConfigError
+from t1jax.host import command_line
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from t1jax.tokenizer import Tokenizer
+    from t1jax.text.tokenizer import Tokenizer
 
 USAGE = """\
 usage: python -m t1jax.sample --checkpoint=DIR [FLAGS] "problem"
@@ -185,10 +185,13 @@ def _sample(cfg: Config, folder: str, problem: str, temperature: float, new_toke
     import jax
     from rich.console import Console
 
-    from t1jax import sharding, tokenizer, validation, weights
-    from t1jax.generate import Generator
-    from t1jax.hf.tokenizer import HFTokenizer
+    from t1jax import validation
+    from t1jax.devices import sharding
     from t1jax.model import qwen
+    from t1jax.rollouts.generate import Generator
+    from t1jax.text import tokenizer
+    from t1jax.text.huggingface import HFTokenizer
+    from t1jax.weights import load as weights
 
     notes = Console(stderr=True, highlight=False)
     source = weights.find(folder)
@@ -248,8 +251,8 @@ def _sample(cfg: Config, folder: str, problem: str, temperature: float, new_toke
 
 def _prompt(problem: str, cfg: Config, tokens: Tokenizer, raw: bool) -> str:
     """What the model continues: the problem in the config's template, or as it is."""
-    from t1jax.hf.tokenizer import HFTokenizer
-    from t1jax.tasks import prompts
+    from t1jax.tasks.files import prompts
+    from t1jax.text.huggingface import HFTokenizer
 
     if not isinstance(tokens, HFTokenizer):  # of the embedded task, whose problems are whole prompts
         return problem

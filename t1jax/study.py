@@ -3,9 +3,10 @@
 
     python -m t1jax.study penalties oversampling --out=workdirs/study
 
-Runs are made of an ordinary run's stages (trials.py), each in a process of its own, several at a time. Studies that
-ask for the same run share it, and the same command goes on where it was stopped.
-Deliberately not here: which runs (studies.py), what a run does (trials.py), tables and plots (findings.py).
+Runs are made of an ordinary run's stages (studies/trial.py), each in a process of its own, several at a time. Studies
+that ask for the same run share it, and the same command goes on where it was stopped.
+Deliberately not here: which runs (studies/claims.py), what a run does (studies/trial.py), tables and plots
+(findings.py).
 """
 
 from __future__ import annotations
@@ -22,10 +23,9 @@ from typing import Any
 
 from absl import flags
 
-from t1jax import cli as command_line
-from t1jax import files
 from t1jax.config import Config, ConfigError
-from t1jax.stopping import EXIT_STORAGE, Signals, Stopped
+from t1jax.host import command_line, files
+from t1jax.host.stopping import EXIT_STORAGE, Signals, Stopped
 
 USAGE = """\
 usage: python -m t1jax.study NAME [NAME ...] [--out=DIR] [--seeds=N] [--jobs=N] [--config=FILE] [--config.KNOB=VALUE]
@@ -46,7 +46,7 @@ Exit codes: 0 done, 1 a failure (named, or with its traceback), 2 a mistake in f
 written, 130 stopped by Ctrl-C, 143 by SIGTERM: what was running saves first.
 """
 DEFAULT_CONFIG = "configs/study.py"
-PROGRAM = ("-m", "t1jax.trials")
+PROGRAM = ("-m", "t1jax.studies.trial")
 POLL = 0.2  # seconds between two looks at the processes
 PATIENCE = 60.0  # seconds that a process has to save a step and leave
 
@@ -57,7 +57,7 @@ class Job:
 
     name: str  # of its folder below --out
     makes: tuple[str, ...]  # the files that it ends with, below --out
-    task: dict[str, Any]  # what trials.py is told
+    task: dict[str, Any]  # what studies/trial.py is told
     after: tuple[str, ...] = ()  # the jobs whose results it needs
 
     @property
@@ -78,7 +78,7 @@ def main(argv: list[str]) -> int:
 
 def jobs_of(names: Sequence[str], base: Config, seeds: Sequence[int]) -> list[Job]:
     """All that the named studies need, each once: cold starts, and for each arm RL from them with every seed."""
-    from t1jax.studies import STUDIES, cold_start_name
+    from t1jax.studies.claims import STUDIES, cold_start_name
 
     colds, runs = dict[str, Job](), dict[str, Job]()
     for arm in (arm for name in names for arm in STUDIES[name].arms):
@@ -200,7 +200,7 @@ def _define(values: flags.FlagValues) -> None:
 
 def _run(argv: list[str]) -> None:
     base, values, names = command_line.read_config(argv, _define, DEFAULT_CONFIG)
-    from t1jax.studies import STUDIES
+    from t1jax.studies.claims import STUDIES
 
     if not names:
         raise ConfigError(f"no study is named; expected all, or some of {', '.join(STUDIES)}")
@@ -215,7 +215,9 @@ def _run(argv: list[str]) -> None:
     at_a_time = values.jobs or min(2, os.cpu_count() or 1)
     out, seeds = Path(values.out).absolute(), [base.seed + i for i in range(values.seeds)]
 
-    from t1jax import findings, validation, workdir
+    from t1jax import validation
+    from t1jax.host import workdir
+    from t1jax.studies import findings
 
     for name in names:
         STUDIES[name].check(base)
@@ -239,17 +241,18 @@ def _run(argv: list[str]) -> None:
 
 def _tokenizer(base: Config, out: Path) -> None:
     """The tokenizer of all runs, made once: they can then share a compiled step."""
-    from t1jax import pipeline, tokenizer
     from t1jax.tasks.embedded import make_verifier
+    from t1jax.text import tokenizer
+    from t1jax.training import stages
 
     if not tokenizer.is_saved(out / "tokenizer"):
         with make_verifier(base) as verifier:
-            pipeline.make_task(base, out, verifier)[1].save(out / "tokenizer")
+            stages.make_task(base, out, verifier)[1].save(out / "tokenizer")
 
 
 def _same_base(out: Path, base: Config) -> None:
     """Refuses to mix runs of different bases in one folder, and remembers this one."""
-    from t1jax import workdir
+    from t1jax.host import workdir
 
     path = out / "base.json"
     if path.exists():

@@ -22,18 +22,18 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from t1jax import cli as command_line
 from t1jax.config import Config, ConfigError
+from t1jax.host import command_line
 
 if TYPE_CHECKING:
-    from t1jax.progress import Progress
+    from t1jax.host.progress import Progress
     from t1jax.rewards.verifier import Verifier
     from t1jax.synthesis.ledger import Ledger
     from t1jax.synthesis.local import LocalWriter
     from t1jax.synthesis.record import Item
     from t1jax.synthesis.subjects import Subject
     from t1jax.synthesis.writers import Writer
-    from t1jax.tokenizer import Tokenizer
+    from t1jax.text.tokenizer import Tokenizer
 
 USAGE = """\
 usage: python -m t1jax.synthesize --out=FILE.jsonl [--problems=FILE] [--checkpoint=DIR] ...
@@ -87,7 +87,7 @@ def synthesize(
 
     With the writers' `ledger` the summary has "paid": all that was, also for answers of no use and by earlier runs.
     """
-    from t1jax import files
+    from t1jax.host import files
     from t1jax.synthesis import gallery, prompts
     from t1jax.synthesis.pipeline import Synthesis
     from t1jax.synthesis.record import summary
@@ -139,7 +139,7 @@ def _run(argv: list[str]) -> None:
     import jax
 
     from t1jax import validation
-    from t1jax.progress import Progress
+    from t1jax.host.progress import Progress
     from t1jax.rewards.verifier import Verifier
     from t1jax.synthesis.ledger import Ledger
 
@@ -210,12 +210,12 @@ def _subject(
     progress: Progress,
 ) -> tuple[Subject, list[Item]]:
     """The kind of problems, and the problems to make chains for; says which rows of a file are left out."""
-    from t1jax.hf.tokenizer import HFTokenizer
     from t1jax.synthesis.record import Item
     from t1jax.synthesis.rules import EmbeddedSubject
     from t1jax.synthesis.subjects import FileSubject
-    from t1jax.tasks.pairs import PairsTask
-    from t1jax.tasks.problems import comparable, read_problems, usable, verifiable
+    from t1jax.tasks.files.problems import comparable, read_problems, usable, verifiable
+    from t1jax.tasks.pairs.task import PairsTask
+    from t1jax.text.huggingface import HFTokenizer
 
     if not problems:
         embedded = EmbeddedSubject(PairsTask(cfg.task))
@@ -272,7 +272,7 @@ def _hold_settings(out: Path, settings: Mapping[str, Any]) -> None:
     Raises:
       ConfigError: OUT was made with other settings.
     """
-    from t1jax import files
+    from t1jax.host import files
 
     path = out.with_suffix(".settings.json")
     mine = files.json_ready(settings)

@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which knobs cannot work, together or on these devices: refused with the knob to turn, before anything is compiled.
 
-Deliberately not here: types of knobs (config.py); what a file turns out to hold (tasks/, hf/).
+Deliberately not here: types of knobs (config.py); what a file turns out to hold (tasks/files/, weights/, text/).
 """
 
 from __future__ import annotations
 
 import difflib
 import itertools
+import os
 import re
 import urllib.parse
 from typing import Any
 
-from t1jax import waiting
 from t1jax.config import Config, ConfigError, mesh_shape
 
+LONGEST_SCORING = 24 * 3600  # seconds that the scoring of a step may take (devices/waiting.py)
 LOCAL, RULES = "local", "rules"  # writers of synthesis that are no endpoints: our own sampler, a program
 
 
@@ -27,6 +28,11 @@ def validate(cfg: Config, num_devices: int) -> None:
     for check in CHECKS:
         check(cfg)
     _validate_mesh(cfg, *mesh_shape(cfg.mesh, num_devices))
+
+
+def longest_scoring(deadline: float, answers: int, workers: int) -> float:
+    """Seconds that a step's scoring can take: every answer to its deadline, all by the workers of one process."""
+    return deadline * -(-answers // (workers or os.cpu_count() or 1))
 
 
 def _validate_model(cfg: Config) -> None:
@@ -143,11 +149,11 @@ def _validate_measuring(cfg: Config) -> None:
     _positive(cfg, "verifier", "deadline")
     _at_least(cfg, 0, "verifier", "workers")
     answers, workers = cfg.rl.prompts_per_step * cfg.rl.responses_per_prompt, cfg.verifier.workers
-    longest = waiting.longest_scoring(cfg.verifier.deadline, answers, workers)
-    if longest > waiting.SCORING:
+    longest = longest_scoring(cfg.verifier.deadline, answers, workers)
+    if longest > LONGEST_SCORING:
         raise ConfigError(
             f"verifier.deadline is {cfg.verifier.deadline}: {answers} answers of a step may then take {longest:.0f} s; "
-            f"expected at most {waiting.SCORING} s, as long as devices wait: lower it, or raise verifier.workers"
+            f"expected at most {LONGEST_SCORING} s, as long as devices wait: lower it, or raise verifier.workers"
         )
     _at_least(cfg, 64, "verifier", "memory")
     _at_least(cfg, 1, "verifier", "recycle")

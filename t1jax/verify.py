@@ -5,7 +5,7 @@
     python -m t1jax.verify data/train.jsonl --golds-only
 
 prompts -> rollouts -> **rewards**, without a model: what to run on a new data set before spending a night on it.
-Deliberately not here: how two answers are compared (rewards/), which columns a problem has (tasks/problems.py).
+Deliberately not here: how two answers are compared (rewards/), which columns a problem has (tasks/files/problems.py).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import flags
 
-from t1jax import cli as command_line
 from t1jax.config import Config, ConfigError, inert
+from t1jax.host import command_line
 
 if TYPE_CHECKING:
     from t1jax.rewards.answers import Outcome
@@ -143,7 +143,7 @@ def _run(argv: list[str]) -> None:
 def _pairs(path: str) -> list[tuple[int, str | None, str]]:
     """(row, answer, gold) of each row."""
     from t1jax.rewards import answers
-    from t1jax.tasks.rows import names, read_rows
+    from t1jax.tasks.files.rows import names, read_rows
 
     pairs = []
     for number, row in read_rows(path):
@@ -161,8 +161,8 @@ def _pairs(path: str) -> list[tuple[int, str | None, str]]:
 
 def _golds(path: str, cfg: Config, notes: list[str]) -> list[tuple[int, str]]:
     """(row, gold) of each row with a column `gold`, else of each problem; adds to `notes` which rows are left out."""
-    from t1jax.tasks.problems import read_problems
-    from t1jax.tasks.rows import read_rows
+    from t1jax.tasks.files.problems import read_problems
+    from t1jax.tasks.files.rows import read_rows
 
     if not cfg.data.answer_column and GOLD in next(read_rows(path))[1]:
         return [(number, _text(path, number, row, GOLD)) for number, row in read_rows(path)]
@@ -174,7 +174,7 @@ def _golds(path: str, cfg: Config, notes: list[str]) -> list[tuple[int, str]]:
 def _text(path: str, number: int, row: dict[str, Any], column: str) -> str:
     """The text of a column; a number as people write it."""
     from t1jax.rewards import numerals
-    from t1jax.tasks.rows import text_of
+    from t1jax.tasks.files.rows import text_of
 
     value = row.get(column)
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -192,7 +192,7 @@ def _show(judged: Sequence[Judged], notes: Sequence[str], golds_only: bool, file
     """Prints the table: how many of each verdict, and why."""
     from rich.console import Console
 
-    from t1jax import scoreboard
+    from t1jax.evaluation import scoreboard
 
     counts = Counter((one.outcome, one.why) for one in judged)
     verdicts = sorted(counts.items(), key=lambda item: (-item[0][0], -item[1]))

@@ -31,17 +31,19 @@ import pyarrow.parquet
 from jax.sharding import NamedSharding, PartitionSpec
 
 from configs import tiny
-from t1jax import config, sharding, weights
-from t1jax.checkpoint import Checkpoints
+from t1jax import config
 from t1jax.config import ConfigError
-from t1jax.hf.tokenizer import HFTokenizer
+from t1jax.devices import sharding
+from t1jax.host.stopping import Stopped
 from t1jax.model import qwen
 from t1jax.rewards import verifier, worker
 from t1jax.rewards.verifier import Verifier
-from t1jax.stopping import Stopped
-from t1jax.tasks.problems import read_problems
-from t1jax.tokenizer import SentencePieceTokenizer, train_sentencepiece
+from t1jax.tasks.files.problems import read_problems
+from t1jax.text.huggingface import HFTokenizer
+from t1jax.text.tokenizer import SentencePieceTokenizer, train_sentencepiece
+from t1jax.training.checkpoint import Checkpoints
 from t1jax.types import TrainState
+from t1jax.weights import load as weights
 
 sys.path.append(str(Path(__file__).parent))
 import hf_folders

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 from t1jax.config import ConfigError
 from t1jax.reports import transcript
 from t1jax.rewards import answers, notation, pairing, penalties, verifier
-from t1jax.tasks import analysis, overlap, problems
+from t1jax.tasks import honesty
+from t1jax.tasks.files import overlap, problems
 
 LONGEST = 20_000  # characters
 BOUND_MS = 100.0  # of processor time, for one call; linear time is below 40
@@ -154,7 +155,7 @@ CHECKS: dict[str, Check] = {
     "normalise": lambda text: isinstance(overlap.normalise(text), str),
     "repetitive": lambda text: penalties.repetitive(text, 20, 20) in (True, False),
     "garbled": lambda text: penalties.garbled(text, 0.1) in (True, False),
-    "analyse": lambda text: analysis.analyse((6, 14, 22), 20, text).malformed >= 0,
+    "analyse": lambda text: honesty.analyse((6, 14, 22), 20, text).malformed >= 0,
     "mark": lambda text: not set("\x00\x1b\x9b\u202e\ud800") & set(transcript.mark(text)),
 }
 

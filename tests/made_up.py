@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from configs import tiny
-from t1jax import config, files, metrics
-from t1jax.statistics import wilson
+from t1jax import config
+from t1jax.evaluation.statistics import wilson
+from t1jax.host import files, metrics
 
 HOSTILE = (
     "<script>alert(1)</script><img src=x onerror=alert(2)>"

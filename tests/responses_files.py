@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from configs import tiny
-from t1jax import config, files
-from t1jax.tasks.pairs import PairsTask
+from t1jax import config
+from t1jax.host import files
+from t1jax.tasks.pairs.task import PairsTask
 
 CFG = config.load(tiny.get_config())
 TASK = PairsTask(CFG.task)

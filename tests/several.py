@@ -36,7 +36,7 @@ def child(index: int, count: int, address: str, function: str, arguments: list[A
 
     if count > 1:
         jax.distributed.initialize(address, num_processes=count, process_id=index)
-    from t1jax import multihost
+    from t1jax.devices import multihost
 
     module, _, name = function.partition(".")
     said = getattr(importlib.import_module(module), name)(*arguments)

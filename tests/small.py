@@ -17,9 +17,11 @@ import optax
 from flax import linen as nn
 
 from configs import tiny
-from t1jax import config, multihost, rl, sharding, step
+from t1jax import config
+from t1jax.devices import multihost, sharding
 from t1jax.model import qwen
 from t1jax.rewards.score import HostScores
+from t1jax.training import rl, step
 from t1jax.types import Packed, Plan, Prompts, Rollouts, Scores, TrainState
 
 ONE = (1, 1, 1)

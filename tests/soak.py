@@ -55,7 +55,7 @@ def run(steps: int, workdir: Path) -> list[dict[str, float]]:
     import small
     import test_pipeline
 
-    from t1jax import checkpoint, loop, pipeline
+    from t1jax.training import checkpoint, loop, stages
 
     every = max(2, steps // 40)
     knobs = {
@@ -86,7 +86,7 @@ def run(steps: int, workdir: Path) -> list[dict[str, float]]:
 
     loop.StepLog.push = pushed  # type: ignore[method-assign]
     checkpoint.Checkpoints.save = saved  # type: ignore[method-assign]
-    pipeline.run(cfg, workdir)
+    stages.run(cfg, workdir)
     return rows
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from t1jax.tasks.analysis import Analysis, analyse, tally
+from t1jax.tasks.honesty import Analysis, analyse, tally
 
 NUMBERS, TARGET = (6, 13, 14, 16, 22), 20
 END = "</think>\n\\boxed{6+14}"

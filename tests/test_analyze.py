@@ -8,11 +8,13 @@ import json
 import pytest
 import responses_files as made
 
-from t1jax import analyze, files
+from t1jax import analyze
 from t1jax.analyze import embedded_task
-from t1jax.collect import collect
+from t1jax.behaviour import plots as behaviour_plots
 from t1jax.config import ConfigError
-from t1jax.reports import behaviour_plots, plots
+from t1jax.evaluation.collect import collect
+from t1jax.host import files
+from t1jax.reports import plots
 from t1jax.rewards.answers import RIGHT, WRONG
 
 

@@ -16,7 +16,8 @@ from flax import linen as nn
 from jax.interpreters import partial_eval
 
 from configs import tiny
-from t1jax import config, sharding
+from t1jax import config
+from t1jax.devices import sharding
 from t1jax.model import attention, kernels, qwen
 
 CFG = config.load(tiny.get_config()).model

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from configs import tiny
-from t1jax import behaviour, config, prose
+from t1jax import config
+from t1jax.behaviour import behaviour, prose
+from t1jax.evaluation.statistics import wilson
 from t1jax.rewards import answers
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
-from t1jax.statistics import wilson
-from t1jax.tasks import analysis
-from t1jax.tasks.pairs import PairsTask
+from t1jax.tasks import honesty
+from t1jax.tasks.pairs.task import PairsTask
 
 NUMBERS, TARGET = (6, 13, 14, 16, 22), 20
 BIG, SMALL, YES = "6+22=28, need 20: too big\n", "6+13=19, need 20: too small\n", "6+14=20, need 20: yes\n"
@@ -22,7 +23,7 @@ CHECK, END = "check 20-6=14: yes\n", "</think>\n\\boxed{6+14}"
 
 
 def of(text, outcome=RIGHT, overlong=False):
-    return behaviour.of_lines(analysis.analyse(NUMBERS, TARGET, text), outcome, 30, overlong)
+    return behaviour.of_lines(honesty.analyse(NUMBERS, TARGET, text), outcome, 30, overlong)
 
 
 # the embedded task

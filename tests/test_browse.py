@@ -11,7 +11,7 @@ import pytest
 import responses_files as made
 
 from t1jax import analyze
-from t1jax.reports import browse
+from t1jax.behaviour import page as browse
 from t1jax.reports.page import visible
 
 pytestmark = browser.needs_browser

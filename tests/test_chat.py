@@ -10,7 +10,7 @@ from hf_folders import CHATS, TEMPLATES, byte_level, change, write
 from transformers import AutoTokenizer
 
 from t1jax.config import ConfigError
-from t1jax.hf.tokenizer import HFTokenizer
+from t1jax.text.huggingface import HFTokenizer
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_run_does_not_change_its_prompts_at_midnight(folder, monkeypatch):
     change(folder, "tokenizer_config.json", chat_template="{{ strftime_now('%s') }}")
     found = HFTokenizer(folder)
     first = found.chat(CHATS["one"])
-    monkeypatch.setattr("t1jax.hf.chat.datetime", None)
+    monkeypatch.setattr("t1jax.text.chat.datetime", None)
     assert found.chat(CHATS["one"]) == first and int(first) > 1_600_000_000
 
 

@@ -16,11 +16,15 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from configs import tiny
-from t1jax import checkpoint, config, data, sharding, tokenizer
-from t1jax.checkpoint import Checkpoints
+from t1jax import config
 from t1jax.config import Config, ConfigError
-from t1jax.stopping import Stopped
-from t1jax.tasks.pairs import PairsTask
+from t1jax.devices import sharding
+from t1jax.host.stopping import Stopped
+from t1jax.prompts import streams as data
+from t1jax.tasks.pairs.task import PairsTask
+from t1jax.text import tokenizer
+from t1jax.training import checkpoint
+from t1jax.training.checkpoint import Checkpoints
 from t1jax.types import LossScale, TrainState
 
 

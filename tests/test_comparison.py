@@ -8,8 +8,8 @@ import re
 
 import pytest
 
+from t1jax.evaluation.statistics import difference
 from t1jax.reports import comparison, runs
-from t1jax.statistics import difference
 from tests.made_up import HOSTILE, Reader, share, write_run
 
 

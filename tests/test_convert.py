@@ -20,10 +20,11 @@ import weight_folders as folders
 from test_convert_bad import refused, run
 from test_weights import make_run
 
-from t1jax import convert, weights
-from t1jax.hf import families
-from t1jax.hf.tensors import StoredTensor
-from t1jax.progress import Progress
+from t1jax import convert
+from t1jax.host.progress import Progress
+from t1jax.weights import families
+from t1jax.weights import load as weights
+from t1jax.weights.safetensors_files import StoredTensor
 
 ROOT = Path(__file__).parents[1]
 BF16 = np.dtype(ml_dtypes.bfloat16)
@@ -210,10 +211,11 @@ def test_a_real_model_writes_what_transformers_writes(tmp_path):
     import real
 
     from configs import smollm2_135m
-    from t1jax import config, sharding
-    from t1jax.generate import Generator
-    from t1jax.hf.tokenizer import HFTokenizer
+    from t1jax import config
+    from t1jax.devices import sharding
     from t1jax.model import qwen
+    from t1jax.rollouts.generate import Generator
+    from t1jax.text.huggingface import HFTokenizer
 
     folder, file = real.smollm2(), ROOT.parent / "shared" / "data" / "gsm8k_test.jsonl"
     if not file.exists():

@@ -15,7 +15,7 @@ import pytest
 import weight_folders as folders
 
 from t1jax import convert
-from t1jax.progress import Progress
+from t1jax.host.progress import Progress
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 

@@ -14,14 +14,16 @@ import pytest
 import small
 
 from configs import countdown
-from t1jax import config, evaluator, tokenizer
+from t1jax import config
 from t1jax.config import ConfigError
+from t1jax.evaluation import evaluator
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
 from t1jax.rewards.verifier import Verifier
-from t1jax.tasks import countdown_chains as writer
-from t1jax.tasks.countdown import CountdownTask, Problem
+from t1jax.tasks.countdown import chains as writer
+from t1jax.tasks.countdown.expressions import evaluate
+from t1jax.tasks.countdown.task import CountdownTask, Problem
 from t1jax.tasks.embedded import make_embedded
-from t1jax.tasks.expressions import evaluate
+from t1jax.text import tokenizer
 
 CFG = config.load(countdown.get_config())
 TASK = CountdownTask(CFG.task)

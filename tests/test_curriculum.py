@@ -10,9 +10,11 @@ import json
 import pytest
 import small
 
-from t1jax import curriculum, data, tokenizer, validation
+from t1jax import validation
 from t1jax.config import ConfigError
-from t1jax.tasks.pairs import PairsTask
+from t1jax.prompts import curriculum, streams
+from t1jax.tasks.pairs.task import PairsTask
+from t1jax.text import tokenizer
 
 BATCH = 4
 KNOBS = {"data__prompt_length": 24, "rl__num_steps": 40, "rl__prompts_per_step": BATCH, "rl__micro_batches": 1}
@@ -25,7 +27,7 @@ TOKENS = tokenizer.SentencePieceTokenizer(
 
 
 def indices(count, cfg=CFG, task=TASK, skip=None):
-    stream = data.prompt_stream(cfg, task, TOKENS, "train", BATCH, 3)
+    stream = streams.prompt_stream(cfg, task, TOKENS, "train", BATCH, 3)
     if skip is not None:
         stream.set_state(skip)
     batches = [batch.problem_P.tolist() for batch in itertools.islice(stream, count)]

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from configs import tiny
-from t1jax import config, data, tokenizer
+from t1jax import config
 from t1jax.config import Config, ConfigError
-from t1jax.tasks.pairs import PairsTask
+from t1jax.prompts import streams
+from t1jax.tasks.pairs.task import PairsTask
+from t1jax.text import tokenizer
 
 
 def make_config(**knobs: int) -> Config:
@@ -46,7 +48,7 @@ def same(one, other):
 
 
 def prompts(tokens, split="train", batch=4, seed=0):
-    return data.prompt_stream(CFG, TASK, tokens, split, batch, seed)
+    return streams.prompt_stream(CFG, TASK, tokens, split, batch, seed)
 
 
 # prompts
@@ -67,15 +69,15 @@ def test_a_batch_of_prompts_is_the_text_of_its_problems_padded_on_the_right(toke
 def test_a_prompt_that_is_too_long_names_the_knob(tokens):
     text = TASK.prompt(TASK.problem(0, "train"))
     length = len(tokens.encode(text))
-    assert data.tokenise_prompts(tokens, [text], [5], length).valid_PC.all()
+    assert streams.tokenise_prompts(tokens, [text], [5], length).valid_PC.all()
     with pytest.raises(ConfigError, match=f"data.prompt_length is {length - 1}; expected at least {length}"):
-        data.tokenise_prompts(tokens, [text], [5], length - 1)
+        streams.tokenise_prompts(tokens, [text], [5], length - 1)
 
 
 def test_an_error_in_the_pipeline_reaches_the_loop_as_it_is(tokens):
     tree = CFG.to_dict()
     tree["data"]["prompt_length"] = 3
-    stream = data.prompt_stream(config.load(tree), TASK, tokens, "train", 4, 0)
+    stream = streams.prompt_stream(config.load(tree), TASK, tokens, "train", 4, 0)
     with pytest.raises(ConfigError, match="data.prompt_length is 3"):
         next(stream)
     stream.close()
@@ -110,7 +112,7 @@ def texts_of(batch):
 
 
 def test_packed_rows_hold_whole_texts_one_after_the_other(tokens):
-    batches = take(data.sft_stream(CFG, TASK, tokens), 6)
+    batches = take(streams.sft_stream(CFG, TASK, tokens), 6)
     assert [(x.shape, x.dtype) for x in jax.tree.leaves(batches[0])] == [((8, 128), np.int32)] * 3 + [
         ((8, 128), np.bool_)
     ]
@@ -138,13 +140,13 @@ def test_packed_rows_hold_whole_texts_one_after_the_other(tokens):
 
 
 def test_little_is_padding(tokens):
-    filled = [(batch.segment_BT > 0).mean() for batch in take(data.sft_stream(CFG, TASK, tokens), 10)]
+    filled = [(batch.segment_BT > 0).mean() for batch in take(streams.sft_stream(CFG, TASK, tokens), 10)]
     assert np.mean(filled) > 0.85
 
 
 def test_no_text_is_lost_or_comes_twice(tokens):
     """Everything that the pipeline makes is in some row: long texts are not dropped."""
-    stream = data.sft_stream(CFG, TASK, tokens)
+    stream = streams.sft_stream(CFG, TASK, tokens)
     batches = [next(stream) for _ in range(10)]
     made = stream.get_state()["parent"]["next_index"]
     stream.close()
@@ -153,9 +155,9 @@ def test_no_text_is_lost_or_comes_twice(tokens):
 
 
 def test_a_text_longer_than_a_row_is_cut_and_a_prompt_that_fills_one_is_refused(tokens):
-    (batch,) = take(data.sft_stream(make_config(sequence_length=30), TASK, tokens), 1)
+    (batch,) = take(streams.sft_stream(make_config(sequence_length=30), TASK, tokens), 1)
     assert max(len(text) for text, _, _ in texts_of(batch)) == 30
-    stream = data.sft_stream(make_config(sequence_length=12), TASK, tokens)
+    stream = streams.sft_stream(make_config(sequence_length=12), TASK, tokens)
     with pytest.raises(ConfigError, match="sft.sequence_length is 12; expected more than"):
         next(stream)
     stream.close()
@@ -167,7 +169,7 @@ def test_a_text_longer_than_a_row_is_cut_and_a_prompt_that_fills_one_is_refused(
 def make_streams(tokens):
     return {
         "prompts": lambda: prompts(tokens),
-        "packed": lambda: data.sft_stream(CFG, TASK, tokens),
+        "packed": lambda: streams.sft_stream(CFG, TASK, tokens),
     }
 
 
@@ -217,7 +219,7 @@ class Small(PairsTask):
 
 
 def indices(tokens, problems, batch, count, seed=0):
-    stream = data.prompt_stream(CFG, Small(problems), tokens, "train", batch, seed)
+    stream = streams.prompt_stream(CFG, Small(problems), tokens, "train", batch, seed)
     return [batch.problem_P.tolist() for batch in take(stream, count)]
 
 
@@ -256,8 +258,8 @@ def test_a_stream_goes_on_exactly_over_the_end_of_an_epoch(tokens, kind, done):
 
     def make():
         if kind == "prompts":
-            return data.prompt_stream(CFG, Small(7), tokens, "train", 4, 0)
-        return data.sft_stream(CFG, Small(7), tokens)
+            return streams.prompt_stream(CFG, Small(7), tokens, "train", 4, 0)
+        return streams.sft_stream(CFG, Small(7), tokens)
 
     stream = make()
     for _ in range(done):
@@ -271,7 +273,7 @@ def test_a_stream_goes_on_exactly_over_the_end_of_an_epoch(tokens, kind, done):
 
 def test_every_text_of_the_cold_start_comes_once_an_epoch(tokens):
     task = Small(7, texts=10)
-    stream = data.sft_stream(CFG, task, tokens)
+    stream = streams.sft_stream(CFG, task, tokens)
     batches = [next(stream) for _ in range(12)]
     made = stream.get_state()["parent"]["next_index"]
     stream.close()
@@ -288,7 +290,7 @@ def test_a_batch_larger_than_the_file_is_refused(tokens):
     assert len(indices(tokens, 4, 4, 3)) == 3
     with pytest.raises(ConfigError, match="a batch is 4 prompts; expected at most 3, the train problems of the file"):
         indices(tokens, 3, 4, 1)
-    take(data.sft_stream(CFG, Small(7, texts=8), tokens), 1)
+    take(streams.sft_stream(CFG, Small(7, texts=8), tokens), 1)
     for texts in (7, 0):
         with pytest.raises(ConfigError, match=f"sft.batch_size is 8; expected at most {texts}, the texts of data.sft"):
-            data.sft_stream(CFG, Small(7, texts), tokens)
+            streams.sft_stream(CFG, Small(7, texts), tokens)

@@ -15,9 +15,11 @@ from flax import linen as nn
 from scipy.stats import chi2
 
 from configs import tiny
-from t1jax import config, decode, rng, sharding
+from t1jax import config
+from t1jax.devices import sharding
 from t1jax.model import qwen
-from t1jax.sampling import SamplingSettings
+from t1jax.rollouts import decode, rng
+from t1jax.rollouts.sampling import SamplingSettings
 from t1jax.types import Prompts, Rollouts
 
 V, C, T = 40, 7, 8

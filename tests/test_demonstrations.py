@@ -14,10 +14,10 @@ from test_prompts import LETTERS
 from configs import base
 from t1jax import config
 from t1jax.config import ConfigError
-from t1jax.hf.tokenizer import HFTokenizer
-from t1jax.tasks.demonstrations import read_demonstrations
-from t1jax.tasks.overlap import Known
-from t1jax.tasks.prompts import render
+from t1jax.tasks.files.demonstrations import read_demonstrations
+from t1jax.tasks.files.overlap import Known
+from t1jax.tasks.files.prompts import render
+from t1jax.text.huggingface import HFTokenizer
 
 CFG = config.load(base.get_config())
 HELD_OUT = "Find the largest $n$ such that $n^2 < 1000$."

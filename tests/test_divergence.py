@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from small import C, T, V, make_config, make_mesh, make_params
 
-from t1jax import sharding
-from t1jax.divergence import make_divergence
+from t1jax.devices import sharding
 from t1jax.model import qwen
+from t1jax.studies.divergence import make_divergence
 
 CFG = make_config(eval__batch_size=4)
 PROMPTS = [[3, 5, 9], [7], [1, 2, 3, 4, 5, 6, 7], [9, 9], [11, 4], [60]]

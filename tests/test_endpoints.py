@@ -22,7 +22,7 @@ import pytest
 from bad_server import BadServer, chunk, events, ok
 
 from t1jax.config import ConfigError, EndpointConfig
-from t1jax.stopping import Stopped
+from t1jax.host.stopping import Stopped
 from t1jax.synthesis import endpoints, exchange, limits
 from t1jax.synthesis.endpoints import EndpointWriter
 from t1jax.synthesis.ledger import Ledger, Totals

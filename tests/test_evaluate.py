@@ -19,13 +19,13 @@ import numpy as np
 import pytest
 import small
 
-from t1jax import cli as command_line
 from t1jax import evaluate
-from t1jax.hf.tokenizer import HFTokenizer
-from t1jax.journal import Response
-from t1jax.questions import cut_thoughts
-from t1jax.responses import Question
+from t1jax.evaluation.journal import Response
+from t1jax.evaluation.questions import cut_thoughts
+from t1jax.evaluation.responses import Question
+from t1jax.host import command_line
 from t1jax.rewards import answers
+from t1jax.text.huggingface import HFTokenizer
 
 ROOT = Path(__file__).parent.parent
 CHAT = (
@@ -181,7 +181,7 @@ def test_a_thought_as_long_as_the_budget_is_not_cut(checkpoint):
 
 
 def test_the_same_command_again_samples_nothing(done, checkpoint, problems, monkeypatch, capsys):
-    from t1jax.generate import Generator
+    from t1jax.rollouts.generate import Generator
 
     def sample(*arguments, **options):
         raise AssertionError("sampled again")

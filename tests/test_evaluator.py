@@ -9,9 +9,10 @@ import jax
 import pytest
 import small
 
-from t1jax import evaluator as evaluation
-from t1jax import scaling, tokenizer
-from t1jax.tasks.pairs import PairsTask
+from t1jax.evaluation import evaluator as evaluation
+from t1jax.evaluation import scaling
+from t1jax.tasks.pairs.task import PairsTask
+from t1jax.text import tokenizer
 
 CFG = small.make_config(
     data__prompt_length=24, rl__max_new_tokens=24, rl__window=24, eval__batch_size=8, scaling__budgets=(3, 8, 16, 24)

@@ -11,7 +11,7 @@ import pytest
 from configs import tiny
 from t1jax import config
 from t1jax.config import ConfigError
-from t1jax.hf import families, rope
+from t1jax.weights import families, rope
 
 LIKE = config.load(tiny.get_config()).model
 

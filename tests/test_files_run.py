@@ -12,9 +12,11 @@ import pytest
 import small
 from test_evaluate import make_folder
 
-from t1jax import config, convert, pipeline, weights
+from t1jax import config, convert
 from t1jax.config import ConfigError
-from t1jax.hf import tensors
+from t1jax.training import stages
+from t1jax.weights import load as weights
+from t1jax.weights import safetensors_files
 
 KNOBS = {
     "mesh__fsdp": 1,
@@ -75,7 +77,7 @@ def but(cfg, **knobs):
 @pytest.fixture(scope="module")
 def run(cfg, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run") / "run"
-    pipeline.run(cfg, workdir)
+    stages.run(cfg, workdir)
     return workdir
 
 
@@ -95,7 +97,7 @@ def test_the_run_leaves_figures_of_what_it_can_tell(run):
 
 
 def test_rows_that_cannot_be_used_are_said(cfg, tmp_path, capsys):
-    pipeline.run(but(cfg, sft__num_steps=0, data__sft="", rl__num_steps=1, scaling__budgets=()), tmp_path / "run")
+    stages.run(but(cfg, sft__num_steps=0, data__sft="", rl__num_steps=1, scaling__budgets=()), tmp_path / "run")
     said = " ".join(capsys.readouterr().out.split())
     assert "1 row dropped: an earlier row's problem" in said and "1 row dropped: also in" in said
 
@@ -103,10 +105,10 @@ def test_rows_that_cannot_be_used_are_said(cfg, tmp_path, capsys):
 def test_training_starts_from_the_folders_weights(cfg, run, tmp_path):
     """Without a cold start, what is measured before RL and the anchor are those weights."""
     plain = but(cfg, sft__num_steps=0, data__sft="", rl__num_steps=1, rl__learning_rate=1e-9, scaling__budgets=())
-    pipeline.run(plain, tmp_path / "run")
+    stages.run(plain, tmp_path / "run")
     assert not list((tmp_path / "run/checkpoints/sft").glob("*/state"))
-    came = tensors.open_tensors(tmp_path / export(tmp_path / "run", tmp_path / "out"))
-    theirs = tensors.open_tensors(weights.find(cfg.model.checkpoint).folder)
+    came = safetensors_files.open_tensors(tmp_path / export(tmp_path / "run", tmp_path / "out"))
+    theirs = safetensors_files.open_tensors(weights.find(cfg.model.checkpoint).folder)
     assert came.keys() == theirs.keys()
     for name, tensor in theirs.items():
         np.testing.assert_allclose(came[name].view(), tensor.view(), atol=1e-7)
@@ -121,7 +123,8 @@ def test_the_result_is_a_folder_that_transformers_continues_alike(cfg, run, tmp_
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from t1jax import generate, tokenizer
+    from t1jax.rollouts import generate
+    from t1jax.text import tokenizer
 
     folder = export(run, tmp_path / "out")
     theirs = AutoModelForCausalLM.from_pretrained(folder).eval()
@@ -130,7 +133,7 @@ def test_the_result_is_a_folder_that_transformers_continues_alike(cfg, run, tmp_
     )
     source, tokens = weights.find(run), tokenizer.load(run / "tokenizer")
     mesh = small.make_mesh()
-    model = pipeline.sft.qwen.Transformer(cfg.model, pipeline.sharding.train_layout(mesh))
+    model = stages.sft.qwen.Transformer(cfg.model, stages.sharding.train_layout(mesh))
     prompt = tokens.encode(text)
     ((ours,),) = generate.Generator(but(cfg, eval__batch_size=1), mesh, tokens)(
         weights.load(source, model), [prompt], "test", length=32, new_tokens=16, temperature=0.0
@@ -142,7 +145,7 @@ def test_the_result_is_a_folder_that_transformers_continues_alike(cfg, run, tmp_
 
 def test_a_run_of_another_run_continues_its_weights(cfg, run, tmp_path):
     again = but(cfg, model__checkpoint=str(run), sft__num_steps=0, data__sft="", rl__num_steps=1, scaling__budgets=())
-    pipeline.run(again, tmp_path / "again")
+    stages.run(again, tmp_path / "again")
     first = json.loads((run / "results.json").read_text())
     second = json.loads((tmp_path / "again/results.json").read_text())
     assert second["greedy"]["sft"] == first["greedy"]["rl"] and second["sft"]["n"] == 12
@@ -162,7 +165,7 @@ def test_a_run_of_another_run_continues_its_weights(cfg, run, tmp_path):
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(cfg, tmp_path, knobs, says):
     with pytest.raises(ConfigError, match=says) as error:
-        pipeline.run(but(cfg, **knobs), tmp_path / "run")
+        stages.run(but(cfg, **knobs), tmp_path / "run")
     assert "\n" not in str(error.value)
     assert "prompts_per_step" in str(knobs) or not (tmp_path / "run").exists()
 
@@ -176,5 +179,5 @@ def test_a_tokenizer_whose_ids_exceed_the_vocabulary_is_refused(cfg, tmp_path):
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     says = rf"ids up to {last['id'] + 40}; expected ids below .* {cfg.model.vocab_size}"
     with pytest.raises(ConfigError, match=says):
-        pipeline.run(but(cfg, model__checkpoint=str(folder)), tmp_path / "run")
+        stages.run(but(cfg, model__checkpoint=str(folder)), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -13,7 +13,7 @@ import pytest
 from test_evaluate import KNOBS, PROBLEMS, checkpoint, problems, rows  # noqa: F401
 
 from t1jax import filter as program
-from t1jax.journal import Response
+from t1jax.evaluation.journal import Response
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
 
 
@@ -101,7 +101,7 @@ def test_the_kept_rows_are_those_of_the_responses(done, data):
 
 
 def test_other_bounds_ask_the_model_nothing(done, checkpoint, data, monkeypatch, capsys):  # noqa: F811
-    from t1jax.generate import Generator
+    from t1jax.rollouts.generate import Generator
 
     def sample(*arguments, **options):
         raise AssertionError("sampled again")

@@ -10,12 +10,14 @@ import pytest
 import small
 
 from configs import gym as gym_config
-from t1jax import config, tokenizer
+from t1jax import config
 from t1jax.config import ConfigError
-from t1jax.hf.tokenizer import HFTokenizer
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
-from t1jax.tasks import gym, prompts
 from t1jax.tasks.embedded import make_embedded, make_verifier
+from t1jax.tasks.files import prompts
+from t1jax.tasks.gym import task as gym
+from t1jax.text import tokenizer
+from t1jax.text.huggingface import HFTokenizer
 
 CFG = small.make_config(
     task__name="gym",

@@ -16,9 +16,11 @@ import small
 from small import ONE, STOPS, P, R, V
 from test_pipeline import KNOBS
 
-from t1jax import health, loop, optim, pipeline, replay, rl, step
+from t1jax import replay
+from t1jax.host.stopping import EXIT_FAILED, EXIT_SICK, Signals, Stopped
 from t1jax.rewards.score import HostScores
-from t1jax.stopping import EXIT_FAILED, EXIT_SICK, Signals, Stopped
+from t1jax.training import health, loop, rl, stages, step
+from t1jax.update import optim
 
 
 def poison(tree, value, *path):
@@ -263,7 +265,7 @@ def test_a_sick_step_is_kept_and_the_run_ends_and_the_step_can_be_done_again(tmp
     monkeypatch.setattr(rl.step, "init_state", with_a_sick_anchor)
     cfg = small.make_config(**KNOBS, rl__max_skipped=2)
     with pytest.raises(Stopped, match="for 2 steps in a row") as error:
-        pipeline.run(cfg, tmp_path / "run")
+        stages.run(cfg, tmp_path / "run")
     assert error.value.code == EXIT_SICK
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [(x["step"], x["skipped"]) for x in rows if x["stage"] == "rl"] == [(1, 1.0), (2, 1.0)]

@@ -18,10 +18,12 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer
 
 from configs import base
-from t1jax import config, files, tokenizer
+from t1jax import config
 from t1jax.config import ConfigError
-from t1jax.hf.families import CARRIED
-from t1jax.hf.tokenizer import HFTokenizer
+from t1jax.host import files
+from t1jax.text import tokenizer
+from t1jax.text.huggingface import HFTokenizer
+from t1jax.weights.families import CARRIED
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 TEXTS = [
@@ -312,7 +314,7 @@ def test_a_vocabulary_that_is_encoded_at_random_is_refused(folder):
 
 
 def test_a_file_too_large_to_be_a_tokenizer_is_not_read(folder, monkeypatch):
-    monkeypatch.setattr("t1jax.hf.tokenizer.MAX_BYTES", 1000)
+    monkeypatch.setattr("t1jax.text.huggingface.MAX_BYTES", 1000)
     with pytest.raises(ConfigError, match=r"tokenizer.json: \d+ bytes; expected at most 1000"):
         HFTokenizer(folder)
 

@@ -27,15 +27,17 @@ from rich.console import Console
 from weight_folders import parts, raw
 from weight_folders import write as write_weights
 
-from t1jax import cli, main
+from t1jax import main
 from t1jax.config import ConfigError, inert
-from t1jax.hf import sandbox, tensors
-from t1jax.hf.chat import ChatTemplate
-from t1jax.hf.tokenizer import HFTokenizer
-from t1jax.progress import Progress
+from t1jax.host import command_line
+from t1jax.host.progress import Progress
 from t1jax.reports.page import escape
-from t1jax.tasks import rows
-from t1jax.tasks.rows import read_rows
+from t1jax.tasks.files import rows
+from t1jax.tasks.files.rows import read_rows
+from t1jax.text import sandbox
+from t1jax.text.chat import ChatTemplate
+from t1jax.text.huggingface import HFTokenizer
+from t1jax.weights import safetensors_files
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = "\x1b[2J\x1b]0;owned\x07\x9b31m\r\x08\u202egnp.\u2028\x85"  # clear, title, colour, overwrite, direction
@@ -201,7 +203,7 @@ HEADERS = {
 def test_a_header_with_absurd_numbers_is_one_short_line(tmp_path, name):
     raw(tmp_path / "model.safetensors", HEADERS[name], b"1234")
     with pytest.raises(ConfigError, match="model.safetensors: tensor 'a' ") as caught:
-        tensors.open_tensors(tmp_path)
+        safetensors_files.open_tensors(tmp_path)
     assert len(str(caught.value)) < 800
 
 
@@ -215,7 +217,9 @@ def test_spoilt_safetensors_are_refused(tmp_path):
         spoil(tmp_path / "header", rng)
         raw(path, (tmp_path / "header").read_bytes(), data)
         try:
-            assert all(isinstance(each.view(), np.ndarray) for each in tensors.open_tensors(tmp_path / "hf").values())
+            assert all(
+                isinstance(each.view(), np.ndarray) for each in safetensors_files.open_tensors(tmp_path / "hf").values()
+            )
         except ConfigError as error:
             refused += 1
             assert len(str(error)) < 1000
@@ -253,14 +257,14 @@ def test_an_error_that_quotes_a_file_is_inert_and_short(tmp_path, capsys):
     def body(argv: list[str]) -> None:
         template.render([{"role": f"user{COMMANDS}", "content": COMMANDS}], {}, True)
 
-    assert cli.call("t1jax", "", body, ["t1jax"]) == cli.EXIT_MISTAKE
+    assert command_line.call("t1jax", "", body, ["t1jax"]) == command_line.EXIT_MISTAKE
     said = capsys.readouterr().err
     assert said.endswith("\n") and said[:-1].isprintable() and "refuses messages of user\ufffd[2J" in said
 
     def long(argv: list[str]) -> None:
         raise ConfigError("x" * 10**6)
 
-    assert cli.call("t1jax", "", long, ["t1jax"]) == cli.EXIT_MISTAKE
+    assert command_line.call("t1jax", "", long, ["t1jax"]) == command_line.EXIT_MISTAKE
     assert len(capsys.readouterr().err) < 2100
 
 
@@ -285,7 +289,7 @@ def test_what_the_report_shows_is_inert():
 @pytest.mark.parametrize("text", ["raise SystemExit(0)", "import sys\nsys.exit('bye')", "\0", "é = '\ud800'"])
 def test_a_config_that_ends_the_program_or_is_no_text_is_one_line(tmp_path, capsys, text):
     (tmp_path / "mine.py").write_bytes(text.encode("utf-8", "surrogatepass"))
-    assert main.main(["t1jax", f"--config={tmp_path / 'mine.py'}"]) == cli.EXIT_MISTAKE
+    assert main.main(["t1jax", f"--config={tmp_path / 'mine.py'}"]) == command_line.EXIT_MISTAKE
     said = capsys.readouterr().err
     assert "mine.py: " in said and "expected a get_config() that works" in said and said.count("\n") == 1
 
@@ -304,4 +308,4 @@ def test_places_with_spaces_and_unicode_work(tmp_path, monkeypatch):
     write(place / "a model", byte_level(), {"eos_token_id": [282]}, chat_template=QWEN)
     assert HFTokenizer(place / "a model").has_chat
     write_weights(place / "the weights")
-    assert tensors.open_tensors(place / "the weights")
+    assert safetensors_files.open_tensors(place / "the weights")

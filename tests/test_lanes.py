@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from test_decode import ONE, T, V, draw, make_params, make_prompts, same, sampler
 
-from t1jax import decode
-from t1jax.sampling import SamplingSettings
+from t1jax.rollouts import decode
+from t1jax.rollouts.sampling import SamplingSettings
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from t1jax.config import ConfigError
-from t1jax.stopping import Stopped
+from t1jax.host.stopping import Stopped
 from t1jax.synthesis.ledger import Ledger, Paid, Totals, digest
 from t1jax.synthesis.writers import Completion, Failure, Request
 

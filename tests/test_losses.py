@@ -11,9 +11,11 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from configs import tiny
-from t1jax import config, losses, sharding
-from t1jax.advantages import advantages, kl_of_response, scorable
+from t1jax import config
+from t1jax.devices import sharding
 from t1jax.types import Packed, Scores
+from t1jax.update import losses
+from t1jax.update.advantages import advantages, kl_of_response, scorable
 
 NAN = float("nan")
 B, T, D, V = 4, 5, 3, 7

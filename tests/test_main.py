@@ -30,10 +30,10 @@ def runs(monkeypatch, tmp_path):
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    stub = types.ModuleType("t1jax.pipeline")
+    stub = types.ModuleType("t1jax.training.stages")
     stub.run = run  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "t1jax.pipeline", stub)
-    monkeypatch.setattr("t1jax.pipeline", stub, raising=False)
+    monkeypatch.setitem(sys.modules, "t1jax.training.stages", stub)
+    monkeypatch.setattr("t1jax.training.stages", stub, raising=False)
     return calls
 
 
@@ -164,7 +164,7 @@ def test_a_mistake_that_the_pipeline_finds_is_one_line_too(runs, capsys, monkeyp
     def refuse(cfg: Config, workdir: Path, allow_change: list[str]) -> None:
         raise ConfigError("model.vocab_size is 3;\n  raise it")
 
-    monkeypatch.setattr("t1jax.pipeline.run", refuse)
+    monkeypatch.setattr("t1jax.training.stages.run", refuse)
     assert call(*FITS) == 2
     assert capsys.readouterr().err == "t1jax: model.vocab_size is 3; raise it\n"
 
@@ -173,7 +173,7 @@ def test_an_interrupt_is_one_line_and_exit_code_130(runs, capsys, monkeypatch):
     def interrupted(cfg: Config, workdir: Path, allow_change: list[str]) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("t1jax.pipeline.run", interrupted)
+    monkeypatch.setattr("t1jax.training.stages.run", interrupted)
     assert call(*FITS) == 130
     assert capsys.readouterr().err == "t1jax: interrupted; the same command continues from the newest checkpoint\n"
 
@@ -182,7 +182,7 @@ def test_a_failure_that_is_no_mistake_of_the_user_keeps_its_traceback(runs, monk
     def fail(cfg: Config, workdir: Path, allow_change: list[str]) -> None:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr("t1jax.pipeline.run", fail)
+    monkeypatch.setattr("t1jax.training.stages.run", fail)
     with pytest.raises(RuntimeError, match="broken"):
         call(*FITS)
 
@@ -230,8 +230,8 @@ def test_ctrl_c_in_a_process_of_its_own(tmp_path):
         "def run(cfg, workdir, allow_change):\n"
         "    print('running', flush=True)\n"
         "    for _ in range(600): time.sleep(0.1)\n"  # one long sleep may begin just after a signal, and sleep on
-        "sys.modules['t1jax.pipeline'] = types.SimpleNamespace(run=run)\n"
-        "import t1jax; t1jax.pipeline = sys.modules['t1jax.pipeline']\n"
+        "sys.modules['t1jax.training.stages'] = types.SimpleNamespace(run=run)\n"
+        "import t1jax; t1jax.pipeline = sys.modules['t1jax.training.stages']\n"
         f"sys.argv = ['t1jax', {', '.join(map(repr, FITS))}]\n"
         "main.cli()\n"
     )

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t1jax.masking import Mean, masked, masked_sum
+from t1jax.update.masking import Mean, masked, masked_sum
 
 NAN, INF = float("nan"), float("inf")
 X = jnp.array([[1.0, 2.0, NAN], [INF, 5.0, -INF]])

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from t1jax import files, scoreboard
-from t1jax.journal import Response
-from t1jax.measures import measure, powers, votes
+from t1jax.evaluation import scoreboard
+from t1jax.evaluation.figures import measure, powers, votes
+from t1jax.evaluation.journal import Response
+from t1jax.evaluation.statistics import wilson
+from t1jax.host import files
 from t1jax.reports import plots
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
-from t1jax.statistics import wilson
-from t1jax.tasks.problems import Problem
+from t1jax.tasks.files.problems import Problem
 
 
 def problem(index, **labels):

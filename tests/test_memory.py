@@ -13,8 +13,11 @@ import pytest
 import small
 
 from benchmarks import workload
-from t1jax import config, memory, multihost, optim, sharding, step
+from t1jax import config
+from t1jax.devices import multihost, sharding
+from t1jax.training import memory, step
 from t1jax.types import Prompts
+from t1jax.update import optim
 
 WIDE = {
     "model__hidden_size": 256,

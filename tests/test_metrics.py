@@ -18,9 +18,10 @@ import pytest
 from rich.console import Console
 from tensorboardX.proto import event_pb2
 
-from t1jax import files, multihost
-from t1jax.metrics import REQUIRED, MetricsWriter, read_rows
-from t1jax.progress import Progress, duration, figures
+from t1jax.devices import multihost
+from t1jax.host import files
+from t1jax.host.metrics import REQUIRED, MetricsWriter, read_rows
+from t1jax.host.progress import Progress, duration, figures
 
 ROW = {"reward": 0.42, "accuracy": 0.531, "response_length": 48.8, "entropy": 0.21, "tokens_per_second": 5200.0}
 

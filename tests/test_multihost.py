@@ -14,13 +14,17 @@ import several
 import small
 import weight_folders
 
-from t1jax import config, convert, multihost, replicas, rl, sft, sharding, step, stored, weights
-from t1jax.checkpoint import Checkpoints
-from t1jax.generate import Generator
+from t1jax import config, convert
+from t1jax.devices import multihost, sharding
+from t1jax.host.progress import Progress
+from t1jax.host.stopping import EXIT_FAILED, Stopped
 from t1jax.model import qwen
-from t1jax.progress import Progress
-from t1jax.stopping import EXIT_FAILED, Stopped
+from t1jax.rollouts.generate import Generator
+from t1jax.training import replicas, rl, sft, step
+from t1jax.training.checkpoint import Checkpoints
 from t1jax.types import Rollouts
+from t1jax.weights import load as weights
+from t1jax.weights import orbax_arrays
 
 STEPS, P, R = 2, 4, 2
 KNOBS = {
@@ -241,7 +245,7 @@ def load(*folders: str) -> list[dict[str, Any]]:
     """Loads each folder on two processes of two devices; what this one read and got."""
     mesh = small.make_mesh((1, 4, 1))
     read: list[int] = []
-    for array in (weights._Stacked, stored.StoredArray):
+    for array in (weights._Stacked, orbax_arrays.StoredArray):
 
         def counting(self, index, original=array.read):
             part = original(self, index)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data is never run: no line of the product could, and nothing does while hostile data is loaded.
 
-One exception, by design: a file given by --config is a Python program of the user's own (`t1jax/cli.py`, `_load_file`).
+One exception, by design: a file given by --config is a Python program of the user's own (`t1jax/host/command_line.py`,
+`_load_file`).
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ import pytest
 
 from configs import gym as gym_config
 from t1jax import config
-from t1jax.tasks.gym import make_gym
+from t1jax.tasks.gym.task import make_gym
 
 ROOT = Path(__file__).parent.parent
 FILES = [path for folder in ("t1jax", "launch", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]
-CONFIGS_ARE_CODE = ("t1jax/cli.py", "_load_file", "runpy.run_path")
+CONFIGS_ARE_CODE = ("t1jax/host/command_line.py", "_load_file", "runpy.run_path")
 WORKERS_ARE_OURS = ("t1jax/rewards/worker.py", "main", "runpy.run_path")  # a file that our own code names, see below
 
 MODULES = {"pickle", "_pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "jsonpickle", "code"}
@@ -96,7 +97,7 @@ def test_the_program_of_a_worker_is_a_file_of_the_package():
     """What the one caller names: nothing that a user, a file or a model says is part of it."""
     cfg = config.load(gym_config.get_config())
     program = Path(make_gym(cfg)._program[0])
-    assert program == ROOT / "t1jax/tasks/gym_worker.py" and program in FILES
+    assert program == ROOT / "t1jax/tasks/gym/worker.py" and program in FILES
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,10 @@ import pytest
 from flax import linen as nn
 
 from configs import tiny
-from t1jax import config, optim, sharding
-from t1jax.model import qwen
+from t1jax import config
+from t1jax.devices import sharding
+from t1jax.model import parameters, qwen
+from t1jax.update import optim
 
 CFG = config.load(tiny.get_config())
 SFT = dataclasses.replace(CFG.sft, learning_rate=0.1, warmup_steps=4, weight_decay=0.0, grad_clip=1e9)
@@ -141,7 +143,7 @@ def test_muon_leaves_tables_and_vectors_to_adam():
     section = dataclasses.replace(SFT, optimizer="muon", warmup_steps=0)
     change, _ = step(section, GRADIENT)
     adam, _ = step(dataclasses.replace(section, optimizer="adamw"), GRADIENT)
-    names = [name for name, kind in flat(optim.kinds(PARAMS)).items() if kind != "matrix"]
+    names = [name for name, kind in flat(parameters.kinds(PARAMS)).items() if kind != "matrix"]
     assert len(names) == 8  # embedding, head, three biases, three norms
     for name in names:
         np.testing.assert_array_equal(flat(change)[name], flat(adam)[name])
@@ -163,7 +165,7 @@ def test_rl_has_no_choice_but_adam():
 
 def test_an_unknown_parameter_is_named():
     with pytest.raises(ValueError, match=r"\['layers'\]\['router'\].*MATRICES, TABLES or VECTORS"):
-        optim.kinds({"layers": {"router": jnp.zeros((2, 2))}})
+        parameters.kinds({"layers": {"router": jnp.zeros((2, 2))}})
 
 
 # ---- anchor

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from t1jax.tasks.overlap import Known, normalise
+from t1jax.tasks.files.overlap import Known, normalise
 
 
 @pytest.mark.parametrize(

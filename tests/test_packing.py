@@ -14,9 +14,11 @@ import small
 import unpacked
 from small import ONE, C, P, R, T
 
-from t1jax import advantages, config, optim, packing, step, validation
-from t1jax.sharding import train_layout
+from t1jax import config, validation
+from t1jax.devices.sharding import train_layout
+from t1jax.training import step
 from t1jax.types import Plan, Prompts, Rollouts, Scores
+from t1jax.update import advantages, optim, packing
 
 B = P * R
 

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from configs import tiny
-from t1jax import config, tokenizer
+from t1jax import config
 from t1jax.config import ConfigError
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
-from t1jax.tasks import chains
-from t1jax.tasks.pairs import PairsTask, Problem
+from t1jax.tasks.pairs import chains
+from t1jax.tasks.pairs.task import PairsTask, Problem
+from t1jax.text import tokenizer
 
 CFG = config.load(tiny.get_config())
 TASK = PairsTask(CFG.task)

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from configs import tiny
-from t1jax import config, sharding
-from t1jax.hf import families
+from t1jax import config
+from t1jax.devices import sharding
 from t1jax.model import attention, qwen
+from t1jax.weights import families
 
 LIKE = config.load(tiny.get_config()).model
 LENGTH, ORIGINAL = 48, 16  # tokens in these tests; positions before scaling

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import small
 
-from t1jax import checkpoint, files, pipeline, replicas
 from t1jax.config import ConfigError
+from t1jax.host import files
+from t1jax.training import checkpoint, replicas, stages
 
 KNOBS = {
     "data__prompt_length": 24,
@@ -44,11 +45,11 @@ def rows_of(workdir):
 
 def last_state(workdir):
     """Every array of the last RL checkpoint."""
-    from t1jax import rl, step
+    from t1jax.training import rl, step
 
-    mesh = pipeline.sharding.make_mesh(CFG.mesh)
+    mesh = stages.sharding.make_mesh(CFG.mesh)
     shapes = step.state_shapes(CFG, mesh, rl.make_optimizer(CFG), anchor=True)
-    tokens = pipeline.tokenizer.load(workdir / "tokenizer")
+    tokens = stages.tokenizer.load(workdir / "tokenizer")
     with checkpoint.Checkpoints(workdir / "checkpoints/rl", CFG, tokens) as kept:
         assert kept.latest() == CFG.rl.num_steps
         return jax.tree.map(np.asarray, kept.restore(shapes))
@@ -57,7 +58,7 @@ def last_state(workdir):
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("unbroken") / "run"
-    pipeline.run(CFG, workdir)
+    stages.run(CFG, workdir)
     return workdir
 
 
@@ -120,7 +121,7 @@ def test_a_run_saves_the_responses_that_its_figures_are_made_of(unbroken):
 
 def test_a_finished_run_says_so_and_changes_nothing(unbroken, capsys):
     before = {path: path.stat().st_mtime_ns for path in unbroken.rglob("*")}
-    assert pipeline.run(CFG, unbroken) == unbroken / "report.html"
+    assert stages.run(CFG, unbroken) == unbroken / "report.html"
     assert "is done" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in unbroken.rglob("*")} == before
 
@@ -128,7 +129,7 @@ def test_a_finished_run_says_so_and_changes_nothing(unbroken, capsys):
 def test_a_workdir_of_other_knobs_is_refused_and_left_alone(unbroken):
     before = {path: path.stat().st_mtime_ns for path in unbroken.rglob("*")}
     with pytest.raises(ConfigError, match=r"rl\.temperature is 1\.0, was 1\.2; give what was, --allow_change"):
-        pipeline.run(small.make_config(**KNOBS, rl__temperature=1.0), unbroken)
+        stages.run(small.make_config(**KNOBS, rl__temperature=1.0), unbroken)
     assert {path: path.stat().st_mtime_ns for path in unbroken.rglob("*")} == before
 
 
@@ -145,7 +146,7 @@ def test_an_interrupted_run_ends_as_the_unbroken_one(unbroken, tmp_path, monkeyp
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint.Checkpoints, "save", stop)
         with pytest.raises(KeyboardInterrupt):
-            pipeline.run(CFG, tmp_path / "run")
+            stages.run(CFG, tmp_path / "run")
     compared: list[tuple[int, int]] = []  # before which step of a stage, and how many prompts or rows
 
     def compare(mesh, state, batch):
@@ -156,7 +157,7 @@ def test_an_interrupted_run_ends_as_the_unbroken_one(unbroken, tmp_path, monkeyp
         files.write_text(tmp_path / "run/responses" / name, "of a step that is done again")
     steps = [row["step"] for row in rows_of(tmp_path / "run") if row["stage"] == stage]
     assert max(steps) > after  # rows that must be written again
-    pipeline.run(CFG, tmp_path / "run")
+    stages.run(CFG, tmp_path / "run")
     assert rows_of(tmp_path / "run") == rows_of(unbroken)
     jax.tree.map(np.testing.assert_array_equal, last_state(tmp_path / "run"), last_state(unbroken))
     assert saved_of(tmp_path / "run") == saved_of(unbroken)
@@ -169,5 +170,5 @@ def test_an_interrupted_run_ends_as_the_unbroken_one(unbroken, tmp_path, monkeyp
 
 def test_a_vocabulary_too_small_for_the_task_leaves_nothing_behind(tmp_path):
     with pytest.raises(ConfigError, match=r"^model\.vocab_size is 56; .* needs at least 61"):
-        pipeline.run(small.make_config(**KNOBS, model__vocab_size=56), tmp_path / "run")
+        stages.run(small.make_config(**KNOBS, model__vocab_size=56), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -15,11 +15,12 @@ import jax
 import pytest
 import small
 
-from t1jax import config, estimate, hardware, planner, program
+from t1jax import config
 from t1jax.config import ConfigError
+from t1jax.planning import estimate, fit, hlo, slices
 
 ROOT = Path(__file__).parent.parent
-TINY = hardware.Chip("tiny", 2 * hardware.GIB, 1e12, 1e11, 1e10)
+TINY = slices.Chip("tiny", 2 * slices.GIB, 1e12, 1e11, 1e10)
 EVEN = {"rl__responses_per_prompt": 4, "rl__max_new_tokens": 16, "rl__window": 8, "rl__micro_batches": 2}
 
 
@@ -31,7 +32,7 @@ def ask(*flags):
 
 
 def a_slice(devices=8, chip=TINY):
-    return hardware.Slice(f"cpu:{devices}", chip, tuple(jax.devices()[:devices]), "cpu")
+    return slices.Slice(f"cpu:{devices}", chip, tuple(jax.devices()[:devices]), "cpu")
 
 
 def on_mesh(shape, **knobs):
@@ -68,13 +69,13 @@ def test_what_does_not_fit_exits_1_and_names_the_largest_part_and_its_knob():
 )
 def test_an_unknown_slice_lists_known_ones(topology):
     with pytest.raises(ConfigError, match=r"no such slice; expected KIND:SHAPE, for example v5e:2x2 .*gpu:8xh100"):
-        hardware.find(topology)
+        slices.find(topology)
 
 
 def test_without_libtpu_the_extra_is_named(monkeypatch):
-    monkeypatch.setattr(hardware.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(slices.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"libtpu is not installed.*pip install 't1jax\[plan\]'"):
-        hardware.find("v5e:2x2")
+        slices.find("v5e:2x2")
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_a_mistake_is_one_line(flags, said):
 def test_exchanges_are_told_apart(shape, kinds):
     """Shards of weights move outside of the token loop only; shards of heads are added up inside of it too."""
     knobs = {"model__num_heads": 8, "model__num_kv_heads": 8, "model__mlp_size": 32} if shape[2] > 1 else {}
-    found = planner.plan(on_mesh(shape, **knobs), a_slice(), 16.0, compiled=True)
+    found = fit.plan(on_mesh(shape, **knobs), a_slice(), 16.0, compiled=True)
     moved = found.moved()
     assert kinds <= set(moved["elsewhere"]) and found.gathers == 0
     assert (moved["token_loop"]["all-reduce"] > 1000) == (shape[2] > 1)  # else only how many lanes are live
@@ -111,7 +112,7 @@ def test_compiled_flops_of_one_device_are_near_the_count(vocab_chunks):
     """All matrix products; attention does whole rows here and not halves, and rows of the update have gaps."""
     model = {"model__hidden_size": 128, "model__mlp_size": 384, "model__vocab_size": 512, "model__remat": "none"}
     cfg = on_mesh((1, 1, 1), rl__vocab_chunks=vocab_chunks, **model)
-    found = planner.plan(cfg, a_slice(1), 16.0, compiled=True)
+    found = fit.plan(cfg, a_slice(1), 16.0, compiled=True)
     assert found.compiled is not None
     assert 0.9 < found.compiled.flops / found.work.total < 1.25
 
@@ -155,7 +156,7 @@ ENTRY %main (x: f32[4,4]) -> f32[4,4] {
 )
 def test_a_loop_counts_as_often_as_it_runs(bound, step, known, name, times):
     text = LOOP.replace("BOUND", bound).replace("STEP", step).replace("KNOWN", known).replace("NAME", name)
-    assert program.parse(text).flops({"a": 3.0}) == times * 2 * 4**3
+    assert hlo.parse(text).flops({"a": 3.0}) == times * 2 * 4**3
 
 
 def test_remat_is_counted():
@@ -167,19 +168,19 @@ def test_remat_is_counted():
 
 def test_the_suggestion_fits_and_is_estimated_fastest():
     cfg, where = on_mesh((1, 8, 1)), a_slice()
-    now, better = (f(cfg, where, 16.0, compiled=False) for f in (planner.plan, planner.suggest))
+    now, better = (f(cfg, where, 16.0, compiled=False) for f in (fit.plan, fit.suggest))
     assert better.fits and better.seconds.total <= now.seconds.total
-    again = planner.plan(planner._as(cfg, better), where, 16.0, compiled=False)
+    again = fit.plan(fit._as(cfg, better), where, 16.0, compiled=False)
     assert (again.seconds, again.memory, again.mesh) == (better.seconds, better.memory, better.mesh)
     scarce = a_slice(chip=dataclasses.replace(TINY, memory=better.total))  # 90 % of it are not enough
-    other = planner.suggest(cfg, scarce, 16.0, compiled=False)
+    other = fit.suggest(cfg, scarce, 16.0, compiled=False)
     assert other.fits and other.knobs() != better.knobs()
-    assert planner.suggest(cfg, a_slice(chip=dataclasses.replace(TINY, memory=1000)), 16.0, compiled=False) is None
+    assert fit.suggest(cfg, a_slice(chip=dataclasses.replace(TINY, memory=1000)), 16.0, compiled=False) is None
 
 
 def test_time_follows_what_is_asked():
     """Half the lanes: twice the iterations. Twice the chips: half the work of the update."""
-    chip = hardware.CHIPS["v5p"]
+    chip = slices.CHIPS["v5p"]
     cfg = on_mesh((1, 8, 1))
 
     def seconds(mesh=(1, 8, 1), length=16.0, lanes=4):

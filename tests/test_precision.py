@@ -14,9 +14,13 @@ import numpy as np
 import pytest
 import small
 
-from t1jax import config, hardware, losses, optim, sft, sharding, step
-from t1jax.model import attention, precision, qwen
+from t1jax import config
+from t1jax.devices import sharding
+from t1jax.model import attention, parameters, precision, qwen
+from t1jax.planning import slices
+from t1jax.training import sft, step
 from t1jax.types import LossScale, Packed
+from t1jax.update import losses, optim
 
 HALVES = ["bfloat16", "float16"]
 
@@ -148,7 +152,7 @@ def test_a_tpu_adds_up_no_gradient_in_bfloat16(shape):
         model__compute_dtype="bfloat16", model__remat="full", model__hidden_size=256, model__head_dim=128,
         model__mlp_size=512, model__vocab_size=512, sft__sequence_length=length,
     )  # fmt: skip
-    mesh = sharding.make_mesh(config.MeshConfig(*shape), hardware.find("v5e:2x2").devices)
+    mesh = sharding.make_mesh(config.MeshConfig(*shape), slices.find("v5e:2x2").devices)
     rows = sharding.train_layout(mesh).sharding("batch")
     packed = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((8, length), x.dtype, sharding=rows), small.packed_rows(small.make_config())
@@ -197,9 +201,9 @@ def test_the_sampler_reads_norms_and_biases_as_the_learner_does():
     cfg = small.make_config(model__compute_dtype="bfloat16", model__qkv_bias=True)
     mesh = small.make_mesh()
     params = small.make_params(cfg, mesh)
-    cast = step.cast_for_decode(qwen.Transformer(cfg.model, sharding.decode_layout(mesh)), params)
+    cast = parameters.cast_for_decode(qwen.Transformer(cfg.model, sharding.decode_layout(mesh)), params)
     for (path, x), kind in zip(
-        jax.tree_util.tree_leaves_with_path(cast), jax.tree.leaves(optim.kinds(params)), strict=True
+        jax.tree_util.tree_leaves_with_path(cast), jax.tree.leaves(parameters.kinds(params)), strict=True
     ):
         assert x.dtype == ("float32" if kind == "vector" else "bfloat16"), path
 

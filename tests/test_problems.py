@@ -18,10 +18,10 @@ from t1jax import config
 from t1jax.config import ConfigError
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
 from t1jax.rewards.verifier import Verifier
-from t1jax.tasks import problems
-from t1jax.tasks.overlap import normalise
-from t1jax.tasks.problems import ProblemsTask, read_problems, usable, verifiable
-from t1jax.tasks.prompts import render
+from t1jax.tasks.files import problems
+from t1jax.tasks.files.overlap import normalise
+from t1jax.tasks.files.problems import ProblemsTask, read_problems, usable, verifiable
+from t1jax.tasks.files.prompts import render
 
 CFG = config.load(base.get_config())
 SHARED = Path(__file__).parents[2] / "shared" / "data"

@@ -22,8 +22,8 @@ import small
 from absl import flags
 from test_pipeline import KNOBS, rows_of
 
-from t1jax import cli, processes, workdir
 from t1jax.config import ConfigError
+from t1jax.host import command_line, processes, workdir
 
 ROOT = Path(__file__).parent.parent
 STOPS_WITHIN = 60  # seconds after another process died
@@ -32,7 +32,7 @@ GLOO = re.compile(r"\[Gloo\]|Rank|is connected to|peer ranks\.|Expected number o
 
 
 def group_of(*argv: str) -> processes.Group | None:
-    values, _ = cli.read_flags(["t1jax", *argv], processes.define)
+    values, _ = command_line.read_flags(["t1jax", *argv], processes.define)
     assert isinstance(values, flags.FlagValues)
     return processes.asked(values)
 

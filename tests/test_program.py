@@ -18,9 +18,11 @@ import pytest
 import small
 from flax import linen as nn
 
-from t1jax import optim, sharding, step
-from t1jax.model import attention, qwen
+from t1jax.devices import sharding
+from t1jax.model import attention, parameters, qwen
+from t1jax.training import step
 from t1jax.types import Prompts
+from t1jax.update import optim
 
 LANES = {16, 4}  # of a shard: what has a row a lane is no weight
 MESHES = [(2, 2, 2), (1, 4, 2)]
@@ -105,9 +107,9 @@ def weight_shapes(shape: tuple[int, int, int]) -> dict[tuple[int, ...], str]:
     for (path, x), lies in zip(
         jax.tree_util.tree_leaves_with_path(state.params), jax.tree.leaves(qwen.shardings(model)), strict=True
     ):
-        if path[-1].key in (*optim.MATRICES, *optim.TABLES):
+        if path[-1].key in (*parameters.MATRICES, *parameters.TABLES):
             shapes = (x.shape, x.sharding.shard_shape(x.shape), lies.shard_shape(x.shape))
-            for sizes in (*shapes, *(s[1:] for s in shapes)) if path[-1].key in optim.MATRICES else shapes:
+            for sizes in (*shapes, *(s[1:] for s in shapes)) if path[-1].key in parameters.MATRICES else shapes:
                 found[tuple(sorted(n for n in sizes if n > 1))] = jax.tree_util.keystr(path)
     return found
 
@@ -141,7 +143,7 @@ def test_every_weight_is_gathered_and_cast_once_before_the_token_loops(shape):
     for (path, x), lies in zip(
         jax.tree_util.tree_leaves_with_path(shapes), jax.tree.leaves(qwen.shardings(model)), strict=True
     ):
-        if path[-1].key in (*optim.MATRICES, *optim.TABLES):
+        if path[-1].key in (*parameters.MATRICES, *parameters.TABLES):
             sizes = tuple(sorted(n for n in lies.shard_shape(x.shape) if n > 1))
             assert sizes in gathered, (path, sizes, gathered)
 

@@ -11,7 +11,7 @@ import pytest
 from configs import base
 from t1jax import config
 from t1jax.config import ConfigError
-from t1jax.tasks.prompts import after, control_texts, has_any, render, render_messages
+from t1jax.tasks.files.prompts import after, control_texts, has_any, render, render_messages
 
 
 class Letters:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from t1jax.config import ConfigError
 from t1jax.reports.page import escape, visible
 from t1jax.rewards import answers
-from t1jax.tasks.rows import read_rows
+from t1jax.tasks.files.rows import read_rows
 
 PROFILE = "t1jax"
 settings.register_profile(PROFILE, derandomize=True, deadline=None, database=None, max_examples=150)

@@ -19,12 +19,13 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from test_properties import PROFILE
 
-from t1jax import convert, packing, stored
-from t1jax.hf import families
-from t1jax.masking import Mean, masked_sum
-from t1jax.progress import Progress
-from t1jax.sharding import train_layout
+from t1jax import convert
+from t1jax.devices.sharding import train_layout
+from t1jax.host.progress import Progress
 from t1jax.types import Plan, Prompts, Rollouts
+from t1jax.update import packing
+from t1jax.update.masking import Mean, masked_sum
+from t1jax.weights import families, orbax_arrays
 
 settings.load_profile(PROFILE)
 
@@ -216,7 +217,7 @@ def test_a_folder_survives_the_way_there_and_back(hf, dtype, shards, seed, sizes
     weights = {t.name: random.normal(0, 0.5, t.shape).astype(dtype) for t in families.tensors(cfg)}
     with tempfile.TemporaryDirectory(prefix="a folder é ") as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr(convert, "PIECE", piece)
-        patch.setattr(stored, "CHUNK", chunk)
+        patch.setattr(orbax_arrays, "CHUNK", chunk)
         folder = Path(name)
         (folder / "hf").mkdir()
         (folder / "hf" / "config.json").write_text(json.dumps(hf))

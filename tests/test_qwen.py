@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from configs import tiny
-from t1jax import config, sharding
+from t1jax import config
+from t1jax.devices import sharding
 from t1jax.model import qwen, ring
 
 SMALL = {

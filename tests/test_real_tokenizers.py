@@ -15,7 +15,7 @@ from hf_folders import QWEN, QWEN_SPLIT, SPECIAL, byte_level, write
 from tokenizers import AddedToken, Tokenizer, models, normalizers
 from transformers import AutoTokenizer
 
-from t1jax.hf.tokenizer import HFTokenizer
+from t1jax.text.huggingface import HFTokenizer
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 TEXTS = [

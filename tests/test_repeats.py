@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from test_decode import T, draw, make_prompts, same
 
-from t1jax import repeats
 from t1jax.rewards import penalties
+from t1jax.rollouts import repeats
 
 RULE = repeats.Rule(longest=4, length=10, times=3)
 

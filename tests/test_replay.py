@@ -12,11 +12,13 @@ import small
 from test_health import poison
 from test_pipeline import KNOBS
 
-from t1jax import health, pipeline, replay, rl, selection, step, workdir
+from t1jax import replay
 from t1jax.config import ConfigError
-from t1jax.files import write_json
+from t1jax.host import workdir
+from t1jax.host.files import write_json
+from t1jax.host.stopping import Stopped
 from t1jax.rewards.score import make_scorer
-from t1jax.stopping import Stopped
+from t1jax.training import health, rl, selection, stages, step
 from t1jax.types import Prompts, Rollouts
 
 FILTERED = {"rl__filter_pass_rate": 0.3, "rl__filter_samples": 2, "rl__filter_problems": 24}
@@ -62,7 +64,7 @@ def test_the_same_problems_are_judged_by_the_same_judge(tmp_path, monkeypatch, k
     run = tmp_path / "run"
     run.mkdir()
     write_json(run / "filter.json", {"pass_rates": [[i, 0.0 if i in KEPT else 1.0] for i in range(31)]})
-    with pipeline.open_task(cfg, run, print) as (whole, tokens):
+    with stages.open_task(cfg, run, print) as (whole, tokens):
         task = selection.choose(cfg, whole, run)
         numbers = list(range(8))
         golds = [task.gold(task.problem(i, "train")) if i % 2 else "99+99" for i in numbers]
@@ -106,7 +108,7 @@ def test_a_step_of_a_filtered_run_is_done_again(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(rl.step, "init_state", with_a_sick_anchor)
     knobs = KNOBS | FILTERED | {"sft__num_steps": 0, "rl__max_skipped": 1, "rl__filter_pass_rate": 0.9}
     with pytest.raises(Stopped):
-        pipeline.run(small.make_config(**knobs), tmp_path / "run")
+        stages.run(small.make_config(**knobs), tmp_path / "run")
     assert json.loads((tmp_path / "run/sick/report.json").read_text())["step"] == 1
     assert replay.main(["t1jax.replay", str(tmp_path / "run/sick")]) == 0
     assert "step 1: the same happened" in capsys.readouterr().out

@@ -14,12 +14,12 @@ import sys
 import numpy as np
 import pytest
 
-from t1jax import files, metrics
+from t1jax.evaluation.statistics import wilson
+from t1jax.host import files, metrics
 from t1jax.reports import hover, plots
 from t1jax.reports.page import escape, page, visible
 from t1jax.reports.run_page import write_report
 from t1jax.reports.transcript import mark
-from t1jax.statistics import wilson
 from tests.made_up import GOOD, SHOWN, Reader, example_results, example_rows, share
 
 

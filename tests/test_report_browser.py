@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from t1jax import metrics, report
+from t1jax import report
+from t1jax.host import metrics
 from tests import browser
 from tests.made_up import write_run
 

@@ -16,11 +16,11 @@ import pytest
 import small
 from rich.console import Console
 
-from t1jax import responses
 from t1jax.config import ConfigError
-from t1jax.journal import Journal, Response
-from t1jax.progress import Progress
-from t1jax.responses import Question, Responder, checksum
+from t1jax.evaluation import responses
+from t1jax.evaluation.journal import Journal, Response
+from t1jax.evaluation.responses import Question, Responder, checksum
+from t1jax.host.progress import Progress
 from t1jax.rewards import answers
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG, Outcome
 
@@ -318,7 +318,7 @@ def test_the_checkpoint_may_move(tmp_path, make):
 
 
 def test_processes_that_see_different_files_are_refused(tmp_path, monkeypatch):
-    from t1jax import multihost
+    from t1jax.devices import multihost
 
     monkeypatch.setattr(multihost, "to_host", lambda tree: np.array([0, 4]))
     with pytest.raises(ConfigError, match=r"processes see \[0, 4\] responses"):

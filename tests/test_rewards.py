@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from configs import tiny
-from t1jax import config, tokenizer
+from t1jax import config
 from t1jax.config import ConfigError
 from t1jax.rewards import penalties
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
 from t1jax.rewards.score import make_scorer
-from t1jax.tasks.pairs import PairsTask
+from t1jax.tasks.pairs.task import PairsTask
+from t1jax.text import tokenizer
 
 CFG = config.load(tiny.get_config())
 TASK = PairsTask(CFG.task)

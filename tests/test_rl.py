@@ -12,9 +12,10 @@ import pytest
 import small
 from small import ONE, STOPS, P, R, T
 
-from t1jax import checkpoint, config, health, loop, step
+from t1jax import config
 from t1jax.rewards.answers import Outcome
 from t1jax.rewards.score import HostScores, make_scorer
+from t1jax.training import checkpoint, health, loop, step
 
 
 def equal(a, b):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t1jax import rng
+from t1jax.rollouts import rng
 
 
 def uniforms(problems, num_responses, position=0, seed=0):

@@ -14,8 +14,8 @@ import pytest
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
 from t1jax.config import ConfigError
-from t1jax.tasks import rows
-from t1jax.tasks.rows import Dropped, read_rows, text_of
+from t1jax.tasks.files import rows
+from t1jax.tasks.files.rows import Dropped, read_rows, text_of
 
 ROWS = [{"problem": "one\n1", "answer": 1}, {"problem": "zwölf 十二", "answer": None}, {"problem": "", "answer": 2.5}]
 LINES = "\n".join(json.dumps(row) for row in ROWS)

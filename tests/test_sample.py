@@ -21,10 +21,13 @@ import torch
 from hf_folders import byte_level, change, write
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from t1jax import sample, sharding, tokenizer, weights
-from t1jax.generate import Generator
-from t1jax.hf.tokenizer import HFTokenizer
+from t1jax import sample
+from t1jax.devices import sharding
 from t1jax.model import qwen
+from t1jax.rollouts.generate import Generator
+from t1jax.text import tokenizer
+from t1jax.text.huggingface import HFTokenizer
+from t1jax.weights import load as weights
 
 ROOT = Path(__file__).parent.parent
 PROBLEM = "What is 2 + 3?"
@@ -116,7 +119,7 @@ class Script:
 @pytest.fixture
 def script(monkeypatch) -> Script:
     found = Script([50, END], [[50]])
-    monkeypatch.setattr("t1jax.generate.Generator", found)
+    monkeypatch.setattr("t1jax.rollouts.generate.Generator", found)
     return found
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from t1jax import sampling
-from t1jax.sampling import SamplingSettings
+from t1jax.rollouts import sampling
+from t1jax.rollouts.sampling import SamplingSettings
 
 sample = jax.jit(sampling.sample)
 LAST = np.float32(1) - np.float32(2**-24)  # the largest float32 below 1

@@ -8,10 +8,10 @@ import types
 
 import responses_files as made
 
-from t1jax import saved
-from t1jax.evaluator import Response
+from t1jax.evaluation import saved
+from t1jax.evaluation.evaluator import Response
 from t1jax.rewards.answers import UNSCORABLE
-from t1jax.tasks.pairs import PairsTask
+from t1jax.tasks.pairs.task import PairsTask
 
 
 def evaluator(keep):

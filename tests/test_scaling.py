@@ -9,8 +9,8 @@ import pytest
 import small
 from test_evaluator import CFG, TASK, TOKENS
 
-from t1jax import evaluator as evaluation
-from t1jax import scaling
+from t1jax.evaluation import evaluator as evaluation
+from t1jax.evaluation import scaling
 from t1jax.rewards.answers import RIGHT
 
 BUDGETS = CFG.scaling.budgets

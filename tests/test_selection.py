@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 import small
 
-from t1jax import data, pipeline, selection, tokenizer
 from t1jax.config import ConfigError
-from t1jax.generate import Generator
-from t1jax.progress import Progress
+from t1jax.host.progress import Progress
+from t1jax.prompts import streams
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
 from t1jax.rewards.score import make_scorer
-from t1jax.tasks.pairs import PairsTask
+from t1jax.rollouts.generate import Generator
+from t1jax.tasks.pairs.task import PairsTask
+from t1jax.text import tokenizer
+from t1jax.training import selection, stages
 
 KNOBS = {
     "mesh__fsdp": 1,
@@ -167,7 +169,7 @@ def test_training_draws_from_what_was_kept_and_is_judged_by_it(done):
     """The stream names places among the kept; prompts and verdicts are those of the problems there."""
     task, chosen, _ = done
     cfg = dataclasses.replace(CFG, task=dataclasses.replace(CFG.task, curriculum=0.0))
-    stream = data.prompt_stream(cfg, chosen, TOKENS, "train", 8, 1)
+    stream = streams.prompt_stream(cfg, chosen, TOKENS, "train", 8, 1)
     batches = [next(stream) for _ in range(9)]
     stream.close()
     places = np.concatenate([batch.problem_P for batch in batches])
@@ -190,18 +192,18 @@ def test_a_run_filters_once_and_goes_on_with_the_same_problems(tmp_path, monkeyp
             raise KeyboardInterrupt
         return types.SimpleNamespace(params=params)
 
-    monkeypatch.setattr(pipeline.rl, "train", train)
-    monkeypatch.setattr(pipeline, "measure", lambda *_: {})
-    monkeypatch.setattr(pipeline, "finish", lambda cfg, workdir, *_: workdir)
+    monkeypatch.setattr(stages.rl, "train", train)
+    monkeypatch.setattr(stages, "measure", lambda *_: {})
+    monkeypatch.setattr(stages, "finish", lambda cfg, workdir, *_: workdir)
     with pytest.raises(KeyboardInterrupt):
-        pipeline.run(CFG, tmp_path)
+        stages.run(CFG, tmp_path)
     path = tmp_path / "filter.json"
     before = path.stat().st_mtime_ns
-    pipeline.run(CFG, tmp_path)
+    stages.run(CFG, tmp_path)
     assert path.stat().st_mtime_ns == before and len(seen) == 2 and seen[0] == seen[1]
     rates = json.loads(path.read_text())["pass_rates"]
     assert len(rates) == 24 and [p.index for p in seen[0]] == [i for i, rate in rates if rate <= 0.3]
     with pytest.raises(ConfigError, match="rl.filter_pass_rate is 0.5, was 0.3"):
-        pipeline.run(small.with_rl(CFG, filter_pass_rate=0.5), tmp_path)
+        stages.run(small.with_rl(CFG, filter_pass_rate=0.5), tmp_path)
     with pytest.raises(ConfigError, match="rl.filter_samples cannot change in a run"):
-        pipeline.run(CFG, tmp_path, ["rl.filter_samples"])
+        stages.run(CFG, tmp_path, ["rl.filter_samples"])

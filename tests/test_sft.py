@@ -14,7 +14,8 @@ import small
 from small import ONE
 from test_step import reference_logits
 
-from t1jax import optim, sft, step
+from t1jax.training import sft, step
+from t1jax.update import optim
 
 CFG = small.make_config()
 RATE = 3e-2

@@ -11,7 +11,8 @@ import small
 from flax import linen as nn
 from jax.sharding import PartitionSpec
 
-from t1jax import config, sharding
+from t1jax import config
+from t1jax.devices import sharding
 from t1jax.model import qwen
 
 MESH = small.make_mesh((2, 2, 2))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, t
 
-from t1jax.statistics import T95, Z95, bootstrap, difference, majority_at_k, mean_interval, pass_at_k, wilson
+from t1jax.evaluation.statistics import T95, Z95, bootstrap, difference, majority_at_k, mean_interval, pass_at_k, wilson
 
 
 def test_wilson_gives_published_numbers():

@@ -15,9 +15,12 @@ import small
 import unpacked
 from small import ONE, P, R, T
 
-from t1jax import optim, rl, sft, sharding, step
+from t1jax.devices import sharding
+from t1jax.model import parameters
 from t1jax.rewards.score import HostScores
+from t1jax.training import rl, sft, step
 from t1jax.types import Plan, Prompts, Rollouts, Scores
+from t1jax.update import optim
 
 B = P * R
 
@@ -72,7 +75,7 @@ def test_nothing_of_the_size_of_a_parameter_leaves_the_devices(shape):
     compiled = one.step.lower(state, one.prompts()).compile()
     text = compiled.as_text()
     leaves = jax.tree.leaves(state)
-    matrices = [x for name, x in state.params["layers"].items() if name in optim.MATRICES]
+    matrices = [x for name, x in state.params["layers"].items() if name in parameters.MATRICES]
     smallest = min(x.addressable_shards[0].data.size for x in matrices)
     rows = B // sharding.train_layout(one.mesh).batch_shards
     assert rows * T < smallest
@@ -106,7 +109,7 @@ def test_all_that_mirrors_the_parameters_lies_like_them(optimizer):
     shapes = step.state_shapes(cfg, mesh, sft.make_optimizer(cfg), anchor=True)
     weights = {x.shape: x.sharding for x in jax.tree.leaves(shapes.params)}
     moments = [x for x in jax.tree.leaves(shapes.opt_state) if x.shape in weights]
-    assert len(moments) == 2 * 14 - (len(optim.MATRICES) if optimizer == "muon" else 0)  # Muon has one a matrix
+    assert len(moments) == 2 * 14 - (len(parameters.MATRICES) if optimizer == "muon" else 0)  # Muon has one a matrix
     assert all(x.sharding == weights[x.shape] for x in moments)
     assert sum(x.size for x in jax.tree.leaves(shapes.opt_state) if x.shape not in weights) < 20
     assert all(not x.sharding.is_fully_replicated for x in moments if x.size > 1000)

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 from test_pipeline import CFG, last_state, rows_of, unbroken  # noqa: F401 (a fixture)
 
-from t1jax import evaluator, loop, pipeline, sft
-from t1jax.stopping import Interrupted, Signals
+from t1jax.evaluation import evaluator
+from t1jax.host.stopping import Interrupted, Signals
+from t1jax.training import loop, sft, stages
 
 ROOT = Path(__file__).parent.parent
 BUSY = "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"  # minutes inside one call of C
@@ -123,7 +124,7 @@ def stop(folder, monkeypatch, owner, name, count, number) -> Interrupted:
     with monkeypatch.context() as patched:
         kill_at(patched, owner, name, count, number)
         with pytest.raises(Interrupted) as error:
-            pipeline.run(CFG, folder)
+            stages.run(CFG, folder)
     return error.value
 
 
@@ -151,7 +152,7 @@ def test_a_stopped_run_ends_as_the_unbroken_one(
     error = stop(tmp_path / "run", monkeypatch, owner, name, count, number)
     assert str(error).startswith(f"{said} ({signal.Signals(number).name})") and error.code == 128 + number
     assert saved(tmp_path / "run", stage)[-1] == step_saved
-    pipeline.run(CFG, tmp_path / "run")
+    stages.run(CFG, tmp_path / "run")
     assert rows_of(tmp_path / "run") == rows_of(unbroken)
     jax.tree.map(np.testing.assert_array_equal, last_state(tmp_path / "run"), last_state(unbroken))
 
@@ -171,7 +172,7 @@ def test_a_grace_shorter_than_a_step_loses_no_step(unbroken, tmp_path):
         "        if len(calls) == 2 * len(jax.devices()) + 1: print('hangs', flush=True); time.sleep(600)\n"
         "        return scorer(*arrays)\n"
         "    return judge\n"
-        "t1jax.rl.make_scorer = slow\n"
+        "t1jax.training.rl.make_scorer = slow\n"
     )
     folder = tmp_path / "run"
     with child(folder, hang, checkpoint__grace_seconds=4.0, checkpoint__every=100) as process:

@@ -23,10 +23,12 @@ import test_checkpoint as checkpoints_test
 from test_checkpoint import CFG, abstract, assert_same, make_mesh, make_state, tokens  # noqa: F401 (a fixture)
 from test_pipeline import KNOBS as PIPELINE
 
-from t1jax import config, pipeline, workdir
-from t1jax.checkpoint import Checkpoints
+from t1jax import config
 from t1jax.config import ConfigError
-from t1jax.stopping import EXIT_STORAGE, Stopped
+from t1jax.host import workdir
+from t1jax.host.stopping import EXIT_STORAGE, Stopped
+from t1jax.training import stages
+from t1jax.training.checkpoint import Checkpoints
 
 ONE = make_mesh(1, 1, 1)
 SIZES = {"empty": 0, "one byte": 1, "half": None, "but one byte": -1, "gone": None}
@@ -252,11 +254,11 @@ def test_a_raised_number_of_steps_continues_as_if_it_had_been_so_from_the_start(
         kept = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         return [{k: v for k, v in row.items() if k not in ("seconds", "tokens_per_second")} for row in kept]
 
-    pipeline.run(shorter(), tmp_path / "run")
+    stages.run(shorter(), tmp_path / "run")
     with pytest.raises(ConfigError, match="allow_change=rl.num_steps"):
-        pipeline.run(shorter(rl__num_steps=4), tmp_path / "run")
-    pipeline.run(shorter(rl__num_steps=4), tmp_path / "run", ["rl.num_steps"])
-    pipeline.run(shorter(rl__num_steps=4), tmp_path / "unbroken")
+        stages.run(shorter(rl__num_steps=4), tmp_path / "run")
+    stages.run(shorter(rl__num_steps=4), tmp_path / "run", ["rl.num_steps"])
+    stages.run(shorter(rl__num_steps=4), tmp_path / "unbroken")
     assert rows(tmp_path / "run") == rows(tmp_path / "unbroken")
     one, other = (json.loads((tmp_path / x / "results.json").read_text()) for x in ("run", "unbroken"))
     assert one["rl"] == other["rl"] and one["config"] == other["config"]
@@ -266,11 +268,11 @@ def test_a_raised_number_of_steps_continues_as_if_it_had_been_so_from_the_start(
 @pytest.mark.slow
 def test_a_run_goes_on_with_fewer_devices(tmp_path):
     """Eight devices, then four, then one: the same steps; sums over more devices round otherwise, so nearly."""
-    from t1jax import rl, step
+    from t1jax.training import rl, step
 
     def states(folder, mesh):
         shapes = step.state_shapes(shorter(), mesh, rl.make_optimizer(shorter()), anchor=True)
-        beside = pipeline.tokenizer.load(folder / "tokenizer")
+        beside = stages.tokenizer.load(folder / "tokenizer")
         with Checkpoints(folder / "checkpoints/rl", shorter(), beside) as kept:
             return kept.latest(), small.to_numpy(kept.restore(shapes))
 
@@ -283,10 +285,10 @@ def test_a_run_goes_on_with_fewer_devices(tmp_path):
             allowed = ["rl.num_steps"]
             jax.devices = lambda *_, count=count: devices()[:count]  # type: ignore[assignment]
             jax.device_count = lambda *_, count=count: count  # type: ignore[assignment]
-            pipeline.run(cfg, folder, allowed)
+            stages.run(cfg, folder, allowed)
     finally:
         jax.devices, jax.device_count = devices, lambda *_: len(devices())  # type: ignore[assignment]
-    pipeline.run(replace(shorter(rl__num_steps=3), mesh=config.MeshConfig(1, 8, 1)), tmp_path / "unbroken")
+    stages.run(replace(shorter(rl__num_steps=3), mesh=config.MeshConfig(1, 8, 1)), tmp_path / "unbroken")
     (last, mine), (_, theirs) = (states(x, small.make_mesh()) for x in (folder, tmp_path / "unbroken"))
     assert last == 3
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), mine.params, theirs.params)

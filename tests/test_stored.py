@@ -13,9 +13,9 @@ import pytest
 import small
 from jax.sharding import NamedSharding, PartitionSpec
 
-from t1jax import stored
 from t1jax.config import ConfigError
-from t1jax.stored import NewArray
+from t1jax.weights import orbax_arrays
+from t1jax.weights.orbax_arrays import NewArray
 
 random = np.random.default_rng(0)
 ARRAYS = {
@@ -36,7 +36,7 @@ def new(x, asked=None):
 
 
 def write(folder):
-    stored.write_arrays(folder, {path: new(x) for path, x in ARRAYS.items()})
+    orbax_arrays.write_arrays(folder, {path: new(x) for path, x in ARRAYS.items()})
     return folder
 
 
@@ -62,20 +62,20 @@ def test_plain_orbax_restores_it_onto_any_devices(tmp_path):
 
 
 def test_any_part_is_read_by_itself(tmp_path):
-    found = stored.open_arrays(write(tmp_path / "a"))
+    found = orbax_arrays.open_arrays(write(tmp_path / "a"))
     assert found.keys() == ARRAYS.keys()
     q, x = found["layers", "q"], ARRAYS["layers", "q"]
     assert (q.shape, q.dtype) == (x.shape, x.dtype)
     part = q.read((slice(1, 3), slice(5, 9), slice(None), slice(0, 3)))
     assert part.tobytes() == x[1:3, 5:9, :, 0:3].tobytes()
-    assert stored.open_arrays(tmp_path / "a", "layers").keys() == {("q",), ("norm",)}
+    assert orbax_arrays.open_arrays(tmp_path / "a", "layers").keys() == {("q",), ("norm",)}
 
 
 def test_chunks_are_small_and_of_one_layer(tmp_path, monkeypatch):
-    monkeypatch.setattr(stored, "CHUNK", 1 << 10)
+    monkeypatch.setattr(orbax_arrays, "CHUNK", 1 << 10)
     asked = []
-    stored.write_arrays(tmp_path / "a", {path: new(x, asked) for path, x in ARRAYS.items()})
-    found = stored.open_arrays(tmp_path / "a")
+    orbax_arrays.write_arrays(tmp_path / "a", {path: new(x, asked) for path, x in ARRAYS.items()})
+    found = orbax_arrays.open_arrays(tmp_path / "a")
     for path, x in ARRAYS.items():
         chunk = found[path].store.chunk_layout.read_chunk.shape
         assert chunk in asked
@@ -106,7 +106,7 @@ def damage(folder, kind):
 def test_damage_is_told_in_one_line(tmp_path, kind):
     damage(write(tmp_path / "a"), kind)
     with pytest.raises(ConfigError) as caught:
-        for array in stored.open_arrays(tmp_path / "a").values():
+        for array in orbax_arrays.open_arrays(tmp_path / "a").values():
             array.read((slice(None),) * len(array.shape))
     message = str(caught.value)
     assert f"{tmp_path}/a: cannot read" in message and message.endswith("expected a whole Orbax folder")

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from configs import qwen0p5b, tiny
-from t1jax import config, planner
+from t1jax import config
+from t1jax.planning import fit
 from t1jax.reports import runs
 from t1jax.reports.cautions import cautions
 from t1jax.reports.runs import Run
@@ -164,7 +165,7 @@ def test_an_unfinished_run_says_so_first():
 @pytest.mark.parametrize("make", [tiny, qwen0p5b], ids=lambda m: m.__name__)
 def test_parameters_are_counted_as_the_planner_counts_them(make):
     model = config.load(make.get_config()).model
-    assert parameters(vars(model)) == planner._parameters(model)
+    assert parameters(vars(model)) == fit._parameters(model)
     assert parameters({"num_layers": 2}) is None
 
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from configs import study as base_config
-from t1jax import config, findings, validation
+from t1jax import config, validation
 from t1jax.config import ConfigError
-from t1jax.studies import STUDIES, Arm, Contrast, cold_start_name
+from t1jax.host.workdir import changes
+from t1jax.studies import findings
+from t1jax.studies.claims import STUDIES, Arm, Contrast, cold_start_name
 from t1jax.study import jobs_of
-from t1jax.workdir import changes
 
 BASE = config.load(base_config.get_config())
 ARMS = [(name, arm) for name, study in STUDIES.items() for arm in study.arms]

@@ -18,10 +18,13 @@ from unittest import mock
 import pytest
 from small import make_config, make_mesh
 
-from t1jax import step, study, trials, workdir
+from t1jax import study
 from t1jax.config import ConfigError
-from t1jax.stopping import Stopped
+from t1jax.host import workdir
+from t1jax.host.stopping import Stopped
+from t1jax.studies import trial
 from t1jax.study import Job, run_jobs
+from t1jax.training import step
 
 ROOT = Path(__file__).parent.parent
 STUB = """
@@ -191,7 +194,7 @@ def test_a_run_that_a_killed_study_left_at_work_is_not_begun_a_second_time(tmp_p
     folder.mkdir(parents=True)
     (folder / "job.json").write_text(json.dumps({"config": make_config().to_dict()}))
     with workdir.locked(folder):
-        assert trials.main(["t1jax.trials", str(tmp_path), "cold/a/seed0"]) == 2
+        assert trial.main(["t1jax.studies.trial", str(tmp_path), "cold/a/seed0"]) == 2
     assert {path.name for path in folder.iterdir()} == {"job.json", "lock"}
 
 
@@ -208,14 +211,14 @@ def test_runs_of_another_base_are_refused_by_name(tmp_path):
 def test_a_step_is_shared_by_seeds_and_by_nothing_else(monkeypatch):
     made = []
     monkeypatch.setattr(step, "make_train_step", lambda cfg, *_, **__: made.append(cfg) or object())
-    shared, mesh, cfg = trials.SharedStep(), make_mesh(), make_config()
+    shared, mesh, cfg = trial.SharedStep(), make_mesh(), make_config()
     first = shared(cfg, mesh, None, stop_tokens=(1,), on_progress=print)
     again = shared(dataclasses.replace(cfg, seed=7), mesh, None, stop_tokens=(1,))
     assert first is again and len(made) == 1
     with pytest.raises(ValueError, match="differ in more than their seed"):
         shared(make_config(rl__temperature=0.9), mesh, None, stop_tokens=(1,))
     with pytest.raises(ValueError, match="or filter their problems"):
-        trials.SharedStep()(make_config(rl__filter_pass_rate=0.3), mesh, None, stop_tokens=(1,))
+        trial.SharedStep()(make_config(rl__filter_pass_rate=0.3), mesh, None, stop_tokens=(1,))
 
 
 def test_rl_of_a_study_draws_from_what_its_filter_kept(monkeypatch, tmp_path):
@@ -238,39 +241,39 @@ def test_rl_of_a_study_draws_from_what_its_filter_kept(monkeypatch, tmp_path):
         raise Drawn(task, make_step)
 
     filtered = []
-    monkeypatch.setattr(trials, "opened", opened)
-    monkeypatch.setattr(trials, "Marks", lambda work, *_: types.SimpleNamespace(evaluator=work.task))
+    monkeypatch.setattr(trial, "opened", opened)
+    monkeypatch.setattr(trial, "Marks", lambda work, *_: types.SimpleNamespace(evaluator=work.task))
     kept = []
 
     def checkpoints(folder, cfg, *_):
         kept.append(cfg.checkpoint.keep)
         return contextlib.nullcontext(mock.MagicMock())
 
-    monkeypatch.setattr(trials, "Checkpoints", checkpoints)
-    monkeypatch.setattr(trials.selection, "select", lambda *given: filtered.append(given) or "hard problems")
-    monkeypatch.setattr(trials.rl, "train", train)
-    shared = trials.SharedStep()
+    monkeypatch.setattr(trial, "Checkpoints", checkpoints)
+    monkeypatch.setattr(trial.selection, "select", lambda *given: filtered.append(given) or "hard problems")
+    monkeypatch.setattr(trial.rl, "train", train)
+    shared = trial.SharedStep()
 
     def run():
         with pytest.raises(Drawn) as drawn:
-            trials.trial(make_config(), tmp_path / "cold", tmp_path / "run", False, tmp_path, shared)
+            trial.trial(make_config(), tmp_path / "cold", tmp_path / "run", False, tmp_path, shared)
         return drawn.value.args
 
     assert run() == ("hard problems", step.make_train_step)  # by the scorer of these problems, not of another seed's
     ((_, _, task, _, params, folder, _),) = filtered
     assert (task, params, folder) == ("all problems", "weights", tmp_path / "run")
-    monkeypatch.setattr(trials.selection, "select", lambda cfg, mesh, task, *_: task)
+    monkeypatch.setattr(trial.selection, "select", lambda cfg, mesh, task, *_: task)
     assert run() == ("all problems", shared)
     assert min(kept) >= make_config().rl.num_steps  # a stop saves one more, and none that is measured may go
 
 
 def test_the_steps_in_between_are_the_kept_ones_nearest_to_the_shares():
-    assert trials.between([7, 14, 21, 24], 24, 7, trials.THINKING) == [7, 14]
-    assert trials.between([7, 14, 21, 24], 24, 7, trials.OTHERS) == [14]
-    assert trials.between([5, 10, 15, 16], 16, 5, trials.THINKING) == [5, 10]
-    assert trials.between([4], 4, 2, trials.THINKING) == [] and trials.between([2, 4], 4, 2, trials.THINKING) == [2]
+    assert trial.between([7, 14, 21, 24], 24, 7, trial.THINKING) == [7, 14]
+    assert trial.between([7, 14, 21, 24], 24, 7, trial.OTHERS) == [14]
+    assert trial.between([5, 10, 15, 16], 16, 5, trial.THINKING) == [5, 10]
+    assert trial.between([4], 4, 2, trial.THINKING) == [] and trial.between([2, 4], 4, 2, trial.THINKING) == [2]
     stopped = [7, 8, 14, 16, 24]  # where it was stopped, a step is saved as well
-    assert trials.between(stopped, 24, 8, trials.THINKING) == [8, 16]
+    assert trial.between(stopped, 24, 8, trial.THINKING) == [8, 16]
 
 
 SMALL = (

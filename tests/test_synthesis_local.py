@@ -13,14 +13,15 @@ from rich.console import Console
 from test_evaluate import KNOBS, checkpoint  # noqa: F401
 
 from configs import base, tiny
-from t1jax import config, tokenizer
+from t1jax import config
 from t1jax import synthesize as program
 from t1jax.config import ConfigError
-from t1jax.progress import Progress
+from t1jax.host.progress import Progress
 from t1jax.synthesis import local
 from t1jax.synthesis.ledger import Ledger
 from t1jax.synthesis.writers import Failure, Request
-from t1jax.tasks.pairs import PairsTask
+from t1jax.tasks.pairs.task import PairsTask
+from t1jax.text import tokenizer
 
 
 def quiet():

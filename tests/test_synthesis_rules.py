@@ -12,7 +12,7 @@ from t1jax import config
 from t1jax.rewards.answers import RIGHT
 from t1jax.synthesis.record import Attempt, Item, Piece, Story
 from t1jax.synthesis.rules import EmbeddedSubject
-from t1jax.tasks.pairs import PairsTask, Problem
+from t1jax.tasks.pairs.task import PairsTask, Problem
 
 CFG = config.load(tiny.get_config())
 SUBJECT = EmbeddedSubject(PairsTask(CFG.task))

@@ -15,12 +15,12 @@ from test_prompts import LETTERS
 
 from t1jax import synthesize as program
 from t1jax.config import ConfigError
-from t1jax.progress import Progress
+from t1jax.host.progress import Progress
 from t1jax.synthesis import checks, pipeline, prompts, record, subjects
 from t1jax.synthesis.record import Item
 from t1jax.synthesis.writers import Completion, Failure
-from t1jax.tasks.demonstrations import read_demonstrations
-from t1jax.tasks.overlap import Known
+from t1jax.tasks.files.demonstrations import read_demonstrations
+from t1jax.tasks.files.overlap import Known
 
 
 def items():

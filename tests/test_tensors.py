@@ -14,8 +14,8 @@ import weight_folders as folders
 from safetensors import safe_open
 
 from t1jax.config import ConfigError
-from t1jax.hf import tensors
-from t1jax.hf.tensors import NewTensor
+from t1jax.weights import safetensors_files
+from t1jax.weights.safetensors_files import NewTensor
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 
@@ -40,7 +40,7 @@ def new(content, step=2):
 @pytest.mark.parametrize("max_bytes", [10**9, 100, 1])
 def test_the_library_reads_what_is_written_and_the_other_way_round(tmp_path, dtype, max_bytes):
     content = make(dtype)
-    tensors.write_tensors(tmp_path, new(content), max_bytes)
+    safetensors_files.write_tensors(tmp_path, new(content), max_bytes)
     folders.same(folders.read(tmp_path), content)
     files = sorted(tmp_path.glob("*.safetensors"))
     if max_bytes == 10**9:
@@ -57,13 +57,15 @@ def test_the_library_reads_what_is_written_and_the_other_way_round(tmp_path, dty
     for path in files:
         with safe_open(path, "numpy") as file:
             assert file.metadata() == {"format": "pt"}
-    found = tensors.open_tensors(tmp_path)
+    found = safetensors_files.open_tensors(tmp_path)
     folders.same({name: np.array(t.view()) for name, t in found.items() if t.shape[0]}, without_empty(content))
     assert found["empty"].shape == (0, 4)
 
     other = tmp_path / "other"
     folders.write(other, "qwen3", dtype, shards=1 if max_bytes == 10**9 else 3)
-    folders.same({name: np.array(t.view()) for name, t in tensors.open_tensors(other).items()}, folders.read(other))
+    folders.same(
+        {name: np.array(t.view()) for name, t in safetensors_files.open_tensors(other).items()}, folders.read(other)
+    )
 
 
 def without_empty(content):
@@ -73,14 +75,20 @@ def without_empty(content):
 def test_pieces_that_do_not_add_up_are_refused(tmp_path):
     short = NewTensor("a", np.dtype(np.float32), (4,), lambda: iter([np.zeros(3, np.float32)]))
     with pytest.raises(ValueError, match="a has 12 bytes; expected 16"):
-        tensors.write_tensors(tmp_path, [short], 100)
+        safetensors_files.write_tensors(tmp_path, [short], 100)
 
 
 def test_shards_are_filled_in_order():
     sizes = [3, 3, 9, 1, 5, 5, 10]
     content = new({f"{i}": np.zeros(size, np.uint8).view(np.int8) for i, size in enumerate(sizes)})
-    assert [[t.nbytes for t in part] for part in tensors.shards(content, 9)] == [[3, 3], [9], [1, 5], [5], [10]]
-    assert tensors.shards(content, 1000) == [content]
+    assert [[t.nbytes for t in part] for part in safetensors_files.shards(content, 9)] == [
+        [3, 3],
+        [9],
+        [1, 5],
+        [5],
+        [10],
+    ]
+    assert safetensors_files.shards(content, 1000) == [content]
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="asks Linux which pages are resident")
@@ -98,7 +106,7 @@ def test_a_slice_touches_its_own_pages_only_and_they_go_with_the_view(tmp_path):
         _, found, rest = Path("/proc/self/smaps").read_text().partition(str(path))
         return int(re.search(r"Rss: +(\d+) kB", rest)[1]) if found else 0
 
-    view = tensors.open_tensors(tmp_path)["big"].view()
+    view = safetensors_files.open_tensors(tmp_path)["big"].view()
     assert resident() < 100
     assert not np.array(view[100:141]).any()
     assert 600 < resident() < 1500
@@ -115,7 +123,7 @@ def test_links_inside_the_folder_and_the_hubs_cache_are_followed_and_no_others(t
     inside.mkdir()
     (outside / "model.safetensors").rename(inside / "weights")
     (inside / "model.safetensors").symlink_to("weights")
-    assert tensors.open_tensors(inside).keys() == content.keys()
+    assert safetensors_files.open_tensors(inside).keys() == content.keys()
 
     cache = tmp_path / "models--a--b"
     snapshot = cache / "snapshots" / "0123abc"
@@ -123,11 +131,11 @@ def test_links_inside_the_folder_and_the_hubs_cache_are_followed_and_no_others(t
     (cache / "blobs").mkdir()
     (inside / "weights").rename(cache / "blobs" / "9f8e")
     (snapshot / "model.safetensors").symlink_to("../../blobs/9f8e")
-    assert tensors.open_tensors(snapshot).keys() == content.keys()
+    assert safetensors_files.open_tensors(snapshot).keys() == content.keys()
 
     (outside / "model.safetensors").symlink_to(cache / "blobs" / "9f8e")
     with pytest.raises(ConfigError, match=r"outside/model.safetensors is a link to .*9f8e; expected a file inside"):
-        tensors.open_tensors(outside)
+        safetensors_files.open_tensors(outside)
 
 
 def test_errors_stay_short_and_on_one_line(tmp_path):
@@ -135,6 +143,6 @@ def test_errors_stay_short_and_on_one_line(tmp_path):
     names = ["\x1b[2J\n" + "x" * 10_000 + str(i) for i in range(3000)]
     folders.raw(tmp_path / "model.safetensors", {name: {"dtype": "F8", "shape": []} for name in names})
     with pytest.raises(ConfigError) as caught:
-        tensors.open_tensors(tmp_path)
+        safetensors_files.open_tensors(tmp_path)
     assert len(str(caught.value)) < 1000 and str(caught.value).isprintable()
-    assert tensors.several(f"{i}" for i in range(8)) == "'0', '1', '2', '3', '4' and 3 more"
+    assert safetensors_files.several(f"{i}" for i in range(8)) == "'0', '1', '2', '3', '4' and 3 more"

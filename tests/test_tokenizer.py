@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from t1jax import tokenizer
 from t1jax.config import ConfigError
+from t1jax.text import tokenizer
 
 TEXTS = ["12 + 7 is  19.\n\nso: the answer, the answer\n", "7 is 7\n the answer 127\n"] * 20
 SYMBOLS = ["1", "7", "12", "19", "<think>", "a, b"]

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from configs import tiny
-from t1jax import advantages, config, losses, optim
-from t1jax.sampling import SamplingSettings, sample
+from t1jax import config
+from t1jax.rollouts.sampling import SamplingSettings, sample
 from t1jax.types import Scores
+from t1jax.update import advantages, losses, optim
 
 CFG = dataclasses.replace(config.load(tiny.get_config()).rl, responses_per_prompt=4)
 

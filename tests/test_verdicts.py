@@ -18,7 +18,7 @@ from t1jax.config import VerifierConfig
 from t1jax.rewards import answers, notation, pairing
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
 from t1jax.rewards.verifier import Verifier
-from t1jax.tasks.problems import judge
+from t1jax.tasks.files.problems import judge
 
 ROOT = Path(__file__).parents[1]
 CASES = ROOT.parent / "shared" / "cases" / "verdicts.jsonl"

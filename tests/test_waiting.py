@@ -13,8 +13,11 @@ import pytest
 import several
 import small
 
-from t1jax import cli, step, validation, waiting
+from t1jax import validation
 from t1jax.config import ConfigError
+from t1jax.devices import waiting
+from t1jax.host import command_line
+from t1jax.training import step
 from t1jax.types import Rollouts
 
 ENDS_SOON = (
@@ -66,21 +69,21 @@ def score_twice(seconds: float) -> float:
 def test_every_command_line_is_patient_and_what_the_user_set_stays(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--a=1 --xla_cpu_collective_timeout_seconds=5")
     seen = []
-    assert cli.call("program", "", lambda argv: seen.append(os.environ["XLA_FLAGS"]), ["program"]) == 0
+    assert command_line.call("program", "", lambda argv: seen.append(os.environ["XLA_FLAGS"]), ["program"]) == 0
     first, second, third = waiting.FLAGS
     assert second == "xla_cpu_collective_timeout_seconds"
-    expected = f"--a=1 --{second}=5 --{first}={waiting.SCORING} --{third}={waiting.SCORING}"
+    expected = f"--a=1 --{second}=5 --{first}={validation.LONGEST_SCORING} --{third}={validation.LONGEST_SCORING}"
     assert seen == [expected]
     waiting.be_patient()
     assert os.environ["XLA_FLAGS"] == expected
     monkeypatch.delenv("XLA_FLAGS")
     waiting.be_patient()
-    assert os.environ["XLA_FLAGS"].split() == [f"--{flag}={waiting.SCORING}" for flag in waiting.FLAGS]
+    assert os.environ["XLA_FLAGS"].split() == [f"--{flag}={validation.LONGEST_SCORING}" for flag in waiting.FLAGS]
 
 
 def test_a_config_whose_scoring_may_take_longer_is_refused():
     knobs = {"rl__prompts_per_step": 8, "rl__responses_per_prompt": 4, "verifier__workers": 2}
-    fits = waiting.SCORING / 16
+    fits = validation.LONGEST_SCORING / 16
     validation.validate(small.make_config(**knobs, verifier__deadline=fits), 1)
     with pytest.raises(
         ConfigError, match=r"verifier.deadline is .*: 32 answers of a step may then take 86416 s; expected"

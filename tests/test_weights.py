@@ -15,12 +15,15 @@ import pytest
 import small
 import weight_folders as folders
 
-from t1jax import convert, optim, sharding, weights
-from t1jax.checkpoint import Checkpoints
+from t1jax import convert
 from t1jax.config import ConfigError
-from t1jax.hf.tensors import StoredTensor
+from t1jax.devices import sharding
+from t1jax.host.progress import Progress
 from t1jax.model import qwen
-from t1jax.progress import Progress
+from t1jax.training.checkpoint import Checkpoints
+from t1jax.update import optim
+from t1jax.weights import load as weights
+from t1jax.weights.safetensors_files import StoredTensor
 
 MESHES = [(1, 1, 1), (2, 2, 2)]
 

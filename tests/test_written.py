@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import small
 
-from t1jax import data, pipeline
 from t1jax.config import ConfigError
-from t1jax.tasks.pairs import PairsTask
+from t1jax.prompts import streams
+from t1jax.tasks.pairs.task import PairsTask
 from t1jax.tasks.written import read_written
+from t1jax.training import stages
 
 CFG = small.make_config(data__prompt_length=24, sft__sequence_length=160, sft__batch_size=2)
 TASK = PairsTask(CFG.task)
@@ -78,9 +79,9 @@ def test_the_cold_start_of_the_embedded_task_trains_on_the_file(tmp_path):
     path = tmp_path / "sft.jsonl"
     path.write_text("".join(json.dumps(row(index)) + "\n" for index in range(6)))
     cfg = small.make_config(data__sft=str(path), data__prompt_length=24, sft__sequence_length=160, sft__batch_size=2)
-    task, tokens = pipeline.make_task(cfg, tmp_path / "run", None)
+    task, tokens = stages.make_task(cfg, tmp_path / "run", None)
     assert len(task.notes) == 0 and task.num_demonstrations() == 6
-    stream = data.sft_stream(cfg, task, tokens)
+    stream = streams.sft_stream(cfg, task, tokens)
     (batch,) = itertools.islice(stream, 1)
     stream.close()
     texts = {
@@ -90,5 +91,5 @@ def test_the_cold_start_of_the_embedded_task_trains_on_the_file(tmp_path):
     }
     assert texts <= {row(index)["prompt"] + row(index)["response"] for index in range(6)} and len(texts) > 2
     assert np.any(batch.target_BT)
-    plain, _ = pipeline.make_task(small.make_config(sft__num_steps=0), tmp_path / "other", None)
+    plain, _ = stages.make_task(small.make_config(sft__num_steps=0), tmp_path / "other", None)
     assert plain.num_demonstrations() is None

@@ -102,7 +102,9 @@ def lay(phase: str, count: int, workdir: Path) -> None:
     """Lays the trap in this process."""
     import jax
 
-    from t1jax import evaluator, metrics, progress, rl, sft
+    from t1jax.evaluation import evaluator
+    from t1jax.host import metrics, progress
+    from t1jax.training import rl, sft
 
     fall = Countdown(count)
 
@@ -181,7 +183,7 @@ def knobs(run: str, folder: Path) -> dict[str, Any]:
         return small.make_config(**test_pipeline.KNOBS | one).to_dict()
     from test_evaluate import make_folder
 
-    from t1jax import weights
+    from t1jax.weights import load as weights
 
     # 20 problems, 8 a step: step 3 has the end of an epoch and the beginning of the next, step 5 ends with an epoch
     sums = [{"question": f"{n} and one", "answer": f"x+{n % 4}"} for n in range(32)]  # only math-verify can compare
@@ -249,7 +251,11 @@ def outcome(workdir: Path) -> dict[str, Any]:
     """All that is compared, as nested dicts of arrays and JSON."""
     import jax
 
-    from t1jax import checkpoint, main, metrics, rl, sft, sharding, step, tokenizer
+    from t1jax import main
+    from t1jax.devices import sharding
+    from t1jax.host import metrics
+    from t1jax.text import tokenizer
+    from t1jax.training import checkpoint, rl, sft, step
 
     cfg, *_ = main.parse(["t1jax", f"--config={workdir.parent / 'config.py'}", f"--workdir={workdir}"])
     mesh = sharding.make_mesh(cfg.mesh, jax.devices()[:1])

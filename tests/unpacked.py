@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from t1jax import advantages, losses, optim
+from t1jax.devices.sharding import train_layout
 from t1jax.model import qwen
-from t1jax.sharding import train_layout
-from t1jax.step import split
+from t1jax.training.step import split
 from t1jax.types import Prompts, Rollouts
+from t1jax.update import advantages, losses, optim
 
 
 @struct.dataclass

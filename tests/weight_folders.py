@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from configs import tiny
 from t1jax import config
-from t1jax.hf import families
+from t1jax.weights import families
 
 LIKE = config.load(tiny.get_config()).model
 SIZES = {

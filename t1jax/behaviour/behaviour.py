@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a response does on its way to an answer, and how often responses do: T1's analysis of behaviour.
 
-... -> evaluate -> **behaviour** -> report. Of the embedded tasks, lines are read by exact rules (tasks/analysis.py); of
+... -> evaluate -> **behaviour** -> report. Of the embedded tasks, lines are read by exact rules (tasks/honesty.py); of
 problems from files, words are (prose.py). The same measures for both:
 
     attempts       embedded: lines that try something. Text: see prose.py
@@ -29,11 +29,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from t1jax import prose
+from t1jax.behaviour import prose
+from t1jax.evaluation.statistics import bootstrap, wilson
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, Outcome
-from t1jax.statistics import bootstrap, wilson
-from t1jax.tasks import chains
-from t1jax.tasks.analysis import Analysis
+from t1jax.tasks.honesty import Analysis
+from t1jax.tasks.pairs import chains
 
 Stop = Literal["verified", "unverified", "gave up", "cut off"]
 STOPS: tuple[Stop, ...] = ("verified", "unverified", "gave up", "cut off")

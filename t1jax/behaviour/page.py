@@ -16,14 +16,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from t1jax import prose
-from t1jax.behaviour import HABITS, STOPS, Behaviour
-from t1jax.collect import OUTCOMES, Evaluation, Record
-from t1jax.reports.browse_script import SCRIPT, STYLE
+from t1jax.behaviour import prose
+from t1jax.behaviour.behaviour import HABITS, STOPS, Behaviour
+from t1jax.behaviour.page_script import SCRIPT, STYLE
+from t1jax.evaluation.collect import OUTCOMES, Evaluation, Record
+from t1jax.evaluation.scoreboard import Sheet
 from t1jax.reports.page import STYLE as HOUSE
 from t1jax.reports.page import details, escape, picture, section, table, visible
-from t1jax.scoreboard import Sheet
-from t1jax.tasks import chains
+from t1jax.tasks.pairs import chains
 
 MOST = 12_000_000  # characters of all responses on the page, shared out over the evaluations
 LONGEST = 200_000  # characters of a response; the middle of a longer one is left out

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from t1jax.behaviour import STOPS, Figure
+from t1jax.behaviour.behaviour import STOPS, Figure
 from t1jax.reports.plots import Theme, canvas, styled
 
 Summary = Mapping[str, Any]  # what behaviour.summarise returns, with name, step and final

@@ -14,7 +14,7 @@ A text is taken apart into sentences: at line ends, and at . ! ? before a space.
   * An attempt without a candidate comes to the number behind its last "=". Without that, it comes to nothing: wrong.
 Source: T1 (arXiv 2501.11651) section 3 counts such words: "wait", "perhaps", "alternate".
 Deliberately not here: figures over many responses (behaviour.py), the embedded tasks, which have exact rules
-(tasks/analysis.py).
+(tasks/honesty.py).
 """
 
 from __future__ import annotations

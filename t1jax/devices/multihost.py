@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from t1jax.sharding import Layout
+from t1jax.devices.sharding import Layout
 
 SHOWN = 4  # shards that a line names
 Feeders = tuple[tuple[int, ...], ...]  # of each shard of the batch, in the order of the rows: processes

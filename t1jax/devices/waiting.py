@@ -12,8 +12,9 @@ for it in their next exchange, and XLA gives up on an exchange that takes too lo
                           limit unless xla_gpu_nccl_termination_timeout_seconds is set
     TPU                   no limit is documented
 
-Defaults of xla/debug_options_flags.cc as of jaxlib 0.10. `be_patient` raises them all to SCORING, which validation.py
-holds the longest scoring of a config to. A process that is gone is noticed by its heartbeat as before (processes.py).
+Defaults of xla/debug_options_flags.cc as of jaxlib 0.10. `be_patient` raises them all to LONGEST_SCORING, which
+validation.py holds the longest scoring of a config to. A process that is gone is noticed by its heartbeat as before
+(processes.py).
 Deliberately not here: how long an answer may take (rewards/verifier.py).
 """
 
@@ -21,7 +22,8 @@ from __future__ import annotations
 
 import os
 
-SCORING = 24 * 3600  # seconds that the scoring of a step may take
+from t1jax.validation import LONGEST_SCORING
+
 FLAGS = (
     "xla_cpu_collective_call_terminate_timeout_seconds",
     "xla_cpu_collective_timeout_seconds",
@@ -32,10 +34,5 @@ FLAGS = (
 def be_patient() -> None:
     """Adds FLAGS to XLA_FLAGS, but for those that the user has set. Call before JAX has any device."""
     given = os.environ.get("XLA_FLAGS", "")
-    added = [f"--{flag}={SCORING}" for flag in FLAGS if flag not in given]
+    added = [f"--{flag}={LONGEST_SCORING}" for flag in FLAGS if flag not in given]
     os.environ["XLA_FLAGS"] = " ".join([given, *added]).strip()
-
-
-def longest_scoring(deadline: float, answers: int, workers: int) -> float:
-    """Seconds that a step's scoring can take: every answer to its deadline, all by the workers of one process."""
-    return deadline * -(-answers // (workers or os.cpu_count() or 1))

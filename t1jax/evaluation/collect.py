@@ -3,7 +3,7 @@
 
 ... -> evaluate -> **collect** -> behaviour -> report. A file is one evaluation. Those of a run come in the order of
 training, others by name.
-Deliberately not here: what the responses do (behaviour.py), what else there is in a workdir (pipeline.py).
+Deliberately not here: what the responses do (behaviour.py), what else there is in a workdir (training/stages.py).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 
 from t1jax.config import ConfigError
 from t1jax.rewards.answers import Outcome
-from t1jax.tasks.columns import PROBLEMS
-from t1jax.tasks.rows import Row, named, one_line, read_rows
-from t1jax.tasks.turns import asked
+from t1jax.tasks.files.columns import PROBLEMS
+from t1jax.tasks.files.rows import Row, named, one_line, read_rows
+from t1jax.tasks.files.turns import asked
 
 FOLDER = "responses"  # of a workdir
 OUTCOMES = {outcome.name.lower(): outcome for outcome in Outcome}

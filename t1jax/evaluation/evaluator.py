@@ -20,14 +20,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from t1jax import decode, multihost
 from t1jax.config import Config
-from t1jax.generate import Generator
+from t1jax.devices import multihost
+from t1jax.evaluation.statistics import wilson
 from t1jax.rewards.answers import RIGHT, UNSCORABLE
-from t1jax.statistics import wilson
-from t1jax.tasks import analysis
+from t1jax.rollouts import decode
+from t1jax.rollouts.generate import Generator
+from t1jax.tasks import honesty
 from t1jax.tasks.task import Problem, Task
-from t1jax.tokenizer import Tokenizer
+from t1jax.text.tokenizer import Tokenizer
 from t1jax.types import Params
 
 LATE = 6  # attempts before a step of the thinking that counts as late
@@ -41,7 +42,7 @@ class Response:
     tokens: tuple[int, ...]
     text: str
     outcome: int
-    analysis: analysis.Analysis | None  # None: the task cannot tell what was tried and claimed
+    analysis: honesty.Analysis | None  # None: the task cannot tell what was tried and claimed
 
     @property
     def right(self) -> bool:
@@ -163,10 +164,10 @@ def summary(responses: Sequence[Response]) -> dict[str, Any]:
     analyses = [r.analysis for r in responses if r.analysis is not None]
     if not analyses:
         return row
-    skills = analysis.tally(analyses, LATE)
+    skills = honesty.tally(analyses, LATE)
     ordered = [a.order for a in analyses if a.order is not None]
     if ordered:
-        row["orders"] = {order: ordered.count(order) / n for order in analysis.ORDERS}
+        row["orders"] = {order: ordered.count(order) / n for order in honesty.ORDERS}
     return row | {
         "false_claims": sum(a.false_claim for a in analyses) / n,
         "gave_up": sum(a.gave_up for a in analyses) / n,

@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from t1jax.journal import Response
+from t1jax.evaluation.journal import Response
+from t1jax.evaluation.statistics import bootstrap, majority_at_k, pass_at_k, wilson
 from t1jax.rewards import answers
 from t1jax.rewards.answers import RIGHT, UNSCORABLE
-from t1jax.statistics import bootstrap, majority_at_k, pass_at_k, wilson
-from t1jax.tasks.problems import Problem
+from t1jax.tasks.files.problems import Problem
 
 Figure = dict[str, float | int | None]  # value, low, high, problems
 

@@ -24,8 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from t1jax import files, multihost
 from t1jax.config import ConfigError
+from t1jax.devices import multihost
+from t1jax.host import files
 from t1jax.rewards.answers import Outcome
 
 FORMAT = 1

@@ -16,17 +16,20 @@ from dataclasses import dataclass
 import jax
 from jax.sharding import Mesh
 
-from t1jax import sharding, tokenizer, validation, weights
+from t1jax import validation
 from t1jax.config import Config, ConfigError
-from t1jax.hf.tokenizer import HFTokenizer
-from t1jax.journal import Response
+from t1jax.devices import sharding
+from t1jax.evaluation.journal import Response
+from t1jax.evaluation.responses import Question, Responder
+from t1jax.evaluation.scaling import close, end_of
+from t1jax.host.progress import Progress
 from t1jax.model import qwen
-from t1jax.progress import Progress
-from t1jax.responses import Question, Responder
-from t1jax.scaling import close, end_of
-from t1jax.tasks.problems import Checker, Problem, comparable, read_problems, thought_end, usable, verifiable
-from t1jax.tasks.prompts import render
-from t1jax.tokenizer import Tokenizer
+from t1jax.tasks.files.problems import Checker, Problem, comparable, read_problems, thought_end, usable, verifiable
+from t1jax.tasks.files.prompts import render
+from t1jax.text import tokenizer
+from t1jax.text.huggingface import HFTokenizer
+from t1jax.text.tokenizer import Tokenizer
+from t1jax.weights import load as weights
 
 
 @dataclass(frozen=True)

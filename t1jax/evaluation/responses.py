@@ -4,7 +4,8 @@
 prompts -> rollouts -> rewards, for evaluation and for the filter: the same sampler, the same verifier. Random numbers
 are named by problem and response, and the batches of a resumed run are those of an unbroken one, so their files are
 the same. Only an answer on which the verifier runs out of time may be judged otherwise the second time.
-Deliberately not here: the file (journal.py), what the responses show (measures.py), which problems (questions.py).
+Deliberately not here: the file (journal.py), what the responses show (evaluation/figures.py), which problems
+(questions.py).
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from t1jax import multihost
 from t1jax.config import Config
-from t1jax.generate import Generator
-from t1jax.journal import Journal, Response
-from t1jax.progress import Progress
+from t1jax.devices import multihost
+from t1jax.devices.sharding import decode_layout
+from t1jax.evaluation.journal import Journal, Response
+from t1jax.host.progress import Progress
 from t1jax.rewards import answers
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
-from t1jax.sharding import decode_layout
-from t1jax.tasks.problems import Checker
-from t1jax.tokenizer import Tokenizer
+from t1jax.rollouts.generate import Generator
+from t1jax.tasks.files.problems import Checker
+from t1jax.text.tokenizer import Tokenizer
 from t1jax.types import Params
 
 

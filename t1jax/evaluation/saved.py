@@ -25,8 +25,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from t1jax import files, multihost
-from t1jax.evaluator import Evaluator, Response
+from t1jax.devices import multihost
+from t1jax.evaluation.evaluator import Evaluator, Response
+from t1jax.host import files
 from t1jax.rewards.answers import Outcome
 
 FOLDER = "responses"

@@ -14,8 +14,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from t1jax.evaluator import Evaluator, Response, accuracy
-from t1jax.tokenizer import TokenIds, Tokenizer
+from t1jax.evaluation.evaluator import Evaluator, Response, accuracy
+from t1jax.text.tokenizer import TokenIds, Tokenizer
 from t1jax.types import Params
 
 BUCKET = 64  # prompts with cut thoughts are padded to a multiple of this many tokens: few shapes to compile

@@ -3,7 +3,7 @@
 
 ... -> evaluate -> **report**. One list of tables for both, so that they cannot differ.
 Source: T1's own figures, arXiv 2501.11651, table 1.
-Deliberately not here: what is measured (measures.py), plots (plots.py).
+Deliberately not here: what is measured (evaluation/figures.py), plots (plots.py).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from t1jax.measures import STRICT
+from t1jax.evaluation.figures import STRICT
 
 # pass@1 in percent of T1 on GLM-4-9B, Qwen2.5-14B and Qwen2.5-32B; AIME24: mean over 32 samples
 T1 = {

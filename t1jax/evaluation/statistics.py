@@ -7,7 +7,7 @@ Axes: P problems, M measures, S resamples.
 Source: Wilson (1927), "Probable inference, the law of succession, and statistical inference"; Newcombe (1998),
 "Interval estimation for the difference between independent proportions", method 10; pass@k: Chen et al. (2021), arXiv
 2107.03374, equation 1; majority voting: Wang et al. (2022), arXiv 2203.11171.
-Deliberately not here: which responses count (measures.py).
+Deliberately not here: which responses count (evaluation/figures.py).
 """
 
 from __future__ import annotations

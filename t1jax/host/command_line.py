@@ -20,9 +20,10 @@ from typing import Any, NoReturn
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from t1jax import config, waiting
+from t1jax import config
 from t1jax.config import Config, ConfigError
-from t1jax.stopping import Interrupted, Stopped
+from t1jax.devices import waiting
+from t1jax.host.stopping import Interrupted, Stopped
 
 EXIT_MISTAKE, EXIT_INTERRUPTED = 2, 130
 LONGEST = 2000  # characters of a message: files may call their parts what they like

@@ -19,7 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from t1jax import files, multihost
+from t1jax.devices import multihost
+from t1jax.host import files
 
 REQUIRED = (
     "stage",  # sft | rl | evaluate

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from absl import flags
 
 from t1jax.config import ConfigError
-from t1jax.stopping import Stopped
+from t1jax.host.stopping import Stopped
 
 HEARTBEAT = 30  # seconds without a sign of life after which a process counts as dead
 START = 300  # seconds that processes wait for the last one to come
@@ -89,7 +89,7 @@ def joined(group: Group | None) -> Iterator[None]:
     _join(group)
     import jax
 
-    from t1jax import multihost
+    from t1jax.devices import multihost
 
     try:
         yield

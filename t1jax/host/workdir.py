@@ -7,7 +7,7 @@
 
 A mesh may change between starts. Other knobs are refused with the difference, unless --allow_change names them and
 they are not what checkpoints are made of.
-Deliberately not here: what else lies in the workdir (pipeline.py), damaged checkpoints (checkpoint.py).
+Deliberately not here: what else lies in the workdir (training/stages.py), damaged checkpoints (checkpoint.py).
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from typing import Any
 import fsspec
 import jax
 
-from t1jax import config, files, multihost
+from t1jax import config
 from t1jax.config import Config, ConfigError
+from t1jax.devices import multihost
+from t1jax.host import files
 
 FREE = ("mesh.",)  # knobs that may change without a word
 FILTER = ("rl.filter_pass_rate", "rl.filter_samples", "rl.filter_problems")

@@ -20,9 +20,9 @@ import numpy as np
 from flax import struct
 
 from t1jax.config import ConfigError, ModelConfig
+from t1jax.devices.sharding import Layout
 from t1jax.model import blocked, kernels
 from t1jax.model.precision import einsum, level, rounded
-from t1jax.sharding import Layout
 
 PREFERRED = {"tpu": "splash", "gpu": "cudnn"}  # the kernel of a platform; elsewhere xla
 CUDNN_LENGTH = 4096  # its mask is an array of length x length a row

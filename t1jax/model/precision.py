@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from t1jax.sharding import Layout
+from t1jax.devices.sharding import Layout
 
 LN2 = math.log(2)
 

@@ -21,10 +21,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from t1jax.config import ModelConfig
+from t1jax.devices.sharding import Layout, param_shardings
 from t1jax.model import attention, kernels, ring
 from t1jax.model.attention import rope, rotations
 from t1jax.model.precision import einsum, lookup, product, rounded
-from t1jax.sharding import Layout, param_shardings
 from t1jax.types import KVCache, Params
 
 REMAT = {

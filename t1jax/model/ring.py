@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 
 from t1jax.config import ModelConfig
+from t1jax.devices.sharding import Layout
 from t1jax.model.precision import einsum, level, rounded
-from t1jax.sharding import Layout
 from t1jax.types import KVCache
 
 OWN = (None, None, "batch", None, "kv_heads", None, None)  # how k_LJXMKHS and v_LJXMKSH are split

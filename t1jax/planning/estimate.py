@@ -3,11 +3,11 @@
 
 An estimate to compare settings with, not a forecast: it counts matrix products, the bytes of weights and cache, and
 the weights and activations that chips exchange, and takes every response to be `length` tokens long. What a program
-really does is in program.py.
+really does is in planning/hlo.py.
 
 Axes: P prompts, R responses per prompt, C prompt positions, T tokens of a response; devices split them evenly.
 Source: roofline model, Williams et al., CACM 2009; flops of a transformer as counted in arXiv 2001.08361.
-Deliberately not here: memory (memory.py), compiled programs (program.py, plan.py).
+Deliberately not here: memory (memory.py), compiled programs (planning/hlo.py, plan.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from t1jax.config import Config, ModelConfig
-from t1jax.hardware import Chip
+from t1jax.planning.slices import Chip
 
 MATMUL, READ = 0.5, 0.8  # shares of a chip's peaks that large matrix products, and reads, are taken to reach
 LATENCY = 5e-6  # seconds that a small exchange takes at least

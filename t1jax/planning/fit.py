@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a config's step takes of a slice that is not here: by its shapes, and by the slice's own compiler.
 
-Deliberately not here: the counts from shapes (memory.py, estimate.py), the slices (hardware.py), reading the compiled
-text (program.py), the command line (plan.py).
+Deliberately not here: the counts from shapes (memory.py, estimate.py), the slices (planning/slices.py), reading the
+compiled text (planning/hlo.py), the command line (plan.py).
 """
 
 from __future__ import annotations
@@ -21,14 +21,18 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from t1jax import estimate, memory, multihost, optim, packing, program, sharding, step, validation
+from t1jax import validation
 from t1jax.config import Config, ConfigError, MeshConfig, ModelConfig, mesh_shape
-from t1jax.estimate import Seconds, Work
-from t1jax.hardware import GIB, Slice
-from t1jax.memory import USABLE, MemoryPlan
+from t1jax.devices import multihost, sharding
 from t1jax.model import qwen
-from t1jax.program import Collective
+from t1jax.planning import estimate, hlo
+from t1jax.planning.estimate import Seconds, Work
+from t1jax.planning.hlo import Collective
+from t1jax.planning.slices import GIB, Slice
+from t1jax.training import memory, step
+from t1jax.training.memory import USABLE, MemoryPlan
 from t1jax.types import Prompts
+from t1jax.update import optim, packing
 
 STAGES = {"decode": "token_loop", "anchor": "anchor_parts", "update": "update_parts"}  # and their scopes
 TRIED = 3  # suggestions that are compiled before giving up
@@ -255,7 +259,7 @@ def _compile(cfg: Config, mesh: Mesh, where: Slice, planned: MemoryPlan, trips: 
         used = re.search(r"Used ([0-9.]+)([KMG]) of", said)
         size = int(float(used[1]) * {"K": 2**10, "M": 2**20, "G": 2**30}[used[2]]) if used else planned.total
         return Compiled(0, max(size, planned.total), 0, refused=f"the compiler finds no room: {said[:160]}")
-    stats, text = compiled.memory_analysis(), program.parse(compiled.as_text())
+    stats, text = compiled.memory_analysis(), hlo.parse(compiled.as_text())
     return Compiled(
         arguments=stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes,
         temporaries=stats.temp_size_in_bytes,

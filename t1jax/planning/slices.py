@@ -3,7 +3,7 @@
 
 Figures are the vendors' peaks: TPUs from cloud.google.com/tpu/docs (system architecture of each version), GPUs from
 their data sheets (dense bfloat16, SXM). A device is what JAX counts: half a chip on v4 and tpu7x, else a chip.
-Deliberately not here: what a config needs (memory.py), what a program does (program.py).
+Deliberately not here: what a config needs (memory.py), what a program does (planning/hlo.py).
 """
 
 from __future__ import annotations

@@ -20,10 +20,10 @@ from typing import Any, Protocol, TypeVar
 import grain
 import numpy as np
 
-from t1jax import curriculum
 from t1jax.config import Config, ConfigError
+from t1jax.prompts import curriculum
 from t1jax.tasks.task import Task
-from t1jax.tokenizer import Tokenizer
+from t1jax.text.tokenizer import Tokenizer
 from t1jax.types import Packed, Prompts
 
 NUM_PROBLEMS = 2**30  # of a task without end; grain shuffles fewer than 2^32, and an index fits int32

@@ -12,13 +12,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from t1jax.host.workdir import changes
 from t1jax.reports import curves, hover
 from t1jax.reports.cautions import cautions
 from t1jax.reports.page import details, escape, page, section, table
 from t1jax.reports.run_page import footer, grid, signed
 from t1jax.reports.runs import Run
 from t1jax.reports.wording import change, clock, interval, percent, tokens, total_seconds
-from t1jax.workdir import changes
 
 ABSENT = '<span class="tag">–</span>'
 COMPARABLE = ("task.", "data.", "eval.num_problems", "rl.max_new_tokens", "scaling.")  # other problems, other measure

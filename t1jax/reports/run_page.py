@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from t1jax import files
+from t1jax.host import files
 from t1jax.reports import curves, hover, plots
 from t1jax.reports.cautions import cautions
 from t1jax.reports.charts import Chart, figure

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t1jax import metrics
 from t1jax.config import ConfigError
+from t1jax.host import metrics
 
 Results = Mapping[str, Any]
 Rows = Sequence[Mapping[str, Any]]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sampled responses for the report: the same problem before and after RL, side by side, their steps marked.
 
-Knows the embedded task's lines (tasks/pairs.py): `6+22=28, need 20: too big`, `check 20-6=14: yes`, `\\boxed{6+14}`.
-Any other line is shown as it is.
-Deliberately not here: whether a step is true (tasks/analysis.py).
+Knows the embedded task's lines (tasks/pairs/task.py): `6+22=28, need 20: too big`, `check 20-6=14: yes`,
+`\\boxed{6+14}`. Any other line is shown as it is.
+Deliberately not here: whether a step is true (tasks/honesty.py).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from t1jax import statistics
+from t1jax.evaluation import statistics
 
 Share = Mapping[str, Any]  # accuracy, low, high, n
 

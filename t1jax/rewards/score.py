@@ -18,7 +18,7 @@ import numpy as np
 from t1jax.config import ConfigError, RlConfig
 from t1jax.rewards import penalties
 from t1jax.rewards.answers import UNSCORABLE, Outcome
-from t1jax.tokenizer import Tokenizer
+from t1jax.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 

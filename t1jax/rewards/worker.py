@@ -5,7 +5,7 @@ process.py starts it as a program (`python -P worker.py DEADLINE_S WALL_S MEMORY
 its standard input and output: a message is four bytes of length and that many bytes of JSON. First it says
 {"ready": true} or {"error": "..."}; then it answers each [answer, gold] with 1, 0 or -2 (right, wrong, a gold that
 math-verify cannot read). With the path of a Python file and words for its `start`, its `answer` takes each pair instead
-(tasks/gym_worker.py).
+(tasks/gym/worker.py).
 
 Where: rollouts -> rewards, beside the program that trains. Only the standard library and math-verify are imported,
 so that a new one is there in half a second and no accelerator is touched.

@@ -29,9 +29,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from t1jax import repeats, rng
 from t1jax.model import qwen, ring
-from t1jax.sampling import SamplingSettings, sample
+from t1jax.rollouts import repeats, rng
+from t1jax.rollouts.sampling import SamplingSettings, sample
 from t1jax.types import KVCache, Params, Prompts, Rollouts
 
 # (tokens done a row; or with fewer lanes than responses, responses done; rows still live) -> ignored; on the host
@@ -211,7 +211,7 @@ def make_rollout(
             )
 
         def advance(lanes: _Lanes, going: Callable[[_Lanes], jax.Array], scope: str) -> _Lanes:
-            """One token after the other while `going`; the host is told. `scope` names the loop for program.py."""
+            """One token after the other while `going`; the host is told. `scope` names the loop for planning/hlo.py."""
             every = window if on_tokens is None else STREAMED
 
             def some_tokens(lanes: _Lanes) -> _Lanes:

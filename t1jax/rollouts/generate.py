@@ -18,12 +18,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from t1jax import data, decode, multihost, rng, step
 from t1jax.config import Config
-from t1jax.model import qwen
-from t1jax.sampling import SamplingSettings
-from t1jax.sharding import decode_layout
-from t1jax.tokenizer import Tokenizer
+from t1jax.devices import multihost
+from t1jax.devices.sharding import decode_layout
+from t1jax.model import parameters, qwen
+from t1jax.prompts import streams
+from t1jax.rollouts import decode, rng
+from t1jax.rollouts.sampling import SamplingSettings
+from t1jax.text.tokenizer import Tokenizer
 from t1jax.types import Params, Prompts, Rollouts
 
 Tokens = list[int]
@@ -84,7 +86,7 @@ class Generator:
             part = list(prompts[start : start + size])
             names = list(ids[start : start + size])
             missing = size - len(part)
-            batch = data.pad_prompts(
+            batch = streams.pad_prompts(
                 part + part[:1] * missing, names + names[:1] * missing, length, self.tokenizer.pad_id
             )
             rollouts = sampler(params, multihost.global_batch(batch, self._layout), key, settings, forbid)
@@ -109,7 +111,7 @@ class Generator:
             )
 
             def sample(params: Params, prompts: Prompts, key: jax.Array, *rest: Any) -> Rollouts:
-                return rollout(step.cast_for_decode(model, params), prompts, key, *rest)
+                return rollout(parameters.cast_for_decode(model, params), prompts, key, *rest)
 
             self._samplers[which] = jax.jit(sample)
         return self._samplers[which]

@@ -7,7 +7,7 @@ An arm is what differs from the base of all studies (configs/study.py), as on a 
 nothing are the same run, whatever study they stand in. All arms of a study make equally many updates, so that more
 responses a prompt are more responses in all, as in the paper.
 Source: T1 (arXiv 2501.11651) section 4: number of responses, temperature, penalties, inference scaling.
-Deliberately not here: running (trials.py), what comes out (findings.py).
+Deliberately not here: running (studies/trial.py), what comes out (findings.py).
 """
 
 from __future__ import annotations

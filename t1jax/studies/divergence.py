@@ -17,10 +17,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from t1jax import multihost, sft
 from t1jax.config import Config
+from t1jax.devices import multihost
+from t1jax.devices.sharding import train_layout
 from t1jax.model import qwen
-from t1jax.sharding import train_layout
+from t1jax.training import sft
 from t1jax.types import Packed, Params
 
 Ids = Sequence[int]

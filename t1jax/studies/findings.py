@@ -4,7 +4,7 @@
 ... -> evaluate -> **report**, over several runs. The unit is a run: intervals are over seeds, by Student's
 distribution, and two arms are compared seed by seed, as runs with the same seed begin from the same weights and answer
 the same problems. With one seed there is no interval, and no claim is judged.
-Source: statistics.py. Deliberately not here: which arms and claims (studies.py), figures (study_plots.py).
+Source: statistics.py. Deliberately not here: which arms and claims (studies/claims.py), figures (study_plots.py).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from t1jax import files
 from t1jax.config import Config, ConfigError
-from t1jax.reports import study_plots
-from t1jax.statistics import mean_interval
-from t1jax.studies import STUDIES, Arm, Contrast
+from t1jax.evaluation.statistics import mean_interval
+from t1jax.host import files
+from t1jax.studies import plots as study_plots
+from t1jax.studies.claims import STUDIES, Arm, Contrast
 
 Trial = Mapping[str, Any]  # what trial.json holds
 COLUMNS = (  # name, heading, shown as

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One run of a study: a cold start that other runs share, or RL from it, and what is measured.
 
-    python -m t1jax.trials OUT NAME          what study.py calls; OUT/NAME/job.json says what is to be done
+    python -m t1jax.studies.trial OUT NAME          what study.py calls; OUT/NAME/job.json says what is to be done
 
     cold     OUT/NAME: checkpoints/sft, metrics.jsonl, then done.json
     trial    OUT/NAME/seedN, for each seed: checkpoints/rl, metrics.jsonl, then trial.json
@@ -10,7 +10,7 @@ Both go on where a killed one stopped. They are made of the stages of an ordinar
 held-out accuracy, length and honesty at several steps of RL, how far the policy has moved since RL began and, of the
 run that all studies share, thinking against votes.
 Source: T1 (arXiv 2501.11651) section 4.
-Deliberately not here: which runs (studies.py), several at a time (study.py), comparing them (findings.py).
+Deliberately not here: which runs (studies/claims.py), several at a time (study.py), comparing them (findings.py).
 """
 
 from __future__ import annotations
@@ -27,26 +27,29 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from t1jax import cli as command_line
-from t1jax import evaluator as evaluation
-from t1jax import files, measures, pipeline, rl, scaling, selection, sft, sharding, step, weights, workdir
-from t1jax.checkpoint import Checkpoints
 from t1jax.config import Config, load
-from t1jax.divergence import make_divergence
-from t1jax.evaluator import Evaluator
-from t1jax.evaluator import Response as Judged
-from t1jax.generate import Generator
-from t1jax.journal import Response
-from t1jax.metrics import MetricsWriter, read_rows
+from t1jax.devices import sharding
+from t1jax.devices.sharding import train_layout
+from t1jax.evaluation import evaluator as evaluation
+from t1jax.evaluation import figures, scaling
+from t1jax.evaluation.evaluator import Evaluator
+from t1jax.evaluation.evaluator import Response as Judged
+from t1jax.evaluation.journal import Response
+from t1jax.evaluation.statistics import majority_at_k
+from t1jax.host import command_line, files, workdir
+from t1jax.host.metrics import MetricsWriter, read_rows
+from t1jax.host.progress import Progress
+from t1jax.host.stopping import Signals
 from t1jax.model import qwen
-from t1jax.progress import Progress
 from t1jax.rewards import answers
-from t1jax.sharding import train_layout
-from t1jax.statistics import majority_at_k
-from t1jax.stopping import Signals
+from t1jax.rollouts.generate import Generator
+from t1jax.studies.divergence import make_divergence
 from t1jax.tasks.task import Task
-from t1jax.tokenizer import Tokenizer
+from t1jax.text.tokenizer import Tokenizer
+from t1jax.training import rl, selection, sft, stages, step
+from t1jax.training.checkpoint import Checkpoints
 from t1jax.types import Params
+from t1jax.weights import load as weights
 
 THINKING, OTHERS = (0.3, 0.6), (0.6,)  # shares of RL that are measured, besides none and all of it
 VOTES = (1, 2, 4, 8)  # responses that vote
@@ -100,9 +103,9 @@ def opened(cfg: Config, out: Path) -> Iterator[Open]:
     """Devices, the task and a tokenizer; in `out` lie the tokenizer of all runs and compiled programs."""
     with ExitStack() as stack:
         signals = stack.enter_context(Signals(cfg.checkpoint.grace_seconds))
-        stack.enter_context(pipeline.compilation_cache(cfg, out))
+        stack.enter_context(stages.compilation_cache(cfg, out))
         progress = stack.enter_context(Progress())
-        task, tokens = stack.enter_context(pipeline.open_task(cfg, out, progress.note))
+        task, tokens = stack.enter_context(stages.open_task(cfg, out, progress.note))
         yield Open(cfg, sharding.make_mesh(cfg.mesh), task, tokens, progress, signals)
 
 
@@ -228,7 +231,7 @@ def vote(work: Open, params: Params, problems: Sequence[Any]) -> list[dict[str, 
             Response(problem.index, 0, i, outcome, _plain(answers.last_box(text)), None, False, text, np.array(ids))
             for i, (text, outcome, ids) in enumerate(zip(texts, outcomes, responses, strict=True))
         ]
-        won.append(majority_at_k(*measures.votes(judged), VOTES))
+        won.append(majority_at_k(*figures.votes(judged), VOTES))
     length = sum(len(ids) for responses in drawn for ids in responses) / len(drawn) / max(VOTES)
     return [
         {"k": k, "accuracy": float(np.mean([row[i] for row in won])), "tokens": k * length} for i, k in enumerate(VOTES)
@@ -242,7 +245,7 @@ def _plain(answer: str | None) -> str | None:
 
 def main(argv: list[str]) -> int:
     """Does the job of folder argv[2] below argv[1]; returns the exit code."""
-    return command_line.call("t1jax.trials", "usage: python -m t1jax.trials OUT NAME\n", _run, argv)
+    return command_line.call("t1jax.studies.trial", "usage: python -m t1jax.studies.trial OUT NAME\n", _run, argv)
 
 
 def _run(argv: list[str]) -> None:

@@ -11,7 +11,7 @@ in the problem too, is named where the chain comes to it ("I get 2", "= 2"), if 
 the right answer may not stand in the text at all. If it is a single character, or stands in the problem or in a wrong
 attempt too, then only where the words before it say that it is the answer ("it should be 12"). The sentence that turns
 back is held to that as well. A number is the same number however it is written: 4,100 and 4100.0, 1/2 and 0.5.
-Deliberately not here: whether the box is right (the verifier, pipeline.py asks it).
+Deliberately not here: whether the box is right (the verifier, training/stages.py asks it).
 """
 
 from __future__ import annotations

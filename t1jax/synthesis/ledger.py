@@ -29,7 +29,7 @@ from types import TracebackType
 from typing import Any
 
 from t1jax.config import ConfigError
-from t1jax.stopping import EXIT_STORAGE, Stopped
+from t1jax.host.stopping import EXIT_STORAGE, Stopped
 from t1jax.synthesis.writers import Completion, Failure, Request
 
 

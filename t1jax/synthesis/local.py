@@ -4,7 +4,7 @@
 problems -> attempts -> notes -> chains. Requests go through the sampler of evaluation in batches that depend on the
 requests alone. What was sampled is kept in the ledger of paid answers, a batch at a time: a kill loses at most one
 batch, which is then sampled again as a whole, so that an interrupted run writes what an unbroken one would have.
-Deliberately not here: which requests there are (pipeline.py), the ledger (ledger.py), endpoints (endpoints.py).
+Deliberately not here: which requests there are (training/stages.py), the ledger (ledger.py), endpoints (endpoints.py).
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ from pathlib import Path
 
 import jax
 
-from t1jax import sharding, weights
 from t1jax.config import Config, ConfigError
-from t1jax.generate import Generator
-from t1jax.hf.tokenizer import HFTokenizer
+from t1jax.devices import sharding
+from t1jax.evaluation.questions import open_weights
+from t1jax.evaluation.responses import checksum
+from t1jax.host.progress import Progress
 from t1jax.model import qwen
-from t1jax.progress import Progress
-from t1jax.questions import open_weights
-from t1jax.responses import checksum
+from t1jax.rollouts.generate import Generator
 from t1jax.synthesis.ledger import Ledger, Paid, digest
 from t1jax.synthesis.writers import Completion, Failure, Request
-from t1jax.tasks.prompts import has_any
-from t1jax.tokenizer import Tokenizer
+from t1jax.tasks.files.prompts import has_any
+from t1jax.text.huggingface import HFTokenizer
+from t1jax.text.tokenizer import Tokenizer
 from t1jax.types import Params
 from t1jax.validation import LOCAL
+from t1jax.weights import load as weights
 
 SHORTEST = 32  # positions that prompts are padded to at least, tokens; a program is compiled for each power of two
 

@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from t1jax.config import Config
-from t1jax.progress import Progress
+from t1jax.host.progress import Progress
 from t1jax.synthesis import checks
 from t1jax.synthesis.prompts import Messages
 from t1jax.synthesis.record import PROGRAM, Attempt, Item, Piece, Story

@@ -3,7 +3,7 @@
 
 problems -> attempts -> notes -> chains. A template is templates/VERSION/NAME.txt, with {problem} and the like in it;
 one message of the user is made of it. What is filled in may hold any braces: it is not looked at again.
-Deliberately not here: who is asked what, and when (subjects.py, pipeline.py).
+Deliberately not here: who is asked what, and when (subjects.py, training/stages.py).
 """
 
 from __future__ import annotations

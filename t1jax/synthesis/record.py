@@ -3,7 +3,7 @@
 
 problems -> attempts -> notes -> chains -> **rows**. A row is what data.sft accepts (`prompt`, `response`), and beside
 it everything that the response was made of, so that each sentence can be traced to its writer.
-Deliberately not here: how pieces come about (pipeline.py), the page (gallery.py).
+Deliberately not here: how pieces come about (training/stages.py), the page (gallery.py).
 """
 
 from __future__ import annotations

@@ -2,12 +2,12 @@
 """Chains of the embedded task out of the model's own attempts: a program is critic and merger.
 
 problems -> attempts -> notes -> chains. The steps are T1's, and a program can take them exactly, because it can tell
-of every line whether it is true (tasks/analysis.py):
+of every line whether it is true (tasks/honesty.py):
     note    of a wrong attempt, its first untrue line, or what its unchecked answer really sums to; of a right one, a
             verification
     merge   the lines of the wrong attempts that are true, each attempt's answer as a line that refutes it, then the
             lines of the right one and its verification. What was tried is not tried again.
-Deliberately not here: the rule-based writer of whole chains (tasks/chains.py), which needs no model.
+Deliberately not here: the rule-based writer of whole chains (tasks/pairs/chains.py), which needs no model.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from t1jax.rewards.answers import RIGHT, Outcome
 from t1jax.synthesis import checks
 from t1jax.synthesis.prompts import Messages
 from t1jax.synthesis.record import Attempt, Item, Story
-from t1jax.tasks import analysis, chains
-from t1jax.tasks.pairs import PairsTask
+from t1jax.tasks import honesty
+from t1jax.tasks.pairs import chains
+from t1jax.tasks.pairs.task import PairsTask
 
 _PAIR = re.compile(r"\s*([0-9]{1,9})\s*\+\s*([0-9]{1,9})\s*")
 
@@ -91,7 +92,7 @@ class EmbeddedSubject:
             return False
         return not self._read(problem, "\n".join((*lines, line))).repeated
 
-    def _read(self, problem: Any, text: str) -> analysis.Analysis:
+    def _read(self, problem: Any, text: str) -> honesty.Analysis:
         return self.task.analyse(problem, text)
 
 

@@ -5,7 +5,7 @@ problems -> attempts -> notes -> chains. For each piece a subject gives the mess
 program writes it, the text itself. So problems of files and the embedded task (rules.py) share one pipeline.
 A response to a problem of a file is <think>, the chain up to its last paragraph, </think>, and that paragraph, which
 holds the box: what t1jax samples and cuts at a budget.
-Deliberately not here: the texts of the prompts (templates/), who is asked (pipeline.py).
+Deliberately not here: the texts of the prompts (templates/), who is asked (training/stages.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from t1jax.rewards.answers import RIGHT, Outcome
 from t1jax.synthesis import checks, prompts
 from t1jax.synthesis.prompts import Messages
 from t1jax.synthesis.record import Attempt, Item, Story
-from t1jax.tasks.problems import Checker, judge
+from t1jax.tasks.files.problems import Checker, judge
 
 OPEN, CLOSE = "<think>", "</think>"
 

@@ -3,7 +3,7 @@
 
 problems -> attempts -> notes -> chains. A writer is given requests and gives back what was written, as it comes. What
 a request is for stands in its key; the same key with the same messages is the same piece of work, also after a kill.
-Deliberately not here: endpoints (endpoints.py), our sampler (local.py), what is asked (pipeline.py).
+Deliberately not here: endpoints (endpoints.py), our sampler (local.py), what is asked (training/stages.py).
 """
 
 from __future__ import annotations

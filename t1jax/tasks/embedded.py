@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from t1jax import tokenizer
 from t1jax.config import Config, ConfigError
-from t1jax.hf.tokenizer import HFTokenizer
 from t1jax.rewards.verifier import Verifier
-from t1jax.tasks.countdown import CountdownTask
-from t1jax.tasks.gym import GymTask, make_gym
-from t1jax.tasks.pairs import PairsTask
+from t1jax.tasks.countdown.task import CountdownTask
+from t1jax.tasks.gym.task import GymTask, make_gym
+from t1jax.tasks.pairs.task import PairsTask
 from t1jax.tasks.task import Task
-from t1jax.tokenizer import Tokenizer
+from t1jax.text import tokenizer
+from t1jax.text.huggingface import HFTokenizer
+from t1jax.text.tokenizer import Tokenizer
 
 
 class Embedded(Task, Protocol):

@@ -20,8 +20,8 @@ from typing import Literal
 from t1jax.config import ConfigError, TaskConfig
 from t1jax.rewards import answers
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG, Outcome
-from t1jax.tasks import chains
-from t1jax.tokenizer import TokenIds, Tokenizer
+from t1jax.tasks.pairs import chains
+from t1jax.text.tokenizer import TokenIds, Tokenizer
 
 Split = Literal["train", "held_out"]
 TRIES = 100_000  # draws for one problem

@@ -18,7 +18,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from t1jax.tasks import chains
+from t1jax.tasks.pairs import chains
 
 Order = Literal["row", "two_pointer", "other"]
 ORDERS: tuple[Order, ...] = ("row", "two_pointer", "other")

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from t1jax.rewards.answers import Outcome
-from t1jax.tasks.analysis import Analysis
-from t1jax.tokenizer import TokenIds, Tokenizer
+from t1jax.tasks.honesty import Analysis
+from t1jax.text.tokenizer import TokenIds, Tokenizer
 
 
 class Problem(Protocol):

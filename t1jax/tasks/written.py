@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import Any
 
 from t1jax.config import ConfigError
-from t1jax.tasks.demonstrations import PROMPT, RESPONSE
-from t1jax.tasks.rows import Dropped, names, read_rows
+from t1jax.tasks.files.demonstrations import PROMPT, RESPONSE
+from t1jax.tasks.files.rows import Dropped, names, read_rows
 from t1jax.tasks.task import Task
-from t1jax.tokenizer import Tokenizer
+from t1jax.text.tokenizer import Tokenizer
 
 PROBLEM = "problem"
 

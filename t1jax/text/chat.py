@@ -22,7 +22,7 @@ from jinja2.parser import Parser
 from jinja2.utils import Namespace
 
 from t1jax.config import ConfigError
-from t1jax.hf.sandbox import Sandbox
+from t1jax.text.sandbox import Sandbox
 
 MAX_TEMPLATE = 1 << 20  # characters; real ones have 300 to 20,000
 MAX_TEXT = 1 << 24  # characters of a rendered chat

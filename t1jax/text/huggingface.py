@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from t1jax import files
 from t1jax.config import ConfigError
-from t1jax.hf import strict
-from t1jax.hf.chat import ChatTemplate
-from t1jax.hf.families import CARRIED
-from t1jax.hf.rope import trained_length
+from t1jax.host import files
+from t1jax.text.chat import ChatTemplate
+from t1jax.weights import strict
+from t1jax.weights.families import CARRIED
+from t1jax.weights.rope import trained_length
 
 FILE_NAME, SETTINGS, JINJA, OLD_JINJA = (
     "tokenizer.json",

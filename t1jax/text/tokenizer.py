@@ -5,8 +5,8 @@ Where: before the prompts. The data pipeline encodes, the scorer and the report 
 Here: the interface, `load` for whatever a folder holds, and a SentencePiece model trained on the task's own text, so
 that nothing is downloaded. That one encodes without loss or raises: there is no normalisation, no space is added or
 squeezed, and a character that the model does not know is an error.
-Deliberately not here: tokenizers of Hugging Face (hf/tokenizer.py), padding and packing (data.py), and which symbols a
-task needs (tasks/).
+Deliberately not here: tokenizers of Hugging Face (text/huggingface.py), padding and packing (prompts/streams.py), and
+which symbols a task needs (tasks/).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Protocol
 import numpy as np
 import sentencepiece
 
-from t1jax import files
 from t1jax.config import Config, ConfigError
-from t1jax.hf import tokenizer as hf
-from t1jax.hf.tokenizer import HFTokenizer
+from t1jax.host import files
+from t1jax.text import huggingface as hf
+from t1jax.text.huggingface import HFTokenizer
 
 FILE_NAME = "tokenizer.model"
 PAD_ID, STOP_ID, UNKNOWN_ID = 0, 1, 2

@@ -30,12 +30,13 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from t1jax import multihost, stored
 from t1jax.config import Config, ConfigError
-from t1jax.data import Stream
-from t1jax.stopping import EXIT_STORAGE, Stopped
-from t1jax.tokenizer import Tokenizer
+from t1jax.devices import multihost
+from t1jax.host.stopping import EXIT_STORAGE, Stopped
+from t1jax.prompts.streams import Stream
+from t1jax.text.tokenizer import Tokenizer
 from t1jax.types import TrainState
+from t1jax.weights import orbax_arrays
 
 # knobs of the model that may differ from those it was saved with
 NOT_SHAPE = ("checkpoint", "compute_dtype", "remat", "attention")
@@ -98,7 +99,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         items: dict[str, ocp.args.CheckpointArgs] = {
-            "state": ocp.args.StandardSave(state, save_args=stored.save_args(state)),
+            "state": ocp.args.StandardSave(state, save_args=orbax_arrays.save_args(state)),
             "config": ocp.args.JsonSave(self._cfg.to_dict()),
         }
         if stream is not None:

@@ -26,13 +26,14 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from t1jax import files, multihost
 from t1jax.config import Config
-from t1jax.selection import FILE_NAME as FILTERED
-from t1jax.stopping import EXIT_FAILED, EXIT_SICK, Stopped
-from t1jax.tokenizer import Tokenizer
+from t1jax.devices import multihost
+from t1jax.host import files
+from t1jax.host.stopping import EXIT_FAILED, EXIT_SICK, Stopped
+from t1jax.host.workdir import INPUTS
+from t1jax.text.tokenizer import Tokenizer
+from t1jax.training.selection import FILE_NAME as FILTERED
 from t1jax.types import Prompts, Report, TrainState
-from t1jax.workdir import INPUTS
 
 Row = Mapping[str, Any]
 LIMITS: dict[str, tuple[Callable[[Row], bool], str]] = {  # what is said while it holds, of rows that have the columns

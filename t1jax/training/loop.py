@@ -11,14 +11,14 @@ from typing import Any
 
 import jax
 
-from t1jax import multihost
-from t1jax.checkpoint import Checkpoints
-from t1jax.data import Stream
-from t1jax.files import json_ready
-from t1jax.health import Health
-from t1jax.metrics import MetricsWriter
-from t1jax.progress import Stage
-from t1jax.stopping import Signals
+from t1jax.devices import multihost
+from t1jax.host.files import json_ready
+from t1jax.host.metrics import MetricsWriter
+from t1jax.host.progress import Stage
+from t1jax.host.stopping import Signals
+from t1jax.prompts.streams import Stream
+from t1jax.training.checkpoint import Checkpoints
+from t1jax.training.health import Health
 from t1jax.types import Report, TrainState
 
 

@@ -23,10 +23,11 @@ import jax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from t1jax import multihost, packing
 from t1jax.config import Config, ConfigError, ModelConfig
+from t1jax.devices import multihost
+from t1jax.devices.sharding import decode_layout, train_layout
 from t1jax.model import attention, qwen
-from t1jax.sharding import decode_layout, train_layout
+from t1jax.update import packing
 
 USABLE = 0.9  # of a device's memory: the rest is for the runtime, and for what this plan does not see
 FLOAT = 4  # bytes of a float32 or int32

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from t1jax import multihost
-from t1jax.stopping import EXIT_FAILED, Stopped
+from t1jax.devices import multihost
+from t1jax.host.stopping import EXIT_FAILED, Stopped
 
 BITS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}  # by bytes of an element
 ODD = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1, 0x6C62272F)  # a dimension each: large, odd

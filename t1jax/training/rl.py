@@ -14,20 +14,24 @@ from typing import Any
 import optax
 from jax.sharding import Mesh
 
-from t1jax import data, memory, multihost, optim, replicas, saved, step
-from t1jax.checkpoint import Checkpoints
 from t1jax.config import Config
-from t1jax.evaluator import Evaluator, metrics_row
-from t1jax.health import Health
-from t1jax.loop import Saving, StepLog, due
-from t1jax.metrics import MetricsWriter
-from t1jax.progress import Progress
+from t1jax.devices import multihost
+from t1jax.devices.sharding import train_layout
+from t1jax.evaluation import saved
+from t1jax.evaluation.evaluator import Evaluator, metrics_row
+from t1jax.host.metrics import MetricsWriter
+from t1jax.host.progress import Progress
+from t1jax.host.stopping import Signals
+from t1jax.prompts import streams
 from t1jax.rewards.score import make_scorer
-from t1jax.sharding import train_layout
-from t1jax.stopping import Signals
 from t1jax.tasks.task import Task
-from t1jax.tokenizer import Tokenizer
+from t1jax.text.tokenizer import Tokenizer
+from t1jax.training import memory, replicas, step
+from t1jax.training.checkpoint import Checkpoints
+from t1jax.training.health import Health
+from t1jax.training.loop import Saving, StepLog, due
 from t1jax.types import Params, TrainState
+from t1jax.update import optim
 
 
 def make_optimizer(cfg: Config) -> optax.GradientTransformation:
@@ -50,13 +54,14 @@ def train(
 ) -> TrainState:
     """The state after all of RL, from the cold start's `params`; goes on from the newest checkpoint that can be read.
 
-    `params` may be None where there is a checkpoint. `make_train_step`: what compiles the step; trials.py shares one.
+    `params` may be None where there is a checkpoint. `make_train_step`: what compiles the step; studies/trial.py shares
+    one.
 
     Raises:
       Interrupted: `signals` were heard; the last step done is saved.
     """
     layout, optimizer = train_layout(mesh), make_optimizer(cfg)
-    stream = data.prompt_stream(cfg, task, tokenizer, "train", cfg.rl.prompts_per_step, cfg.seed + 1)
+    stream = streams.prompt_stream(cfg, task, tokenizer, "train", cfg.rl.prompts_per_step, cfg.seed + 1)
     state = checkpoints.restore(step.state_shapes(cfg, mesh, optimizer, anchor=True), stream)
     if state is None:
         if params is None:

@@ -20,13 +20,14 @@ from typing import Any, cast
 import numpy as np
 from jax.sharding import Mesh
 
-from t1jax import files, multihost
 from t1jax.config import Config, ConfigError
-from t1jax.generate import Generator
-from t1jax.progress import Progress
+from t1jax.devices import multihost
+from t1jax.host import files
+from t1jax.host.progress import Progress
 from t1jax.rewards.answers import RIGHT, UNSCORABLE
+from t1jax.rollouts.generate import Generator
 from t1jax.tasks.task import Task
-from t1jax.tokenizer import Tokenizer
+from t1jax.text.tokenizer import Tokenizer
 from t1jax.types import Params
 
 FILE_NAME = "filter.json"

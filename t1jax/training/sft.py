@@ -3,7 +3,7 @@
 
 Axes: B packed rows, T positions.
 Source: T1 (arXiv 2501.11651) section 1.
-Deliberately not here: chains (tasks/), packing (data.py), the loss itself (losses.py).
+Deliberately not here: chains (tasks/), packing (prompts/streams.py), the loss itself (losses.py).
 """
 
 from __future__ import annotations
@@ -18,19 +18,24 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from t1jax import data, losses, multihost, optim, replicas, rng, step, weights
-from t1jax.checkpoint import Checkpoints
 from t1jax.config import Config
-from t1jax.health import Health
-from t1jax.loop import Saving, StepLog, due
-from t1jax.metrics import MetricsWriter
+from t1jax.devices import multihost
+from t1jax.devices.sharding import train_layout
+from t1jax.host.metrics import MetricsWriter
+from t1jax.host.progress import Progress
+from t1jax.host.stopping import Signals
 from t1jax.model import qwen
-from t1jax.progress import Progress
-from t1jax.sharding import train_layout
-from t1jax.stopping import Signals
+from t1jax.prompts import streams
+from t1jax.rollouts import rng
 from t1jax.tasks.task import Task
-from t1jax.tokenizer import Tokenizer
+from t1jax.text.tokenizer import Tokenizer
+from t1jax.training import replicas, step
+from t1jax.training.checkpoint import Checkpoints
+from t1jax.training.health import Health
+from t1jax.training.loop import Saving, StepLog, due
 from t1jax.types import LossScale, Packed, Params, Report, TrainState
+from t1jax.update import losses, optim
+from t1jax.weights import load as weights
 
 
 def make_optimizer(cfg: Config) -> optax.GradientTransformation:
@@ -117,7 +122,7 @@ def train(
     if not cfg.sft.num_steps:
         raise ValueError("sft.num_steps is 0: there is no cold start")
     layout, optimizer = train_layout(mesh), make_optimizer(cfg)
-    stream = data.sft_stream(cfg, task, tokenizer)
+    stream = streams.sft_stream(cfg, task, tokenizer)
     state = checkpoints.restore(step.state_shapes(cfg, mesh, optimizer, anchor=False), stream)
     if state is None:
         state = step.init_state(cfg, mesh, optimizer, initial_params(cfg, mesh), anchor=False)

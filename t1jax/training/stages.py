@@ -32,24 +32,30 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache as cache
 from jax.sharding import Mesh
 
-from t1jax import evaluator as evaluation
-from t1jax import files, multihost, rl, saved, scaling, selection, sft, sharding, tokenizer, validation, weights
-from t1jax.checkpoint import Checkpoints
+from t1jax import validation
 from t1jax.config import Config, ConfigError
-from t1jax.evaluator import Evaluator, Response
-from t1jax.hf.tokenizer import HFTokenizer
-from t1jax.metrics import MetricsWriter, read_rows
-from t1jax.progress import Progress
+from t1jax.devices import multihost, sharding
+from t1jax.evaluation import evaluator as evaluation
+from t1jax.evaluation import saved, scaling
+from t1jax.evaluation.evaluator import Evaluator, Response
+from t1jax.host import files
+from t1jax.host.metrics import MetricsWriter, read_rows
+from t1jax.host.progress import Progress
+from t1jax.host.stopping import Signals
+from t1jax.host.workdir import begin, claim, locked, refuse_other_processes
 from t1jax.reports import run_page
 from t1jax.rewards.verifier import Verifier
-from t1jax.stopping import Signals
 from t1jax.tasks.embedded import make_embedded, make_verifier
-from t1jax.tasks.problems import ProblemsTask
+from t1jax.tasks.files.problems import ProblemsTask
 from t1jax.tasks.task import Task
 from t1jax.tasks.written import read_written
-from t1jax.tokenizer import Tokenizer
+from t1jax.text import tokenizer
+from t1jax.text.huggingface import HFTokenizer
+from t1jax.text.tokenizer import Tokenizer
+from t1jax.training import rl, selection, sft
+from t1jax.training.checkpoint import Checkpoints
 from t1jax.types import Params
-from t1jax.workdir import begin, claim, locked, refuse_other_processes
+from t1jax.weights import load as weights
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy")
 

@@ -32,13 +32,15 @@ from flax import linen as nn
 from jax.experimental import io_callback
 from jax.sharding import Mesh, NamedSharding
 
-from t1jax import advantages, decode, losses, memory, optim, packing, repeats, rng
 from t1jax.config import Config
-from t1jax.masking import Mean, masked
-from t1jax.model import attention, precision, qwen
-from t1jax.sampling import SamplingSettings
-from t1jax.sharding import decode_layout, like_params, train_layout
+from t1jax.devices.sharding import decode_layout, like_params, train_layout
+from t1jax.model import attention, parameters, precision, qwen
+from t1jax.rollouts import decode, repeats, rng
+from t1jax.rollouts.sampling import SamplingSettings
+from t1jax.training import memory
 from t1jax.types import Params, Plan, Prompts, Report, Rollouts, Scores, TrainState
+from t1jax.update import advantages, losses, optim, packing
+from t1jax.update.masking import Mean, masked
 
 # (problem_B, tokens_BT, sampled_BT, stopped_B) -> outcome, overlong, repetition, garbled; NumPy in and out
 Scorer = Callable[..., Any]
@@ -46,19 +48,6 @@ LOG_RATIO = math.log(1.25)  # a response's log pi / mu beyond which, or its nega
 FAILED = -2  # outcome of responses whose scorer raised: nothing is learnt from them, and the loop ends (loop.py)
 
 logger = logging.getLogger(__name__)
-
-
-def cast_for_decode(model: qwen.Transformer, params: Params) -> Params:
-    """The parameters as decoding reads them, under the decode layout: done once a step, outside the token loop.
-
-    Matrices and tables in compute dtype; norms and biases stay as they are, as the learner reads them too.
-    """
-    dtype = model.cfg.compute_dtype
-
-    def cast(x: jax.Array, kind: str, sharding: NamedSharding) -> jax.Array:
-        return jax.lax.with_sharding_constraint(x if kind == "vector" else x.astype(dtype), sharding)
-
-    return jax.tree.map(cast, params, optim.kinds(params), qwen.shardings(model))
 
 
 def make_sample(
@@ -80,7 +69,7 @@ def make_sample(
 
     def sample(params: Params, prompts: Prompts, root: jax.Array, step: jax.Array) -> Rollouts:
         key = rng.key_for(jax.random.wrap_key_data(root), "rollout", step)
-        return rollout(cast_for_decode(model, params), prompts, key, settings)
+        return rollout(parameters.cast_for_decode(model, params), prompts, key, settings)
 
     return sample
 

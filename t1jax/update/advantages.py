@@ -23,8 +23,8 @@ import jax
 import jax.numpy as jnp
 
 from t1jax.config import RlConfig
-from t1jax.masking import masked, masked_sum
 from t1jax.types import Scores
+from t1jax.update.masking import masked, masked_sum
 
 
 def scorable(scores: Scores) -> jax.Array:

@@ -23,10 +23,10 @@ import jax.numpy as jnp
 from flax import struct
 
 from t1jax.config import RlConfig
-from t1jax.masking import masked, masked_sum
+from t1jax.devices.sharding import Layout
 from t1jax.model.precision import einsum, rounded
-from t1jax.sharding import Layout
 from t1jax.types import Packed
+from t1jax.update.masking import masked, masked_sum
 
 
 def predictors(x_BTD: jax.Array) -> jax.Array:

@@ -25,22 +25,11 @@ import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from t1jax.config import RlConfig, SftConfig
+from t1jax.model.parameters import MATRICES, kinds
 from t1jax.types import LossScale, Params
 
-# The matrices of a layer: which axes of the stacked weight are its input and its output. Layers are separate matrices.
-MATRICES = {
-    "q": MuonDimensionNumbers((1,), (2, 3)),  # [L, D, N, H]
-    "k": MuonDimensionNumbers((1,), (2, 3)),  # [L, D, K, H]
-    "v": MuonDimensionNumbers((1,), (2, 3)),  # [L, D, K, H]
-    "o": MuonDimensionNumbers((1, 2), (3,)),  # [L, N, H, D]
-    "gate": MuonDimensionNumbers((1,), (2,)),  # [L, D, F]
-    "up": MuonDimensionNumbers((1,), (2,)),  # [L, D, F]
-    "down": MuonDimensionNumbers((1,), (2,)),  # [L, F, D]
-}
-TABLES = ("embedding", "head")  # matrices too, but a row a token: decayed, never by Muon
 LARGEST_SCALE = 2.0**15  # of the loss in float16, and the first: its gradients are below 1, float16 ends at 65,504
 SCALE_STEPS = 2000  # finite gradients after which the scale is doubled
-VECTORS = ("q_bias", "k_bias", "v_bias", "q_norm", "k_norm", "attention_norm", "mlp_norm", "final_norm")  # no decay
 
 
 def make_schedule(
@@ -96,36 +85,15 @@ def make_optimizer(
     )
 
 
-def kinds(params: Params) -> Any:
-    """Each parameter's kind by its name: "matrix", "table" or "vector".
-
-    Raises:
-      ValueError: a parameter that no list here names.
-    """
-
-    def kind(path: Any, _: Any) -> str:
-        name = path[-1].key
-        for label, names in (("matrix", MATRICES), ("table", TABLES), ("vector", VECTORS)):
-            if name in names:
-                return label
-        raise ValueError(
-            f"got a parameter {jax.tree_util.keystr(path)} that the optimiser does not know; "
-            "name it in MATRICES, TABLES or VECTORS of t1jax/optim.py"
-        )
-
-    return jax.tree_util.tree_map_with_path(kind, params)
-
-
 def _dimensions(matrices: Params) -> Any:
-    return jax.tree_util.tree_map_with_path(lambda path, _: MATRICES[path[-1].key], matrices)
+    return jax.tree_util.tree_map_with_path(lambda path, _: MuonDimensionNumbers(*MATRICES[path[-1].key]), matrices)
 
 
 def _sized_like_adam(updates: Params, _: Params | None) -> Params:
     """An orthogonal update times 0.2 sqrt(max(fan in, fan out)): root mean square 0.2, as Adam's usually is."""
 
     def one(path: Any, x: jax.Array) -> jax.Array:
-        axes = MATRICES[path[-1].key]
-        fans = (math.prod(x.shape[i] for i in dims) for dims in (axes.reduction_axis, axes.output_axis))
+        fans = (math.prod(x.shape[i] for i in axes) for axes in MATRICES[path[-1].key])
         return x * (0.2 * math.sqrt(max(fans)))
 
     return jax.tree_util.tree_map_with_path(one, updates)

@@ -27,8 +27,8 @@ import numpy as np
 from flax import struct
 
 from t1jax.config import Config, RlConfig
+from t1jax.devices.sharding import Layout
 from t1jax.model import attention
-from t1jax.sharding import Layout
 from t1jax.types import Plan, Prompts, Rollouts
 
 

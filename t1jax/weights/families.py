@@ -7,7 +7,7 @@ found and what was expected: a config.json that is read means what transformers 
 
 Axes: D width, N query heads, K kv heads, H head dim, F mlp width, V vocabulary, L layers.
 Source: transformers 5.23, configurations of Qwen2, Qwen3 and Llama.
-Deliberately not here: the tensors' bytes (tensors.py), their way to devices (weights.py), rope scaling (rope.py).
+Deliberately not here: the tensors' bytes (tensors.py), their way to devices (weights/load.py), rope scaling (rope.py).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from t1jax.config import ConfigError, ModelConfig
-from t1jax.hf.rope import ROPES, read_rope
-from t1jax.hf.strict import Section, read_object
+from t1jax.weights.rope import ROPES, read_rope
+from t1jax.weights.strict import Section, read_object
 
 # Files beside the weights that go with them as they came.
 CARRIED = (

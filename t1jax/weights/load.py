@@ -3,8 +3,8 @@
 
 Where: WEIGHTS -> prompts -> rollouts -> ... -> report. Whatever the folder, its parameters are arrays of which any part
 can be read by itself; `load` puts on each device what its shards need, and nothing else is read.
-Deliberately not here: bytes of files (hf/tensors.py, stored.py), the table of names (hf/families.py), writing
-(convert.py), going on with a run (checkpoint.py).
+Deliberately not here: bytes of files (weights/safetensors_files.py, weights/orbax_arrays.py), the table of names
+(weights/families.py), writing (convert.py), going on with a run (checkpoint.py).
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t1jax import optim, stored
 from t1jax.config import ConfigError, ModelConfig
-from t1jax.hf import families, strict, tensors
-from t1jax.hf.families import Tensor
-from t1jax.hf.tensors import StoredTensor, several
-from t1jax.model import qwen
-from t1jax.stored import Index, KeyPath, StoredArray
+from t1jax.model import parameters, qwen
 from t1jax.types import Params
+from t1jax.weights import families, orbax_arrays, safetensors_files, strict
+from t1jax.weights.families import Tensor
+from t1jax.weights.orbax_arrays import Index, KeyPath, StoredArray
+from t1jax.weights.safetensors_files import StoredTensor, several
 
 PARAMS, STATE, METADATA = "params", "state", "_METADATA"
 # knobs of `model` that say how it runs, not what it is
@@ -98,7 +97,7 @@ def model_config(source: Source, like: ModelConfig) -> ModelConfig:
         return families.model_config(families.read_config(source.folder), like, str(file))
     saved = strict.read_object(file, families.MAX_BYTES).get("model")
     if not isinstance(saved, dict):
-        raise ConfigError(f"{file}: model is {tensors.SHORT.repr(saved)}; expected a section of knobs")
+        raise ConfigError(f"{file}: model is {safetensors_files.SHORT.repr(saved)}; expected a section of knobs")
     values: dict[str, Any] = {}
     for field in dataclasses.fields(ModelConfig):
         if field.name in NOT_STORED:
@@ -108,7 +107,7 @@ def model_config(source: Source, like: ModelConfig) -> ModelConfig:
         if type(value) is int and kind is float:
             value = float(value)
         if type(value) is not kind or (kind is int and value not in range(1, 2**31)):
-            found = f"is {tensors.SHORT.repr(value)}" if field.name in saved else "is missing"
+            found = f"is {safetensors_files.SHORT.repr(value)}" if field.name in saved else "is missing"
             raise ConfigError(f"{file}: model.{field.name} {found}; expected {kind.__name__}; is the run older?")
         values[field.name] = value
     return dataclasses.replace(like, **values)
@@ -159,7 +158,7 @@ def load(source: Source, model: qwen.Transformer, dtype: str = "float32", which:
 
         return jax.make_array_from_callback(array.shape, sharding, part)
 
-    params = jax.tree_util.tree_map_with_path(place, shardings, optim.kinds(shardings))
+    params = jax.tree_util.tree_map_with_path(place, shardings, parameters.kinds(shardings))
     _refuse_not_finite(params, given, model)
     return params
 
@@ -252,7 +251,9 @@ def _stacked(source: Source, cfg: ModelConfig) -> dict[KeyPath, Array]:
     """The arrays of a Hugging Face folder."""
     folder = source.folder
     found = {
-        name: tensor for name, tensor in tensors.open_tensors(folder).items() if not families.UNUSED.fullmatch(name)
+        name: tensor
+        for name, tensor in safetensors_files.open_tensors(folder).items()
+        if not families.UNUSED.fullmatch(name)
     }
     expected = {tensor.name: tensor for tensor in families.tensors(cfg)}
     # Some folders of tied models keep a copy of the embedding as the head (Qwen3-0.6B); it must be the same.
@@ -278,15 +279,15 @@ def _stacked(source: Source, cfg: ModelConfig) -> dict[KeyPath, Array]:
 
 def _stored(folder: Path, below: str, cfg: ModelConfig) -> dict[KeyPath, StoredArray]:
     """The arrays of an Orbax folder below a key."""
-    found = stored.open_arrays(folder, below)
+    found = orbax_arrays.open_arrays(folder, below)
     if not found:
         raise ConfigError(f"{folder} holds no {below or 'arrays'}; expected them in the checkpoint")
     names = {path: ".".join(path) for path in {**found, **families.shapes(cfg)}}
     shapes = {names[path]: shape for path, shape in families.shapes(cfg).items()}
     _refuse_other_shapes(f"{folder}", {names[path]: array.shape for path, array in found.items()}, shapes)
     for array in found.values():
-        if array.dtype not in tensors.DTYPES.values():
-            expected = ", ".join(str(dtype) for dtype in tensors.DTYPES.values())
+        if array.dtype not in safetensors_files.DTYPES.values():
+            expected = ", ".join(str(dtype) for dtype in safetensors_files.DTYPES.values())
             raise ConfigError(f"{folder}: {array.name} is {array.dtype}; expected one of {expected}")
     return found
 
@@ -327,6 +328,6 @@ def _refuse_not_finite(params: Params, given: Mapping[KeyPath, Array], model: qw
         elif not values:
             bad.append(array.where(None))
     if bad:
-        more = f" and {len(bad) - tensors.LISTED} more" if len(bad) > tensors.LISTED else ""
-        listed = "; ".join(bad[: tensors.LISTED])
+        more = f" and {len(bad) - safetensors_files.LISTED} more" if len(bad) > safetensors_files.LISTED else ""
+        listed = "; ".join(bad[: safetensors_files.LISTED])
         raise ConfigError(f"{listed}{more}: NaN or infinite numbers found; expected finite ones")

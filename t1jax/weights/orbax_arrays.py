@@ -4,7 +4,7 @@
 Where: WEIGHTS -> prompts -> rollouts -> ... -> report -> WEIGHTS. What is written here is an ordinary Orbax PyTree
 (`ocp.StandardCheckpointer().restore` reads it), in chunks of at most CHUNK bytes and one layer, so that a process that
 restores a shard reads little else.
-Deliberately not here: what the arrays mean (weights.py), checkpoints of a run (checkpoint.py).
+Deliberately not here: what the arrays mean (weights/load.py), checkpoints of a run (checkpoint.py).
 """
 
 from __future__ import annotations

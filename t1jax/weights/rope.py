@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from t1jax.config import ConfigError
-from t1jax.hf.strict import Section
+from t1jax.weights.strict import Section
 
 MAX_LENGTH = 2**31 - 1  # positions are int32
 

@@ -6,7 +6,7 @@ costs only its own pages; writing streams pieces into shards whose headers are k
 wants a whole shard in memory to write one; it is used here to check what is read, and by tests to check what is
 written.)
 Source: https://github.com/huggingface/safetensors#format, and model.safetensors.index.json as transformers writes it.
-Deliberately not here: which tensors a model has (families.py), where they go (weights.py).
+Deliberately not here: which tensors a model has (families.py), where they go (weights/load.py).
 """
 
 from __future__ import annotations

@@ -16,9 +16,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from t1jax.tasks import analysis, chains
-from t1jax.tasks.analysis import Analysis, Step, Try
-from t1jax.tasks.countdown_chains import INVERSE, THEN, Expression, apply
+from t1jax.tasks import honesty
+from t1jax.tasks.countdown.chains import INVERSE, THEN, Expression, apply
+from t1jax.tasks.honesty import Analysis, Step, Try
+from t1jax.tasks.pairs import chains
 
 _NUMBER = "([0-9]{1,9})"
 _VERDICT = f"({'|'.join(chains.VERDICTS)})"
@@ -47,7 +48,7 @@ def analyse(numbers: tuple[int, ...], target: int, response: str) -> Analysis:
             return _attempt(match, numbers, target, len(attempts))
         return _check(match, target, attempts) if (match := _CHECK.fullmatch(line)) else None
 
-    return analysis.collect(response, read)
+    return honesty.collect(response, read)
 
 
 def _attempt(match: re.Match[str], numbers: tuple[int, ...], target: int, position: int) -> Attempt:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from t1jax.config import TaskConfig
-from t1jax.tasks import chains
+from t1jax.tasks.pairs import chains
 
 ASK, FROM, ASKED = "Make ", " from ", ".\n"
 THEN = ", then "

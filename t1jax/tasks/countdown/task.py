@@ -21,10 +21,11 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-from t1jax.tasks import chains, countdown_analysis, expressions
-from t1jax.tasks import countdown_chains as writer
-from t1jax.tasks.analysis import Analysis
+from t1jax.tasks.countdown import analysis, expressions
+from t1jax.tasks.countdown import chains as writer
 from t1jax.tasks.generated import GeneratedTask, Problem
+from t1jax.tasks.honesty import Analysis
+from t1jax.tasks.pairs import chains
 
 
 class CountdownTask(GeneratedTask):
@@ -60,7 +61,7 @@ class CountdownTask(GeneratedTask):
 
     def analyse(self, problem: Problem, response: str) -> Analysis:
         """What the response tried, claimed and got wrong on the way."""
-        return countdown_analysis.analyse(problem.numbers, problem.target, response)
+        return analysis.analyse(problem.numbers, problem.target, response)
 
     def symbols(self) -> list[str]:
         """The texts that must be one token each: every number that a chain can hold, and the fixed phrases."""

@@ -23,8 +23,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from t1jax.config import ConfigError, DataConfig
-from t1jax.tasks.overlap import normalise
-from t1jax.tasks.rows import CONVERSATIONS, Row, named, names, shown_as, text_of, value_of
+from t1jax.tasks.files.overlap import normalise
+from t1jax.tasks.files.rows import CONVERSATIONS, Row, named, names, shown_as, text_of, value_of
 
 PROBLEMS = ("problem", "question", "prompt", CONVERSATIONS, "messages")  # the first that a file has
 SOLUTION = "solution"  # a column whose text ends in an answer

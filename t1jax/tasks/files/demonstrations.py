@@ -5,7 +5,7 @@ Where: before the cold start. The prompt is made exactly as for sampling: `promp
 data.template; turns hold what the user said, and go through the chat template as they are. The last turn of the
 assistant is the response, what follows it is left out. How every response begins, by data.response_prefix or because
 the chat template writes <think>, is part of the prompt, and is taken off a response that has it.
-Deliberately not here: turns (turns.py), packing, and cutting of what is longer than a row (data.py).
+Deliberately not here: turns (turns.py), packing, and cutting of what is longer than a row (prompts/streams.py).
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from t1jax.config import Config, ConfigError
-from t1jax.tasks.overlap import Known
-from t1jax.tasks.prompts import ChatTokenizer, after, control_texts, has_any, render, render_messages
-from t1jax.tasks.rows import CONVERSATIONS, Dropped, Row, named, names, read_rows, text_of, value_of
-from t1jax.tasks.turns import Message, response_of, turns_of
+from t1jax.tasks.files.overlap import Known
+from t1jax.tasks.files.prompts import ChatTokenizer, after, control_texts, has_any, render, render_messages
+from t1jax.tasks.files.rows import CONVERSATIONS, Dropped, Row, named, names, read_rows, text_of, value_of
+from t1jax.tasks.files.turns import Message, response_of, turns_of
 
 MESSAGES, PROMPT, RESPONSE = "messages", "prompt", "response"
 

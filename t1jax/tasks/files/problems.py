@@ -32,13 +32,13 @@ from typing import Any, Protocol, TypeVar
 from t1jax.config import Config, ConfigError, DataConfig
 from t1jax.rewards import answers, numerals
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG, Outcome
-from t1jax.tasks.columns import Columns, choose, first_gold, is_short, is_solution, marked, several
-from t1jax.tasks.demonstrations import read_demonstrations
-from t1jax.tasks.overlap import Known, normalise
-from t1jax.tasks.prompts import ChatTokenizer, has_any, render
-from t1jax.tasks.rows import Dropped, Row, one_line, read_rows, text_of, value_of
-from t1jax.tasks.turns import Message, asked
-from t1jax.tokenizer import TokenIds, Tokenizer
+from t1jax.tasks.files.columns import Columns, choose, first_gold, is_short, is_solution, marked, several
+from t1jax.tasks.files.demonstrations import read_demonstrations
+from t1jax.tasks.files.overlap import Known, normalise
+from t1jax.tasks.files.prompts import ChatTokenizer, has_any, render
+from t1jax.tasks.files.rows import Dropped, Row, one_line, read_rows, text_of, value_of
+from t1jax.tasks.files.turns import Message, asked
+from t1jax.text.tokenizer import TokenIds, Tokenizer
 
 LABELS = ("subject", "type", "level", "difficulty")  # columns that tables are made by
 EXACT = 2**53  # floats below this are exact whole numbers

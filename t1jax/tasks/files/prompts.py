@@ -2,7 +2,7 @@
 """The text that a response continues, from a problem of a file: template, chat, beginning of the response.
 
 Where: the prompts of the sentence, for sampling, the cold start and evaluation alike, so that all three ask the same.
-Deliberately not here: the chat template itself (hf/tokenizer.py), the embedded task's prompt (pairs.py).
+Deliberately not here: the chat template itself (text/huggingface.py), the embedded task's prompt (pairs.py).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from t1jax.config import ConfigError, DataConfig
-from t1jax.tokenizer import Tokenizer
+from t1jax.text.tokenizer import Tokenizer
 
 PROBLEM = "{problem}"
 THINK = "<think>"
@@ -20,7 +20,7 @@ _THINKING = re.compile(rf"{THINK}\s*\Z")  # how some chat templates begin every 
 
 
 class ChatTokenizer(Tokenizer, Protocol):
-    """What prompts need of a tokenizer, see hf/tokenizer.py."""
+    """What prompts need of a tokenizer, see text/huggingface.py."""
 
     @property
     def has_chat(self) -> bool: ...

@@ -5,7 +5,7 @@ Where: before the prompts and the cold start. A problem may be a conversation (a
 last), and a text of the cold start may be one that ends with the response.
 Reasoning that stands apart from the content (`reasoning_content`) becomes part of the response as the chat template
 would write it; a template that does not write it is no reason to lose it: it is refused by name.
-Deliberately not here: the template (hf/chat.py), which columns (columns.py, demonstrations.py).
+Deliberately not here: the template (text/chat.py), which columns (columns.py, demonstrations.py).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from t1jax.config import ConfigError
-from t1jax.tasks.prompts import ChatTokenizer
-from t1jax.tasks.rows import Row, named, text_of, value_of
+from t1jax.tasks.files.prompts import ChatTokenizer
+from t1jax.tasks.files.rows import Row, named, text_of, value_of
 
 Message = Mapping[str, str]
 SHAREGPT = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}

@@ -31,16 +31,17 @@ from pathlib import Path
 from typing import Any
 
 from t1jax.config import Config, ConfigError, VerifierConfig
-from t1jax.hf.tokenizer import HFTokenizer
 from t1jax.rewards import answers
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG, Outcome
 from t1jax.rewards.verifier import Verifier
-from t1jax.tasks import chains, problems
+from t1jax.tasks.files import problems
+from t1jax.tasks.files.prompts import after, has_any, render
 from t1jax.tasks.generated import Split
-from t1jax.tasks.prompts import after, has_any, render
-from t1jax.tokenizer import TokenIds, Tokenizer
+from t1jax.tasks.pairs import chains
+from t1jax.text.huggingface import HFTokenizer
+from t1jax.text.tokenizer import TokenIds, Tokenizer
 
-PROGRAM = Path(__file__).with_name("gym_worker.py")
+PROGRAM = Path(__file__).with_name("worker.py")
 TRIES = 2000  # items that are looked at for one problem
 LONGEST = 4000  # characters of an answer; a longer one is unscorable, so that no verifier is given more
 PROBED = 100  # items that are looked at when the task is made

@@ -16,7 +16,7 @@ import itertools
 import random
 
 from t1jax.config import TaskConfig
-from t1jax.tokenizer import TokenIds, Tokenizer
+from t1jax.text.tokenizer import TokenIds, Tokenizer
 
 Pair = tuple[int, int]
 

@@ -22,8 +22,9 @@ import itertools
 import random
 
 from t1jax.rewards import answers
-from t1jax.tasks import analysis, chains
+from t1jax.tasks import honesty
 from t1jax.tasks.generated import GeneratedTask, Problem
+from t1jax.tasks.pairs import chains
 
 
 class PairsTask(GeneratedTask):
@@ -51,9 +52,9 @@ class PairsTask(GeneratedTask):
         pairs = itertools.combinations(problem.numbers, 2)
         return next((f"{left}+{right}" for left, right in pairs if left + right == problem.target), None)
 
-    def analyse(self, problem: Problem, response: str) -> analysis.Analysis:
+    def analyse(self, problem: Problem, response: str) -> honesty.Analysis:
         """What the response tried, claimed and got wrong on the way."""
-        return analysis.analyse(problem.numbers, problem.target, response)
+        return honesty.analyse(problem.numbers, problem.target, response)
 
     def symbols(self) -> list[str]:
         """The texts that must be one token each: every number that a chain can hold, and the fixed phrases."""

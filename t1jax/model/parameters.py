@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which parameters are matrices, tables and vectors; and the copy of them that decoding reads.
+
+Axes: L layers (stacked on axis 0), D width, N query heads, K kv heads, H head dim, F mlp width.
+Deliberately not here: the parameters themselves (qwen.py), what an update does to each kind (update/optim.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding
+
+from t1jax.model import qwen
+from t1jax.types import Params
+
+# The matrices of a layer: which axes of the stacked weight are its input and its output. Layers are separate matrices.
+MATRICES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "q": ((1,), (2, 3)),  # [L, D, N, H]
+    "k": ((1,), (2, 3)),  # [L, D, K, H]
+    "v": ((1,), (2, 3)),  # [L, D, K, H]
+    "o": ((1, 2), (3,)),  # [L, N, H, D]
+    "gate": ((1,), (2,)),  # [L, D, F]
+    "up": ((1,), (2,)),  # [L, D, F]
+    "down": ((1,), (2,)),  # [L, F, D]
+}
+TABLES = ("embedding", "head")  # matrices too, but one row a token: decayed, never updated by Muon
+VECTORS = ("q_bias", "k_bias", "v_bias", "q_norm", "k_norm", "attention_norm", "mlp_norm", "final_norm")  # no decay
+
+
+def kinds(params: Params) -> Any:
+    """Each parameter's kind by its name: "matrix", "table" or "vector".
+
+    Raises:
+      ValueError: a parameter that no list here names.
+    """
+
+    def kind(path: Any, _: Any) -> str:
+        name = path[-1].key
+        for label, names in (("matrix", MATRICES), ("table", TABLES), ("vector", VECTORS)):
+            if name in names:
+                return label
+        raise ValueError(
+            f"got a parameter {jax.tree_util.keystr(path)} of unknown kind; "
+            "name it in MATRICES, TABLES or VECTORS of t1jax/model/parameters.py"
+        )
+
+    return jax.tree_util.tree_map_with_path(kind, params)
+
+
+def cast_for_decode(model: qwen.Transformer, params: Params) -> Params:
+    """The parameters as decoding reads them, under the decode layout: done once a step, outside the token loop.
+
+    Matrices and tables in compute dtype; norms and biases stay as they are, as the learner reads them too.
+    """
+    dtype = model.cfg.compute_dtype
+
+    def cast(x: jax.Array, kind: str, sharding: NamedSharding) -> jax.Array:
+        return jax.lax.with_sharding_constraint(x if kind == "vector" else x.astype(dtype), sharding)
+
+    return jax.tree.map(cast, params, kinds(params), qwen.shardings(model))
