@@ -74,7 +74,7 @@ class Found:
     @property
     def total(self) -> int:
         """Bytes of a device at the peak: the compiler's figure where there is one."""
-        return self.compiled.total if self.compiled else self.memory.total
+        return self.compiled.total + self.memory.of("host") if self.compiled else self.memory.total
 
     @property
     def fits(self) -> bool:
@@ -178,7 +178,9 @@ def plan(cfg: Config, where: Slice, length: float, *, compiled: bool) -> Found:
     validation.validate(cfg, len(where.devices))
     shape = mesh_shape(cfg.mesh, len(where.devices))
     mesh = sharding.make_mesh(cfg.mesh, where.devices)
-    planned = memory.plan(_with(cfg, lanes=cfg.rl.lanes or _lanes(cfg, mesh, where)), mesh, where.chip.memory)
+    planned = memory.plan(
+        _with(cfg, lanes=cfg.rl.lanes or _lanes(cfg, mesh, where)), mesh, where.chip.memory, where.on_host
+    )
     cfg = _with(cfg, lanes=planned.lanes)
     responses = cfg.rl.prompts_per_step * cfg.rl.responses_per_prompt
     grid = packing.make_grid(cfg, sharding.train_layout(mesh), responses, cfg.data.prompt_length)
@@ -219,7 +221,7 @@ def _with(cfg: Config, **knobs: Any) -> Config:
 def _lanes(cfg: Config, mesh: Mesh, where: Slice) -> int:
     """The most lanes that fit; one where none does."""
     try:
-        return memory.plan(cfg, mesh, where.chip.memory).lanes
+        return memory.plan(cfg, mesh, where.chip.memory, where.on_host).lanes
     except ConfigError:
         return 1
 
@@ -257,8 +259,8 @@ def _compile(cfg: Config, mesh: Mesh, where: Slice, planned: MemoryPlan, trips: 
             raise
         said = " ".join(str(error).split())
         used = re.search(r"Used ([0-9.]+)([KMG]) of", said)
-        size = int(float(used[1]) * {"K": 2**10, "M": 2**20, "G": 2**30}[used[2]]) if used else planned.total
-        return Compiled(0, max(size, planned.total), 0, refused=f"the compiler finds no room: {said[:160]}")
+        size = int(float(used[1]) * {"K": 2**10, "M": 2**20, "G": 2**30}[used[2]]) if used else planned.program
+        return Compiled(0, max(size, planned.program), 0, refused=f"the compiler finds no room: {said[:160]}")
     stats, text = compiled.memory_analysis(), hlo.parse(compiled.as_text())
     return Compiled(
         arguments=stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes,

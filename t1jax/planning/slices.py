@@ -62,6 +62,11 @@ class Slice:
     devices: tuple[Any, ...]  # jax.Device, of the slice or standing in for it
     compiler: str  # whose compiler makes the program: tpu, or cpu where the accelerator's needs one to be present
 
+    @property
+    def on_host(self) -> bool:
+        """The devices are the host's processors, and share its memory with the process."""
+        return self.chip.name == "cpu"
+
 
 def find(topology: str) -> Slice:
     """The slice of `KIND:SHAPE`, without having it: v5p:4x4x8, gpu:8xh100, cpu:8. Call before jax has any device.

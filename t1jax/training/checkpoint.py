@@ -35,6 +35,7 @@ from t1jax.devices import multihost
 from t1jax.host.stopping import EXIT_STORAGE, Stopped
 from t1jax.prompts.streams import Stream
 from t1jax.text.tokenizer import Tokenizer
+from t1jax.training import memory
 from t1jax.types import TrainState
 from t1jax.weights import orbax_arrays
 
@@ -78,7 +79,14 @@ class Checkpoints:
             # a folder that cannot be made is then an error here, and no background thread waits for it for minutes
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        on_host = jax.devices()[0].platform == "cpu"  # the state is in the memory that a save needs too
+        limit = {"save_concurrent_gb": memory.WRITING} if on_host else {}
+        handlers = {
+            "state": ocp.StandardCheckpointHandler(**limit),
+            "config": ocp.JsonCheckpointHandler(),
+            "stream": ocp.JsonCheckpointHandler(),
+        }
+        self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
         if self.latest() is None and multihost.is_main():
             tokenizer.save(self.directory)
 

@@ -6,6 +6,10 @@ largest of three phases: sampling, the anchor's log-probabilities, the update. B
 from how they are split; what the compiler keeps beside them (of a layer: values for the backward pass) is counted from
 what it was seen to keep. Held to the compiler's own figures within 1.25 by tests/test_memory.py.
 
+Where the devices are the host's processors they share its memory with the process itself: Python and its libraries,
+compiled programs, and the copy of the state that is written while the next step runs. Held to the process's peak within
+1.25 by the slow test there.
+
 Axes: P prompts, R responses per prompt, G lanes per prompt, X shards of the batch; b rows of a part, S positions of a
 row; C prompt positions, T response positions, D width, N query heads, K kv heads, H head dim, F mlp width,
 V vocabulary, L layers.
@@ -31,7 +35,9 @@ from t1jax.update import packing
 
 USABLE = 0.9  # of a device's memory: the rest is for the runtime, and for what this plan does not see
 FLOAT = 4  # bytes of a float32 or int32
-PHASES = ("always", "sampling", "scoring", "update")
+PHASES = ("sampling", "scoring", "update")  # one after the other; the others, "always" and "host", last
+PROCESS = 1 << 30  # bytes of Python, its libraries and the compiled programs; seen with jax 0.10 on x86-64
+WRITING = 1  # GiB of a checkpoint that are compressed and written at a time where devices are the host's
 
 
 @dataclass(frozen=True)
@@ -59,12 +65,17 @@ class MemoryPlan:
     @property
     def peak(self) -> str:
         """The phase that takes most."""
-        return max(PHASES[1:], key=self.of)
+        return max(PHASES, key=self.of)
+
+    @property
+    def program(self) -> int:
+        """Bytes of the compiled step at its peak."""
+        return self.of("always") + self.of(self.peak)
 
     @property
     def total(self) -> int:
-        """Bytes at the peak of the step."""
-        return self.of("always") + self.of(self.peak)
+        """Bytes at the peak of the step, what the process takes included where the devices are the host's."""
+        return self.program + self.of("host")
 
     @property
     def fits(self) -> bool:
@@ -73,7 +84,9 @@ class MemoryPlan:
     @property
     def largest(self) -> Part:
         """The largest part at the peak."""
-        return max((part for part in self.parts if part.phase in ("always", self.peak)), key=lambda part: part.bytes)
+        return max(
+            (part for part in self.parts if part.phase in ("always", "host", self.peak)), key=lambda part: part.bytes
+        )
 
     def __str__(self) -> str:
         """A table: a part a line."""
@@ -91,23 +104,27 @@ def size(count: float) -> str:
     return f"{count:.2f} GiB"
 
 
-def plan(cfg: Config, mesh: Mesh, device_bytes: int | None = None) -> MemoryPlan:
+def plan(cfg: Config, mesh: Mesh, device_bytes: int | None = None, on_host: bool | None = None) -> MemoryPlan:
     """What a step of `cfg` takes on each device of the mesh, with as many lanes as `lanes` says.
 
     Args:
       cfg: the whole config.
-      mesh: the devices; only its shape matters if `device_bytes` is given.
+      mesh: the devices; only its shape matters if the other two are given.
       device_bytes: of each device; None: what this machine's devices have.
+      on_host: the devices are the host's processors; None: as this machine's are.
 
     Raises:
       ConfigError: as `lanes`.
     """
     room = available(mesh) if device_bytes is None else device_bytes
     R = cfg.rl.responses_per_prompt
+    if on_host is None:
+        on_host = mesh.local_devices[0].platform == "cpu"
+    host = _host_parts(cfg, mesh) if on_host else []
     if cfg.rl.lanes:
-        return MemoryPlan(tuple(_parts(cfg, mesh, cfg.rl.lanes)), cfg.rl.lanes, room)
+        return MemoryPlan((*_parts(cfg, mesh, cfg.rl.lanes), *host), cfg.rl.lanes, room)
     for G in sorted((g for g in range(1, R + 1) if R % g == 0), reverse=True):
-        found = MemoryPlan(tuple(_parts(cfg, mesh, G)), G, room)
+        found = MemoryPlan((*_parts(cfg, mesh, G), *host), G, room)
         if found.fits:
             return found
     most = found.largest
@@ -146,6 +163,17 @@ def _weights(cfg: ModelConfig, mesh: Mesh, training: bool) -> int:
     shapes, lies = nn.unbox(qwen.boxed_shapes(model)), qwen.shardings(model)
     each = jax.tree.map(lambda x, sharding: math.prod(sharding.shard_shape(x.shape)), shapes, lies)
     return sum(jax.tree.leaves(each))
+
+
+def _host_parts(cfg: Config, mesh: Mesh) -> list[Part]:
+    """What the process takes beside the step, as a device's share of it."""
+    devices = len(mesh.local_devices)
+    state = 4 * FLOAT * _weights(cfg.model, mesh, training=True)
+    return [
+        Part("host", "Python, libraries, compiled programs", PROCESS // devices, "use a larger machine"),
+        Part("host", "a copy of the state, which is written", state, "raise mesh.fsdp"),
+        Part("host", "parts of it that are compressed", (WRITING << 30) // devices, "use a larger machine"),
+    ]
 
 
 def _parts(cfg: Config, mesh: Mesh, G: int) -> list[Part]:
