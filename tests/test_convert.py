@@ -18,7 +18,7 @@ import pytest
 import small
 import weight_folders as folders
 from test_convert_bad import refused, run
-from test_weights import make_run
+from test_load import make_run
 
 from t1jax import convert
 from t1jax.host.progress import Progress

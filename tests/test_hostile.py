@@ -2,8 +2,9 @@
 """What a user or a downloaded file can do to break a run: each ends as one short line that a terminal only shows.
 
 What single modules refuse stands in their own tests: rows of files in test_rows.py and test_problems.py, folders of
-weights in test_convert_bad.py and test_tensors.py, of tokenizers in test_hf_tokenizer.py, escapes from the sandbox in
-test_chat.py, answers that hang in test_verifier.py, text in the report in test_report.py. Here is what cuts across.
+weights in test_convert_bad.py and weights/test_safetensors_files.py, of tokenizers in text/test_huggingface.py, escapes
+from the sandbox in test_chat.py, answers that hang in test_verifier.py, text in the report in reports/test_run_page.py.
+Here is what cuts across.
 """
 
 from __future__ import annotations
@@ -278,7 +279,7 @@ def test_a_note_is_inert(terminal):
 
 
 def test_what_the_report_shows_is_inert():
-    """Of whole pages, test_report.py."""
+    """Of whole pages, reports/test_run_page.py."""
     shown = escape(f"<script>{COMMANDS}</script>\"'&")
     assert not set("\x1b\x07\x9b\x08\u202e<>\"'\r") & set(shown)
 

@@ -147,7 +147,7 @@ def test_nothing_runs_while_hostile_data_is_loaded(tmp_path):
     place.mkdir()
     env = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.audited", str(place)],
+        [sys.executable, "-m", "tests.support.audited", str(place)],
         cwd=ROOT,
         env=env,
         capture_output=True,

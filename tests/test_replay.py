@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import small
 from test_health import poison
-from test_pipeline import KNOBS
+from test_stages import KNOBS
 
 from t1jax import replay
 from t1jax.config import ConfigError

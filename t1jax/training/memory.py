@@ -4,7 +4,7 @@
 The step is one program: what is always there is the state and what of the rollouts is handed on, and on top of it the
 largest of three phases: sampling, the anchor's log-probabilities, the update. Bytes are counted from the shapes and
 from how they are split; what the compiler keeps beside them (of a layer: values for the backward pass) is counted from
-what it was seen to keep. Held to the compiler's own figures within 1.25 by tests/test_memory.py.
+what it was seen to keep. Held to the compiler's own figures within 1.25 by tests/training/test_memory.py.
 
 Where the devices are the host's processors they share its memory with the process itself: Python and its libraries,
 compiled programs, and the copy of the state that is written while the next step runs. Held to the process's peak within

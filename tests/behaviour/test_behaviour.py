@@ -280,7 +280,7 @@ def test_the_interval_of_a_mean_is_that_of_its_spread():
 
 
 def test_the_document_lists_the_words():
-    text = (Path(__file__).parent.parent / "docs/behaviour.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs/behaviour.md").read_text(encoding="utf-8")
     for english, chinese in prose.KINDS.values():
         for phrase in (*english, *chinese):
             assert f"`{phrase}`" in text.replace("\\|", "|"), phrase

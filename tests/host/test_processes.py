@@ -20,12 +20,12 @@ import pytest
 import several
 import small
 from absl import flags
-from test_pipeline import KNOBS, rows_of
+from test_stages import KNOBS, rows_of
 
 from t1jax.config import ConfigError
 from t1jax.host import command_line, processes, workdir
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 STOPS_WITHIN = 60  # seconds after another process died
 # What the CPU's exchange says, piece by piece: its threads tear each other's lines.
 GLOO = re.compile(r"\[Gloo\]|Rank|is connected to|peer ranks\.|Expected number of connected peer ranks is|:|\d+|\s+")
@@ -79,7 +79,7 @@ class Group:
         return Group(1, self.processes * self.devices, self.mesh)
 
     def start(self, workdir: Path, last: Sequence[str] = ()) -> list[subprocess.Popen[str]]:
-        """The training program, with the sizes of test_pipeline.py and as many kv heads as any mesh here splits.
+        """The training program, with the sizes of training/test_stages.py and as many kv heads as any mesh here splits.
 
         `last`: arguments of the last process.
         """

@@ -15,13 +15,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from test_pipeline import CFG, last_state, rows_of, unbroken  # noqa: F401 (a fixture)
+from test_stages import CFG, last_state, rows_of, unbroken  # noqa: F401 (a fixture)
 
 from t1jax.evaluation import evaluator
 from t1jax.host.stopping import Interrupted, Signals
 from t1jax.training import loop, sft, stages
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 BUSY = "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"  # minutes inside one call of C
 CHILD = """
 import sys

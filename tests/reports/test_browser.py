@@ -6,12 +6,12 @@ from __future__ import annotations
 import json
 from contextlib import contextmanager
 
+import browser
 import pytest
+from made_up import write_run
 
 from t1jax import report
 from t1jax.host import metrics
-from tests import browser
-from tests.made_up import write_run
 
 pytestmark = browser.needs_browser
 EMPTY = """

@@ -8,11 +8,11 @@ import re
 
 import numpy as np
 import pytest
+from made_up import HOSTILE, Reader
 
 from t1jax.reports import charts, curves
 from t1jax.reports.charts import Chart, Series, figure, number, ticks_between
 from t1jax.reports.page import DARK, LIGHT
-from tests.made_up import HOSTILE, Reader
 
 
 def drawn(chart):

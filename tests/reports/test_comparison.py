@@ -7,10 +7,10 @@ import json
 import re
 
 import pytest
+from made_up import HOSTILE, Reader, share, write_run
 
 from t1jax.evaluation.statistics import difference
 from t1jax.reports import comparison, runs
-from tests.made_up import HOSTILE, Reader, share, write_run
 
 
 def render(*folders):

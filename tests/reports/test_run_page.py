@@ -13,6 +13,7 @@ import sys
 
 import numpy as np
 import pytest
+from made_up import GOOD, SHOWN, Reader, example_results, example_rows, share
 
 from t1jax.evaluation.statistics import wilson
 from t1jax.host import files, metrics
@@ -20,7 +21,6 @@ from t1jax.reports import hover, plots
 from t1jax.reports.page import escape, page, visible
 from t1jax.reports.run_page import write_report
 from t1jax.reports.transcript import mark
-from tests.made_up import GOOD, SHOWN, Reader, example_results, example_rows, share
 
 
 @pytest.fixture(scope="module")

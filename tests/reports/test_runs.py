@@ -7,13 +7,13 @@ import json
 from pathlib import Path
 
 import pytest
+from made_up import Reader, write_run
 
 from t1jax import report
 from t1jax.config import ConfigError
 from t1jax.host import metrics
 from t1jax.reports import run_page, runs
 from t1jax.reports.runs import Run
-from tests.made_up import Reader, write_run
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from made_up import HOSTILE, Reader, example_results, example_rows, share, write_run
 
 from configs import qwen0p5b, tiny
 from t1jax import config
@@ -15,7 +16,6 @@ from t1jax.reports.cautions import cautions
 from t1jax.reports.runs import Run
 from t1jax.reports.story import parameters, story
 from t1jax.reports.wording import change, clock, of_responses
-from tests.made_up import HOSTILE, Reader, example_results, example_rows, share, write_run
 
 
 @pytest.fixture(scope="module")

@@ -168,4 +168,4 @@ def test_no_box_is_wrong_and_not_unscorable(trained):
 
 def test_rewards_do_not_import_jax():
     program = "import sys, t1jax.rewards.score, t1jax.tasks.pairs; sys.exit('jax' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], check=False, cwd=Path(__file__).parents[1]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", program], check=False, cwd=Path(__file__).parents[2]).returncode == 0

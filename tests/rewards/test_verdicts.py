@@ -20,7 +20,7 @@ from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
 from t1jax.rewards.verifier import Verifier
 from t1jax.tasks.files.problems import judge
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CASES = ROOT.parent / "shared" / "cases" / "verdicts.jsonl"
 
 

@@ -25,8 +25,8 @@ from t1jax.rewards import answers, notation, process, verifier
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
 from t1jax.rewards.verifier import Verifier
 
-ROOT = Path(__file__).parents[1]
-DATA = Path(__file__).parents[2] / "shared" / "data"
+ROOT = Path(__file__).parents[2]
+DATA = Path(__file__).parents[3] / "shared" / "data"
 DEFAULT = VerifierConfig(workers=2, deadline=3.0, memory=1024, recycle=5000)
 QUICK = VerifierConfig(workers=2, deadline=0.5, memory=1024, recycle=5000)
 HANGS = "\\binom{100000000}{50000000}"  # one multiplication after the other, in C

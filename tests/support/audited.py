@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loads hostile data of every kind under an audit hook, and prints what Python was asked to do meanwhile.
 
-    python -m tests.audited DIR
+    python -m tests.support.audited DIR
 
 Everything is loaded twice: first harmless, unwatched, so that what is imported and compiled once is there; then
 hostile, watched. Each file tries to run code that would write DIR/owned. The JSON on stdout has `events`, those of

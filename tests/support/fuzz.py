@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random and mutated texts into everything that reads what a model said, in this process.
 
-    python -m tests.fuzz --inputs=100000 --seed=0
+    python -m tests.support.fuzz --inputs=100000 --seed=0
 
 Exit code 0: nothing crashed, every answer was consistent, and no call took more than BOUND_MS of processor time.
 What math-verify reads in processes of its own, and what becomes of it when it hangs, is in test_verifier.py.
@@ -182,7 +182,7 @@ def fuzz(inputs: int, seed: int) -> Result:
 
 def main(argv: list[str]) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Random texts for the answer extractor.")
+    parser = argparse.ArgumentParser(prog="python -m tests.support.fuzz", description="Random texts for answers.")
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
     wanted = parser.parse_args(argv)

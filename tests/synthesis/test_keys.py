@@ -15,7 +15,7 @@ from t1jax.config import ConfigError
 from t1jax.synthesis.keys import Key, read_key, redacted_logs
 
 SECRET = "sk-0123456789abcdefghijklmnop"
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_key_comes_from_its_variable_and_does_not_show_itself(monkeypatch):

@@ -110,7 +110,7 @@ def test_totals_are_over_all_runs_by_endpoint_and_model(path):
 def test_a_second_process_is_refused_until_the_first_ends(path):
     code = "import sys; from pathlib import Path; from t1jax.synthesis.ledger import Ledger; Ledger(Path(sys.argv[1]))"
     command = [sys.executable, "-c", code, str(path)]
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     with Ledger(path) as ledger:
         ledger.record(paid())
         done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)

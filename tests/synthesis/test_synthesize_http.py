@@ -16,7 +16,7 @@ from scribes import TEXTS, role_of, script
 
 from t1jax import synthesize as program
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 KEY = "sk-test-0123456789abcdef"
 
 

@@ -27,7 +27,7 @@ from t1jax.text import tokenizer
 
 CFG = config.load(countdown.get_config())
 TASK = CountdownTask(CFG.task)
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EXAMPLE = Problem(index=0, numbers=(1, 7, 8), target=14, difficulty=3, split="train")
 END = "</think>\n\\boxed{7-1+8}"
 VERIFIED = "7-1=6, then 6+8=14, need 14: yes\ncheck 14-8=6: yes\n"

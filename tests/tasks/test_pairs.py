@@ -23,7 +23,7 @@ from t1jax.text import tokenizer
 
 CFG = config.load(tiny.get_config())
 TASK = PairsTask(CFG.task)
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EXAMPLE = Problem(index=0, numbers=(6, 13, 14, 16, 22), target=20, difficulty=5, split="train")
 
 

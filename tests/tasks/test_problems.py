@@ -24,7 +24,7 @@ from t1jax.tasks.files.problems import ProblemsTask, read_problems, usable, veri
 from t1jax.tasks.files.prompts import render
 
 CFG = config.load(base.get_config())
-SHARED = Path(__file__).parents[2] / "shared" / "data"
+SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 class Equal:
@@ -256,7 +256,7 @@ def test_case_alone_makes_another_problem_only_where_the_answer_is_another(tmp_p
     assert [p.row for p in found] == [1, 2] and notes == ["2 rows dropped: an earlier row's problem (rows 3, 4)"]
 
 
-CASES = Path(__file__).parents[2] / "shared" / "cases"
+CASES = Path(__file__).parents[3] / "shared" / "cases"
 
 
 @pytest.mark.parametrize(

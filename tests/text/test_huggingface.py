@@ -25,7 +25,7 @@ from t1jax.text import tokenizer
 from t1jax.text.huggingface import HFTokenizer
 from t1jax.weights.families import CARRIED
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = Path(__file__).parents[3] / "shared" / "data"
 TEXTS = [
     "",
     " ",

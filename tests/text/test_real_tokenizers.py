@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 
 from t1jax.text.huggingface import HFTokenizer
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = Path(__file__).parents[3] / "shared" / "data"
 TEXTS = [
     "",
     "  two  spaces, \t tabs\r\n\r\n and lines \n",

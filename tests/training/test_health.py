@@ -14,7 +14,7 @@ import optax
 import pytest
 import small
 from small import ONE, STOPS, P, R, V
-from test_pipeline import KNOBS
+from test_stages import KNOBS
 
 from t1jax import replay
 from t1jax.host.stopping import EXIT_FAILED, EXIT_SICK, Signals, Stopped

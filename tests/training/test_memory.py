@@ -25,7 +25,7 @@ from t1jax.training import memory, step
 from t1jax.types import Prompts
 from t1jax.update import optim
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 WIDE = {
     "model__hidden_size": 256,
     "model__mlp_size": 704,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The soak of tests/soak.py, a hundred steps of it; and that it would see what grows."""
+"""The soak of tests/support/soak.py, a hundred steps of it; and that it would see what grows."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import soak
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
 def test_a_hundred_steps_open_start_and_compile_nothing(tmp_path):
     """Not memory: it settles later."""
-    command = [sys.executable, "-m", "tests.soak", "--steps=100", f"--out={tmp_path / 'soak.json'}"]
+    command = [sys.executable, "-m", "tests.support.soak", "--steps=100", f"--out={tmp_path / 'soak.json'}"]
     env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # one device
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert (tmp_path / "soak.json").exists(), done.stdout + done.stderr

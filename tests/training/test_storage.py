@@ -21,7 +21,7 @@ import pytest
 import small
 import test_checkpoint as checkpoints_test
 from test_checkpoint import CFG, abstract, assert_same, make_mesh, make_state, tokens  # noqa: F401 (a fixture)
-from test_pipeline import KNOBS as PIPELINE
+from test_stages import KNOBS as PIPELINE
 
 from t1jax import config
 from t1jax.config import ConfigError

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The torture of tests/torture.py, ten kills of it; and that it would see a difference."""
+"""The torture of tests/support/torture.py, ten kills of it; and that it would see a difference."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torture
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
 def test_ten_kills_change_nothing():
-    command = [sys.executable, "-m", "tests.torture", "--kills=10", "--seed=7"]
+    command = [sys.executable, "-m", "tests.support.torture", "--kills=10", "--seed=7"]
     done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1].startswith("10 kills in ")
