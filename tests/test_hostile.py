@@ -77,7 +77,7 @@ def test_a_line_of_a_gigabyte_is_refused_in_bounded_memory(tmp_path, name):
     code = (
         "import resource, sys\n"
         "from t1jax.config import ConfigError\n"
-        "from t1jax.tasks.rows import read_rows\n"
+        "from t1jax.tasks.files.rows import read_rows\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try:\n    next(read_rows(sys.argv[1]))\n"
         "except ConfigError as error:\n    print(error)\n"

@@ -231,7 +231,7 @@ def test_ctrl_c_in_a_process_of_its_own(tmp_path):
         "    print('running', flush=True)\n"
         "    for _ in range(600): time.sleep(0.1)\n"  # one long sleep may begin just after a signal, and sleep on
         "sys.modules['t1jax.training.stages'] = types.SimpleNamespace(run=run)\n"
-        "import t1jax; t1jax.pipeline = sys.modules['t1jax.training.stages']\n"
+        "import t1jax.training; t1jax.training.stages = sys.modules['t1jax.training.stages']\n"
         f"sys.argv = ['t1jax', {', '.join(map(repr, FITS))}]\n"
         "main.cli()\n"
     )

@@ -48,7 +48,7 @@ def saved(folder: Path, stage: str) -> list[int]:
 
 def alone(code: str) -> subprocess.CompletedProcess[str]:
     """Python with only stopping.py."""
-    first = "import os, signal, time; from t1jax.stopping import Signals\n"
+    first = "import os, signal, time; from t1jax.host.stopping import Signals\n"
     return subprocess.run([sys.executable, "-c", first + code], cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 
@@ -66,9 +66,7 @@ def test_outside_of_a_loop_a_signal_ends_the_run_there():
 )
 def test_after_a_signal_the_interpreter_is_not_taken_down_and_nothing_said_is_lost(code, said):
     """What the devices still compute would crash it there."""
-    program = (
-        f"import atexit; from t1jax import cli; atexit.register(print, 'taken down'); print('said'); cli.leave({code})"
-    )
+    program = f"import atexit; from t1jax.host import command_line; atexit.register(print, 'taken down'); print('said'); command_line.leave({code})"
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, env=buffered, capture_output=True, text=True, timeout=60
@@ -163,7 +161,7 @@ def test_a_grace_shorter_than_a_step_loses_no_step(unbroken, tmp_path):
         "import time\n"
         "import jax\n"
         "from t1jax.rewards import score\n"
-        "import t1jax.rl\n"
+        "import t1jax.training.rl\n"
         "make, calls = score.make_scorer, []\n"
         "def slow(*args):\n"
         "    scorer = make(*args)\n"

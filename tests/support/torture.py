@@ -13,7 +13,8 @@ TensorBoard shows, all that was measured, samples too, and which files there are
 live on for 5 s, verifier's processes with sessions of their own included.
 
 The product has no hooks for this: the child, `python -m tests.support.torture --child PHASE:N -- FLAGS`, wraps its
-functions from outside and calls t1jax.main. Runs that go on to their end, or until any moment, are `python -m t1jax.main FLAGS`.
+functions from outside and calls t1jax.main. Runs that go on to their end, or until any moment, are
+`python -m t1jax.main FLAGS`.
 
 Exit code 0: all ended as the unbroken run. The last line is the count.
 """

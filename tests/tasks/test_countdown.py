@@ -112,7 +112,7 @@ def test_no_problem_is_in_both_splits_and_each_is_solvable_and_graded():
 
 def test_a_problem_is_the_same_in_another_process_and_another_year():
     program = (
-        "from configs import countdown; from t1jax import config; from t1jax.tasks.countdown import CountdownTask;"
+        "from configs import countdown; from t1jax import config; from t1jax.tasks.countdown.task import CountdownTask;"
         "t = CountdownTask(config.load(countdown.get_config()).task);"
         "print([(p.numbers, p.target) for s in ('train', 'held_out') for p in (t.problem(i, s) for i in range(9))])"
     )

@@ -74,7 +74,7 @@ def test_problems_are_well_formed_graded_and_solvable():
 
 def test_a_problem_is_the_same_in_another_process():
     program = (
-        "from configs import tiny; from t1jax import config; from t1jax.tasks.pairs import PairsTask;"
+        "from configs import tiny; from t1jax import config; from t1jax.tasks.pairs.task import PairsTask;"
         "t = PairsTask(config.load(tiny.get_config()).task);"
         "print([(p.numbers, p.target) for s in ('train', 'held_out') for p in (t.problem(i, s) for i in range(20))])"
     )

@@ -184,7 +184,7 @@ def test_a_folder_that_may_not_be_written_keeps_what_is_in_it(tokens):  # noqa: 
 
 def test_one_process_at_a_time_runs_in_a_workdir(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from t1jax import workdir\n"
+        "import sys; from pathlib import Path; from t1jax.host import workdir\n"
         f"with workdir.locked(Path({str(tmp_path)!r})): print('mine', flush=True); sys.stdin.read()\n"
     )
     command = [sys.executable, "-c", code]
