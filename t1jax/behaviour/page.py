@@ -4,7 +4,7 @@
 ... -> behaviour -> **report**. Its one script is named by its hash in the Content-Security-Policy, so nothing else
 runs; nothing is loaded. Responses lie in a block of JSON in which no "<" is left, and the script shows them as text
 only: no sampled text can come to life. Characters that act instead of being seen are made visible (page.visible).
-Deliberately not here: script and style (browse_script.py), what counts as what (behaviour.py).
+Deliberately not here: script and style (assets/), what counts as what (behaviour.py).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import Any
 
 from t1jax.behaviour import prose
 from t1jax.behaviour.behaviour import HABITS, STOPS, Behaviour
-from t1jax.behaviour.page_script import SCRIPT, STYLE
 from t1jax.evaluation.collect import OUTCOMES, Evaluation, Record
 from t1jax.evaluation.scoreboard import Sheet
-from t1jax.reports.page import STYLE as HOUSE
-from t1jax.reports.page import details, escape, picture, section, table, visible
+from t1jax.reports import page as house
+from t1jax.reports.page import assets, details, escape, picture, section, table, visible
 from t1jax.tasks.pairs import chains
 
 MOST = 12_000_000  # characters of all responses on the page, shared out over the evaluations
+SCRIPTS, STYLES = ("filters.js", "reader.js", "keys.js"), ("filters.css", "list.css", "reader.css")  # in assets/
 LONGEST = 200_000  # characters of a response; the middle of a longer one is left out
 Line = list[Any]  # 1 for an attempt, else 0; then pieces: text, or [kind, text]
 
@@ -72,6 +72,7 @@ def page(
         "habits": list(HABITS),
         **_records(kept, behaviours, by_rules),
     }
+    script = assets(*SCRIPTS, package="t1jax.behaviour")
     data = json.dumps(tree, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     total = sum(map(len, kept))
     body = (
@@ -81,13 +82,13 @@ def page(
         + _figures(tables, pictures)
         + _browser([evaluation.name for evaluation in evaluations], by_rules)
         + f'<script type="application/json" id="data">{data}</script>'
-        f"<script>{SCRIPT}</script>"
+        f"<script>{script}</script>"
     )
-    style = HOUSE + STYLE
+    style = assets(*house.STYLES) + assets(*STYLES, package="t1jax.behaviour")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
-        f"style-src '{_digest(style)}'; script-src '{_digest(SCRIPT)}'; base-uri 'none'; form-action 'none'\">\n"
+        f"style-src '{_digest(style)}'; script-src '{_digest(script)}'; base-uri 'none'; form-action 'none'\">\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta name="color-scheme" content="light dark">\n<title>{escape(name)}: behaviour</title>\n'
         f"<style>{style}</style></head>\n<body><main>{body}</main></body></html>\n"

@@ -2,9 +2,9 @@
 """Charts of the report as HTML: lines, bands and points that are readable at any width, printed, and without script.
 
 A chart is a box. Its lines are an SVG that stretches with the box while its strokes do not; its words are HTML, placed
-in percent, so that no letter shrinks on a phone. Beside the lines stand the values as JSON, which hover.py's script
+in percent, so that no letter shrinks on a phone. Beside the lines stand the values as JSON, which assets/charts.js
 shows under the pointer. Charts of one group share their x axis: what is pointed at in one is shown in all.
-Deliberately not here: which charts there are (curves.py), what moves (hover.py), PNGs (plots.py).
+Deliberately not here: which charts there are (curves.py), PNGs (plots.py).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from t1jax.reports.page import escape, visible
 
+SCRIPTS, STYLES = ("charts.js",), ("charts.css", "controls.css")  # in assets/: what a page with charts needs
 SIDE = 1000.0  # of the SVG's square of coordinates
 MOST = 400  # points of a line; more are averaged in runs (curves.py)
 Place = Callable[[float], float]  # a value -> its share of the way along an axis
@@ -27,7 +28,7 @@ class Series:
     """One line of a chart."""
 
     label: str  # plain text; "" where there is nothing to tell apart
-    colour: str  # before | after | 1 .. 6: a class of hover.STYLE
+    colour: str  # before | after | 1 .. 6: a class of charts.css, s-NAME
     x: Sequence[float]
     y: Sequence[float]
     low: Sequence[float] = ()  # 95 % interval of each y; () where there is none

@@ -13,18 +13,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t1jax.host.workdir import changes
-from t1jax.reports import curves, hover
+from t1jax.reports import curves
 from t1jax.reports.cautions import cautions
-from t1jax.reports.page import details, escape, page, section, table
+from t1jax.reports.charts import SCRIPTS, STYLES
+from t1jax.reports.page import THEME_BUTTON, details, escape, page, section, table
 from t1jax.reports.run_page import footer, grid, signed
 from t1jax.reports.runs import Run
 from t1jax.reports.wording import change, clock, interval, percent, tokens, total_seconds
 
 ABSENT = '<span class="tag">–</span>'
 COMPARABLE = ("task.", "data.", "eval.num_problems", "rl.max_new_tokens", "scaling.")  # other problems, other measure
-
-
-STYLE = "main { max-width: 1240px; }"  # of a page with wide tables
 
 
 def render(runs: Sequence[Run]) -> str:
@@ -40,7 +38,7 @@ def render(runs: Sequence[Run]) -> str:
     parts = [part for part in parts if part[2]]
     links = "".join(f'<a href="#{name}">{name.capitalize()}</a>' for name, _, _ in parts)
     body = _headline(runs, knobs, links) + "".join(section(name, title, text) for name, title, text in parts)
-    return page("T1 runs compared", body + footer(), script=hover.SCRIPT, style=hover.STYLE + STYLE)
+    return page("T1 runs compared", body + footer(), scripts=SCRIPTS, styles=(*STYLES, "comparison.css"))
 
 
 def differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
@@ -72,7 +70,7 @@ def _headline(runs: Sequence[Run], knobs: Mapping[str, Any], links: str) -> str:
         notes.append(f"They were not measured on the same terms: {listed}. Differences in accuracy may be due to that.")
     warned = "".join(f"<li>{note}</li>" for note in notes)
     return (
-        f'<header>{hover.THEME_BUTTON}<div class="kicker">T1 · cold start, then reinforcement learning</div>'
+        f'<header>{THEME_BUTTON}<div class="kicker">T1 · cold start, then reinforcement learning</div>'
         f"<h1>{len(runs)} runs compared</h1>"
         '<p class="lead">Accuracy: share of right answers on held-out problems, one response a problem sampled at '
         f"temperature 1. Brackets: 95 % intervals. {_outcome(whole)}</p>"

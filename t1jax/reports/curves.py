@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from t1jax.reports import hover, plots
+from t1jax.reports import plots
 from t1jax.reports.charts import MOST, Chart, Series
 from t1jax.reports.runs import Run, held_out
 from t1jax.reports.wording import of_responses, triple
 
 COLOURS = {"sft": "before", "rl": "after"}
 SPARE = ("3", "4", "5")  # of several columns in one chart
+LINE_COLOURS = 6  # of several runs (charts.css); the lines of further runs are dashed
 BEHAVIOUR = (("gave_up", "gave up", "2"), ("false_claims", "false claims", "5"))
 
 
@@ -107,11 +108,11 @@ def thin(steps: np.ndarray, values: np.ndarray, most: int = MOST) -> tuple[np.nd
 
 
 def _colour(i: int) -> str:
-    return str(i % hover.COLOURS + 1)
+    return str(i % LINE_COLOURS + 1)
 
 
 def _switch(i: int) -> dict[str, Any]:
-    return {"run": f"r{i}", "dashed": i >= hover.COLOURS}
+    return {"run": f"r{i}", "dashed": i >= LINE_COLOURS}
 
 
 def _line(run: Run, stage: str, column: str, label: str, colour: str, more: Mapping[str, Any] | None = None) -> Series:

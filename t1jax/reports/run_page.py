@@ -6,7 +6,7 @@ It says what RL changed: the story in words, accuracy before and after with 95 %
 of thinking, sampled responses side by side, linked curves over steps, accuracy by difficulty, and how honest the
 responses are. Every text from a model or a config is shown, never interpreted: it all goes through `page.escape`.
 Deliberately not here: how the page looks (page.py), sentences (story.py), marked responses (transcript.py), charts
-(curves.py, charts.py, hover.py), PNGs (plots.py), several runs (comparison.py), measuring (evaluator.py, scaling.py).
+(curves.py, charts.py), PNGs (plots.py), several runs (comparison.py), measuring (evaluator.py, scaling.py).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from t1jax.host import files
-from t1jax.reports import curves, hover, plots
+from t1jax.reports import curves, plots
 from t1jax.reports.cautions import cautions
-from t1jax.reports.charts import Chart, figure
-from t1jax.reports.page import details, escape, page, section, table
+from t1jax.reports.charts import SCRIPTS, STYLES, Chart, figure
+from t1jax.reports.page import THEME_BUTTON, details, escape, page, section, table
 from t1jax.reports.runs import Results, Rows, Run
 from t1jax.reports.story import story
 from t1jax.reports.transcript import side_by_side
@@ -68,7 +68,7 @@ def render(run: Run) -> str:
     parts = [part for part in parts if part[2]]
     links = "".join(f'<a href="#{name}">{name.capitalize()}</a>' for name, _, _ in parts)
     body = _headline(run, links) + "".join(section(name, escape(title), text) for name, title, text in parts)
-    return page("T1 run report", body + footer(), script=hover.SCRIPT, style=hover.STYLE)
+    return page("T1 run report", body + footer(), scripts=SCRIPTS, styles=STYLES)
 
 
 def grid(charts: Sequence[Chart]) -> str:
@@ -112,7 +112,7 @@ def _headline(run: Run, links: str) -> str:
             f"sampled at temperature 1, {lead}. Brackets and whiskers: 95 % intervals. {_middle_bar(before, after)}</p>"
         )
     return (
-        f'<header>{hover.THEME_BUTTON}<div class="kicker">T1 · cold start, then reinforcement learning</div>'
+        f'<header>{THEME_BUTTON}<div class="kicker">T1 · cold start, then reinforcement learning</div>'
         f'<h1>{title}</h1>{lead}<div class="bars">{"".join(bars)}</div>'
         f'<div class="tiles">{_tiles(run.results)}</div><nav>{links}</nav></header>'
     )

@@ -17,8 +17,8 @@ from made_up import GOOD, SHOWN, Reader, example_results, example_rows, share
 
 from t1jax.evaluation.statistics import wilson
 from t1jax.host import files, metrics
-from t1jax.reports import hover, plots
-from t1jax.reports.page import escape, page, visible
+from t1jax.reports import plots
+from t1jax.reports.page import assets, escape, page, visible
 from t1jax.reports.run_page import write_report
 from t1jax.reports.transcript import mark
 
@@ -91,9 +91,9 @@ def test_the_page_loads_nothing_and_runs_only_our_script(workdir, reader):
             assert re.match(r"#\w+$|https://arxiv\.org/", attributes["href"])
     assert "url(" not in raw and "@import" not in raw
     run = [a for name, a in reader.tags if name == "script" and a.get("type") != "application/json"]
-    assert run == [{}] and f"<script>{hover.SCRIPT}</script>" in raw
+    assert run == [{}] and f"<script>{assets('charts.js')}</script>" in raw
     (policy,) = [a["content"] for _, a in reader.tags if a.get("http-equiv") == "Content-Security-Policy"]
-    digest = base64.b64encode(hashlib.sha256(hover.SCRIPT.encode()).digest()).decode()
+    digest = base64.b64encode(hashlib.sha256(assets("charts.js").encode()).digest()).decode()
     assert policy.startswith(f"default-src 'none'; script-src 'sha256-{digest}'; ")
     assert "unsafe" not in policy.replace("style-src 'unsafe-inline'", "")
 
