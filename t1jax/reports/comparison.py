@@ -15,11 +15,10 @@ from typing import Any
 from t1jax.host.workdir import changes
 from t1jax.reports import curves
 from t1jax.reports.cautions import cautions
-from t1jax.reports.charts import SCRIPTS, STYLES
-from t1jax.reports.page import THEME_BUTTON, details, escape, page, section, table
-from t1jax.reports.run_page import footer, grid, signed
+from t1jax.reports.charts import SCRIPTS, STYLES, grid
+from t1jax.reports.page import THEME_BUTTON, details, escape, footer, page, section, table
 from t1jax.reports.runs import Run
-from t1jax.reports.wording import change, clock, interval, percent, tokens, total_seconds
+from t1jax.reports.wording import change, clock, interval, percent, signed, tokens, total_seconds
 
 ABSENT = '<span class="tag">–</span>'
 COMPARABLE = ("task.", "data.", "eval.num_problems", "rl.max_new_tokens", "scaling.")  # other problems, other measure

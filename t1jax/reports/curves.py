@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which charts the report has: a run's rows and results, or those of several runs, as lines over steps and budgets.
 
-... -> evaluate -> **curves** -> report. plots.py says which columns make a figure; the PNGs beside the report show the
-same. Charts over steps of RL are one group, those of the cold start another, those over budgets a third.
+... -> evaluate -> **curves** -> report. columns.py says which columns make a figure; the PNGs beside the report show
+the same. Charts over steps of RL are one group, those of the cold start another, those over budgets a third.
 Deliberately not here: how a chart is drawn (charts.py), numbers in words (story.py).
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from t1jax.reports import plots
+from t1jax.reports import columns
 from t1jax.reports.charts import MOST, Chart, Series
 from t1jax.reports.runs import Run, held_out
 from t1jax.reports.wording import of_responses, triple
@@ -26,7 +26,7 @@ BEHAVIOUR = (("gave_up", "gave up", "2"), ("false_claims", "false claims", "5"))
 
 def training(run: Run) -> list[Chart]:
     """Charts over the steps of RL, what held-out problems said meanwhile, and the loss of the cold start."""
-    found = [_of_columns(curve, run, "rl") for curve in plots.CURVES]
+    found = [_of_columns(curve, run, "rl") for curve in columns.CURVES]
     points = held_out(run)
     if points:
         accuracy = next(i for i, chart in enumerate(found) if chart.name == "rl_accuracy")
@@ -39,18 +39,18 @@ def training(run: Run) -> list[Chart]:
             "claiming success. False claim: an attempt called right that is not."
         )
         found.append(_steps("behaviour", "Gave up, claimed falsely", caption, lines, "rl", percent=True))
-    return [*found, _of_columns(plots.HEALTH[0], run, "sft")]
+    return [*found, _of_columns(columns.HEALTH[0], run, "sft")]
 
 
 def health(run: Run) -> list[Chart]:
     """Charts of loss, gradient norm and agreement of sampler and learner, for either stage."""
-    cold = [_of_columns(curve, run, "sft") for curve in plots.HEALTH[1:]]  # its loss is among those above
-    return cold + [_of_columns(curve, run, "rl") for curve in plots.HEALTH]
+    cold = [_of_columns(curve, run, "sft") for curve in columns.HEALTH[1:]]  # its loss is among those above
+    return cold + [_of_columns(curve, run, "rl") for curve in columns.HEALTH]
 
 
 def scaling(run: Run) -> Chart:
     """Accuracy against the budget of thinking tokens, before and after RL."""
-    lines = [_budgets(run, stage, plots.STAGES[stage], COLOURS[stage]) for stage in ("sft", "rl")]
+    lines = [_budgets(run, stage, columns.STAGES[stage], COLOURS[stage]) for stage in ("sft", "rl")]
     return _scaling("scaling", "Accuracy on held-out problems", lines)
 
 
@@ -64,7 +64,7 @@ def compared(runs: Sequence[Run]) -> list[Chart]:
             "rl", percent=True,
         )
     ]  # fmt: skip
-    for curve in (*plots.CURVES, *plots.HEALTH):
+    for curve in (*columns.CURVES, *columns.HEALTH):
         for column, label in curve.columns:
             lines = [_line(run, "rl", column, run.name, _colour(i), _switch(i)) for i, run in enumerate(runs)]
             if label and not any(y for line in lines for y in line.y):
@@ -81,7 +81,7 @@ def scaling_compared(runs: Sequence[Run]) -> list[Chart]:
     """Accuracy against budgets with a line a run, one chart a stage."""
     return [
         _scaling(
-            f"scaling_{stage}", f"Accuracy {plots.STAGES[stage]}",
+            f"scaling_{stage}", f"Accuracy {columns.STAGES[stage]}",
             [_budgets(run, stage, run.name, _colour(i), _switch(i)) for i, run in enumerate(runs)],
         )
         for stage in ("rl", "sft")
@@ -116,8 +116,8 @@ def _switch(i: int) -> dict[str, Any]:
 
 
 def _line(run: Run, stage: str, column: str, label: str, colour: str, more: Mapping[str, Any] | None = None) -> Series:
-    x, y, names = thin(*plots.series(run.rows, stage, column))
-    trend = plots.smooth(y, 2 * (len(y) // 30) + 3).tolist() if len(y) >= plots.SMOOTH_FROM else ()
+    x, y, names = thin(*columns.series(run.rows, stage, column))
+    trend = columns.smooth(y, 2 * (len(y) // 30) + 3).tolist() if len(y) >= columns.SMOOTH_FROM else ()
     return Series(label, colour, x.tolist(), y.tolist(), trend=trend, names=names, **(more or {}))
 
 
@@ -143,7 +143,7 @@ def _budgets(run: Run, stage: str, label: str, colour: str, more: Mapping[str, A
     return Series(label, colour, x, y, low, high, **(more or {}))
 
 
-def _of_columns(curve: plots.Curve, run: Run, stage: str) -> Chart:
+def _of_columns(curve: columns.Curve, run: Run, stage: str) -> Chart:
     colours = (COLOURS[stage], *SPARE)
     lines = [
         _line(run, stage, column, label or ("samples of the step" if column == "accuracy" else ""), colour)
@@ -157,7 +157,7 @@ def _steps(name: str, title: str, caption: str, lines: Sequence[Series], stage: 
         title += ", cold start"
     if any(len(line.names) for line in lines):
         caption += " Each point is a mean over several steps."
-    label = f"step of {plots.PHASES[stage]}"
+    label = f"step of {columns.PHASES[stage]}"
     return Chart(f"{stage}_{name}", title, caption, lines, stage, label, percent=percent)
 
 

@@ -70,6 +70,11 @@ def details(summary: str, body: str) -> str:
     return f"<details><summary>{summary}</summary>{body}</details>"
 
 
+def digest(text: str) -> str:
+    """The name of a script or a style in a Content-Security-Policy."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+
+
 def page(title: str, body: str, *, scripts: Sequence[str] = (), styles: Sequence[str] = ()) -> str:
     """The whole document.
 
@@ -79,8 +84,7 @@ def page(title: str, body: str, *, scripts: Sequence[str] = (), styles: Sequence
       styles: CSS files in assets/, after STYLES.
     """
     script = assets(*scripts)
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    allowed = f"script-src 'sha256-{digest}'; " if script else ""
+    allowed = f"script-src '{digest(script)}'; " if script else ""
     run = f"<script>{script}</script>" if script else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
@@ -89,4 +93,12 @@ def page(title: str, body: str, *, scripts: Sequence[str] = (), styles: Sequence
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta name="color-scheme" content="light dark">\n<title>{escape(title)}</title>\n'
         f"<style>{assets(*STYLES, *styles)}</style></head>\n<body><main>{body}</main>{run}</body></html>\n"
+    )
+
+
+def footer() -> str:
+    """What stands below every page."""
+    return (
+        "<footer>The method: Hou et al., “Advancing Language Model Reasoning through Reinforcement Learning and "
+        'Inference Scaling”, <a href="https://arxiv.org/abs/2501.11651" rel="noreferrer">arXiv 2501.11651</a>.</footer>'
     )

@@ -69,6 +69,11 @@ def tokens(count: float) -> str:
     return f"{count:,.1f}" if count < 100 else f"{count:,.0f}"
 
 
+def signed(moved: Change) -> str:
+    """A change in points with its interval, as a cell of a table."""
+    return f'<b>{points(moved.value)}</b><span class="interval">[{points(moved.low)}, {points(moved.high)}]</span>'
+
+
 def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

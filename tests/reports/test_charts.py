@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from made_up import HOSTILE, Reader
 
-from t1jax.reports import charts, curves
-from t1jax.reports.charts import Chart, Series, figure, number, ticks_between
+from t1jax.reports import axes, curves
+from t1jax.reports.axes import number, ticks_between
+from t1jax.reports.charts import Chart, Series, figure
 from t1jax.reports.page import assets
 
 
@@ -96,7 +97,7 @@ def test_labels_that_would_touch_stay_out_and_those_for_wide_screens_are_marked(
     shown = [text for _, _, text in found]
     assert set(shown) <= {str(b) for b in budgets} and len(shown) >= 7
     places = [float(at) for roomy, at, _ in found if not roomy]
-    assert np.diff(places).min() >= 100 * charts.NARROW and len(places) >= 4
+    assert np.diff(places).min() >= 100 * axes.NARROW and len(places) >= 4
     close = figure(chart(Series("", "after", [4, 64, 66, 128], [0.1] * 4), log=True))
     assert re.findall(r'class="gx.*?>(\d+)<', close) == ["4", "64", "128"]
 
