@@ -7,15 +7,14 @@ same columns.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-Rows = Sequence[Mapping[str, Any]]
-STAGES = {"sft": "before RL", "rl": "after RL"}
-PHASES = {"sft": "cold start", "rl": "RL"}
+from t1jax.reports.runs import Rows
+
+STAGE_NAMES = {"sft": "before RL", "rl": "after RL"}
+PHASE_NAMES = {"sft": "cold start", "rl": "RL"}
 SMOOTH_FROM = 24  # points a curve must have before a running mean is drawn over it
 
 

@@ -50,7 +50,7 @@ def health(run: Run) -> list[Chart]:
 
 def scaling(run: Run) -> Chart:
     """Accuracy against the budget of thinking tokens, before and after RL."""
-    lines = [_budgets(run, stage, columns.STAGES[stage], COLOURS[stage]) for stage in ("sft", "rl")]
+    lines = [_budgets(run, stage, columns.STAGE_NAMES[stage], COLOURS[stage]) for stage in ("sft", "rl")]
     return _scaling("scaling", "Accuracy on held-out problems", lines)
 
 
@@ -81,7 +81,7 @@ def scaling_compared(runs: Sequence[Run]) -> list[Chart]:
     """Accuracy against budgets with a line a run, one chart a stage."""
     return [
         _scaling(
-            f"scaling_{stage}", f"Accuracy {columns.STAGES[stage]}",
+            f"scaling_{stage}", f"Accuracy {columns.STAGE_NAMES[stage]}",
             [_budgets(run, stage, run.name, _colour(i), _switch(i)) for i, run in enumerate(runs)],
         )
         for stage in ("rl", "sft")
@@ -157,7 +157,7 @@ def _steps(name: str, title: str, caption: str, lines: Sequence[Series], stage: 
         title += ", cold start"
     if any(len(line.names) for line in lines):
         caption += " Each point is a mean over several steps."
-    label = f"step of {columns.PHASES[stage]}"
+    label = f"step of {columns.PHASE_NAMES[stage]}"
     return Chart(f"{stage}_{name}", title, caption, lines, stage, label, percent=percent)
 
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from t1jax.reports.columns import STAGES, Rows
+from t1jax.reports.columns import STAGE_NAMES
+from t1jax.reports.runs import Rows
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def draw_scaling(points: Rows, theme: Theme) -> bytes:
             ax.fill_between(budget, low, high, color=colour, alpha=0.18, linewidth=0)
             ax.plot(budget, accuracy, color=colour, marker="o", markersize=4, linewidth=2)
             ax.annotate(
-                STAGES.get(stage, stage), (budget[-1], accuracy[-1]), xytext=(9, 0), textcoords="offset points",
+                STAGE_NAMES.get(stage, stage), (budget[-1], accuracy[-1]), xytext=(9, 0), textcoords="offset points",
                 va="center", color=colour, fontsize=10, fontweight="bold", annotation_clip=False,
             )  # fmt: skip
         budgets = sorted({p["budget"] for p in points})

@@ -44,7 +44,7 @@ def scaling(run: Run) -> str:
     sentences, rows = [], []
     for stage in dict.fromkeys(p["stage"] for p in found):
         mine = sorted((p for p in found if p["stage"] == stage), key=lambda p: p["budget"])
-        name = escape(columns.STAGES.get(stage, stage))
+        name = escape(columns.STAGE_NAMES.get(stage, stage))
         sentences.append(f"<b>{points(mine[-1]['accuracy'] - mine[0]['accuracy'])} points</b> {name}")
         rows += [[name, f"{p['budget']:,}", f"{percent(p['accuracy'])} {interval(p)}", f"{p['n']:,}"] for p in mine]
     budgets = [p["budget"] for p in found]

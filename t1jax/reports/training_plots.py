@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from t1jax.reports.columns import PHASES, SMOOTH_FROM, Curve, Rows, series, smooth
+from t1jax.reports.columns import PHASE_NAMES, SMOOTH_FROM, Curve, series, smooth
 from t1jax.reports.plots import Theme, canvas, styled
+from t1jax.reports.runs import Rows
 
 
 def draw_curve(curve: Curve, rows: Rows, results: Mapping[str, Any], theme: Theme) -> bytes | None:
     """The PNG of one figure over steps, cold start and RL side by side; None if no row has any of its columns."""
-    phases = [s for s in PHASES if any(series(rows, s, column)[0].size for column, _ in curve.columns)]
+    phases = [s for s in PHASE_NAMES if any(series(rows, s, column)[0].size for column, _ in curve.columns)]
     if not phases:
         return None
     with canvas(theme, 5.2, 3.0) as (figure, output):
@@ -34,7 +35,7 @@ def draw_curve(curve: Curve, rows: Rows, results: Mapping[str, Any], theme: Them
             if curve.percent:
                 bottom, top = ax.get_ylim()
                 ax.set_ylim(max(bottom, -0.02 * max(top, 0.05)), min(max(top, 0.05), 1.02))
-            ax.set_xlabel(f"step of {PHASES[stage]}")
+            ax.set_xlabel(f"step of {PHASE_NAMES[stage]}")
             if ax.get_legend_handles_labels()[0]:
                 ax.legend(loc="best", fontsize=8.5)
         figure.suptitle(curve.title, x=0.012, ha="left", fontsize=11, fontweight="bold", color=theme.ink)
