@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page to read responses in: behaviour.html, one file that opens offline, with filters and keys.
+"""The page for reading responses: behaviour.html, one file that opens offline, with filters and keyboard shortcuts.
 
 ... -> behaviour -> **report**. Its Content-Security-Policy allows one script, by its hash, so nothing else runs. The
 page loads nothing. Responses are in a block of JSON without any "<", and the script shows them as text only, so
@@ -84,7 +84,7 @@ def page(
 
 
 def _figures(tables: Sequence[Sheet], pictures: Sequence[tuple[str, str, bytes, bytes]]) -> str:
-    """Tables and plots, closed until they are asked for."""
+    """Tables and plots, closed at first."""
     shown = "".join(
         f"<figure>{picture(light, dark, caption)}<figcaption>{escape(caption)}</figcaption></figure>"
         for _, caption, light, dark in pictures
@@ -105,7 +105,7 @@ def _cell(text: str) -> str:
 
 
 def _browser(names: Sequence[str], by_rules: bool) -> str:
-    """Filters, list and reader, which the script fills."""
+    """Filters, list and reader, filled by the script."""
     options = "".join(f'<option value="{number}">{escape(name)}</option>' for number, name in enumerate(names))
     groups = "".join(
         f'<div class="facet" role="group" aria-labelledby="{facet}-name"><span class="facet-name" id="{facet}-name">'

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The responses as the script of their page reads them: JSON with prompts, lines of marked pieces and facts.
+"""The responses as JSON for the script of their page: prompts, lines of marked pieces, and facts.
 
-Characters that act instead of being seen are made visible (reports/page.py).
+Control characters are made visible (reports/page.py).
 Deliberately not here: the page around them (page.py), what counts as what (behaviour.py, prose.py).
 """
 
@@ -26,7 +26,7 @@ _VERDICTS = {"too small": "small", "too big": "big", "yes": "yes", "no": "no"}
 
 
 def counts(evaluations: Sequence[Evaluation]) -> list[int]:
-    """How many responses of each evaluation the page has room for: at least one."""
+    """How many responses of each evaluation fit on the page: at least one."""
     room, found = MOST // max(1, len(evaluations)), []
     for evaluation in evaluations:
         used = count = 0
@@ -70,7 +70,7 @@ def data_of(
 
 
 def lines_of(text: str, by_rules: bool) -> list[Line]:
-    """A response as lines of marked pieces, every character of it shown."""
+    """A response as lines of marked pieces; control characters are made visible."""
     if len(text) > LONGEST:
         half = LONGEST // 2
         missing = f"\n[{len(text) - 2 * half:,} characters are left out here]\n"
@@ -92,7 +92,7 @@ def _ruled(line: str) -> Line:
 
 
 def _worded(text: str) -> list[Line]:
-    """Lines of running text, its phrases marked."""
+    """Lines of running text with marked phrases."""
     lines: list[Line] = [[0]]
 
     def add(piece: str, kind: str | None) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Axes of the charts: where a value stands, round ticks, and values as people read them.
+"""Axes of the charts: positions, round ticks, and values as text.
 
 Deliberately not here: the chart around them (charts.py).
 """
@@ -16,7 +16,7 @@ NARROW, WIDE = 0.16, 0.06  # least distance of labels of the x axis, share of it
 
 
 def number(value: float, percent: bool, step: float = 0.0) -> str:
-    """A value as people read it: 62.1 %, 0.318, 48.8, 1,204. `step`: between ticks of an axis, which need no more."""
+    """A value as text: 62.1 %, 0.318, 48.8, 1,204. `step`: distance of ticks, which limits the digits; 0: none."""
     if percent:
         text = f"{100 * value:.{1 if step < 0.0099 else 0}f} %"
     elif step:
@@ -46,7 +46,7 @@ def linear(low: float, high: float) -> Place:
 
 
 def logarithmic(xs: Sequence[float]) -> Place:
-    """x -> its share of the way on a log scale; 0 stands an octave below the smallest other."""
+    """x -> its share of the way on a log scale; 0 is placed an octave below the smallest other value."""
     least = min((x for x in xs if x > 0), default=1.0)
 
     def octave(x: float) -> float:
@@ -78,7 +78,7 @@ def whole_ticks(first: float, last: float) -> list[float]:
 
 
 def x_labels(labels: Sequence[tuple[float, str]]) -> str:
-    """Labels of the x axis; those that would touch on a phone, or anywhere, stay out there."""
+    """Labels of the x axis, without those that would touch; further ones are hidden on a phone."""
     shown, narrow, wide = [], -1.0, -1.0
     for at, text in labels:
         if at - wide < WIDE:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Charts of the report as HTML: lines, bands and points that are readable at any width, printed, and without script.
+"""Charts of the report as HTML: lines, bands and points that can be read at any width, in print and without JavaScript.
 
-A chart is a box. Its lines are an SVG that stretches with the box while its strokes do not; its words are HTML, placed
-in percent, so that no letter shrinks on a phone. Beside the lines stand the values as JSON, which assets/charts.js
-shows under the pointer. Charts of one group share their x axis: what is pointed at in one is shown in all.
+The lines of a chart are an SVG that stretches with its box, with strokes of constant width. Labels are HTML placed in
+percent, so they stay legible on a phone. The values are embedded as JSON; assets/charts.js shows those under the
+pointer. Charts of one group share their x axis: pointing at a step in one shows it in all.
 Deliberately not here: which charts there are (curves.py), axes and their labels (axes.py), PNGs (plots.py).
 """
 
@@ -32,8 +32,8 @@ class Series:
     low: Sequence[float] = ()  # 95 % interval of each y; () where there is none
     high: Sequence[float] = ()
     trend: Sequence[float] = ()  # running mean of y, drawn over it
-    names: Sequence[str] = ()  # of the points, where "step 7" would not do
-    points: bool = False  # measured here and there: dots with whiskers; else a line with a band
+    names: Sequence[str] = ()  # of the points, instead of "step 7"
+    points: bool = False  # few measurements: dots with whiskers; else a line with a band
     dashed: bool = False
     run: str = ""  # the switch that shows and hides it
 
@@ -102,7 +102,7 @@ def grid(charts: Sequence[Chart]) -> str:
 
 
 def embedded(data: object) -> str:
-    """Data for the page's script: in it nothing is markup, whatever the data say."""
+    """Data for the page's script as JSON in which nothing can be parsed as markup."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))  # ASCII
     for mark in "<>&":
         text = text.replace(mark, f"\\u{ord(mark):04x}")
@@ -140,7 +140,7 @@ def _lines(s: Series, place: Place, height: Place) -> str:
 
 
 def _values(chart: Chart, series: Sequence[Series], xs: Sequence[float]) -> list[list[str | None]]:
-    """What the readout says of each series at each x; None where it has no value there."""
+    """The readout of each series at each x; None where it has no value."""
     found = []
     for s in series:
         texts: dict[float, str] = {}
@@ -164,7 +164,7 @@ def _last(texts: Sequence[str | None]) -> str:
 
 
 def _key(s: Series, texts: Sequence[str | None]) -> str:
-    """A line's swatch, name and value in the readout; the value's box is as wide as the widest will be."""
+    """A line's swatch, name and value in the readout, as wide as its widest value."""
     width = max(len(text) for text in texts if text is not None)
     run = f' data-run="{s.run}"' if s.run else ""
     label = f"{escape(s.label)} " if s.label else ""

@@ -85,13 +85,13 @@ HEALTH = (
 
 
 def series(rows: Rows, stage: str, column: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of a column in one stage, where it has a value."""
+    """(steps, values) of a column in one stage, without missing values."""
     pairs = [(row["step"], row[column]) for row in rows if row["stage"] == stage and row.get(column) is not None]
     return np.array([step for step, _ in pairs], float), np.array([value for _, value in pairs], float)
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """The mean of the `window` (odd) values around each; near the ends, of those of them that exist."""
+    """Running mean over `window` (odd) values, fewer near the ends."""
     total = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
     first, end = np.maximum(index - window // 2, 0), np.minimum(index + window // 2 + 1, len(values))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several runs on one page: a table with differences to the first, the knobs that differ, their curves over each other.
+"""Several runs on one page: a table with differences to the first run, the knobs that differ, and overlaid curves.
 
-Differences carry 95 % intervals for independent samples; runs that answered the same problems differ, if anything, by
-less than those allow. Where knobs differ that make accuracies hard to compare (COMPARABLE), the page says so.
+Differences come with 95 % intervals for independent samples, which are conservative for runs that answered the same
+problems. The page warns where accuracies are not comparable because knobs differ (COMPARABLE).
 Deliberately not here: one run (run_page.py), charts (curves.py, charts.py), command line (report.py).
 """
 
@@ -25,7 +25,7 @@ COMPARABLE = ("task.", "data.", "eval.num_problems", "rl.max_new_tokens", "scali
 
 
 def render(runs: Sequence[Run]) -> str:
-    """The page that compares two or more runs; the first is what the others are compared with."""
+    """The page that compares two or more runs with the first of them."""
     knobs = differing(runs)
     parts = [
         ("runs", "The runs", _table(runs)),
@@ -62,11 +62,11 @@ def _headline(runs: Sequence[Run], knobs: Mapping[str, Any], links: str) -> str:
     notes = []
     if len(whole) < len(runs):
         open_ones = ", ".join(escape(run.name) for run in runs if not run.results.get("rl"))
-        notes.append(f"Not finished: {open_ones}. What is there so far is shown.")
+        notes.append(f"Not finished: {open_ones}. The page shows what is known so far.")
     others = [name for name in knobs if any(name == c or (c[-1] == "." and name.startswith(c)) for c in COMPARABLE)]
     if others:
         listed = ", ".join(f"<code>{escape(name)}</code>" for name in others)
-        notes.append(f"They were not measured on the same terms: {listed}. Differences in accuracy may be due to that.")
+        notes.append(f"They were not measured in the same way: {listed}. Differences in accuracy may be due to that.")
     warned = "".join(f"<li>{note}</li>" for note in notes)
     return (
         f'<header>{THEME_BUTTON}<div class="kicker">T1 · cold start, then reinforcement learning</div>'
@@ -79,7 +79,7 @@ def _headline(runs: Sequence[Run], knobs: Mapping[str, Any], links: str) -> str:
 
 
 def _outcome(whole: Sequence[Run]) -> str:
-    """Which run is ahead after RL, no stronger than the intervals."""
+    """Which run is ahead after RL, as far as the intervals allow."""
     if len(whole) < 2:
         return ""
     best, second, *_ = sorted(whole, key=lambda run: -run.results["rl"]["accuracy"])

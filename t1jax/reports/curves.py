@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which charts the report has: a run's rows and results, or those of several runs, as lines over steps and budgets.
+"""The charts of the report: metrics and results of one or several runs as lines over steps and budgets.
 
-... -> evaluate -> **curves** -> report. columns.py says which columns make a figure; the PNGs beside the report show
-the same. Charts over steps of RL are one group, those of the cold start another, those over budgets a third.
+... -> evaluate -> **curves** -> report. columns.py lists the columns; the PNGs beside the report show the same. Charts
+over steps of RL are one group, those of the cold start another, those over budgets a third.
 Deliberately not here: how a chart is drawn (charts.py), numbers in words (story.py).
 """
 
@@ -25,7 +25,7 @@ BEHAVIOUR = (("gave_up", "gave up", "2"), ("false_claims", "false claims", "5"))
 
 
 def training(run: Run) -> list[Chart]:
-    """Charts over the steps of RL, what held-out problems said meanwhile, and the loss of the cold start."""
+    """Charts over the steps of RL, held-out accuracy during RL, and the loss of the cold start."""
     found = [_of_columns(curve, run, "rl") for curve in columns.CURVES]
     points = held_out(run)
     if points:
@@ -95,7 +95,7 @@ def colour_classes(i: int) -> str:
 
 
 def thin(steps: np.ndarray, values: np.ndarray, most: int = MOST) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """At most `most` points: means of neighbours, with the name of each; [] of names if nothing was done."""
+    """At most `most` points, each the mean of neighbours, and their names; no names if nothing was averaged."""
     if len(steps) <= most:
         return steps, values, []
     size = -(-len(steps) // most)
@@ -125,7 +125,7 @@ def _shares(
     label: str, colour: str, points: Sequence[tuple[int, Mapping[str, Any]]], column: str,
     more: Mapping[str, Any] | None = None,
 ) -> Series:  # fmt: skip
-    """A share measured here and there; its interval is the one it brings, or that of so many of all responses."""
+    """A share measured at some steps, with its own interval if it has one, else Wilson's."""
     found = []
     for step, point in points:
         share = point if column == "accuracy" else of_responses(point, column)

@@ -35,11 +35,11 @@ def accuracy(run: Run) -> list[str]:
         half = before["accuracy"] + moved.value / 2
         during = [(step, row) for step, row in held_out(run)[1:-1] if row["accuracy"] >= half]
         if during:
-            said.append(f"Half of the gain is there by step {during[0][0]:,}.")
+            said.append(f"Half of the gain is reached by step {during[0][0]:,}.")
     greedy = run.results.get("greedy") or {}
     if isinstance(greedy.get("sft"), Mapping) and isinstance(greedy.get("rl"), Mapping):
         said.append(
-            f"With the likeliest token always, {percent(greedy['sft']['accuracy'])} and "
+            f"With greedy decoding, {percent(greedy['sft']['accuracy'])} and "
             f"{percent(greedy['rl']['accuracy'])}: {_moved(change(greedy['sft'], greedy['rl']), 'a gain', 'a loss')}."
         )
     forbidden = before.get("forbidden_to_give_up")
@@ -53,7 +53,7 @@ def accuracy(run: Run) -> list[str]:
 
 
 def _moved(moved: Change, gain: str, loss: str) -> str:
-    """The change in words, no stronger than its interval."""
+    """The change in words, as far as its interval allows."""
     if not moved.clear:
         return f"{moved}, which could be chance"
     return f"{moved}, {gain if moved.value > 0 else loss}"
@@ -108,7 +108,7 @@ def thinking(run: Run) -> list[str]:
 
 
 def _pays(points: Sequence[Share]) -> str:
-    """Up to which budget more thinking helps."""
+    """The budget up to which more thinking helps, in words."""
     first, last = points[0], points[-1]
     whole = change(first, last)
     ends = (

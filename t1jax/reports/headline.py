@@ -89,7 +89,7 @@ def _tiles(results: Results) -> str:
         pair("Strict accuracy", *strict, percent, "responses that cannot be judged as wrong ones")
     pair("Gave up", before.get("gave_up"), after.get("gave_up"), percent, "stopped without claiming success")
     pair("False claims", before.get("false_claims"), after.get("false_claims"), percent, "claimed an untrue success")
-    pair("Greedy accuracy", _share(greedy.get("sft")), _share(greedy.get("rl")), percent, "always the likeliest token")
+    pair("Greedy accuracy", _share(greedy.get("sft")), _share(greedy.get("rl")), percent, "temperature 0")
     if results.get("seconds"):
         tiles.append(("Time", clock(total_seconds(results["seconds"])), "training and measuring"))
     return "".join(

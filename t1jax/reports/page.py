@@ -22,13 +22,13 @@ THEME_BUTTON = '<button class="theme" type="button" hidden></button>'  # charts.
 
 
 def assets(*names: str, package: str = "t1jax.reports") -> str:
-    """The text of these files of the package's folder assets/, joined."""
+    """The text of these files in the package's assets/ folder, joined."""
     folder = resources.files(package) / "assets"
     return "".join((folder / name).read_text(encoding="utf-8") for name in names)
 
 
 def visible(text: str) -> str:
-    """`text` with every character that could act instead of being seen (escapes, direction marks) made visible."""
+    """`text` with control characters, direction marks and the like replaced by their code points."""
 
     def show(c: str) -> str:
         acts = c not in KEEP and unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn")
@@ -38,12 +38,12 @@ def visible(text: str) -> str:
 
 
 def escape(text: object) -> str:
-    """`text` as HTML that shows it and does nothing else."""
+    """`text` as inert HTML."""
     return html.escape(visible(str(text)), quote=True)
 
 
 def picture(light: bytes, dark: bytes, alt: str) -> str:
-    """A PNG inside the page, in two themes."""
+    """An inlined PNG, in a light and a dark version."""
     day, night = (base64.b64encode(png).decode("ascii") for png in (light, dark))
     return (
         f'<picture><source media="(prefers-color-scheme: dark)" srcset="data:image/png;base64,{night}">'
@@ -61,12 +61,12 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def section(name: str, title: str, body: str) -> str:
-    """A part of the page with a heading that can be linked to."""
+    """A section with a heading and an anchor."""
     return f'<section id="{name}"><h2>{title}</h2>{body}</section>'
 
 
 def details(summary: str, body: str) -> str:
-    """A part that stays closed until asked for."""
+    """A part that is closed at first."""
     return f"<details><summary>{summary}</summary>{body}</details>"
 
 
@@ -97,7 +97,7 @@ def page(title: str, body: str, *, scripts: Sequence[str] = (), styles: Sequence
 
 
 def footer() -> str:
-    """What stands below every page."""
+    """The foot of a report."""
     return (
         "<footer>The method: Hou et al., “Advancing Language Model Reasoning through Reinforcement Learning and "
         'Inference Scaling”, <a href="https://arxiv.org/abs/2501.11651" rel="noreferrer">arXiv 2501.11651</a>.</footer>'

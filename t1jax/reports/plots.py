@@ -38,7 +38,7 @@ DARK = Theme("#171c24", "#dfe4ea", "#94a0ae", "#2b333f", "#f59e4b", "#6ea8ff", (
 
 
 def draw_scaling(points: Rows, theme: Theme) -> bytes:
-    """The PNG of accuracy against the budget of thinking tokens, one line a stage, 95 % intervals shaded."""
+    """The PNG of accuracy against the budget of thinking tokens, one line per stage, 95 % intervals shaded."""
     stages = list(dict.fromkeys(point["stage"] for point in points))
     with canvas(theme, 5.8, 3.5) as (figure, output):
         ax = figure.subplots()
@@ -70,9 +70,9 @@ def draw_scaling(points: Rows, theme: Theme) -> bytes:
 
 
 def draw_samples(benchmarks: Mapping[str, Mapping[str, Any]], theme: Theme) -> bytes:
-    """The PNG of pass@k and maj@k against k, a panel a benchmark, 95 % intervals shaded.
+    """The PNG of pass@k and maj@k against k, one panel per benchmark, 95 % intervals shaded.
 
-    `benchmarks`: name -> what measures.measure returns.
+    `benchmarks`: name -> what evaluation.figures.measure returns.
     """
     with canvas(theme, 4.6 * len(benchmarks), 3.5) as (figure, output):
         (axes,) = figure.subplots(1, len(benchmarks), squeeze=False)
@@ -100,9 +100,9 @@ def draw_samples(benchmarks: Mapping[str, Mapping[str, Any]], theme: Theme) -> b
 
 
 def draw_groups(name: str, by: Mapping[str, Mapping[str, Mapping[str, Any]]], theme: Theme) -> bytes:
-    """The PNG of pass@1 of a benchmark by label, a panel a label, with 95 % intervals.
+    """The PNG of pass@1 of a benchmark by label, one panel per label, with 95 % intervals.
 
-    `by`: label -> value -> figure, as measures.measure returns it.
+    `by`: label -> value -> figure, as evaluation.figures.measure returns it.
     """
     sizes = [len(values) for values in by.values()]
     with canvas(theme, 6.4, 0.7 * len(by) + 0.3 * sum(sizes)) as (figure, output):
@@ -125,7 +125,7 @@ def draw_groups(name: str, by: Mapping[str, Mapping[str, Mapping[str, Any]]], th
 
 @contextmanager
 def canvas(theme: Theme, width: float, height: float) -> Iterator[tuple[Any, io.BytesIO]]:
-    """A figure to draw on; when the block ends, its PNG is in the buffer."""
+    """(figure to draw on, buffer); the PNG is in the buffer when the block ends."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 

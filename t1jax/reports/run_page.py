@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report of a run: report.html, whole in one file, and its figures as PNGs beside it.
+"""The report of a run: report.html, one self-contained file, and its figures as PNGs beside it.
 
 prompts -> rollouts -> rewards -> advantages -> update -> checkpoint -> evaluate -> **report**.
 It says what RL changed: the story in words, accuracy before and after with 95 % intervals, accuracy against the budget
 of thinking, sampled responses side by side, linked curves over steps, accuracy by difficulty, and how honest the
-responses are. Every text from a model or a config is shown, never interpreted: it all goes through `page.escape`.
+responses are. Every text from a model or a config goes through `page.escape`.
 Deliberately not here: what the page says (headline.py, sections.py, transcript.py), how it looks (page.py, assets/),
 PNGs (plots.py, training_plots.py), several runs (comparison.py), measuring (evaluation/).
 """
@@ -27,7 +27,7 @@ def write_report(workdir: str | Path, results: Results, rows: Rows) -> Path:
     """Writes report.html and the PNGs of a finished run to `workdir`; returns the path of report.html.
 
     `results`: what results.json holds; `rows`: metrics.read_rows(workdir). Raises ValueError where `results` lacks the
-    accuracy of a stage. Parts of which `results` says nothing (skills, greedy, samples ...) are left out.
+    accuracy of a stage. Sections without data (skills, greedy, samples ...) are left out.
     """
     results = files.json_ready(results)
     for stage in ("sft", "rl"):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs as the report reads them from their workdirs: what is there, checked, with a name for each.
+"""Reads runs from their workdirs, checks them, and gives each a short name.
 
-A run that is not finished has no results.json; what it measured so far (measured/*.json) and its rows stand for it.
+An unfinished run has no results.json; its measured/*.json and metrics.jsonl are used instead.
 Deliberately not here: the checks of what was read (checks.py), what is said of them (run_page.py, comparison.py), who
 may write to a workdir (workdir.py).
 """
@@ -29,7 +29,7 @@ LONGEST = 28  # characters of a run's name on the page
 class Run:
     """What one workdir holds."""
 
-    name: str  # short, and its own among the runs it is shown with
+    name: str  # short, unique among the runs on a page
     workdir: Path
     results: Results  # of an unfinished run: the parts that are known
     rows: Rows
@@ -56,7 +56,7 @@ def read(workdirs: Sequence[str]) -> list[Run]:
 
 
 def names(workdirs: Sequence[Path]) -> list[str]:
-    """Short names: the last part of each path, with as many parts before it as it takes to tell all apart."""
+    """Short names: the last part of each path, with as many parts before it as are needed to tell all apart."""
     parts = [path.resolve().parts for path in workdirs]
     found = []
     for mine in parts:
@@ -69,7 +69,7 @@ def names(workdirs: Sequence[Path]) -> list[str]:
 
 
 def held_out(run: Run) -> list[tuple[int, Mapping[str, Any]]]:
-    """(RL steps done, what was measured on held-out problems then), in order: before, during and after RL."""
+    """[(RL steps done, measurement on held-out problems)], in order: before, during and after RL."""
     rl = [row["step"] for row in run.rows if row["stage"] == "rl"]
     last = max(rl, default=0)
     found: dict[int, Mapping[str, Any]] = {}
@@ -122,7 +122,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _add(results: dict[str, Any], stage: str, measured: Mapping[str, Any], file: Path) -> None:
-    """Puts what was measured after a stage where results.json will have it."""
+    """Adds the measurements of a stage to `results`, laid out as in results.json."""
     try:
         results[stage] = measured["summary"]
         results.setdefault("greedy", {})[stage] = measured["greedy"]

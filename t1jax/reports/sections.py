@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sections of a run's report as HTML, each "" where the run measured nothing of it.
+"""The sections of a run's report as HTML, each "" where the run has no data for it.
 
 Deliberately not here: the top of the page (headline.py), sentences (story.py), charts (curves.py, charts.py).
 """

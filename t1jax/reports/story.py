@@ -24,7 +24,7 @@ STAGE_WORDS = {
 
 
 def story(run: Run) -> list[tuple[str, str]]:
-    """(heading, HTML) of each part of the story that there is something to say of."""
+    """[(heading, HTML)] of the parts of the story for which there are numbers."""
     parts = [
         ("The run", _trained(run)),
         ("Accuracy", gains.accuracy(run)),

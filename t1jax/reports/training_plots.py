@@ -43,7 +43,7 @@ def draw_curve(curve: Curve, rows: Rows, results: Mapping[str, Any], theme: Them
 
 
 def _line(ax: Any, steps: np.ndarray, values: np.ndarray, colour: str, label: str, dash: str) -> None:
-    """The values; where they are many, faint with their running mean on top."""
+    """The values; if there are many, faint with their running mean on top."""
     many = len(values) >= SMOOTH_FROM
     if many:
         ax.plot(steps, values, color=colour, alpha=0.28, linewidth=0.9)
