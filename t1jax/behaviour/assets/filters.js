@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the page holds, what is chosen, and the filters. The three files are one script: filters.js, reader.js, keys.js.
-// A response becomes text nodes, never HTML.
+// Data, state and filters of the page of responses. filters.js, reader.js and keys.js are inlined as one script.
+// Responses become text nodes, never HTML.
 
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
@@ -39,7 +39,7 @@ const idOf = (record) => data.evaluations[record.e] + ":" + record.i;
 const many = (count, word) => number.format(count) + " " + word + (count === 1 ? "" : "s");
 const percent = (share) => (100 * share).toFixed(1) + " %";
 
-// whether a record passes all filters but one; of a facet with alternatives any will do, of habits all must hold
+// Whether a record passes all filters except `but`. Outcomes and endings are alternatives; habits must all hold.
 function passes(record, but) {
   return (
     (but === "evaluation" || state.evaluation === "" || record.e === +state.evaluation) &&

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Moving through the responses with keys, buttons and links. What is chosen stands in the address behind #:
+// Navigation by keys, buttons and links. The state is kept in the address after #, so that a view can be linked to:
 // e, o, s, b: filters; q: search; r: the response, EVALUATION:NUMBER.
 
-// shows a record, which the filters may hide: then they go
+// Shows a record; clears the filters if they hide it.
 function go(record) {
   if (!record) return;
   if (!passes(record)) forget();

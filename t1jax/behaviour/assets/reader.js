@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The list, which draws only the rows in view, and the response that is open.
+// The list, of which only the visible rows are drawn, and the open response.
 
 function show() {
   const place = shown.indexOf(state.at),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Adds to charts that stand without it: values under the pointer, a finger or the arrow keys, at the same step in all
-// charts of a group; buttons that hide a run; a button for light and dark. It writes text and positions only, never
-// markup, loads nothing and stores nothing.
+// Optional interaction: values under the pointer, a finger or the arrow keys, at the same step in all charts of a
+// group; buttons that hide a run; a button for light and dark. Writes text and positions, never markup; loads and
+// stores nothing.
 
 (() => {
   "use strict";
