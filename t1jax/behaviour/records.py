@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from t1jax.behaviour import prose
+from t1jax.behaviour import phrases
 from t1jax.behaviour.behaviour import HABITS, STOPS, Behaviour
 from t1jax.evaluation.collect import OUTCOMES, Evaluation, Record
 from t1jax.reports.page import visible
@@ -103,7 +103,7 @@ def _worded(text: str) -> list[Line]:
                 lines[-1].append([kind, visible(part)] if kind else visible(part))
 
     end = 0
-    for start, stop, kind in prose.marks(text):
+    for start, stop, kind in phrases.marks(text):
         add(text[end:start], None)
         add(text[start:stop], "box" if kind == "answer" else kind)
         end = stop
