@@ -17,7 +17,6 @@ import small
 import weight_folders as folders
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from test_properties import PROFILE
 
 from t1jax import convert
 from t1jax.devices.sharding import train_layout
@@ -26,8 +25,6 @@ from t1jax.types import Plan, Prompts, Rollouts
 from t1jax.update import packing
 from t1jax.update.masking import Mean, masked_sum
 from t1jax.weights import families, orbax_arrays
-
-settings.load_profile(PROFILE)
 
 # Masks.
 
