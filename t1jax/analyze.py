@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What responses do on their way to an answer, a command line: tables, plots and a page to read them.
+"""Command line: how responses reach their answers. Prints tables, draws plots, writes a page to browse them.
 
     python -m t1jax.analyze workdirs/tiny
 
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 USAGE = """\
 usage: python -m t1jax.analyze DIR [--out=DIR]
 
-What responses do on their way to an answer: attempts, reflections, backtracks, verifications, repeated attempts;
-how often the first attempt is right, and how often a wrong one is recovered from; how they end; how long they are.
-Prints a table and writes behaviour.json, behaviour.md, PNGs over training, and behaviour.html, a page to read all
-responses in, which opens offline.
+Analyses how responses reach their answers: attempts, reflections, backtracks, verifications, repeated attempts; how
+often the first attempt is right, and how often the model recovers from a wrong one; how they end; their length.
+Prints a table and writes behaviour.json, behaviour.md, PNGs over training, and behaviour.html, a self-contained page
+to browse all responses.
 
-  DIR         a run's workdir, a file of responses, or a folder of such files: what a run saved (eval.keep_responses),
-              what t1jax.evaluate wrote to --out, or t1jax.filter beside its --out
+  DIR         a run's workdir, a file of responses, or a folder of such files: saved by a run (eval.keep_responses), by
+              t1jax.evaluate in --out, or by t1jax.filter beside its --out
   --out=DIR   where to write (default: DIR, or the folder of the file)
-  --help      this text
+  --help      show this text
 
-Responses to the embedded task are read by its rules; its knobs are in the workdir's config.json. All others are read by
-lists of words. Exit codes: 0 done, 1 a failure (with its traceback), 2 a mistake in flags or files, 130 interrupted.
+Responses to the embedded task are parsed by its rules, with the knobs in the workdir's config.json; all others are
+searched for keywords. Exit codes: 0 success, 1 failure (with a traceback), 2 error in flags or files, 130 interrupted.
 """
 COLUMNS = 6  # evaluations that a table shows
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a config fits a slice that is not here, and how fast it can be: `python -m t1jax.plan`.
+"""Whether a config fits hardware that you don't have, and how fast it would be: `python -m t1jax.plan`.
 
-Where: before anything else. It compiles the very step of training ahead of time for the slice and prints what the
-compiler says of it: memory, exchanges between chips, flops; and an estimate of its time.
+It compiles the real training step ahead of time for the slice and prints what the compiler reports: memory,
+communication between chips and flops, with an estimate of the step's time.
 Deliberately not here: how that is found (planning/fit.py), the slices (planning/slices.py).
 """
 
@@ -25,16 +25,16 @@ if TYPE_CHECKING:  # imported where it is used: jax must not start before hardwa
 USAGE = """\
 usage: python -m t1jax.plan --config=configs/qwen32b.py --topology=v5p:4x4x8 [--json] [--suggest] [--config.KNOB=VALUE]
 
-Compiles the config's training step for a slice that is not here. Prints what it takes of each chip, what chips
-exchange, and an estimate of its time. Exit code 0: it fits; 1: it does not; 2: a mistake. Give the mesh of the slice
-with --config.mesh.fsdp and so on where it is not the config's own.
+Compiles the config's training step for hardware that you don't have. Prints its memory per chip, the communication
+between chips and an estimate of its time. Exit codes: 0 it fits, 1 it does not, 2 an error. If the slice needs another
+mesh than the config's, set it with --config.mesh.fsdp and so on.
 
   --topology  KIND:SHAPE, for example v5e:2x2 v5e:4x4 v5e:16x16 v5p:4x4x4 v5p:4x4x8 v6e:8x8 v6e:16x16 (TPUs: needs
               pip install 't1jax[plan]'), gpu:8xh100, cpu:8
-  --json      one JSON object on stdout; everything else goes to stderr
-  --suggest   also tries other meshes, lanes and micro-batches on paper, compiles the fastest that fits, and prints it
-  --fast      only counts from shapes: seconds, but no word from the compiler
-  --length    tokens of a response that time is estimated for; default: rl.max_new_tokens
+  --json      print one JSON object on stdout; everything else goes to stderr
+  --suggest   also estimate other meshes, lanes and micro-batches, compile the fastest that fits, and print it
+  --fast      only estimate from shapes: takes seconds, compiles nothing
+  --length    response length, in tokens, that the time is estimated for; default: rl.max_new_tokens
 """
 EXIT_TOO_BIG = 1
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""T1's claims put to the test, a command line: runs the arms of studies, and says what came out.
+"""Command line: tests T1's claims. Runs the arms of studies and reports which claims were reproduced.
 
     python -m t1jax.study penalties oversampling --out=workdirs/study
 
-Runs are made of an ordinary run's stages (studies/trial.py), each in a process of its own, several at a time. Studies
-that ask for the same run share it, and the same command goes on where it was stopped.
+Runs go through the stages of an ordinary run (studies/trial.py), each in its own process, several at a time. Studies
+that need the same run share it, and the same command resumes an interrupted study.
 Deliberately not here: which runs (studies/claims.py), what a run does (studies/trial.py), tables and plots
 (findings.py).
 """
@@ -30,20 +30,20 @@ from t1jax.host.stopping import EXIT_STORAGE, Signals, Stopped
 USAGE = """\
 usage: python -m t1jax.study NAME [NAME ...] [--out=DIR] [--seeds=N] [--jobs=N] [--config=FILE] [--config.KNOB=VALUE]
 
-Runs what T1 compares, on the embedded task, and says which of its claims came out.
+Reproduces T1's comparisons on the embedded task, and reports which of its claims hold there.
 
   NAME                 oversampling, temperature, penalties, anchor, entropy, cold_start, baseline,
                        difficulty, inference_scaling, or all
-  --out=DIR            what is written, and where the same command continues (default: workdirs/study):
-                       NAME/table.md, NAME/results.json and NAME/plot.png; summary.md; the runs themselves
-  --seeds=N            runs of each arm, with seeds from `seed` on (default: 3)
-  --jobs=N             runs at a time, each on its share of the cores (default: 2, if there are so many cores)
-  --config=FILE        the base of all runs (default: configs/study.py; configs/study_short.py takes less time)
-  --config.KNOB=...    any knob of it that the named studies do not compare
-  --help               this text
+  --out=DIR            output, which the same command resumes from (default: workdirs/study): NAME/table.md,
+                       NAME/results.json and NAME/plot.png; summary.md; the runs themselves
+  --seeds=N            runs of each arm, with consecutive seeds from `seed` (default: 3)
+  --jobs=N             parallel runs, which share the cores (default: 2 if there are at least 2 cores)
+  --config=FILE        base config of all runs (default: configs/study.py; configs/study_short.py is faster)
+  --config.KNOB=...    set any knob that the named studies do not compare
+  --help               show this text
 
-Exit codes: 0 done, 1 a failure (named, or with its traceback), 2 a mistake in flags or config, 3 --out cannot be
-written, 130 stopped by Ctrl-C, 143 by SIGTERM: what was running saves first.
+Exit codes: 0 success, 1 failure (named, or with a traceback), 2 error in flags or config, 3 --out cannot be written,
+130 stopped by Ctrl-C, 143 by SIGTERM; running processes save first.
 """
 DEFAULT_CONFIG = "configs/study.py"
 PROGRAM = ("-m", "t1jax.studies.trial")

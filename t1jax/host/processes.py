@@ -26,9 +26,11 @@ from t1jax.host.stopping import Stopped
 HEARTBEAT = 30  # seconds without a sign of life after which a process counts as dead
 START = 300  # seconds that processes wait for the last one to come
 HELP = """\
-  --multiprocess      join the other processes of this TPU pod, Slurm or GKE job, or mpirun; all run this command
+  --multiprocess      run as one of several processes, found by JAX on TPU pods, in Slurm, on GKE and under mpirun;
+                      start this command in each
   --coordinator=HOST:PORT --num_processes=N --process_id=I
-                      the same where nothing tells JAX: a free port of process 0's machine, how many, which this is
+                      the same where JAX cannot find them: a free port on process 0's machine, the number of
+                      processes, and the index of this one
 """
 
 
