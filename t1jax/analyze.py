@@ -52,7 +52,7 @@ def cli() -> None:
 
 def main(argv: list[str]) -> int:
     """Runs the command line `argv` (program name first); returns the exit code."""
-    return command_line.call("t1jax.analyze", USAGE, _run, argv, "interrupted; nothing is half written")
+    return command_line.call("t1jax.analyze", USAGE, _run, argv, "interrupted; no file is left half-written")
 
 
 def behaviours_of(evaluation: Evaluation, task: Task | None) -> list[Behaviour]:
@@ -70,7 +70,7 @@ def behaviours_of(evaluation: Evaluation, task: Task | None) -> list[Behaviour]:
         problem = task.problem(record.problem, "held_out")
         if task.prompt(problem) != record.prompt:
             raise ConfigError(
-                f"{evaluation.path}: problem {record.problem} is another one than that of the config.json beside it; "
+                f"{evaluation.path}: problem {record.problem} is not the one that the config.json beside it describes; "
                 "expected the config of the run that saved these responses"
             )
         analysis = task.analyse(problem, record.text)
@@ -98,14 +98,14 @@ def embedded_task(path: Path) -> tuple[Task | None, str]:
         if file.is_file():
             break
     else:
-        return None, "by lists of words: no config.json is beside the responses"
+        return None, "by keywords: no config.json is beside the responses"
     try:
         tree = json.loads(file.read_text(encoding="utf-8"))
         cfg: Config = load(tree)
     except (OSError, ValueError) as error:  # ConfigError is a ValueError
         raise ConfigError(f"{file}: {error}; expected the knobs of a run, as this version writes them") from error
     if cfg.data.train or cfg.task.name == "gym":
-        return None, "by lists of words"
+        return None, "by keywords"
     task: Task = CountdownTask(cfg.task) if cfg.task.name == "countdown" else PairsTask(cfg.task)
     return task, "by the rules of the embedded task"
 
@@ -230,7 +230,7 @@ def _run(argv: list[str]) -> None:
     try:
         summaries, notes = analyze(path, out)
     except PermissionError as error:
-        raise ConfigError(f"{error.filename}: {error.strerror}; expected a folder that can be written") from error
+        raise ConfigError(f"{error.filename}: {error.strerror}; expected a writable folder") from error
     console = Console()
     scoreboard.show(sheets(summaries, min(COLUMNS, max(2, (console.width - 34) // 21))), console)
     for note in notes:

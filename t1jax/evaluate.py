@@ -232,11 +232,11 @@ def _benchmarks(cfg: Config, values: flags.FlagValues) -> dict[str, BenchmarkCon
 def _folder(out: str | None) -> Path:
     """The folder --out, made if need be."""
     if not out:
-        raise ConfigError("--out is missing; expected a folder for what is written")
+        raise ConfigError("--out is missing; expected a folder for the output")
     try:
         Path(out).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--out={out}: {error.strerror}; expected a folder that can be written") from error
+        raise ConfigError(f"--out={out}: {error.strerror}; expected a writable folder") from error
     return Path(out)
 
 

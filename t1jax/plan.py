@@ -86,9 +86,9 @@ def _plan(argv: list[str]) -> int:
         suggestion = {"suggestion": better and better.knobs() | {"plan": better.as_dict()}} if values.suggest else {}
         print(json.dumps((found.as_dict() if found else {"fits": False}) | suggestion))
     else:
-        print(table(found) if found else f"{values.topology}: the config does not work there")
+        print(table(found) if found else f"{values.topology}: the config does not work on this slice")
         if values.suggest:
-            print(f"\nsuggestion: {better.command() if better else 'nothing that was tried fits'}")
+            print(f"\nsuggestion: {better.command() if better else 'none of the settings tried fits'}")
     if why:
         print(f"t1jax.plan: {why}", file=sys.stderr)
         return EXIT_TOO_BIG
@@ -104,23 +104,23 @@ def table(found: Found) -> str:
     shape = " x ".join(f"{name} {size}" for name, size in zip(("data", "fsdp", "tensor"), found.mesh, strict=True))
     lines = [
         f"{found.where.topology}: {len(found.where.devices)} devices of {chip.memory / GIB:.0f} GiB"
-        + ("" if found.where.compiler != "cpu" or chip.name == "cpu" else "; compiled for CPUs in their place"),
-        f"mesh {shape}; {found.parameters / 1e9:.2f} billion parameters; {found.memory.lanes} lanes a prompt; "
+        + ("" if found.where.compiler != "cpu" or chip.name == "cpu" else "; compiled for CPUs instead"),
+        f"mesh {shape}; {found.parameters / 1e9:.2f} billion parameters; {found.memory.lanes} lanes per prompt; "
         f"{found.cfg.rl.micro_batches} micro-batches",
         multihost.describe(found.fed),
         "",
-        "Memory of a chip, counted from shapes",
+        "Memory per chip, estimated from shapes",
         *(f"  {line}" for line in str(found.memory).splitlines()),
     ]
     if told and not told.refused:
         lines += [
-            "Memory of a chip, as compiled",
+            "Memory per chip, as compiled",
             f"  state and prompts {told.arguments / GIB:.2f} GiB + temporaries {told.temporaries / GIB:.2f} GiB + "
             f"code {told.code / GIB:.2f} GiB = {found.total / GIB:.2f} GiB",
             "",
-            "Exchanges between chips",
+            "Communication between chips",
             *(
-                f"  {place.replace('_', ' '):12} {kind:20} {count / GIB:10.2f} GiB a step and chip"
+                f"  {place.replace('_', ' '):12} {kind:20} {count / GIB:10.2f} GiB per step and chip"
                 for place, kinds in found.moved().items()
                 for kind, count in sorted(kinds.items())
             ),
@@ -134,10 +134,10 @@ def table(found: Found) -> str:
             *lines,
             "",
             f"{found.total / GIB:.1f} of {chip.memory / GIB:.0f} GiB ({share:.0%}): {verdict}",
-            f"Flops of a step, every response {found.length:.0f} tokens: {todo.total:.3g}, of them again to save "
-            f"memory {todo.remat / todo.total:.0%}{compiled}",
+            f"Flops of a step, every response {found.length:.0f} tokens: {todo.total:.3g}, "
+            f"{todo.remat / todo.total:.0%} of it recomputation{compiled}",
             f"Seconds of a step: {time.total:.0f} = prefill {time.prefill:.1f} + decode {time.decode:.0f} "
-            f"({time.iterations:.0f} tokens one after the other) + update {time.update:.0f}",
+            f"({time.iterations:.0f} tokens in sequence) + update {time.update:.0f}",
             f"  by {estimate.ASSUMPTIONS}",
         ]
     )

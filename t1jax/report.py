@@ -64,7 +64,7 @@ def _run(argv: list[str]) -> None:
         else:
             path = files.write_text(out or Path(DEFAULT_OUT), comparison.render(found))
     except OSError as error:
-        raise ConfigError(f"{error.filename or out}: {error.strerror}; expected a place that can be written") from error
+        raise ConfigError(f"{error.filename or out}: {error.strerror}; expected a writable path") from error
     print(f"report: {path.resolve()}")
 
 

@@ -130,7 +130,7 @@ class Drawn:
         """Tokens, seconds, tokens a second; the time before the first tokens apart."""
         count = len(self.ids)
         speed = f", {(count - self.first) / self.after:.1f} tokens/s" if count > self.first else ""
-        return f"{count} tokens in {self.after:.1f} s{speed}; {self.before:.1f} s before them to compile and read"
+        return f"{count} tokens in {self.after:.1f} s{speed}; {self.before:.1f} s to compile and prefill"
 
 
 def in_background(sample: Callable[[Report], list[int]], show: Report) -> Drawn:
@@ -245,7 +245,7 @@ def _sample(cfg: Config, folder: str, problem: str, temperature: float, new_toke
     finally:
         status.stop()
         answer.close()
-    cut = "" if drawn.ids[-1] in tokens.stop_ids else f"; cut at --max_new_tokens={new_tokens}"
+    cut = "" if drawn.ids[-1] in tokens.stop_ids else f"; truncated at --max_new_tokens={new_tokens}"
     notes.print(drawn.figures() + cut, style="dim", soft_wrap=True)
 
 

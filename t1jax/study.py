@@ -168,7 +168,7 @@ class Share:
         job, self.job = self.job, None
         self.seconds = time.monotonic() - self._began
         if code:
-            raise Stopped(f"{job.name} ended with {code}; see {self._log}. The same command continues", 1)
+            raise Stopped(f"{job.name} ended with {code}; see {self._log}. The same command resumes", 1)
         return job
 
     def ask_to_stop(self) -> None:
@@ -209,7 +209,7 @@ def _run(argv: list[str]) -> None:
             raise ConfigError(f"unknown study {name!r}; expected all, or some of {', '.join(STUDIES)}")
     names = list(STUDIES) if "all" in names else list(dict.fromkeys(names))
     if base.task.name == "gym":
-        raise ConfigError("task.name is gym; expected pairs or countdown: studies measure what is known of those alone")
+        raise ConfigError("task.name is gym; expected pairs or countdown: studies need measures that only these have")
     if base.data.train:
         raise ConfigError(f"data.train is {base.data.train}; expected nothing: studies run on the embedded task")
     at_a_time = values.jobs or min(2, os.cpu_count() or 1)
@@ -234,9 +234,7 @@ def _run(argv: list[str]) -> None:
                 findings.write(name, base, seeds, out)
             print(findings.write_summary(out).read_text(encoding="utf-8"))
     except OSError as error:  # a full disk, most likely
-        raise Stopped(
-            f"{error}; --out={out} must be writable; then the same command continues", EXIT_STORAGE
-        ) from error
+        raise Stopped(f"{error}; --out={out} must be writable; then the same command resumes", EXIT_STORAGE) from error
 
 
 def _tokenizer(base: Config, out: Path) -> None:
@@ -259,7 +257,7 @@ def _same_base(out: Path, base: Config) -> None:
         changed = workdir.changes(workdir.read(path, "--out"), files.json_ready(base.to_dict()))
         if changed:
             listed = "; ".join(f"{knob} is {new}, was {old}" for knob, (old, new) in changed.items())
-            raise ConfigError(f"{out} holds runs of another base: {listed}; set it back, or give another --out")
+            raise ConfigError(f"{out} holds runs of another base config: {listed}; set it back, or give another --out")
     files.write_json(path, base.to_dict())
 
 

@@ -119,7 +119,7 @@ def told(out: Path, found: Mapping[str, Any]) -> list[str]:
             words = f"{row['requests']} texts, {row['prompt_tokens']} tokens in, {row['completion_tokens']} out"
             words += f", cost {row['cost']:.4f}" if row["cost"] else ""
             words += f", {row['uncounted']} without counts" if row.get("uncounted") else ""
-            lines.append(f"{name}: {words}" + (", of use or not, in all runs" if kind == "paid" else ""))
+            lines.append(f"{name}: {words}" + (", including unusable answers, over all runs" if kind == "paid" else ""))
     return lines
 
 
@@ -191,7 +191,9 @@ def _refuse_other_kind(cfg: Config, embedded: bool) -> None:
                 "own (or --problems=FILE)"
             )
         if not embedded and writer == RULES:
-            raise ConfigError(f"synthesis.{name} is {RULES}; expected a model: a program knows the embedded task alone")
+            raise ConfigError(
+                f"synthesis.{name} is {RULES}; expected a model: only the embedded task has such a program"
+            )
     if embedded and (cfg.synthesis.rewriter or set(cfg.synthesis.attempters) != {LOCAL}):
         knob = "rewriter" if cfg.synthesis.rewriter else "attempters"
         expected = "nobody" if cfg.synthesis.rewriter else LOCAL

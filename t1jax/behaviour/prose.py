@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read attempts and habits out of running text, by lists of words: English ones, and the Chinese that Qwen mixes in.
+"""Read attempts and habits out of running text, by keywords: English ones, and the Chinese that Qwen mixes in.
 
 ... -> evaluate -> **behaviour**, for problems from files. A list of words sees what is said, not what is thought: it
 counts a "wait" that means a queue, and misses a doubt without a word for it. So figures are for comparing checkpoints

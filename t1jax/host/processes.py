@@ -134,7 +134,7 @@ def _join(group: Group) -> None:
 def _leave(why: str) -> None:
     """Ends this process now: JAX's exit handlers would wait for the others, who may wait for this one."""
     print(
-        f"t1jax: {why}; the others stop within a minute. The same command continues from the newest checkpoint",
+        f"t1jax: {why}; the others stop within a minute. The same command resumes from the latest checkpoint",
         file=sys.stderr,
     )
     sys.stdout.flush()
