@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What responses do on their way to an answer, a command line: tables, plots and a page to read them.
+"""Command line: how responses reach their answers. Prints tables, draws plots, writes a page to browse them.
 
     python -m t1jax.analyze workdirs/tiny
 
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 USAGE = """\
 usage: python -m t1jax.analyze DIR [--out=DIR]
 
-What responses do on their way to an answer: attempts, reflections, backtracks, verifications, repeated attempts;
-how often the first attempt is right, and how often a wrong one is recovered from; how they end; how long they are.
-Prints a table and writes behaviour.json, behaviour.md, PNGs over training, and behaviour.html, a page to read all
-responses in, which opens offline.
+Analyses how responses reach their answers: attempts, reflections, backtracks, verifications, repeated attempts; how
+often the first attempt is right, and how often the model recovers from a wrong one; how they end; their length.
+Prints a table and writes behaviour.json, behaviour.md, PNGs over training, and behaviour.html, a self-contained page
+to browse all responses.
 
-  DIR         a run's workdir, a file of responses, or a folder of such files: what a run saved (eval.keep_responses),
-              what t1jax.evaluate wrote to --out, or t1jax.filter beside its --out
+  DIR         a run's workdir, a file of responses, or a folder of such files: saved by a run (eval.keep_responses), by
+              t1jax.evaluate in --out, or by t1jax.filter beside its --out
   --out=DIR   where to write (default: DIR, or the folder of the file)
-  --help      this text
+  --help      show this text
 
-Responses to the embedded task are read by its rules; its knobs are in the workdir's config.json. All others are read by
-lists of words. Exit codes: 0 done, 1 a failure (with its traceback), 2 a mistake in flags or files, 130 interrupted.
+Responses to the embedded task are parsed by its rules, with the knobs in the workdir's config.json; all others are
+searched for keywords. Exit codes: 0 success, 1 failure (with a traceback), 2 error in flags or files, 130 interrupted.
 """
 COLUMNS = 6  # evaluations that a table shows
 
@@ -52,7 +52,7 @@ def cli() -> None:
 
 def main(argv: list[str]) -> int:
     """Runs the command line `argv` (program name first); returns the exit code."""
-    return command_line.call("t1jax.analyze", USAGE, _run, argv, "interrupted; nothing is half written")
+    return command_line.call("t1jax.analyze", USAGE, _run, argv, "interrupted; no file is left half-written")
 
 
 def behaviours_of(evaluation: Evaluation, task: Task | None) -> list[Behaviour]:
@@ -70,7 +70,7 @@ def behaviours_of(evaluation: Evaluation, task: Task | None) -> list[Behaviour]:
         problem = task.problem(record.problem, "held_out")
         if task.prompt(problem) != record.prompt:
             raise ConfigError(
-                f"{evaluation.path}: problem {record.problem} is another one than that of the config.json beside it; "
+                f"{evaluation.path}: problem {record.problem} is not the one that the config.json beside it describes; "
                 "expected the config of the run that saved these responses"
             )
         analysis = task.analyse(problem, record.text)
@@ -98,14 +98,14 @@ def embedded_task(path: Path) -> tuple[Task | None, str]:
         if file.is_file():
             break
     else:
-        return None, "by lists of words: no config.json is beside the responses"
+        return None, "by keywords: no config.json is beside the responses"
     try:
         tree = json.loads(file.read_text(encoding="utf-8"))
         cfg: Config = load(tree)
     except (OSError, ValueError) as error:  # ConfigError is a ValueError
         raise ConfigError(f"{file}: {error}; expected the knobs of a run, as this version writes them") from error
     if cfg.data.train or cfg.task.name == "gym":
-        return None, "by lists of words"
+        return None, "by keywords"
     task: Task = CountdownTask(cfg.task) if cfg.task.name == "countdown" else PairsTask(cfg.task)
     return task, "by the rules of the embedded task"
 
@@ -230,7 +230,7 @@ def _run(argv: list[str]) -> None:
     try:
         summaries, notes = analyze(path, out)
     except PermissionError as error:
-        raise ConfigError(f"{error.filename}: {error.strerror}; expected a folder that can be written") from error
+        raise ConfigError(f"{error.filename}: {error.strerror}; expected a writable folder") from error
     console = Console()
     scoreboard.show(sheets(summaries, min(COLUMNS, max(2, (console.width - 34) // 21))), console)
     for note in notes:

@@ -41,15 +41,15 @@ usage: python -m t1jax.convert hf-to-orbax --src=HF_DIR --dst=DIR
        python -m t1jax.convert orbax-to-hf --src=DIR --dst=HF_DIR [--dtype=bfloat16] [--which=policy]
                                            [--max-shard-size=5GB]
 
-hf-to-orbax   a Hugging Face folder of a Qwen2, Qwen2.5, Qwen3 or Llama model -> a folder that training reads in parts;
-              the weights keep their dtype
-orbax-to-hf   such a folder, or a run's workdir, stage or step -> a folder for transformers and vLLM
+hf-to-orbax   from a Hugging Face folder of a Qwen2, Qwen2.5, Qwen3 or Llama model to an Orbax folder, of which each
+              process reads only its shards; weights keep their dtype
+orbax-to-hf   from such a folder, or a run's workdir, stage or step, to a folder for transformers and vLLM
 
-  --src             what to read
-  --dst             what to write: a folder that does not exist yet or is empty
-  --dtype           float32, bfloat16 or float16; default: as stored; of a run: what its config.json says, else float32
-  --which           of a run: policy, or anchor, the reference policy that follows it; default policy
-  --max-shard-size  of data in one *.safetensors file, like 5GB, 500MB or 2GiB; default 5GB
+  --src             folder to read
+  --dst             folder to write; must be new or empty
+  --dtype           float32, bfloat16 or float16; default: as stored; for a run, as in its config.json, else float32
+  --which           which weights of a run: policy, or anchor (the moving reference policy); default policy
+  --max-shard-size  maximum data in one *.safetensors file, such as 5GB, 500MB or 2GiB; default 5GB
 """
 HF_TO_ORBAX, ORBAX_TO_HF = "hf-to-orbax", "orbax-to-hf"
 PIECE = 64 << 20  # bytes that are read, checked and written at a time, or a row of chunks where that is more

@@ -37,24 +37,24 @@ USAGE = """\
 usage: python -m t1jax.evaluate --checkpoint=DIR --data=FILE --out=DIR [--samples=N] [--temperature=T] ...
        python -m t1jax.evaluate --config=configs/eval_t1.py --checkpoint=DIR --out=DIR ...
 
-How good a model is: pass@1, pass@k, maj@k with 95 % intervals, by subject and level, by budget of thinking.
+Evaluates a model: pass@1, pass@k and maj@k with 95 % intervals, by subject, level and thinking budget.
 
-  --checkpoint=DIR    weights: Hugging Face's folder, t1jax.convert's, or a run's workdir
+  --checkpoint=DIR    weights: a Hugging Face folder, output of t1jax.convert, or a workdir
                       (default: model.checkpoint of the config)
   --data=FILE         problems: JSON lines, a JSON array or Parquet, local, gs:// or s3://
                       (default: all benchmarks of the config)
-  --out=DIR           what is written, and where the same command continues
-  --samples=N         responses to each problem (default: 1, or what the benchmark says)
-  --temperature=T     of sampling; 0: greedy (default: 1)
-  --budgets=N,N,...   cut the thinking after N tokens and let the model answer, for each N
+  --out=DIR           output, which the same command resumes from
+  --samples=N         responses per problem (default: 1, or as the benchmark says)
+  --temperature=T     sampling temperature; 0 is greedy (default: 1)
+  --budgets=N,N,...   for each N, cut the thinking after N tokens and let the model answer
   --limit=N           only the first N problems of each file
   --config=FILE       a Python file with get_config() (default: configs/base.py); the sizes of the
                       model come from the checkpoint
-  --config.KNOB=...   any other knob, such as --config.rl.max_new_tokens=4096 (longest response),
-                      --config.data.prompt_length=512, --config.eval.batch_size=64 (rows a call)
-  --help              this text
+  --config.KNOB=...   set any other knob, such as --config.rl.max_new_tokens=4096 (maximum response length),
+                      --config.data.prompt_length=512, --config.eval.batch_size=64
+  --help              show this text
 
-Exit codes: 0 done, 1 a failure (with its traceback), 2 a mistake in flags or files, 130 interrupted.
+Exit codes: 0 success, 1 failure (with a traceback), 2 error in flags or files, 130 interrupted.
 """
 DEFAULT_CONFIG = "configs/base.py"
 MOST_SAMPLES = 1000  # see statistics.majority_at_k
@@ -232,11 +232,11 @@ def _benchmarks(cfg: Config, values: flags.FlagValues) -> dict[str, BenchmarkCon
 def _folder(out: str | None) -> Path:
     """The folder --out, made if need be."""
     if not out:
-        raise ConfigError("--out is missing; expected a folder for what is written")
+        raise ConfigError("--out is missing; expected a folder for the output")
     try:
         Path(out).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--out={out}: {error.strerror}; expected a folder that can be written") from error
+        raise ConfigError(f"--out={out}: {error.strerror}; expected a writable folder") from error
     return Path(out)
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chains for the cold start out of real attempts, a command line: section 1 of T1.
+"""Command line: chains of thought for the cold start, made from real attempts.
 
     python -m t1jax.synthesize --problems=train.jsonl --out=chains.jsonl --checkpoint=DIR
 
-Before the sentence: what the cold start is given. This file knows flags and files; nothing heavy is imported before
-the flags are read, so that --help answers at once.
+Makes the data of the cold start. This file handles flags and files; heavy imports wait until the flags are read, so
+that --help is instant.
 Source: T1 (arXiv 2501.11651) section on the cold start.
 Deliberately not here: the steps (synthesis/pipeline.py), what is asked (synthesis/subjects.py, synthesis/rules.py), who
 writes (synthesis/endpoints.py, synthesis/local.py).
@@ -38,24 +38,24 @@ if TYPE_CHECKING:
 USAGE = """\
 usage: python -m t1jax.synthesize --out=FILE.jsonl [--problems=FILE] [--checkpoint=DIR] ...
 
-Makes chains for the cold start: N attempts at each problem, judged; a critic's note on each; merged into one chain
-that tries, fails, turns back and verifies; rewritten; checked.
+Makes chains of thought for the cold start: N attempts at each problem are judged, criticised, merged into one chain
+that tries, fails, backtracks and verifies, then rewritten and checked.
 
-  --out=FILE.jsonl      the chains: rows for data.sft, each with where every piece of it came from. Beside it:
+  --out=FILE.jsonl      the chains: rows for data.sft, each with the source of every part. Written beside it:
                         FILE.html (samples), FILE.summary.json (counts, tokens, cost), FILE.rejected.jsonl,
-                        FILE.ledger.jsonl (all that was written: the same command continues there and pays nothing
-                        twice) and FILE.settings.json
+                        FILE.ledger.jsonl (cached responses: the same command resumes from it and never pays for
+                        one twice) and FILE.settings.json
   --problems=FILE       problems with answers: JSON lines, a JSON array or Parquet
                         (default: the training problems of the embedded task)
-  --checkpoint=DIR      weights of the writer "local": Hugging Face's folder, t1jax.convert's, or a run's workdir
+  --checkpoint=DIR      weights of the writer "local": a Hugging Face folder, output of t1jax.convert, or a workdir
                         (default: model.checkpoint of the config)
-  --limit=N             only the first N problems (default: all of the file; 1000 of the embedded task)
+  --limit=N             only the first N problems (default: the whole file, or 1000 of the embedded task)
   --config=FILE         a Python file with get_config() (default: configs/base.py); cfg.synthesis names the writers
                         and their endpoints
-  --config.KNOB=...     any other knob, such as --config.synthesis.attempts=8
-  --help                this text
+  --config.KNOB=...     set any other knob, such as --config.synthesis.attempts=8
+  --help                show this text
 
-Exit codes: 0 done, 1 a failure (with its traceback), 2 a mistake in flags or files, 3 a full disk, 130 interrupted.
+Exit codes: 0 success, 1 failure (with a traceback), 2 error in flags or files, 3 disk full, 130 interrupted.
 """
 DEFAULT_CONFIG = "configs/base.py"
 EMBEDDED_PROBLEMS = 1000
@@ -119,7 +119,7 @@ def told(out: Path, found: Mapping[str, Any]) -> list[str]:
             words = f"{row['requests']} texts, {row['prompt_tokens']} tokens in, {row['completion_tokens']} out"
             words += f", cost {row['cost']:.4f}" if row["cost"] else ""
             words += f", {row['uncounted']} without counts" if row.get("uncounted") else ""
-            lines.append(f"{name}: {words}" + (", of use or not, in all runs" if kind == "paid" else ""))
+            lines.append(f"{name}: {words}" + (", including unusable answers, over all runs" if kind == "paid" else ""))
     return lines
 
 
@@ -191,7 +191,9 @@ def _refuse_other_kind(cfg: Config, embedded: bool) -> None:
                 "own (or --problems=FILE)"
             )
         if not embedded and writer == RULES:
-            raise ConfigError(f"synthesis.{name} is {RULES}; expected a model: a program knows the embedded task alone")
+            raise ConfigError(
+                f"synthesis.{name} is {RULES}; expected a model: only the embedded task has such a program"
+            )
     if embedded and (cfg.synthesis.rewriter or set(cfg.synthesis.attempters) != {LOCAL}):
         knob = "rewriter" if cfg.synthesis.rewriter else "attempters"
         expected = "nobody" if cfg.synthesis.rewriter else LOCAL

@@ -129,7 +129,7 @@ def test_the_command_line_writes_what_it_promises(run, tmp_path, capsys):
 def test_without_the_config_words_are_looked_for_and_it_is_said(run, tmp_path, capsys, plain):
     path = made.write(tmp_path / "rl-final.jsonl", made.chains(5, "rl", 12))
     assert analyze.main(["t1jax.analyze", str(path)]) == 0
-    assert "by lists of words: no config.json is beside the responses" in capsys.readouterr().out
+    assert "by keywords: no config.json is beside the responses" in capsys.readouterr().out
     assert (tmp_path / "behaviour.html").exists()
     (evaluation,) = json.loads((tmp_path / "behaviour.json").read_text())["evaluations"]
     assert evaluation["false_claims"] is None
@@ -140,7 +140,7 @@ def test_a_config_of_another_run_is_refused(run, tmp_path, capsys):
     tree = json.loads((tmp_path / "run/config.json").read_text())
     tree["task"]["max_value"] = 30
     (tmp_path / "run/config.json").write_text(json.dumps(tree))
-    assert "problem 0 is another one than that of the config.json" in refuse(capsys, tmp_path / "run")
+    assert "problem 0 is not the one that the config.json beside it describes" in refuse(capsys, tmp_path / "run")
     (tmp_path / "run/config.json").write_text("{}")
     assert "run/config.json: missing knob seed" in refuse(capsys, tmp_path / "run")
     assert not (tmp_path / "run/behaviour.html").exists()
@@ -229,4 +229,4 @@ def test_responses_are_read_by_the_rules_of_the_task_that_wrote_them(tmp_path, n
     files.write_json(tmp_path / "config.json", tree)
     task, way = embedded_task(tmp_path / "responses")
     assert (type(task).__name__ if task else None) == read
-    assert way == ("by the rules of the embedded task" if read else "by lists of words")
+    assert way == ("by the rules of the embedded task" if read else "by keywords")

@@ -175,7 +175,7 @@ def test_an_interrupt_is_one_line_and_exit_code_130(runs, capsys, monkeypatch):
 
     monkeypatch.setattr("t1jax.training.stages.run", interrupted)
     assert call(*FITS) == 130
-    assert capsys.readouterr().err == "t1jax: interrupted; the same command continues from the newest checkpoint\n"
+    assert capsys.readouterr().err == "t1jax: interrupted; the same command resumes from the latest checkpoint\n"
 
 
 def test_a_failure_that_is_no_mistake_of_the_user_keeps_its_traceback(runs, monkeypatch):
@@ -243,4 +243,4 @@ def test_ctrl_c_in_a_process_of_its_own(tmp_path):
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err == "t1jax: interrupted; the same command continues from the newest checkpoint\n"
+    assert err == "t1jax: interrupted; the same command resumes from the latest checkpoint\n"

@@ -16,7 +16,7 @@ ROWS = [
     ({"response": "so \\boxed{3}, no: \\boxed{x+1}", "gold": "1+x"}, 1, "by value: math-verify"),
     ({"response": "it is 1+x", "gold": "1+x"}, 0, "no final answer: neither a closed box nor <answer>"),
     ({"answer": "f: A \\to C", "gold": "f: A \\to B"}, 0, "as text: math-verify cannot read the gold"),
-    ({"answer": "9^{9^{9^9}}", "gold": "5"}, -1, "not judged: too long, too deep or too large a number"),
+    ({"answer": "9^{9^{9^9}}", "gold": "5"}, -1, "not judged: too long, too deeply nested, or too large a number"),
     ({"answer": "5", "gold": "proof"}, 0, "the gold says that there is none"),
     ({"answer": 1e-05, "gold": "\\frac{1}{100000}"}, 1, "by text, number or choice"),
     ({"answer": 7, "gold": 7}, 1, "by text, number or choice"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads attempts and habits out of running text, by lists of words (phrases.py).
+"""Reads attempts and habits out of running text, by keywords (phrases.py).
 
 ... -> evaluate -> **behaviour**, for problems from files. A list of words sees what is said, not what is thought: it
 counts a "wait" that means a queue, and misses a doubt without a word for it. So figures are for comparing checkpoints

@@ -9,6 +9,7 @@ sampled, and counted in `unscorable`; `strict pass@1` counts it as wrong. A prob
 has no unbiased estimate and is left out of that k; `problems` says over how many a figure goes. A response without an
 answer is wrong, and casts no vote. The vote does not know the gold answer: two answers are one where their text or
 their number is the same (rewards/answers.py), and not where only algebra tells.
+Axes: P problems, Y measures.
 Source: statistics.py. Deliberately not here: tables and files (scoreboard.py), sampling (responses.py).
 """
 
@@ -117,10 +118,10 @@ def _figures(columns: Mapping[Any, Sequence[float]]) -> dict[Any, Figure]:
     Resampling cannot see that all problems could have failed to agree: where they all are 0, or all 1, the interval is
     Wilson's.
     """
-    values_PM = np.array(list(columns.values()), float).T
-    low_M, high_M = bootstrap(values_PM)
+    values_PY = np.array(list(columns.values()), float).T
+    low_Y, high_Y = bootstrap(values_PY)
     figures: dict[Any, Figure] = {}
-    for key, column, low, high in zip(columns, values_PM.T, low_M, high_M, strict=True):
+    for key, column, low, high in zip(columns, values_PY.T, low_Y, high_Y, strict=True):
         known = column[~np.isnan(column)]
         if not known.size:
             figures[key] = {"value": None, "low": None, "high": None, "problems": 0}

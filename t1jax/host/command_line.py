@@ -27,7 +27,7 @@ from t1jax.host.stopping import Interrupted, Stopped
 
 EXIT_MISTAKE, EXIT_INTERRUPTED = 2, 130
 LONGEST = 2000  # characters of a message: files may call their parts what they like
-INTERRUPTED = "interrupted; the same command continues where it was"
+INTERRUPTED = "interrupted; the same command resumes"
 
 
 def call(
@@ -143,7 +143,7 @@ def out_file(name: str | None) -> Path:
     try:
         Path(name).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--out={name}: {error.strerror}; expected a folder that can be written") from error
+        raise ConfigError(f"--out={name}: {error.strerror}; expected a writable folder") from error
     return Path(name)
 
 

@@ -63,7 +63,9 @@ def make_scorer(task: Task, split: str, tokenizer: Tokenizer, cfg: RlConfig) -> 
                 return check(indices[:half], texts[:half]) + check(indices[half:], texts[half:])
             if not reported:
                 reported = True
-                logger.exception("the check failed on problem %d (%s); its response is unscorable", indices[0], split)
+                logger.exception(
+                    "checking a response to problem %d failed (%s); the response is unscorable", indices[0], split
+                )
             return [UNSCORABLE]
 
     def score(problem: np.ndarray, tokens: np.ndarray, sampled: np.ndarray, stopped: np.ndarray) -> HostScores:

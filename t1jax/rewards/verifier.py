@@ -46,7 +46,7 @@ BY_TEXT = "by text, number or choice"  # what a verdict rests on
 BY_VALUE = "by value: math-verify"
 AS_TEXT = "as text: math-verify cannot read the gold"
 LOST = "not judged: over verifier.deadline or verifier.memory"
-TOO_MUCH = "not judged: too long, too deep or too large a number"
+TOO_MUCH = "not judged: too long, too deeply nested, or too large a number"
 
 _PROGRAM = Path(__file__).with_name("worker.py")
 _LOST = ("timed_out", "crashed")

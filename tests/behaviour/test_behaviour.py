@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What responses do is read as defined, by the task's rules and by lists of words, and counted with true intervals."""
+"""What responses do is read as defined, by the task's rules and by keywords, and counted with true intervals."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ def test_mistakes_of_the_command_line_are_one_line(folder, tmp_path, capsys):
         (folder / "a", f"{folder}/b/../a"): f"{folder}/b/../a is the same run as {folder}/a",
         (folder / "a", "--out=page.txt"): "--out=page.txt; expected a file that ends in .html",
         (folder / "a", "--to=page.html"): "Unknown command line flag 'to'",
-        (folder / "a", f"--out={folder}/a/config.json/p.html"): "expected a place that can be written",
+        (folder / "a", f"--out={folder}/a/config.json/p.html"): "expected a writable path",
         tuple(tmp_path / str(i) for i in range(13)): "got 13 workdirs; expected 1 to 12",
     }
     for arguments, said in cases.items():
