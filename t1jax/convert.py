@@ -299,10 +299,10 @@ def _sync(path: Path) -> None:
 
 def _any_model() -> ModelConfig:
     """Gives the knobs that a folder does not say: how the model runs; conversion does not run it."""
-    from configs import base
     from t1jax import config
+    from t1jax.host import config_files
 
-    return config.load(base.get_config()).model
+    return config.load(config_files.load(config_files.shipped()["base"])).model
 
 
 def read_size(text: str) -> int:

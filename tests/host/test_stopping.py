@@ -66,7 +66,10 @@ def test_outside_of_a_loop_a_signal_ends_the_run_there():
 )
 def test_after_a_signal_the_interpreter_is_not_taken_down_and_nothing_said_is_lost(code, said):
     """What the devices still compute would crash it there."""
-    program = f"import atexit; from t1jax.host import command_line; atexit.register(print, 'taken down'); print('said'); command_line.leave({code})"
+    program = (
+        "import atexit; from t1jax.host import command_line; atexit.register(print, 'taken down'); print('said'); "
+        f"command_line.leave({code})"
+    )
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, env=buffered, capture_output=True, text=True, timeout=60
