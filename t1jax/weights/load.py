@@ -4,7 +4,7 @@
 Where: WEIGHTS -> prompts -> rollouts -> ... -> report. Whatever the folder, its parameters are arrays of which any part
 can be read by itself; `load` puts on each device what its shards need, and nothing else is read.
 Deliberately not here: bytes of files (weights/safetensors_files.py, weights/orbax_arrays.py), the table of names
-(weights/families.py), writing (convert.py), going on with a run (checkpoint.py).
+(weights/families.py), writing (conversion.py), going on with a run (checkpoint.py).
 """
 
 from __future__ import annotations
