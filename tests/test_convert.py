@@ -22,7 +22,7 @@ from test_load import make_run
 
 from t1jax import convert
 from t1jax.host.progress import Progress
-from t1jax.weights import conversion, families
+from t1jax.weights import conversion, families, tensor_table
 from t1jax.weights import load as weights
 from t1jax.weights.safetensors_files import StoredTensor
 
@@ -187,7 +187,7 @@ def test_the_command_line_says_what_it_expects(tmp_path, capsys):
 @pytest.mark.parametrize("chunk", [(), (1, 4, 2, 8), (1, 16, 4, 8)])
 def test_pieces_cover_a_tensor_once_in_the_files_order(monkeypatch, chunk):
     monkeypatch.setattr(conversion, "PIECE", 3 * 8 * 16 * 4)
-    row = families.Tensor("q", (7 * 8, 16), ("layers", "q"), 5, (7, 8, 16), (2, 0, 1))
+    row = tensor_table.Tensor("q", (7 * 8, 16), ("layers", "q"), 5, (7, 8, 16), (2, 0, 1))
     x = np.arange(7 * 8 * 16).reshape(7 * 8, 16)
     ours = np.stack([np.zeros((16, 7, 8), int)] * 5 + [row.to_ours(x)])
     found = [ours[index] for index in conversion.pieces(row, 4, chunk)]

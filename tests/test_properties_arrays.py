@@ -24,7 +24,7 @@ from t1jax.host.progress import Progress
 from t1jax.types import Plan, Prompts, Rollouts
 from t1jax.update import packing
 from t1jax.update.masking import Mean, masked_sum
-from t1jax.weights import conversion, families, orbax_arrays
+from t1jax.weights import conversion, families, orbax_arrays, tensor_table
 
 settings.load_profile(PROFILE)
 
@@ -199,7 +199,7 @@ def test_a_config_json_survives_the_way_there_and_back(hf):
 @given(models(), st.integers(0, 2**32))
 def test_a_tensor_survives_the_way_there_and_back(hf, seed):
     random = np.random.default_rng(seed)
-    for tensor in families.tensors(families.model_config(hf, folders.LIKE, "config.json")):
+    for tensor in tensor_table.tensors(families.model_config(hf, folders.LIKE, "config.json")):
         x = random.normal(size=tensor.shape)
         ours = tensor.to_ours(x)
         assert ours.shape == tuple(tensor.split[axis] for axis in tensor.order)
@@ -213,7 +213,7 @@ def test_a_folder_survives_the_way_there_and_back(hf, dtype, shards, seed, sizes
     random = np.random.default_rng(seed)
     hf = hf | {"torch_dtype": np.dtype(dtype).name}
     cfg = families.model_config(hf, folders.LIKE, "config.json")
-    weights = {t.name: random.normal(0, 0.5, t.shape).astype(dtype) for t in families.tensors(cfg)}
+    weights = {t.name: random.normal(0, 0.5, t.shape).astype(dtype) for t in tensor_table.tensors(cfg)}
     with tempfile.TemporaryDirectory(prefix="a folder é ") as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr(conversion, "PIECE", piece)
         patch.setattr(orbax_arrays, "CHUNK", chunk)

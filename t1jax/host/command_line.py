@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from t1jax import config
+from t1jax import config, typed
 from t1jax.config import Config, ConfigError
 from t1jax.devices import waiting
 from t1jax.host import config_files
@@ -163,4 +163,4 @@ def _illegal(error: flags.IllegalFlagValueError) -> ConfigError:
     if match is None:
         return ConfigError(str(error))
     knob, found = match.groups()
-    return ConfigError(f"{knob} is {found!r}; expected {config.expected_type(knob)}")
+    return ConfigError(f"{knob} is {found!r}; expected {typed.expected(Config, knob)}")

@@ -46,7 +46,7 @@ from t1jax.host.workdir import begin, claim, locked, refuse_other_processes
 from t1jax.reports import run_page
 from t1jax.rewards.verifier import Verifier
 from t1jax.tasks.embedded import make_embedded, make_verifier
-from t1jax.tasks.files.problems import ProblemsTask
+from t1jax.tasks.files.task import ProblemsTask
 from t1jax.tasks.task import Task
 from t1jax.tasks.written import read_written
 from t1jax.text import tokenizer

@@ -4,7 +4,7 @@
 Where: WEIGHTS -> prompts -> rollouts -> ... -> report -> WEIGHTS. Both ways go tensor by tensor and, within one, piece
 by piece, so that a host needs little memory, whatever the model's size. The destination is written beside its place
 and renamed when complete: it is whole or absent.
-Deliberately not here: flags (convert.py), names and shapes (families.py), files (safetensors_files.py,
+Deliberately not here: flags (convert.py), names and shapes (families.py, tensor_table.py), files (safetensors_files.py,
 orbax_arrays.py), sources (load.py).
 """
 
@@ -26,11 +26,11 @@ from t1jax import config
 from t1jax.config import ConfigError, ModelConfig
 from t1jax.host import config_files, files
 from t1jax.host.progress import Progress
-from t1jax.weights import families, orbax_arrays, safetensors_files
+from t1jax.weights import families, orbax_arrays, safetensors_files, tensor_table
 from t1jax.weights import load as weights
-from t1jax.weights.families import Tensor
-from t1jax.weights.load import Array, Source
+from t1jax.weights.arrays import Array, Source
 from t1jax.weights.orbax_arrays import Index
+from t1jax.weights.tensor_table import Tensor
 
 PIECE = 64 << 20  # bytes that are read, checked and written at a time, or a row of chunks where that is more
 SENTENCEPIECE = "tokenizer.model"  # of a run whose model is not from Hugging Face
@@ -50,7 +50,7 @@ def hf_to_orbax(src: str | Path, dst: str | Path, progress: Progress) -> None:
     cfg = weights.model_config(source, _any_model())
     arrays = weights.arrays(source, cfg)
     rows: dict[tuple[str, ...], list[Tensor]] = {path: [] for path in arrays}
-    for row in families.tensors(cfg):
+    for row in tensor_table.tensors(cfg):
         rows[row.path].append(row)
     total = sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays.values())
     with _beside(Path(dst), total) as folder, _Meter(progress, "hf-to-orbax", total) as meter:
@@ -103,7 +103,7 @@ def orbax_to_hf(
     if dtype and dtype != stated:
         hf_config = families.with_dtype(hf_config, dtype)
     to = {path: dtypes[dtype] if dtype else array.dtype for path, array in arrays.items()}
-    rows = families.tensors(cfg)
+    rows = tensor_table.tensors(cfg)
     total = sum(math.prod(row.shape) * to[row.path].itemsize for row in rows)
     with _beside(Path(dst), total) as folder, _Meter(progress, "orbax-to-hf", total) as meter:
 

@@ -23,7 +23,7 @@ from t1jax.rollouts.generate import Generator
 from t1jax.training import replicas, rl, sft, step
 from t1jax.training.checkpoint import Checkpoints
 from t1jax.types import Rollouts
-from t1jax.weights import conversion, orbax_arrays
+from t1jax.weights import arrays, conversion, orbax_arrays
 from t1jax.weights import load as weights
 
 STEPS, P, R = 2, 4, 2
@@ -245,7 +245,7 @@ def load(*folders: str) -> list[dict[str, Any]]:
     """Loads each folder on two processes of two devices; what this one read and got."""
     mesh = small.make_mesh((1, 4, 1))
     read: list[int] = []
-    for array in (weights._Stacked, orbax_arrays.StoredArray):
+    for array in (arrays._Stacked, orbax_arrays.StoredArray):
 
         def counting(self, index, original=array.read):
             part = original(self, index)
