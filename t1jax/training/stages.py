@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache as cache
@@ -162,7 +162,7 @@ def open_task(cfg: Config, folder: Path, note: Callable[[str], None]) -> Iterato
     """
     with make_verifier(cfg) as verifier:
         task, tokens = make_task(cfg, folder, verifier)
-        for line in (*getattr(tokens, "notes", ()), *getattr(task, "notes", ())):
+        for line in (*getattr(tokens, "notes", ()), *task.notes):
             note(line)
         yield task, tokens
 
@@ -192,7 +192,7 @@ def make_task(cfg: Config, workdir: Path, verifier: Verifier) -> tuple[Task, Tok
         return ProblemsTask(cfg, tokens, verifier), tokens
     task, tokens = make_embedded(cfg, tokens, verifier)
     if cfg.data.sft and cfg.sft.num_steps:
-        return cast(Task, read_written(cfg.data.sft, task, tokens)), tokens
+        return read_written(cfg.data.sft, task, tokens), tokens
     return task, tokens
 
 

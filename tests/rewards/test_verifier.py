@@ -527,7 +527,7 @@ print(*[worker.process.pid for worker in pool._workers], flush=True)
 )
 def test_no_worker_outlives_the_program(tmp_path, stub, end, status):
     """Idle, spinning and stuck workers; the program's own main runs once."""
-    path = tmp_path / "planning/hlo.py"
+    path = tmp_path / "program.py"
     path.write_text(textwrap.dedent(PROGRAM.format(root=str(ROOT), stub=str(stub), end=end)))
     start = time.monotonic()
     with open(tmp_path / "out", "w+") as out:
