@@ -2,7 +2,7 @@
 """The embedded task that the config names, with its tokenizer: tasks that need no file.
 
 Where: before the prompts. docs/tasks.md describes the families.
-Deliberately not here: the families themselves (pairs.py, countdown.py, gym.py), problems from files (files/task.py).
+Deliberately not here: the families themselves (pairs/, countdown/, gym/), problems from files (files/).
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 A problem is some numbers and a target. It is a function of its index and its split alone, so a scorer can look one up
 by number. Which split a problem may belong to is decided by a hash of its numbers and target: no problem is in both.
 
-Where: before the prompts; pairs.py and countdown.py say what is asked.
-Deliberately not here: the words of a chain (chains.py), tasks whose items come from elsewhere (gym.py, problems.py).
+Where: before the prompts; pairs/ and countdown/ say what is asked.
+Deliberately not here: the words of a chain (chains.py of each), tasks whose items come from elsewhere (gym/, files/).
 """
 
 from __future__ import annotations
