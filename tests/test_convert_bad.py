@@ -17,6 +17,7 @@ from converting import refused
 
 from t1jax import convert
 from t1jax.host.progress import Progress
+from t1jax.weights import conversion
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 
@@ -265,7 +266,7 @@ DESTINATIONS = {
 def test_a_destination_that_is_taken_or_impossible_is_told(tmp_path, capsys, case):
     prepare, words = DESTINATIONS[case]
     folders.write(tmp_path / "hf")
-    convert.hf_to_orbax(tmp_path / "hf", tmp_path / "orbax", Progress())
+    conversion.hf_to_orbax(tmp_path / "hf", tmp_path / "orbax", Progress())
     out = tmp_path / "out"
     made = prepare(out)
     out = made if isinstance(made, Path) else out
@@ -277,7 +278,7 @@ def test_a_destination_that_is_taken_or_impossible_is_told(tmp_path, capsys, cas
 @pytest.mark.parametrize("way, src", [("hf-to-orbax", "hf"), ("orbax-to-hf", "orbax")])
 def test_a_disk_that_fills_up_leaves_nothing_behind(tmp_path, capsys, monkeypatch, way, src):
     folders.write(tmp_path / "hf")
-    convert.hf_to_orbax(tmp_path / "hf", tmp_path / "orbax", Progress())
+    conversion.hf_to_orbax(tmp_path / "hf", tmp_path / "orbax", Progress())
     capsys.readouterr()
     args = (way, f"--src={tmp_path / src}", f"--dst={tmp_path / 'out'}")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -331,7 +332,7 @@ def cut(folder):
 )
 def test_bad_orbax_folders_and_flags_are_one_line_too(tmp_path, capsys, damage, flags, words):
     folders.write(tmp_path / "hf")
-    convert.hf_to_orbax(tmp_path / "hf", tmp_path / "orbax", Progress())
+    conversion.hf_to_orbax(tmp_path / "hf", tmp_path / "orbax", Progress())
     if damage is not None:
         damage(tmp_path / "orbax")
     capsys.readouterr()

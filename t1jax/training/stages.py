@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache as cache
@@ -46,7 +46,7 @@ from t1jax.host.workdir import begin, claim, locked, refuse_other_processes
 from t1jax.reports import run_page
 from t1jax.rewards.verifier import Verifier
 from t1jax.tasks.embedded import make_embedded, make_verifier
-from t1jax.tasks.files.problems import ProblemsTask
+from t1jax.tasks.files.task import ProblemsTask
 from t1jax.tasks.task import Task
 from t1jax.tasks.written import read_written
 from t1jax.text import tokenizer
@@ -162,7 +162,7 @@ def open_task(cfg: Config, folder: Path, note: Callable[[str], None]) -> Iterato
     """
     with make_verifier(cfg) as verifier:
         task, tokens = make_task(cfg, folder, verifier)
-        for line in (*getattr(tokens, "notes", ()), *getattr(task, "notes", ())):
+        for line in (*getattr(tokens, "notes", ()), *task.notes):
             note(line)
         yield task, tokens
 
@@ -192,7 +192,7 @@ def make_task(cfg: Config, workdir: Path, verifier: Verifier) -> tuple[Task, Tok
         return ProblemsTask(cfg, tokens, verifier), tokens
     task, tokens = make_embedded(cfg, tokens, verifier)
     if cfg.data.sft and cfg.sft.num_steps:
-        return cast(Task, read_written(cfg.data.sft, task, tokens)), tokens
+        return read_written(cfg.data.sft, task, tokens), tokens
     return task, tokens
 
 

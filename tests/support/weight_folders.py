@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from configs import tiny
 from t1jax import config
 from t1jax.training.checkpoint import Checkpoints
-from t1jax.weights import families
+from t1jax.weights import families, tensor_table
 
 LIKE = config.load(tiny.get_config()).model
 SIZES = {
@@ -49,7 +49,7 @@ def write(folder: Path, name: str = "qwen2", dtype: Any = np.float32, shards: in
     (folder / "generation_config.json").write_text('{"eos_token_id": [3, 1]}')
     random = np.random.default_rng(seed)
     cfg = families.model_config(hf, LIKE, "config.json")
-    tensors = {t.name: random.normal(0, 0.5, t.shape).astype(dtype) for t in families.tensors(cfg)}
+    tensors = {t.name: random.normal(0, 0.5, t.shape).astype(dtype) for t in tensor_table.tensors(cfg)}
     save(folder, tensors, shards)
     return tensors
 
