@@ -29,7 +29,7 @@ from t1jax.config import BenchmarkConfig, Config, ConfigError
 from t1jax.host import command_line
 
 if TYPE_CHECKING:
-    from t1jax.evaluation.questions import Opened
+    from t1jax.evaluation.opened import Opened
     from t1jax.evaluation.responses import Question, Responder
     from t1jax.tasks.files.problems import Problem
 
@@ -134,25 +134,27 @@ def _run(argv: list[str]) -> None:
 
     from t1jax.devices import multihost
     from t1jax.evaluation import scoreboard
-    from t1jax.evaluation.questions import open_checkpoint, read_questions
+    from t1jax.evaluation.opened import open_checkpoint
+    from t1jax.evaluation.questions import make_responder, read_questions
     from t1jax.host.progress import Progress
     from t1jax.rewards.verifier import Verifier
 
-    opened = open_checkpoint(cfg, values.checkpoint, argv, budgets)
+    opened = open_checkpoint(cfg, values.checkpoint, argv)
+    tokens = opened.for_files(budgets)
 
     found: dict[str, Any] = {}
     with Progress() as progress, Verifier(cfg.verifier) as verifier:
         read = {}
         for name, benchmark in benchmarks.items():
             try:
-                read[name] = read_questions(benchmark.data, opened, verifier, values.limit)
+                read[name] = read_questions(benchmark.data, opened.cfg, tokens, verifier, values.limit)
             except ConfigError as error:
                 if values.data:
                     raise
                 raise ConfigError(f"{error}; set --config.benchmarks.{name}.data=FILE") from error
             for note in read[name][2]:
                 progress.note(note)
-        responder = opened.responder(verifier, progress)
+        responder = make_responder(opened, verifier, progress)
         for name, (problems, questions, _) in read.items():
             found[name] = evaluate(
                 responder, name, benchmarks[name], problems, questions, out / name, values.temperature, budgets

@@ -131,17 +131,18 @@ def _run(argv: list[str]) -> None:
         raise ConfigError(f"--temperature=0 with {values.samples} samples, which would all be the same; expected more")
 
     from t1jax.devices import multihost
-    from t1jax.evaluation.questions import open_checkpoint, read_questions
+    from t1jax.evaluation.opened import open_checkpoint
+    from t1jax.evaluation.questions import make_responder, read_questions
     from t1jax.host.progress import Progress
     from t1jax.rewards.verifier import Verifier
 
     opened = open_checkpoint(cfg, values.checkpoint, argv)
-    cfg = opened.cfg
+    cfg, tokens = opened.cfg, opened.for_files()
     with Progress() as progress, Verifier(cfg.verifier) as verifier:
-        _, questions, notes = read_questions(data, opened, verifier, values.limit)
+        _, questions, notes = read_questions(data, cfg, tokens, verifier, values.limit)
         for note in notes:
             progress.note(note)
-        responses = opened.responder(verifier, progress).respond(
+        responses = make_responder(opened, verifier, progress).respond(
             out.with_suffix(".responses.jsonl"), "filter", questions, data=data, samples=values.samples,
             temperature=temperature, length=cfg.data.prompt_length, new_tokens=cfg.rl.max_new_tokens,
         )  # fmt: skip
