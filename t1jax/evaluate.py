@@ -81,12 +81,11 @@ def evaluate(
     budgets: Sequence[int],
 ) -> dict[str, Any]:
     """What results.json says of a benchmark; its files are in `folder`."""
+    from t1jax.evaluation.cut import padded_length
     from t1jax.evaluation.figures import STRICT, measure
     from t1jax.evaluation.questions import cut_thoughts
-    from t1jax.evaluation.scaling import BUCKET
 
     cfg, samples = responder.cfg, benchmark.samples
-    prefix = len(responder.tokenizer.encode(cfg.scaling.answer_prefix))
     folder.mkdir(parents=True, exist_ok=True)
     responses = responder.respond(
         folder / "responses.jsonl", name, questions, data=benchmark.data, samples=samples, temperature=temperature,
@@ -94,10 +93,10 @@ def evaluate(
     )  # fmt: skip
     result = {"data": benchmark.data, **measure(problems, responses, samples), "budgets": []}
     for budget, cut in cut_thoughts(responder, questions, responses, samples, budgets).items():
-        longest = cfg.data.prompt_length + min(budget, cfg.rl.max_new_tokens) + prefix
+        length = padded_length(cfg, budget, cfg.scaling.answer_prefix, responder.tokenizer)
         answered = responder.respond(
             folder / f"budget-{budget}.jsonl", f"{name} at {budget}", cut, data=benchmark.data, samples=1,
-            temperature=temperature, length=-(-longest // BUCKET) * BUCKET, new_tokens=cfg.scaling.answer_tokens,
+            temperature=temperature, length=length, new_tokens=cfg.scaling.answer_tokens,
         )  # fmt: skip
         judged = {(r.problem, r.response): r for r in [*responses, *answered]}  # a cut response replaces the whole one
         point = measure(problems, list(judged.values()), samples)

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 from t1jax.config import Config
 from t1jax.devices import sharding
+from t1jax.evaluation.cut import cut
 from t1jax.evaluation.journal import Response
 from t1jax.evaluation.opened import Opened
 from t1jax.evaluation.responses import Question, Responder
-from t1jax.evaluation.scaling import close, end_of
 from t1jax.host.progress import Progress
 from t1jax.tasks.files.problems import Checker, Problem, comparable, read_problems, thought_end, usable, verifiable
 from t1jax.tasks.files.prompts import render
@@ -69,26 +69,21 @@ def cut_thoughts(
     samples: int,
     budgets: Sequence[int],
 ) -> dict[int, list[Question]]:
-    """For each budget, what to ask where the thinking does not end within it: prompt, cut thought, answer prefix.
-
-    A response that ends its thinking, or itself, within the budget keeps its own answer: see scaling.py.
-    """
+    """For each budget, what to ask where the thinking does not end within it: prompt, cut thought, answer prefix."""
     tokens, prefix = responder.tokenizer, responder.cfg.scaling.answer_prefix
     asked = {question.problem: question for question in questions}
-    ends = [end_of(r.ids, thought_end(r.ids, tokens), tokens) for r in responses] if budgets else []
-    cut: dict[int, list[Question]] = {budget: [] for budget in budgets}
-    for budget, others in cut.items():
-        for r, end in zip(responses, ends, strict=True):
-            if end > budget:
-                question = asked[r.problem]
-                thought = tuple(close(r.ids[:budget].tolist(), prefix, tokens))
-                others.append(
-                    dataclasses.replace(
-                        question,
-                        id=question.id * samples + r.response,
-                        prompt=question.prompt + thought,
-                        response=r.response,
-                        begun=thought,
-                    )
-                )
-    return cut
+    thoughts = cut([r.ids.tolist() for r in responses], budgets, lambda ids: thought_end(ids, tokens), prefix, tokens)
+
+    def to_ask(response: Response, thought: list[int]) -> Question:
+        question = asked[response.problem]
+        return dataclasses.replace(
+            question,
+            id=question.id * samples + response.response,
+            prompt=(*question.prompt, *thought),
+            response=response.response,
+            begun=tuple(thought),
+        )
+
+    return {
+        budget: [to_ask(responses[i], thought) for i, thought in found.items()] for budget, found in thoughts.items()
+    }

@@ -1,24 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inference scaling without a verifier: does more thinking give more correct answers?
 
-One generation's thinking is cut at a budget of tokens, the model writes the answer from the cut thought, and that is
-scored; repeated over budgets. A response that ends its thinking, or itself, within the budget keeps its own answer.
+One generation's thinking is cut at a budget of tokens (cut.py), the model writes the answer from the cut thought, and
+that is scored; repeated over budgets.
 
 Source: T1 (arXiv 2501.11651) section 3, inference scaling.
-Deliberately not here: the plot (plots.py).
+Deliberately not here: the plot (plots.py), the same for files of problems (evaluate.py).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
+from t1jax.evaluation.cut import cut, padded_length
 from t1jax.evaluation.evaluator import Evaluator, Response, accuracy
-from t1jax.text.tokenizer import TokenIds, Tokenizer
 from t1jax.types import Params
-
-BUCKET = 64  # prompts with cut thoughts are padded to a multiple of this many tokens: few shapes to compile
 
 
 def inference_scaling(
@@ -34,20 +31,24 @@ def inference_scaling(
     """
     cfg, task, tokenizer = evaluator.cfg, evaluator.task, evaluator.tokenizer
     prefix = task.cut_answer_prefix
-    ends = [thought_end(r.tokens, task, tokenizer) for r in responses]
+    written = [response.tokens for response in responses]
     points = []
-    for budget in cfg.scaling.budgets:
-        thoughts = cut(responses, ends, budget, prefix, tokenizer)
+    for budget, thoughts in cut(
+        written, cfg.scaling.budgets, lambda ids: task.thought_end(ids, tokenizer), prefix, tokenizer
+    ).items():
         problems = [responses[i].problem for i in thoughts]
         answers = evaluator.continue_from(
             params,
-            [[*tokenizer.encode(task.prompt(p)), *t] for p, t in zip(problems, thoughts.values(), strict=True)],
+            [
+                tokenizer.encode(task.prompt(p)) + thought
+                for p, thought in zip(problems, thoughts.values(), strict=True)
+            ],
             f"scaling/{stage}/{budget}",
             length=padded_length(cfg, budget, prefix, tokenizer),
             new_tokens=cfg.scaling.answer_tokens,
         )
         judged = list(responses)
-        completed = [[*thought, *answer] for thought, answer in zip(thoughts.values(), answers, strict=True)]
+        completed = [thought + answer for thought, answer in zip(thoughts.values(), answers, strict=True)]
         for i, response in zip(thoughts, evaluator.judge(problems, completed), strict=True):
             judged[i] = response
         points.append({"stage": stage, "budget": budget, **accuracy(judged)})
