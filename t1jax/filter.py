@@ -65,13 +65,12 @@ def main(argv: list[str]) -> int:
 
 def pass_rates(responses: Sequence[Response]) -> dict[int, float | None]:
     """row of the file -> share of right responses among the scorable ones; None if there is none."""
-    from t1jax.rewards.answers import RIGHT, UNSCORABLE
+    from t1jax.evaluation.figures import pass_rate
 
-    right, scorable = Counter[int](), Counter[int]()
+    outcomes: dict[int, list[int]] = {}
     for response in responses:
-        right[response.row] += response.outcome == RIGHT
-        scorable[response.row] += response.outcome != UNSCORABLE
-    return {row: right[row] / count if (count := scorable[row]) else None for row in right}
+        outcomes.setdefault(response.row, []).append(response.outcome)
+    return {row: pass_rate(mine).value for row, mine in outcomes.items()}
 
 
 def verdict(rate: float | None, lowest: float, highest: float) -> str:

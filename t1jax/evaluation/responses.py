@@ -27,10 +27,11 @@ from jax.sharding import Mesh
 from t1jax.config import Config
 from t1jax.devices import multihost
 from t1jax.devices.sharding import decode_layout
+from t1jax.evaluation.figures import pass_rate
 from t1jax.evaluation.journal import Journal, Response
 from t1jax.host.progress import Progress
 from t1jax.rewards import answers
-from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
+from t1jax.rewards.answers import UNSCORABLE, WRONG
 from t1jax.rollouts.generate import Generator
 from t1jax.tasks.files.problems import Checker
 from t1jax.text.tokenizer import Tokenizer
@@ -180,13 +181,12 @@ def checksum(params: Params) -> str:
 
 def _figures(responses: Sequence[Response]) -> dict[str, float]:
     """What a person watches of the responses so far."""
-    outcomes = [response.outcome for response in responses]
-    scorable = len(outcomes) - outcomes.count(UNSCORABLE)
+    rate = pass_rate(response.outcome for response in responses)
     row = {
         "response_length": sum(len(response.ids) for response in responses) / len(responses),
-        "unscorable": outcomes.count(UNSCORABLE) / len(responses),
+        "unscorable": (len(responses) - rate.n) / len(responses),
     }
-    return row | ({"accuracy": outcomes.count(RIGHT) / scorable} if scorable else {})
+    return row if rate.value is None else row | {"accuracy": rate.value}
 
 
 def _digest(questions: Sequence[Question]) -> str:

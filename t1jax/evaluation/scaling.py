@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from t1jax.evaluation.cut import cut, padded_length
-from t1jax.evaluation.evaluator import Evaluator, Response, accuracy
+from t1jax.evaluation.evaluator import Evaluator, Response
+from t1jax.evaluation.figures import accuracy
 from t1jax.types import Params
 
 

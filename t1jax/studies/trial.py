@@ -30,7 +30,6 @@ from jax.sharding import Mesh
 from t1jax.config import Config, load
 from t1jax.devices import sharding
 from t1jax.devices.sharding import train_layout
-from t1jax.evaluation import evaluator as evaluation
 from t1jax.evaluation import figures, scaling
 from t1jax.evaluation.evaluator import Evaluator
 from t1jax.evaluation.evaluator import Response as Judged
@@ -179,7 +178,7 @@ class Marks:
         with work.progress.stage(f"measure step {number}", total=1):
             responses = self.evaluator.respond(params, self._problems, "held_out")
             drawn = [response.tokens for response in responses]
-            found = evaluation.summary(responses) | {
+            found = figures.summary(responses) | {
                 "step": number,
                 "overlong": sum(ids[-1] not in work.tokenizer.stop_ids for ids in drawn) / len(drawn),
                 "kl_start": self._divergence(params, self.start, self._prompts, drawn) if number else 0.0,

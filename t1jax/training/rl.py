@@ -18,7 +18,8 @@ from t1jax.config import Config
 from t1jax.devices import multihost
 from t1jax.devices.sharding import train_layout
 from t1jax.evaluation import saved
-from t1jax.evaluation.evaluator import Evaluator, metrics_row
+from t1jax.evaluation.evaluator import Evaluator
+from t1jax.evaluation.figures import metrics_row
 from t1jax.host.metrics import MetricsWriter
 from t1jax.host.progress import Progress
 from t1jax.host.stopping import Signals

@@ -10,7 +10,7 @@ import pytest
 import small
 
 from t1jax.evaluation import evaluator as evaluation
-from t1jax.evaluation import scaling
+from t1jax.evaluation import figures, scaling
 from t1jax.tasks.pairs.task import PairsTask
 from t1jax.text import tokenizer
 
@@ -54,27 +54,27 @@ def test_the_summary_by_hand(evaluator):
     texts = [write(problems[0]), write(problems[1]), write(problems[2], verified=False), lie]
     responses = [response(evaluator, i, text) for i, text in enumerate(texts)]
     assert low + high != problems[3].target
-    row = evaluation.summary(responses)
+    row = figures.summary(responses)
     assert (row["accuracy"], row["n"], row["gave_up"], row["false_claims"]) == (0.75, 4, 0.25, 0.25)
     assert 0.3 < row["low"] < 0.75 < row["high"] < 1
     assert row["response_length"] == sum(len(TOKENS.encode(text)) + 1 for text in texts) / 4
     assert row["skills"]["arithmetic"] == 4 / 5  # three sums and two checks, of which the lie's sum is wrong
     assert row["skills"]["late_arithmetic"] is None
-    flat = evaluation.metrics_row(responses)
+    flat = figures.metrics_row(responses)
     assert flat["arithmetic"] == 4 / 5 and "skills" not in flat
 
 
 def test_an_unscorable_response_is_neither_right_nor_wrong(evaluator):
     right = response(evaluator, 0, write(evaluator.problems(1)[0]))
     unscorable = dataclasses.replace(right, outcome=-1)
-    assert evaluation.accuracy([right, unscorable])["n"] == 1
-    assert evaluation.accuracy([right, unscorable])["accuracy"] == 1.0
-    assert evaluation.summary([right, unscorable])["strict_accuracy"] == 0.5
+    assert figures.accuracy([right, unscorable])["n"] == 1
+    assert figures.accuracy([right, unscorable])["accuracy"] == 1.0
+    assert figures.summary([right, unscorable])["strict_accuracy"] == 0.5
 
 
 def test_difficulties_share_out_all_responses(evaluator):
     responses = [response(evaluator, i, write(p, False)) for i, p in enumerate(evaluator.problems(30))]
-    parts = evaluation.by_difficulty(responses, "rl")
+    parts = figures.by_difficulty(responses, "rl")
     assert sum(part["n"] for part in parts) == 30 and [part["stage"] for part in parts] == ["rl"] * len(parts)
     assert [part["difficulty"] for part in parts] == sorted({p.difficulty for p in evaluator.problems(30)})
 

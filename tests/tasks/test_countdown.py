@@ -16,7 +16,7 @@ import small
 from configs import countdown
 from t1jax import config
 from t1jax.config import ConfigError
-from t1jax.evaluation import evaluator
+from t1jax.evaluation import evaluator, figures
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
 from t1jax.rewards.verifier import Verifier
 from t1jax.tasks.countdown import chains as writer
@@ -291,9 +291,9 @@ def test_the_summary_has_no_orders():
     analysed = [
         evaluator.Response(EXAMPLE, (1,), text, 1, read(text)) for text in (VERIFIED + END, "</think>\n\\boxed{1+7}")
     ]
-    row = evaluator.summary(analysed)
+    row = figures.summary(analysed)
     assert "orders" not in row and row["gave_up"] == 0.5 and row["skills"]["verdicts"] == 1.0
-    assert "order_row" not in evaluator.metrics_row(analysed)
+    assert "order_row" not in figures.metrics_row(analysed)
 
 
 # tokens
