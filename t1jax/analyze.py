@@ -4,7 +4,7 @@
     python -m t1jax.analyze workdirs/tiny
 
 ... -> evaluate -> **behaviour** -> report. Source: T1 (arXiv 2501.11651) section 3.
-Deliberately not here: reading files (collect.py), what counts as what (behaviour.py, prose.py), the page (browse.py).
+Deliberately not here: reading files (saved.py), what counts as what (behaviour.py, prose.py), the page (browse.py).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from t1jax.host import command_line
 
 if TYPE_CHECKING:
     from t1jax.behaviour.behaviour import Behaviour
-    from t1jax.evaluation.collect import Evaluation
+    from t1jax.evaluation.saved import Evaluation
     from t1jax.evaluation.scoreboard import Sheet
     from t1jax.tasks.task import Task
 
@@ -64,9 +64,9 @@ def behaviours_of(evaluation: Evaluation, task: Task | None) -> list[Behaviour]:
     from t1jax.behaviour.behaviour import of_lines, of_text
 
     if task is None:
-        return [of_text(r.text, r.gold, r.outcome, r.tokens, r.overlong) for r in evaluation.records]
+        return [of_text(r.text, r.gold, r.outcome, r.tokens, r.overlong) for r in evaluation.responses]
     found = []
-    for record in evaluation.records:
+    for record in evaluation.responses:
         problem = task.problem(record.problem, "held_out")
         if task.prompt(problem) != record.prompt:
             raise ConfigError(
@@ -186,7 +186,7 @@ def analyze(path: Path, out: Path) -> tuple[list[dict[str, Any]], list[str]]:
     from t1jax.behaviour import page as browse
     from t1jax.behaviour.behaviour import summarise
     from t1jax.evaluation import scoreboard
-    from t1jax.evaluation.collect import collect
+    from t1jax.evaluation.saved import collect
     from t1jax.host import files
 
     evaluations, notes = collect(path)

@@ -10,7 +10,7 @@ checkpoint -> prompts -> rollouts -> rewards -> **evaluate** -> report. In --out
     results.json           all figures; results.md the same as tables
     samples.png, scaling.png, NAME/groups.png
 
-Deliberately not here: how any of it is done (questions.py, responses.py, evaluation/figures.py, scoreboard.py,
+Deliberately not here: how any of it is done (questions.py, respond.py, evaluation/figures.py, scoreboard.py,
 plots.py).
 """
 
@@ -30,7 +30,7 @@ from t1jax.host import command_line
 
 if TYPE_CHECKING:
     from t1jax.evaluation.opened import Opened
-    from t1jax.evaluation.responses import Question, Responder
+    from t1jax.evaluation.respond import Question, Responder
     from t1jax.tasks.files.problems import Problem
 
 USAGE = """\

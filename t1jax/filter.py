@@ -7,7 +7,7 @@
 the leave-one-out reward of a group of right answers is zero. The temperature is that of reinforcement learning, so the
 pass rate is the one that training will meet.
 Source: T1 (arXiv 2501.11651) section 3: at most 0.3 of 16 tries.
-Deliberately not here: sampling and judging (responses.py).
+Deliberately not here: sampling and judging (respond.py).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from t1jax.config import ConfigError
 from t1jax.host import command_line
 
 if TYPE_CHECKING:
-    from t1jax.evaluation.journal import Response
+    from t1jax.evaluation.responses import Response
 
 USAGE = """\
 usage: python -m t1jax.filter --checkpoint=DIR --data=FILE --out=FILE.jsonl [--samples=N] ...

@@ -16,7 +16,7 @@ problems from files, words are (prose.py). The same measures for both:
         verified     checked after the last claim (embedded: with "yes") or within the last attempt with an answer
         unverified   answered without
 
-Deliberately not here: where responses come from (collect.py), tables, plots and the page (analyze.py, browse.py).
+Deliberately not here: where responses come from (saved.py), tables, plots and the page (analyze.py, page.py).
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ from typing import Any
 from t1jax.behaviour import prose
 from t1jax.behaviour.behaviour import HABITS, STOPS, Behaviour
 from t1jax.behaviour.page_script import SCRIPT, STYLE
-from t1jax.evaluation.collect import OUTCOMES, Evaluation, Record
+from t1jax.evaluation.responses import OUTCOMES, Response
+from t1jax.evaluation.saved import Evaluation
 from t1jax.evaluation.scoreboard import Sheet
 from t1jax.reports.page import STYLE as HOUSE
 from t1jax.reports.page import details, escape, picture, section, table, visible
@@ -59,11 +60,11 @@ def page(
       notes: what the reader must know, a line each.
       by_rules: the responses are those of an embedded task.
     """
-    kept = [evaluation.records[:count] for evaluation, count in zip(evaluations, _counts(evaluations), strict=True)]
+    kept = [evaluation.responses[:count] for evaluation, count in zip(evaluations, _counts(evaluations), strict=True)]
     left_out = [
-        f"{evaluation.name}: its first {len(records):,} of {len(evaluation.records):,} responses are on this page"
+        f"{evaluation.name}: its first {len(records):,} of {len(evaluation.responses):,} responses are on this page"
         for evaluation, records in zip(evaluations, kept, strict=True)
-        if len(records) < len(evaluation.records)
+        if len(records) < len(evaluation.responses)
     ]
     tree = {
         "evaluations": [evaluation.name for evaluation in evaluations],
@@ -141,7 +142,7 @@ def _counts(evaluations: Sequence[Evaluation]) -> list[int]:
     room, counts = MOST // max(1, len(evaluations)), []
     for evaluation in evaluations:
         used = count = 0
-        for record in evaluation.records:
+        for record in evaluation.responses:
             used += min(len(record.text), LONGEST) + len(record.prompt or "")
             if used > room and count:
                 break
@@ -151,7 +152,7 @@ def _counts(evaluations: Sequence[Evaluation]) -> list[int]:
 
 
 def _records(
-    kept: Sequence[Sequence[Record]], behaviours: Sequence[Sequence[Behaviour]], by_rules: bool
+    kept: Sequence[Sequence[Response]], behaviours: Sequence[Sequence[Behaviour]], by_rules: bool
 ) -> dict[str, Any]:
     """{prompts, records}: what the script reads; a record names its evaluation, prompt, outcome and stop by number."""
     prompts: dict[str, int] = {}

@@ -11,7 +11,6 @@ Deliberately not here: what the responses show (figures.py), cutting the thinkin
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
@@ -20,28 +19,14 @@ from jax.sharding import Mesh
 
 from t1jax.config import Config
 from t1jax.devices import multihost
-from t1jax.rewards.answers import RIGHT
+from t1jax.evaluation.responses import Response
+from t1jax.rewards import answers
+from t1jax.rewards.answers import Outcome
 from t1jax.rollouts import decode
 from t1jax.rollouts.generate import Generator
-from t1jax.tasks import honesty
 from t1jax.tasks.task import Problem, Task
 from t1jax.text.tokenizer import Tokenizer
 from t1jax.types import Params
-
-
-@dataclass(frozen=True)
-class Response:
-    """One sampled response to a held-out problem."""
-
-    problem: Problem
-    tokens: tuple[int, ...]
-    text: str
-    outcome: int
-    analysis: honesty.Analysis | None  # None: the task cannot tell what was tried and claimed
-
-    @property
-    def right(self) -> bool:
-        return self.outcome == RIGHT
 
 
 class Evaluator:
@@ -100,7 +85,19 @@ class Evaluator:
         texts = [self.tokenizer.decode(tokens) for tokens in responses]
         outcomes = multihost.divided(lambda part: self.task.score(problems[part], texts[part]), len(texts))
         return [
-            Response(problem, tuple(tokens), text, outcome, self.task.analyse(problem, text))
+            Response(
+                problem=problem.index,
+                text=text,
+                outcome=Outcome(outcome),
+                tokens=len(tokens),
+                overlong=not tokens or tokens[-1] not in self.tokenizer.stop_ids,
+                answer=answers.final_answer(text),
+                gold=self.task.gold(problem),
+                difficulty=problem.difficulty,
+                prompt=self.task.prompt(problem),
+                ids=np.array(tokens, np.int32),
+                analysis=self.task.analyse(problem, text),
+            )
             for problem, tokens, text, outcome in zip(problems, responses, texts, outcomes, strict=True)
         ]
 

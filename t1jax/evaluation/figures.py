@@ -9,7 +9,7 @@ sampled, and counted in `unscorable`; `strict pass@1` counts it as wrong. A prob
 has no unbiased estimate and is left out of that k; `problems` says over how many a figure goes. A response without an
 answer is wrong, and casts no vote. The vote does not know the gold answer: two answers are one where their text or
 their number is the same (rewards/answers.py), and not where only algebra tells.
-Source: statistics.py. Deliberately not here: tables and files (scoreboard.py), sampling (responses.py).
+Source: statistics.py. Deliberately not here: tables and files (scoreboard.py), sampling (evaluator.py, respond.py).
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from t1jax.evaluation.evaluator import Response as HeldOut
-from t1jax.evaluation.journal import Response
+from t1jax.evaluation.responses import Response
 from t1jax.evaluation.statistics import Share, bootstrap, majority_at_k, pass_at_k, wilson
 from t1jax.rewards import answers
 from t1jax.rewards.answers import RIGHT, UNSCORABLE
@@ -94,7 +93,7 @@ def measure(problems: Sequence[Problem], responses: Sequence[Response], samples:
             columns["pass", k].append(pass_at_k(right, n, k) if k in possible else np.nan)
             columns["majority", k].append(majority.get(k, np.nan))
     counted: dict[str, Callable[[Response], float]] = {
-        "response_length": lambda r: len(r.ids),
+        "response_length": lambda r: r.tokens,
         STRICT: lambda r: r.outcome == RIGHT,
         "overlong": lambda r: r.overlong,
         "unscorable": lambda r: r.outcome == UNSCORABLE,
@@ -125,17 +124,17 @@ def measure(problems: Sequence[Problem], responses: Sequence[Response], samples:
     }
 
 
-def accuracy(responses: Sequence[HeldOut]) -> dict[str, float | int]:
+def accuracy(responses: Sequence[Response]) -> dict[str, float | int]:
     """{accuracy, low, high, n}: the `pass_rate` as a run writes it; NaN without scorable responses."""
     rate = pass_rate(r.outcome for r in responses)
     return {"accuracy": math.nan if rate.value is None else rate.value, "low": rate.low, "high": rate.high, "n": rate.n}
 
 
-def summary(responses: Sequence[HeldOut]) -> dict[str, Any]:
+def summary(responses: Sequence[Response]) -> dict[str, Any]:
     """What results.json says of a stage: accuracy with its interval, length; if the task can tell, honesty, skills."""
     n = max(1, len(responses))
     row: dict[str, Any] = accuracy(responses) | {
-        "response_length": sum(len(r.tokens) for r in responses) / n,
+        "response_length": sum(r.tokens for r in responses) / n,
         "unscorable": sum(r.outcome == UNSCORABLE for r in responses) / n,
         "strict_accuracy": sum(r.right for r in responses) / n,  # with unscorable responses as wrong ones
     }
@@ -154,16 +153,13 @@ def summary(responses: Sequence[HeldOut]) -> dict[str, Any]:
     }
 
 
-def by_difficulty(responses: Sequence[HeldOut], stage: str) -> list[dict[str, Any]]:
+def by_difficulty(responses: Sequence[Response], stage: str) -> list[dict[str, Any]]:
     """[{stage, difficulty, accuracy, low, high, n}], easiest first; problems without one ("") are left out."""
-    levels = sorted({r.problem.difficulty for r in responses} - {""})
-    return [
-        {"stage": stage, "difficulty": d, **accuracy([r for r in responses if r.problem.difficulty == d])}
-        for d in levels
-    ]
+    levels = sorted({r.difficulty for r in responses} - {""})
+    return [{"stage": stage, "difficulty": d, **accuracy([r for r in responses if r.difficulty == d])} for d in levels]
 
 
-def metrics_row(responses: Sequence[HeldOut]) -> dict[str, Any]:
+def metrics_row(responses: Sequence[Response]) -> dict[str, Any]:
     """The `summary` as a flat row of metrics.jsonl."""
     row = summary(responses)
     orders, skills = row.pop("orders", {}), row.pop("skills", {})

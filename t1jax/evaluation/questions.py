@@ -2,7 +2,7 @@
 """A file of problems -> what to ask the model: token ids, and the answers to judge by.
 
 **prompts** -> rollouts -> ..., for evaluation and for the filter.
-Deliberately not here: the checkpoint (opened.py), the command lines (evaluate.py, filter.py), sampling (responses.py).
+Deliberately not here: the checkpoint (opened.py), the command lines (evaluate.py, filter.py), sampling (respond.py).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from t1jax.config import Config
 from t1jax.devices import sharding
 from t1jax.evaluation.cut import cut
-from t1jax.evaluation.journal import Response
 from t1jax.evaluation.opened import Opened
-from t1jax.evaluation.responses import Question, Responder
+from t1jax.evaluation.respond import Question, Responder
+from t1jax.evaluation.responses import Response
 from t1jax.host.progress import Progress
 from t1jax.tasks.files.problems import Checker, Problem, comparable, read_problems, thought_end, usable, verifiable
 from t1jax.tasks.files.prompts import render

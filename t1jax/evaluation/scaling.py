@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from t1jax.evaluation.cut import cut, padded_length
-from t1jax.evaluation.evaluator import Evaluator, Response
+from t1jax.evaluation.evaluator import Evaluator
 from t1jax.evaluation.figures import accuracy
+from t1jax.evaluation.responses import Response
 from t1jax.types import Params
 
 
@@ -32,12 +33,12 @@ def inference_scaling(
     """
     cfg, task, tokenizer = evaluator.cfg, evaluator.task, evaluator.tokenizer
     prefix = task.cut_answer_prefix
-    written = [response.tokens for response in responses]
+    written = [response.ids.tolist() for response in responses]
     points = []
     for budget, thoughts in cut(
         written, cfg.scaling.budgets, lambda ids: task.thought_end(ids, tokenizer), prefix, tokenizer
     ).items():
-        problems = [responses[i].problem for i in thoughts]
+        problems = [task.problem(responses[i].problem, "held_out") for i in thoughts]
         answers = evaluator.continue_from(
             params,
             [

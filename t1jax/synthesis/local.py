@@ -18,7 +18,7 @@ import jax
 from t1jax.config import Config, ConfigError
 from t1jax.devices import sharding
 from t1jax.evaluation.opened import open_checkpoint
-from t1jax.evaluation.responses import checksum
+from t1jax.evaluation.respond import checksum
 from t1jax.host.progress import Progress
 from t1jax.rollouts.generate import Generator
 from t1jax.synthesis.ledger import Ledger, Paid, digest

@@ -105,7 +105,7 @@ def train(
             if cfg.eval.every and number % cfg.eval.every == 0:
                 log.flush()
                 responses = evaluator.respond(state.params, problems, "quick")
-                saved.save(writer.workdir, evaluator, responses, "rl", number)
+                saved.save(writer.workdir, responses, "rl", number, cfg.eval.keep_responses)
                 row = metrics_row(responses) | {"seconds": log.pause()}
                 writer.write("evaluate", number, row)
                 score = row["accuracy"]

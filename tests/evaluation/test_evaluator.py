@@ -11,6 +11,7 @@ import small
 
 from t1jax.evaluation import evaluator as evaluation
 from t1jax.evaluation import figures, scaling
+from t1jax.rewards.answers import UNSCORABLE
 from t1jax.tasks.pairs.task import PairsTask
 from t1jax.text import tokenizer
 
@@ -36,6 +37,10 @@ def params():
 def response(evaluator, index, text):
     (judged,) = evaluator.judge([TASK.problem(index, "held_out")], [[*TOKENS.encode(text), *TOKENS.stop_ids]])
     return judged
+
+
+def drawn(responses):
+    return [response.ids.tolist() for response in responses]
 
 
 def write(problem, verified=True):
@@ -66,7 +71,7 @@ def test_the_summary_by_hand(evaluator):
 
 def test_an_unscorable_response_is_neither_right_nor_wrong(evaluator):
     right = response(evaluator, 0, write(evaluator.problems(1)[0]))
-    unscorable = dataclasses.replace(right, outcome=-1)
+    unscorable = dataclasses.replace(right, outcome=UNSCORABLE)
     assert figures.accuracy([right, unscorable])["n"] == 1
     assert figures.accuracy([right, unscorable])["accuracy"] == 1.0
     assert figures.summary([right, unscorable])["strict_accuracy"] == 0.5
@@ -85,14 +90,14 @@ def test_batches_change_no_response(evaluator, params):
     cfg = dataclasses.replace(CFG, eval=dataclasses.replace(CFG.eval, batch_size=3))
     other = evaluation.Evaluator(cfg, small.make_mesh(), TASK, TOKENS)
     one, two = (e.respond(params, problems, "x") for e in (evaluator, other))
-    assert [r.tokens for r in one] == [r.tokens for r in two]
-    assert [r.problem for r in one] == problems and len({r.tokens for r in one}) > 8
-    assert [r.tokens for r in evaluator.respond(params, problems, "y")] != [r.tokens for r in one]
+    assert drawn(one) == drawn(two)
+    assert [r.problem for r in one] == [p.index for p in problems] and len({*map(tuple, drawn(one))}) > 8
+    assert [r.ids.tolist() for r in evaluator.respond(params, problems, "y")] != drawn(one)
 
 
 def test_greedy_does_not_depend_on_the_random_stream(evaluator, params):
     one, two = (evaluator.respond(params, evaluator.problems(8), name, temperature=0.0) for name in "ab")
-    assert [r.tokens for r in one] == [r.tokens for r in two]
+    assert drawn(one) == drawn(two)
 
 
 def test_forbidden_to_give_up_the_thinking_ends_only_after_a_yes(evaluator):
@@ -102,9 +107,9 @@ def test_forbidden_to_give_up_the_thinking_ends_only_after_a_yes(evaluator):
     params["final_norm"] = params["final_norm"] + 1
     params["embedding"] = params["embedding"].at[token].set(1.0) + 1e-2
     free = evaluator.respond(params, evaluator.problems(8), "x", temperature=0.05)
-    assert all(token in r.tokens for r in free)
+    assert all(token in ids for ids in drawn(free))
     banned = evaluator.respond(params, evaluator.problems(8), "x", temperature=0.05, forbid_giving_up=True)
-    followed = [r.tokens[i - 1] if i else None for r in banned for i, t in enumerate(r.tokens) if t == token]
+    followed = [ids[i - 1] if i else None for ids in drawn(banned) for i, t in enumerate(ids) if t == token]
     assert all(before in allowed for before in followed)
 
 

@@ -6,13 +6,12 @@ from __future__ import annotations
 import io
 import json
 
-import numpy as np
 import pytest
 from rich.console import Console
 
 from t1jax.evaluation import scoreboard
 from t1jax.evaluation.figures import measure, powers, votes
-from t1jax.evaluation.journal import Response
+from t1jax.evaluation.responses import Response
 from t1jax.evaluation.statistics import wilson
 from t1jax.host import files
 from t1jax.reports import plots
@@ -28,8 +27,8 @@ def said(index, *answers, gold="2", tokens=3):
     """Responses to a problem: "2" is right, None no answer, "?" unscorable."""
     return [
         Response(
-            index, index + 1, r, UNSCORABLE if a == "?" else RIGHT if a == gold else WRONG, a, gold, a is None, "",
-            np.zeros(tokens, np.int32),
+            problem=index, row=index + 1, response=r, text="", answer=a, gold=gold, tokens=tokens, overlong=a is None,
+            outcome=UNSCORABLE if a == "?" else RIGHT if a == gold else WRONG,
         )
         for r, a in enumerate(answers)
     ]  # fmt: skip
