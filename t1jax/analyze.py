@@ -4,7 +4,7 @@
     python -m t1jax.analyze workdirs/tiny
 
 ... -> evaluate -> **behaviour** -> report. Source: T1 (arXiv 2501.11651) section 3.
-Deliberately not here: reading files (saved.py), what counts as what (behaviour.py, prose.py), the page (browse.py).
+Deliberately not here: reading files (saved.py), what counts as what (behaviour.py, prose.py), the page (page.py).
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ itself. A table of all rows follows.
 Exit codes: 0 done, 1 a failure (with its traceback), 2 a mistake in flags or files, 130 interrupted.
 """
 DEFAULT_CONFIG = "configs/base.py"
-GOLD, ANSWER, RESPONSE = "gold", "answer", "response"
+GOLD, ANSWER, RESPONSE, TEXT = "gold", "answer", "response", "text"
 AT_ONCE = 4096  # rows that are judged together, which bounds the memory
 VALUE = "compared by value"
 
@@ -147,6 +147,8 @@ def _pairs(path: str) -> list[tuple[int, str | None, str]]:
 
     pairs = []
     for number, row in read_rows(path):
+        if type(row.get(RESPONSE)) is int and TEXT in row:  # of a run or an evaluation: `response` is a number there
+            row = {**row, RESPONSE: row[TEXT]}
         given = [name for name in (RESPONSE, ANSWER) if row.get(name) is not None]
         if GOLD not in row or not given:
             raise ConfigError(
