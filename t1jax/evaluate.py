@@ -10,7 +10,7 @@ checkpoint -> prompts -> rollouts -> rewards -> **evaluate** -> report. In --out
     results.json           all figures; results.md the same as tables
     samples.png, scaling.png, NAME/groups.png
 
-Deliberately not here: how any of it is done (questions.py, respond.py, evaluation/figures.py, scoreboard.py,
+Deliberately not here: how any of it is done (questions.py, respond.py, evaluation/figures.py, tables.py,
 plots.py).
 """
 
@@ -132,9 +132,9 @@ def _run(argv: list[str]) -> None:
     out = _folder(values.out)
 
     from t1jax.devices import multihost
-    from t1jax.evaluation import scoreboard
     from t1jax.evaluation.opened import open_checkpoint
     from t1jax.evaluation.questions import make_responder, read_questions
+    from t1jax.evaluation.tables import sheets, show
     from t1jax.host.progress import Progress
     from t1jax.rewards.verifier import Verifier
 
@@ -162,15 +162,15 @@ def _run(argv: list[str]) -> None:
                 notes = [note for others in read.values() for note in others[2]]
                 _report(out, opened, values.temperature, found, notes)
         if multihost.is_main():
-            tables = scoreboard.sheets(found)
+            tables = sheets(found)
     if multihost.is_main():
-        scoreboard.show(tables, progress.console)
+        show(tables, progress.console)
         print(f"results: {(out / 'results.md').resolve()}")
 
 
 def _report(out: Path, opened: Opened, temperature: float, found: Mapping[str, Any], notes: Sequence[str]) -> None:
     """Writes results.json, results.md and the plots of the benchmarks so far."""
-    from t1jax.evaluation import scoreboard
+    from t1jax.evaluation.tables import markdown, sheets
     from t1jax.host import files
     from t1jax.reports import plots
 
@@ -182,7 +182,7 @@ def _report(out: Path, opened: Opened, temperature: float, found: Mapping[str, A
     }
     files.write_json(out / "results.json", {**settings, "benchmarks": found, "notes": notes})
     said = [f"{name}: {value}" for name, value in settings.items()]
-    files.write_text(out / "results.md", scoreboard.markdown(scoreboard.sheets(found), [*said, *notes]))
+    files.write_text(out / "results.md", markdown(sheets(found), [*said, *notes]))
     several = {name: result for name, result in found.items() if result["samples"] > 1}
     if several:
         files.write_bytes(out / "samples.png", plots.draw_samples(several, plots.LIGHT))

@@ -194,14 +194,14 @@ def _show(judged: Sequence[Judged], notes: Sequence[str], golds_only: bool, file
     """Prints the table: how many of each verdict, and why."""
     from rich.console import Console
 
-    from t1jax.evaluation import scoreboard
+    from t1jax.evaluation.tables import Sheet, show
 
     counts = Counter((one.outcome, one.why) for one in judged)
     verdicts = sorted(counts.items(), key=lambda item: (-item[0][0], -item[1]))
     names = {1: "right", 0: "wrong", -1: "unscorable"}
     rows = [(why, names[int(outcome)], f"{n:,}", f"{100 * n / len(judged):.1f}") for (outcome, why), n in verdicts]
     header = ("golds" if golds_only else "why", "against itself" if golds_only else "outcome", "rows", "%")
-    scoreboard.show([scoreboard.Sheet(f"{len(judged):,} rows", header, rows)], Console(file=file, soft_wrap=True))
+    show([Sheet(f"{len(judged):,} rows", header, rows)], Console(file=file, soft_wrap=True))
     for note in notes:
         print(inert(note), file=file)
 

@@ -21,7 +21,7 @@ from t1jax.behaviour.behaviour import HABITS, STOPS, Behaviour
 from t1jax.behaviour.page_script import SCRIPT, STYLE
 from t1jax.evaluation.responses import OUTCOMES, Response
 from t1jax.evaluation.saved import Evaluation
-from t1jax.evaluation.scoreboard import Sheet
+from t1jax.evaluation.tables import Sheet
 from t1jax.reports.page import STYLE as HOUSE
 from t1jax.reports.page import details, escape, picture, section, table, visible
 from t1jax.tasks.pairs import chains

@@ -9,7 +9,7 @@ sampled, and counted in `unscorable`; `strict pass@1` counts it as wrong. A prob
 has no unbiased estimate and is left out of that k; `problems` says over how many a figure goes. A response without an
 answer is wrong, and casts no vote. The vote does not know the gold answer: two answers are one where their text or
 their number is the same (rewards/answers.py), and not where only algebra tells.
-Source: statistics.py. Deliberately not here: tables and files (scoreboard.py), sampling (evaluator.py, respond.py).
+Source: statistics.py. Deliberately not here: tables and files (tables.py), sampling (evaluator.py, respond.py).
 """
 
 from __future__ import annotations

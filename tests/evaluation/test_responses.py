@@ -68,7 +68,7 @@ def test_what_is_not_known_is_left_out_and_null_is_said():
 @pytest.mark.parametrize(
     "change",
     [{"outcome": "fine"}, {"tokens": -1}, {"tokens": True}, {"text": 3}, {"response": None}, {"ids": [1]},
-     {"problem": "5"}, {"overlong": 0}],
+     {"problem": "5"}, {"overlong": 0}, {"step": "9"}, {"stage": 3}, {"row": "1"}, {"prompt": 2}],
 )  # fmt: skip
 def test_what_is_no_response_is_refused(change):
     with pytest.raises((ValueError, KeyError, TypeError)):
