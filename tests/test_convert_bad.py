@@ -15,7 +15,6 @@ import pytest
 import weight_folders as folders
 from converting import refused
 
-from t1jax import convert
 from t1jax.host.progress import Progress
 from t1jax.weights import conversion
 

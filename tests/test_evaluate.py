@@ -21,9 +21,9 @@ import small
 from random_qwen import KNOBS, PROBLEMS, rows
 
 from t1jax import evaluate
-from t1jax.evaluation.journal import Response
 from t1jax.evaluation.questions import cut_thoughts
-from t1jax.evaluation.responses import Question
+from t1jax.evaluation.respond import Question
+from t1jax.evaluation.responses import Response
 from t1jax.host import command_line
 from t1jax.rewards import answers
 from t1jax.text.huggingface import HFTokenizer
@@ -107,7 +107,9 @@ def test_a_thought_as_long_as_the_budget_is_not_cut(checkpoint):
     for end in ([close, filler, stop], [stop]):
         for length, cut in ((4, 0), (5, 1)):
             ids = np.array([filler] * length + end, np.int32)
-            response = Response(7, 8, 1, answers.RIGHT, "2", "2", False, "", ids)
+            response = Response(
+                problem=7, row=8, response=1, outcome=answers.RIGHT, text="", tokens=len(ids), overlong=False, ids=ids
+            )
             found = cut_thoughts(responder, [question], [response], 3, [4])[4]
             thought = (filler,) * 4 + (close,)
             expected = Question(7 * 3 + 1, 7, 8, (1, 2, *thought), "2", response=1, begun=thought)

@@ -6,20 +6,19 @@ from __future__ import annotations
 import datetime
 import json
 
-import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 from random_qwen import KNOBS, PROBLEMS, rows
 
 from t1jax import filter as program
-from t1jax.evaluation.journal import Response
+from t1jax.evaluation.responses import Response
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
 
 
 def said(row, *outcomes):
     return [
-        Response(row - 1, row, r, outcome, "x", "x", False, "", np.zeros(1, np.int32))
+        Response(problem=row - 1, row=row, response=r, outcome=outcome, text="", tokens=1, overlong=False)
         for r, outcome in enumerate(outcomes)
     ]
 

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 
 from t1jax.behaviour.behaviour import HABITS, STOPS, Behaviour
 from t1jax.behaviour.records import counts, data_of
-from t1jax.evaluation.collect import OUTCOMES, Evaluation
-from t1jax.evaluation.scoreboard import Sheet
+from t1jax.evaluation.responses import OUTCOMES
+from t1jax.evaluation.saved import Evaluation
+from t1jax.evaluation.tables import Sheet
 from t1jax.reports import page as house
 from t1jax.reports.page import assets, details, digest, escape, picture, section, table
 
@@ -47,11 +48,11 @@ def page(
       notes: what the reader must know, a line each.
       by_rules: the responses are those of an embedded task.
     """
-    kept = [evaluation.records[:count] for evaluation, count in zip(evaluations, counts(evaluations), strict=True)]
+    kept = [evaluation.responses[:count] for evaluation, count in zip(evaluations, counts(evaluations), strict=True)]
     left_out = [
-        f"{evaluation.name}: its first {len(records):,} of {len(evaluation.records):,} responses are on this page"
+        f"{evaluation.name}: its first {len(records):,} of {len(evaluation.responses):,} responses are on this page"
         for evaluation, records in zip(evaluations, kept, strict=True)
-        if len(records) < len(evaluation.records)
+        if len(records) < len(evaluation.responses)
     ]
     tree = {
         "evaluations": [evaluation.name for evaluation in evaluations],

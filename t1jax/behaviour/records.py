@@ -13,7 +13,8 @@ from typing import Any
 
 from t1jax.behaviour import phrases
 from t1jax.behaviour.behaviour import HABITS, STOPS, Behaviour
-from t1jax.evaluation.collect import OUTCOMES, Evaluation, Record
+from t1jax.evaluation.responses import OUTCOMES, Response
+from t1jax.evaluation.saved import Evaluation
 from t1jax.reports.page import visible
 from t1jax.tasks.pairs import chains
 
@@ -30,7 +31,7 @@ def counts(evaluations: Sequence[Evaluation]) -> list[int]:
     room, found = MOST // max(1, len(evaluations)), []
     for evaluation in evaluations:
         used = count = 0
-        for record in evaluation.records:
+        for record in evaluation.responses:
             used += min(len(record.text), LONGEST) + len(record.prompt or "")
             if used > room and count:
                 break
@@ -40,7 +41,7 @@ def counts(evaluations: Sequence[Evaluation]) -> list[int]:
 
 
 def data_of(
-    kept: Sequence[Sequence[Record]], behaviours: Sequence[Sequence[Behaviour]], by_rules: bool
+    kept: Sequence[Sequence[Response]], behaviours: Sequence[Sequence[Behaviour]], by_rules: bool
 ) -> dict[str, Any]:
     """{prompts, records}: what the script reads; a record names its evaluation, prompt, outcome and stop by number."""
     prompts: dict[str, int] = {}

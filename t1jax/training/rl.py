@@ -18,7 +18,8 @@ from t1jax.config import Config
 from t1jax.devices import multihost
 from t1jax.devices.sharding import train_layout
 from t1jax.evaluation import saved
-from t1jax.evaluation.evaluator import Evaluator, metrics_row
+from t1jax.evaluation.evaluator import Evaluator
+from t1jax.evaluation.figures import metrics_row
 from t1jax.host.metrics import MetricsWriter
 from t1jax.host.progress import Progress
 from t1jax.host.stopping import Signals
@@ -104,7 +105,7 @@ def train(
             if cfg.eval.every and number % cfg.eval.every == 0:
                 log.flush()
                 responses = evaluator.respond(state.params, problems, "quick")
-                saved.save(writer.workdir, evaluator, responses, "rl", number)
+                saved.save(writer.workdir, responses, "rl", number, cfg.eval.keep_responses)
                 row = metrics_row(responses) | {"seconds": log.pause()}
                 writer.write("evaluate", number, row)
                 score = row["accuracy"]

@@ -22,9 +22,9 @@ from jax.sharding import Mesh
 
 from t1jax.config import Config, ConfigError
 from t1jax.devices import multihost
+from t1jax.evaluation.figures import pass_rate
 from t1jax.host import files
 from t1jax.host.progress import Progress
-from t1jax.rewards.answers import RIGHT, UNSCORABLE
 from t1jax.rollouts.generate import Generator
 from t1jax.tasks.task import P, Task, Wrapped
 from t1jax.text.tokenizer import Tokenizer
@@ -132,8 +132,7 @@ def pass_rates(
             asked = [problem for problem in problems for _ in range(cfg.rl.filter_samples)]
             outcomes = np.array(_judge(task, asked, texts))
             for index, tries in zip(chosen, outcomes.reshape(len(chosen), -1), strict=True):
-                scorable = int((tries != UNSCORABLE).sum())
-                rates[index] = float((tries == RIGHT).sum()) / scorable if scorable else None
+                rates[index] = pass_rate(tries.tolist()).value
             stage.update(start + len(chosen))
     return rates
 

@@ -35,9 +35,9 @@ from jax.sharding import Mesh
 from t1jax import validation
 from t1jax.config import Config, ConfigError
 from t1jax.devices import multihost, sharding
-from t1jax.evaluation import evaluator as evaluation
-from t1jax.evaluation import saved, scaling
-from t1jax.evaluation.evaluator import Evaluator, Response
+from t1jax.evaluation import figures, saved, scaling
+from t1jax.evaluation.evaluator import Evaluator
+from t1jax.evaluation.responses import Response
 from t1jax.host import files
 from t1jax.host.metrics import MetricsWriter, read_rows
 from t1jax.host.progress import Progress
@@ -207,31 +207,31 @@ def measure(evaluator: Evaluator, params: Params, stage: str, workdir: Path) -> 
     cfg = evaluator.cfg
     problems = evaluator.problems(cfg.eval.num_problems)
     responses = evaluator.respond(params, problems, "held_out")
-    saved.save(workdir, evaluator, responses, stage, cfg.rl.num_steps if stage == "rl" else 0, final=stage == "rl")
+    done, last = (cfg.rl.num_steps, True) if stage == "rl" else (0, False)
+    saved.save(workdir, responses, stage, done, cfg.eval.keep_responses, final=last)
     greedy = evaluator.respond(params, problems, "held_out", temperature=0.0)
-    summary = evaluation.summary(responses)
+    summary = figures.summary(responses)
     if evaluator.task.forbid_giving_up(evaluator.tokenizer) is not None:
         forbidden = evaluator.respond(params, problems, "held_out", forbid_giving_up=True)
-        summary["forbidden_to_give_up"] = evaluation.accuracy(forbidden)
+        summary["forbidden_to_give_up"] = figures.accuracy(forbidden)
     return {
         "summary": summary,
-        "greedy": evaluation.accuracy(greedy),
-        "by_difficulty": evaluation.by_difficulty(responses, stage),
-        "samples": [sample(evaluator, response, stage) for response in responses[: cfg.eval.samples]],
+        "greedy": figures.accuracy(greedy),
+        "by_difficulty": figures.by_difficulty(responses, stage),
+        "samples": [sample(response, stage) for response in responses[: cfg.eval.samples]],
         "scaling": scaling.inference_scaling(evaluator, params, responses, stage),
     }
 
 
-def sample(evaluator: Evaluator, response: Response, stage: str) -> dict[str, Any]:
+def sample(response: Response, stage: str) -> dict[str, Any]:
     """A response as the report shows it."""
-    problem = response.problem
     return {
         "stage": stage,
-        "prompt": evaluator.task.prompt(problem),
+        "prompt": response.prompt,
         "response": response.text,
         "correct": response.right,
-        "gold": evaluator.task.gold(problem),
-        "difficulty": problem.difficulty,
+        "gold": response.gold,
+        "difficulty": response.difficulty,
     }
 
 

@@ -63,9 +63,10 @@ def test_a_run_saves_the_responses_that_its_figures_are_made_of(unbroken):
     assert [row["problem"] for row in quick] == list(range(12, 20))  # others
     results = json.loads((unbroken / "results.json").read_text())
     for shown, row in zip(results["samples"], (*first[:2], *last[:2]), strict=True):
-        assert {k: shown[k] for k in ("stage", "prompt", "response", "gold", "difficulty")} == {
-            k: row[k] for k in ("stage", "prompt", "response", "gold", "difficulty")
+        assert {k: shown[k] for k in ("stage", "prompt", "gold", "difficulty")} == {
+            k: row[k] for k in ("stage", "prompt", "gold", "difficulty")
         }
+        assert shown["response"] == row["text"]
         assert shown["correct"] == (row["outcome"] == "right")
     longest = CFG.rl.max_new_tokens
     for row in (*first, *quick, *last):
