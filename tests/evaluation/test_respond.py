@@ -245,6 +245,11 @@ def test_another_question_is_another_digest():
     assert len({respond_module._digest([question]) for question in [one, *others]}) == 5
 
 
+def test_questions_have_the_digest_that_older_versions_wrote():
+    """Otherwise their files could not be continued."""
+    assert respond_module._digest([Question(1, 2, 3, (4, 5), "6")]) == "052e6643c240"
+
+
 def test_a_checksum_sees_every_weight_and_no_sharding():
     mesh = small.make_mesh((1, 4, 1))
     cfg = small.make_config()
