@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The configuration as frozen, typed views, and the checks that tell a user which knob to turn.
+"""The configuration as frozen, typed views, with checks that tell the user which knob to change.
 
-Where: before everything else. configs/base.py documents each knob; `load` gives the same sections and names, typed.
+configs/base.py documents each knob; `load` returns the same sections and names, typed.
 Deliberately not here: defaults (configs/), how trees are read (typed.py), what may stand together
 (validation.py), command-line flags (host/command_line.py).
 """

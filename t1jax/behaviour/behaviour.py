@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a response does on its way to an answer, and how often responses do: T1's analysis of behaviour.
+"""T1's analysis of behaviour: what a response does on the way to its answer, and how often responses do it.
 
-... -> evaluate -> **behaviour** -> report. Of the embedded tasks, lines are read by exact rules (tasks/honesty.py); of
-problems from files, words are (prose.py). The same measures for both:
+... -> evaluate -> **behaviour** -> report. Responses to embedded tasks are parsed by exact rules (tasks/honesty.py);
+text from file problems is searched for keywords (prose.py). The measures are the same for both:
 
     attempts       embedded: lines that try something. Text: see prose.py
-    reflections    embedded: attempts and checks that the response itself finds wrong. Text: places with such a word
-    backtracks     embedded: attempts after one that was found wrong. Text: places with such a word
-    verifications  embedded: check lines. Text: places with such a word
-    repeated       embedded: attempts at what had been tried. Text: attempts that come to an earlier one's answer
+    reflections    embedded: attempts and checks that the response itself finds wrong. Text: occurrences of a keyword
+    backtracks     embedded: attempts after one that was found wrong. Text: occurrences of a keyword
+    verifications  embedded: check lines. Text: occurrences of a keyword
+    repeated       embedded: attempts at what was tried before. Text: attempts with an earlier attempt's answer
     first_right    whether the first attempt is right, and (embedded) the response says so
     stop           how it ended, the first that holds:
         cut off      no stop token within the limit
-        gave up      embedded: nothing claimed. Text: no candidate answer, or words of giving up at the end
+        gave up      embedded: nothing claimed. Text: no candidate answer, or a giving-up keyword at the end
         verified     checked after the last claim (embedded: with "yes") or within the last attempt with an answer
         unverified   answered without
 

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads attempts and habits out of running text, by keywords (phrases.py).
+"""Finds attempts and behaviours in free text by keywords (phrases.py).
 
-... -> evaluate -> **behaviour**, for problems from files. A list of words sees what is said, not what is thought: it
-counts a "wait" that means a queue, and misses a doubt without a word for it. So figures are for comparing checkpoints
-on the same problems, not for their own sake.
+... -> evaluate -> **behaviour**, for problems from files. Keywords show what is written, not what is meant: they count
+a "wait" that means a queue, and miss a doubt that uses none of them. So use the figures to compare checkpoints on the
+same problems.
 
-A text is taken apart into sentences: at line ends, and at . ! ? before a space. Its attempts:
-  * The first begins with the text. A sentence with a word of BACKTRACK begins another one, if a sentence without such a
-    word has been said since the last one began.
-  * A candidate answer is what a box or <answer> holds, or the number, letter or formula behind "answer is" or
-    "answer:". An attempt's answer is its first candidate. A candidate that differs from it begins another attempt, with
-    its sentence, or with itself if that sentence has given an answer already.
-  * An attempt without a candidate comes to the number behind its last "=". Without that, it comes to nothing: wrong.
-Deliberately not here: the words (phrases.py), figures over many responses (behaviour.py), the embedded tasks, which
-have exact rules (tasks/honesty.py).
+A text is split into sentences, at line ends and at . ! ? before a space. Its attempts:
+  * The first begins with the text. A sentence with a BACKTRACK keyword begins another one, if there was a sentence
+    without such a keyword since the last one began.
+  * A candidate answer is the content of a box or <answer>, or the number, letter or formula after "answer is" or
+    "answer:". An attempt's answer is its first candidate. A different candidate begins another attempt, with its
+    sentence, or with itself if that sentence has given an answer already.
+  * An attempt without a candidate has the number after its last "=" as its answer. Without that it has none: wrong.
+Source: T1 (arXiv 2501.11651) section 3 counts such words: "wait", "perhaps", "alternate".
+Deliberately not here: figures over many responses (behaviour.py), the embedded tasks, which have exact rules
+(tasks/honesty.py).
 """
 
 from __future__ import annotations

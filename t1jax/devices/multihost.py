@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every call that knows there may be several processes.
+"""Every function that depends on the number of processes.
 
-Every process makes the whole batch, and each of its devices takes the rows of its shard. So processes that hold the
-same shard, as they do where a tensor group spans them, hand in the same rows, whatever the order of the devices in the
-mesh. Process 0 alone writes files.
+Every process builds the whole batch, and each of its devices takes the rows of its shard. So processes that hold the
+same shard, because a tensor group spans them, supply the same rows, whatever the order of devices in the mesh. Only
+process 0 writes files.
 Deliberately not here: starting the processes, shardings (sharding.py), whether replicas agree (replicas.py).
 """
 

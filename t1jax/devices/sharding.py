@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where every array lives: the mesh, the rules from logical axes to mesh axes, and one way to constrain.
+"""Where every array lives: the mesh, the rules from logical axes to mesh axes, and sharding constraints.
 
-Parameters and activations name their dimensions with words (`embed`, `q_heads`, `batch` ...). A `Layout` is a mesh
-with a table that says over which mesh axis each word is split. Training and decoding use the same weights under two
-tables: TRAIN_RULES shards weights over `fsdp` and `tensor`; DECODE_RULES keeps them whole over `fsdp`, so that no
-weight moves inside the token loop.
+Parameters and activations have named dimensions (`embed`, `q_heads`, `batch`, ...). A `Layout` is a mesh with a table
+from these logical axes to mesh axes: `data` (replicas), `fsdp` (shards of parameters, optimiser and anchor) and
+`tensor` (shards of heads, MLP and vocabulary). Training and decoding use the same weights under two tables: TRAIN_RULES
+shards weights over `fsdp` and `tensor`; DECODE_RULES replicates them over `fsdp`, so that no weight moves inside the
+token loop; they are gathered once per step. An unknown axis, two axes on one mesh axis, or an indivisible size raises.
 
 Deliberately not here: anything about several processes (multihost.py).
 """
@@ -40,7 +41,7 @@ DECODE_RULES = tuple((name, () if name == "embed" else axes) for name, axes in T
 
 @dataclass(frozen=True)
 class Layout:
-    """A mesh and the table logical axis -> mesh axes. Hashable, so that modules can carry it."""
+    """A mesh and a table from logical axes to mesh axes. Hashable, so that modules can hold it."""
 
     mesh: Mesh
     rules: tuple[tuple[str, tuple[str, ...]], ...]

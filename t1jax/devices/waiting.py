@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long devices wait for one whose host scores: a bound that a slow scorer stays below, and XLA is told of.
+"""How long devices wait for a slow scorer: XLA's timeouts, and how they are raised.
 
-Scoring is a call of the host from inside the program. While one shard's answers are judged, devices that are done wait
-for it in their next exchange, and XLA gives up on an exchange that takes too long:
+Scoring is a host callback inside the program. While one shard's answers are judged, the other devices wait for it in
+their next collective, and XLA gives up on a collective that takes too long:
 
     CPU, one process      40 s, then it aborts the process: xla_cpu_collective_call_terminate_timeout_seconds
     CPU, several          30 minutes: xla_cpu_collective_timeout_seconds (a reduce-scatter 30 s, which no flag changes:
@@ -12,8 +12,8 @@ for it in their next exchange, and XLA gives up on an exchange that takes too lo
                           limit unless xla_gpu_nccl_termination_timeout_seconds is set
     TPU                   no limit is documented
 
-Defaults of xla/debug_options_flags.cc as of jaxlib 0.10. `be_patient` raises them all to LONGEST_SCORING, which
-validation.py holds the longest scoring of a config to. A process that is gone is noticed by its heartbeat as before
+Defaults of xla/debug_options_flags.cc as of jaxlib 0.10. `be_patient` raises them all to LONGEST_SCORING;
+validation.py rejects configs whose scoring may take longer. A dead process is still detected by its heartbeat
 (processes.py).
 Deliberately not here: how long an answer may take (rewards/verifier.py).
 """

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all command lines share: flags, configs with overridden knobs, one-line errors, exit codes.
+"""What all commands share: flags, configs with overridden knobs, one-line errors, exit codes.
 
     def main(argv): return cli.call("t1jax.sample", USAGE, body, argv)
 
-A user's mistake is one line on stderr and exit code 2. Nothing heavy is imported here, so that --help answers at once.
+A user's mistake prints a one-line error and exits with code 2. Nothing heavy is imported here, so --help is instant.
 Deliberately not here: what the programs do (main.py, convert.py, evaluate.py, filter.py, sample.py).
 """
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are whole or absent, and values that JSON can hold.
+"""Atomic file writes, and conversion of values to JSON.
 
-A reader never sees half of a file written here: the bytes go to a file beside the target, reach the disk, and take
-the target's name in one rename. Whoever is killed in between leaves the old file as it was.
+A reader never sees a partial file: the bytes are written to a temporary file beside the target, synced to disk, and
+renamed. A process killed in between leaves the old file unchanged.
 Deliberately not here: what the files say (metrics.py, run_page.py), checkpoints (checkpoint.py).
 """
 

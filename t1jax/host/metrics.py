@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run says about itself: metrics.jsonl, one row a step, and TensorBoard events. Process 0 only.
+"""The metrics of a run: metrics.jsonl, with one row per step, and TensorBoard events. Process 0 only.
 
-Stands beside the loops: ... -> update -> **metrics** -> checkpoint -> evaluate -> report.
-Every row has every column of `REQUIRED`; null where a column means nothing in that stage, and where a value was NaN
-or infinite. A row is on its way to the disk when `write` returns. A resumed run first drops the rows of steps that
-will be done again, so that a step has one row however often the run was interrupted.
+... -> update -> **metrics** -> checkpoint -> evaluate -> report.
+Every row has every column of `REQUIRED`; null if the column does not apply to the stage, or if a value is NaN or
+infinite. A row has been flushed to the file when `write` returns. A resumed run first drops the rows of steps that will
+be repeated, so that each step has one row however often the run was interrupted.
 Deliberately not here: the bar on the terminal (progress.py), plots (plots.py).
 """
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several processes as one run: how they find each other, and that none waits for ever for one that is gone.
+"""Multi-process runs: how processes find each other, and how none waits forever for one that died.
 
 Plain multi-controller JAX: every process runs the same command. On TPU pods, Slurm, GKE and under Open MPI, JAX finds
-the others by itself (--multiprocess); elsewhere the command line says who is who.
+the others (--multiprocess); elsewhere the command line gives the coordinator, the count and the index.
 
-A process that fails leaves at once, without waiting for the others at JAX's exit barrier. The others notice: their
-exchange with it breaks, or its heartbeat stops, which is noticed after HEARTBEAT seconds and ends them.
+A process that fails exits immediately, without waiting at JAX's exit barrier. The others stop because a collective with
+it breaks, or because its heartbeat has been missing for HEARTBEAT seconds.
 Deliberately not here: what processes exchange (multihost.py), starting them (launch/).
 """
 

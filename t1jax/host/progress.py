@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a person sees while a run works: one line a stage, with a bar, the last step's figures and the time left.
+"""Progress of a run on the terminal: one line per stage, with a bar, the last step's metrics and the time left.
 
     with Progress() as progress:
         with progress.stage("rl", total=cfg.rl.num_steps, done=start) as stage:
             stage.update(step, row)                       # row: what MetricsWriter.write returned
             progress.sampling(tokens_done, total, live)   # from any thread, while a step samples
 
-On a terminal the lines are live and those of finished stages stay. Anywhere else (a file, a pipe, CI) plain lines:
-at most one in `every` seconds, and one when a stage ends. Process 0 only.
+On a terminal the lines are updated in place and those of finished stages stay. Elsewhere (a file, a pipe, CI) plain
+lines are printed: at most one every `every` seconds, and one when a stage ends. Process 0 only.
 Deliberately not here: files (metrics.py).
 """
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why a run ends before its time, with which exit code, and the signals that ask it to.
+"""How a run stops early: the signals that request it, and the exit codes.
 
-SIGTERM (a preemption) and SIGINT (Ctrl-C) ask once: a training loop ends its step, saves and leaves; anything else is
-left where it is. The second signal ends the process there and then: checkpoints are whole by being renamed.
+After SIGTERM (a preemption) or SIGINT (Ctrl-C) a training loop finishes its step, saves and exits; anything else is
+interrupted. A second signal ends the process immediately; checkpoints are renamed into place, so they stay complete.
 
-A thread is told of signals by the C library, not by the interpreter, so that neither a long compilation nor a long
-sampling call, inside which Python runs no handler, keeps it from hearing.
+A thread receives signals through the C library, not the interpreter, because Python runs no handler during a long
+compilation or sampling call.
 Deliberately not here: what is saved (checkpoint.py), when (loop.py), other processes' signals (multihost.py).
 """
 

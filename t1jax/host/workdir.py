@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose a workdir is: one process's at a time, and one config's and its files'.
+"""Ties a workdir to one process at a time, one config and its files of problems.
 
-    lock          held by the process that runs here; free again when it ends, however it ends
+    lock          held by the process that uses the workdir; released when it ends, for whatever reason
     config.json   every knob of the run
     inputs.json   SHA-256 of each file of problems that the config names
 
-A mesh may change between starts. Other knobs are refused with the difference, unless --allow_change names them and
-they are not what checkpoints are made of.
+The mesh may change between starts. Changes of other knobs are rejected and listed, unless --allow_change names them and
+checkpoints do not depend on them.
 Deliberately not here: what else lies in the workdir (training/stages.py), damaged checkpoints (checkpoint.py).
 """
 

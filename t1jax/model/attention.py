@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rotary positions, and attention within the texts of a row: the one place that picks how attention is computed.
+"""Rotary positions, and attention within the texts of a row: the one place that chooses the implementation.
 
 Axes: B rows, T query positions, S key positions, N query heads, K kv heads, G = N // K, H head dim, h = H / 2 pairs
 that turn.

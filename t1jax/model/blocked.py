@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention within the texts of a row, tile by tile: only tiles that some pair of tokens needs are computed.
+"""Attention within the texts of a row, tile by tile; tiles that are masked out completely are skipped.
 
-A row is cut into blocks of positions. Which blocks of keys a block of queries needs follows from the ranges of its
-segments and their parents; the list is made once for all layers. Scores exist for one tile at a time, forward and
-backward, so memory and time grow with the texts, not with the square of the row.
+A row is split into blocks of positions. The blocks of keys that a block of queries needs follow from the ranges of
+segments and their parents; the list is computed once for all layers. Scores exist for one tile at a time, forward and
+backward, so memory and time grow with the texts, not with the square of the row length.
 
 Axes: B rows, T positions, N query heads, K kv heads, G = N // K, H head dim, n blocks of S positions in a row,
 A = B * n, c blocks of queries at a time, Q = G * S.
-Source: FlashAttention-2, arXiv 2307.08691: online softmax, and a backward that makes the weights again.
+Source: FlashAttention-2, arXiv 2307.08691: online softmax, and a backward pass that recomputes the weights.
 Deliberately not here: which kernel is used when (attention.py), the sampler's cache (ring.py).
 """
 

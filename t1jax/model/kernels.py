@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention within the texts of a row by kernels that ship with JAX: splash attention on TPU, cuDNN's on GPU.
 
-Each takes the rows of one device as they are: pads them as the kernel wants it, and turns q, k and v its way round.
+Each function takes the rows of one device, pads them and transposes q, k and v as its kernel requires.
 
 Axes: B rows, T positions, N query heads, K kv heads, H head dim.
 Source: FlashAttention-2, arXiv 2307.08691, of which both are relatives.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which parameters are matrices, tables and vectors; and the copy of them that decoding reads.
+"""Which parameters are matrices, tables and vectors; and the copy of them for decoding.
 
 Axes: L layers (stacked on axis 0), D width, N query heads, K kv heads, H head dim, F mlp width.
 Deliberately not here: the parameters themselves (qwen.py), what an update does to each kind (update/optim.py).

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where numbers are rounded to the compute dtype, and what is added up in float32.
+"""Where numbers are rounded to the compute dtype, and what is accumulated in float32.
 
-Sampler and learner are two programs over the same weights. In bfloat16 they agree only as far as they round the same
-numbers at the same places. So activations between layers are float32, everything between two matrix products is
-computed in float32, and a number is rounded once, where a matrix product reads it.
+Sampler and learner run the same weights through different computations. In bfloat16 they agree only if they round the
+same numbers in the same places. So activations between layers are float32, everything between two matrix products is
+computed in float32, and a number is rounded once, as input to a matrix product.
 
-Weights are float32 masters. `product` and `lookup` take the master and cast it themselves, so that its gradient never
-has the compute dtype, neither where a device adds it up nor where devices exchange it.
+Master weights are float32. `product` and `lookup` take the master and cast it themselves, so that its gradient is
+never in the compute dtype, neither when a device accumulates it nor when devices reduce it.
 
 Axes: V vocabulary, D width, B rows, S positions of a row, T positions that are asked for.
 Source: float32 masters and accumulation, arXiv 1710.03740.

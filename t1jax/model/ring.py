@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sampler's cache: each prompt's keys and values once, and every lane's own in one ring of columns.
 
-All lanes write the same column, one a token, whatever they are at; a lane's own text is the last `length_B` columns.
-So a lane starts anew by forgetting its length, without moving a key: rotary positions were turned before writing, and
-attention does not ask where a key stands. The ring lies in blocks, each block one run of memory for all lanes;
-attention reads the blocks from the oldest column that a lane still needs to the newest, and no others.
+All lanes write the same column, one per token; a lane's own text is the last `length_B` columns. So a lane starts over
+by resetting its length, without moving a key: rotary positions are applied before writing, and attention does not
+depend on where a key is stored. The ring is split into blocks, each contiguous in memory for all lanes; attention reads
+only the blocks from the oldest column that a lane still needs to the newest. Two lanes, after columns 0 to 4:
+
+    column       0   1   2   3   4
+    lane 0       a   a   a   b   b      length 2: response a ended in column 2; b is the prompt's next
+    lane 1       c   c   c   c   c      length 5, so attention reads back to column 0
 
 Axes: P prompts, B lanes in use (lane b reads prompt b // (B // P)), C prompt positions, T = 1, N query heads, K kv
 heads, G = N // K, H head dim, L layers, J blocks, S columns of a block, X shards of the batch, M lanes of a shard.

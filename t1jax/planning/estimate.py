@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a step must compute, read and exchange, from shapes alone, and how long that takes at shares of a chip's peaks.
+"""Estimates the computation, memory traffic and communication of a step from shapes, and its time by a roofline model.
 
-An estimate to compare settings with, not a forecast: it counts matrix products, the bytes of weights and cache, and
-the weights and activations that chips exchange, and takes every response to be `length` tokens long. What a program
-really does is in planning/hlo.py.
+Use it to compare settings, not as a forecast: it counts matrix products, the bytes of weights and cache, and the
+weights and activations that chips exchange, and assumes that every response is `length` tokens long. planning/hlo.py
+measures what a compiled program really does.
 
 Axes: P prompts, R responses per prompt, C prompt positions, T tokens of a response; devices split them evenly.
 Source: roofline model, Williams et al., CACM 2009; flops of a transformer as counted in arXiv 2001.08361.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a config's step takes of a slice that is not here: by its shapes, and by the slice's own compiler.
+"""The memory and time of a config's step on hardware you don't have: from shapes, and from the hardware's compiler.
 
 Deliberately not here: the counts from shapes (memory.py, estimate.py), the slices (planning/slices.py), reading the
 compiled text (planning/hlo.py), the command line (plan.py).

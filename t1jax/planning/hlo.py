@@ -2,9 +2,9 @@
 """What a compiled program does, read from its text: collectives, flops, and how often a loop runs them.
 
 XLA's own cost analysis counts the body of a loop once. Here every computation is counted as often as its callers run
-it: a loop over layers says its length itself; how often the token loop, and the loops over the update's parts and over
-the head's chunks, run depends on data, so the caller gives that, by name (`jax.named_scope` in decode.py, step.py and
-losses.py puts the names into the text).
+it. The trip count of a loop over layers is in the text; those of the token loop, and of the loops over the update's
+parts and the head's chunks, depend on data, so the caller passes them by name (`jax.named_scope` in decode.py, step.py
+and losses.py puts the names into the text).
 
 Source: the text form of HLO (openxla.org/xla/operation_semantics); flops of a convolution as in XLA's
 HloCostAnalysis: only positions of the window that meet input.

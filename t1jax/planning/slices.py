@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accelerators one can plan for: their memory and speed, and the devices of a slice that is not here.
+"""Accelerators to plan for: their memory and speed, and devices that stand for those of a slice.
 
-Figures are the vendors' peaks: TPUs from cloud.google.com/tpu/docs (system architecture of each version), GPUs from
+Figures are vendors' peaks: TPUs from cloud.google.com/tpu/docs (system architecture of each version), GPUs from
 their data sheets (dense bfloat16, SXM). A device is what JAX counts: half a chip on v4 and tpu7x, else a chip.
 Deliberately not here: what a config needs (memory.py), what a program does (planning/hlo.py).
 """

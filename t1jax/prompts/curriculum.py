@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Easy problems first: which training problem a place of the stream gets, by how far reinforcement learning is.
+"""Curriculum, easy problems first: the training problem at a position of the stream, by the progress of RL.
 
-Where: the PROMPTS of the sentence, between the order of the data and the problem. A function of the place in the
-stream alone, so it goes on after a resume as before, and is the same for any number of processes. Held-out problems
-are never touched.
-Deliberately not here: what is hard (the task says), keeping problems by pass rate (selection.py).
+PROMPTS -> rollouts -> ... It depends only on the position in the stream, so it is the same after a resume and for any
+number of processes. Held-out problems are not affected.
+Deliberately not here: difficulty (defined by the task), selecting problems by pass rate (selection.py).
 """
 
 from __future__ import annotations

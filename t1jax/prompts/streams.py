@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Problems as arrays, by grain: batches of prompts for sampling, packed rows of chains for the cold start.
 
-Where: the PROMPTS of the sentence. Both streams are endless: a file's problems come again each epoch, in another order
-that the seed shuffles, and a batch may hold the end of one epoch and the beginning of the next; the embedded task has
-2^30 problems. They are made by one background thread while the device works, and can be resumed: `get_state()` is a
-small dict that fits JSON, and `set_state` continues with exactly the batch that would have come next. Every process
-makes the whole batch, so a stream and its state are the same however many processes there are; multihost.py shares it.
-Masks are born here: `valid_PC` marks a prompt's own tokens, `segment_BT` a text's, `target_BT` a response's.
+PROMPTS -> rollouts -> ... Both streams are infinite: a file's problems are reshuffled each epoch, and a batch may span
+two epochs; the embedded task has 2^30 problems. One background thread prepares batches while the device works. Streams
+can be resumed: `get_state()` returns a small JSON-compatible dict, and `set_state` continues with exactly the next
+batch. Every process builds the whole batch, so a stream and its state do not depend on the number of processes.
+Masks are made here: `valid_PC` marks a prompt's own tokens, `segment_BT` a text's, `target_BT` a response's.
 
 Axes: P prompts, C prompt positions, B rows, T positions of a row.
 Deliberately not here: what a problem or a chain is (tasks/), batches as global device arrays (multihost.py).

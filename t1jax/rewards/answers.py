@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find the answer in a response, and compare it with what is right.
+"""Finds the answer in a response, and compares it with the reference answer.
 
 Where: rollouts -> rewards. Host only: nothing here imports jax. Everything here takes time linear in the text.
 Source: the last box by brace matching, because math-verify reads "\\boxed{6}. Wait ... \\boxed{5}" as the set {5, 6}.

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One notation for answers: what people, programs and papers write, as LaTeX that math-verify reads as it is meant.
+"""One notation for answers: rewrites what people, programs and papers write as LaTeX that math-verify parses correctly.
 
     rewrite("2*sqrt(3)/3") == "2*\\sqrt{3}/3"      rewrite("0.\\overline{36}") == "\\frac{36}{99}"
 
-Where: rollouts -> rewards, between what text and numbers can tell (answers.py) and algebra (worker.py); host only.
-RULES is a table, in order: each rule is a convention with its source, none is a case, and each looks at one text alone,
-the answer's and the gold's alike. docs/answers.md prints the table. A rule leaves alone what it is not made for. Texts
-are short: the verifier asks about none of more than 1,500 characters.
-Deliberately not here: what only two texts together can tell (pairing.py).
+rollouts -> REWARDS, after comparing text and numbers (answers.py), before algebra (worker.py); host only.
+RULES is an ordered table: each rule is a convention with its source, never a special case, and is applied to answer and
+gold alike. docs/answers.md prints the table. A rule leaves everything else unchanged. Texts are short: the verifier
+passes at most 1,500 characters.
+Deliberately not here: rules that need answer and gold together (pairing.py).
 """
 
 from __future__ import annotations

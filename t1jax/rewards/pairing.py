@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What only an answer and its gold together can tell: a verdict, or both in a form in which they can be compared.
+"""Conventions that need an answer and its gold together: a verdict, or both rewritten in a comparable form.
 
-Where: rollouts -> rewards, after each text is in one notation (notation.py) and before math-verify is asked; host only.
-RULES is a table, in order: the first rule that knows decides. A rule never makes a hedged answer right: two choices,
-two boxes or two values are never one.
-Deliberately not here: what one text alone can tell (notation.py), numbers (answers.py), algebra (worker.py).
+rollouts -> REWARDS, after both are in one notation (notation.py) and before math-verify; host only.
+RULES is an ordered table: the first rule that applies decides. A rule never makes a hedged answer right: two choices,
+two boxes or two values never count as one.
+Deliberately not here: rules for one text alone (notation.py), numbers (answers.py), algebra (worker.py).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is the form of a response degenerate? Each rule is a question about its text, answered yes or no.
+"""Detects degenerate responses. Each rule is a predicate on the text.
 
-Where: rollouts -> rewards. T1 gives such responses a reward of -1, else the length of responses explodes. The
-third rule, overlong, needs no text: the sampler knows whether a response was stopped.
+rollouts -> REWARDS. T1 gives such responses a reward of -1, otherwise the length of responses explodes. The third
+rule, overlong, needs no text: the sampler knows whether a response ended with a stop token.
 Source: T1 (arXiv 2501.11651) section 2 for the rules; THUDM/TreeRL for the length and count of a repetition.
 Deliberately not here: the size of the penalty and where it enters (advantages.py), a perplexity filter.
 """

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One worker process, the pipes to it, and what an answer may take of its time.
+"""One worker process, its pipes, and its deadline per answer.
 
-Where: rollouts -> rewards, between the pool (verifier.py) and the program (worker.py). Host only.
-A deadline is processor time of the worker, as Linux tells it in /proc: on a loaded machine a worker gets little of it,
-and no answer becomes unscorable for that. The clock counts too, WALL times as long, for what sleeps or is starved.
-Where a process cannot see another one's processor time (macOS) the clock counts alone.
+rollouts -> REWARDS, between the pool (verifier.py) and the program (worker.py). Host only.
+A deadline is CPU time of the worker, read from /proc on Linux, so that no answer becomes unscorable because the machine
+is busy. A wall-clock limit, WALL times as long, catches workers that sleep or starve. Where a process cannot read
+another's CPU time (macOS), only the wall clock counts.
 Deliberately not here: which answers are asked, and what is done about a worker that died (verifier.py).
 """
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens of sampled responses -> right, wrong or unscorable, and which rules of form they break.
+"""Sampled tokens -> right, wrong or unscorable, and the penalties that apply.
 
-Where: rollouts -> rewards -> advantages; the host side of the one compiled step. numpy in, numpy out: nothing
-here imports jax. A response that cannot be scored, because its problem has no right answer or the check failed,
-is neither right nor wrong: it must never enter a baseline (advantages.py keeps it out).
+rollouts -> REWARDS -> advantages; the host side of the compiled step. NumPy in, NumPy out: nothing here imports jax.
+A response that cannot be scored, because its problem has no right answer or the check failed, is neither right nor
+wrong: it must never enter a baseline (advantages.py keeps it out).
 Deliberately not here: rewards as numbers. The outcome stays raw here; penalties enter in advantages.py.
 """
 

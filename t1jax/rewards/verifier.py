@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compare answers with right answers: text and numbers here, everything else by math-verify in other processes.
+"""Compares answers with reference answers: text and numbers here, everything else with math-verify in worker processes.
 
     with Verifier(cfg.verifier) as verifier:
         outcomes = verifier.check([(answer, gold), ...])
 
-math-verify hangs on hostile LaTeX, eats memory, and raises off the main thread. So it runs in workers (worker.py) that
-are started afresh, never forked from a program with JAX threads, and that are killed when an answer takes more of
-their processor time than verifier.deadline (process.py). Such an answer is unscorable; no other answer is touched. A
-gold that math-verify cannot read is compared as text: any other text is wrong.
+math-verify hangs on hostile LaTeX, uses much memory, and fails outside the main thread. So it runs in workers
+(worker.py), which are spawned, never forked from a program with JAX threads, and killed when an answer takes more CPU
+time than verifier.deadline (process.py). Such an answer is unscorable; no other answer is affected. A gold that
+math-verify cannot parse is compared as text: any other text is wrong.
 
-One thread a worker owns it, because the kernel ends a worker when the thread that started it ends.
+Each worker has its own thread, because the kernel ends a worker when the thread that started it ends.
 
 Where: rollouts -> rewards. Host only. Called from several threads at once: those of io_callback.
 Deliberately not here: the algebra (worker.py), what text and exact numbers can tell (answers.py, precheck.py), how

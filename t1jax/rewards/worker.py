@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One process that compares answers with math-verify, and that may be killed at any time.
+"""A worker process that compares answers with math-verify, and that may be killed at any time.
 
 process.py starts it as a program (`python -P worker.py DEADLINE_S WALL_S MEMORY_MIB PARENT_PID`) and talks to it over
 its standard input and output: a message is four bytes of length and that many bytes of JSON. First it says
@@ -7,11 +7,11 @@ its standard input and output: a message is four bytes of length and that many b
 math-verify cannot read). With the path of a Python file and words for its `start`, its `answer` takes each pair instead
 (tasks/gym/worker.py).
 
-Where: rollouts -> rewards, beside the program that trains. Only the standard library and math-verify are imported,
-so that a new one is there in half a second and no accelerator is touched.
-It never outlives its parent: idle it sees the end of its input; busy, the kernel ends it with the parent (Linux), and
-everywhere by alarms of its own, two seconds of its processor time after the deadline, and of anybody's after the wall
-limit. The limit of memory holds on Linux only.
+rollouts -> REWARDS, beside the training process. Only the standard library and math-verify are imported, so that it
+starts in half a second and touches no accelerator.
+It never outlives its parent. When idle, it sees the end of its input. When busy, the kernel ends it with the parent (on
+Linux), and on all systems its own alarms do: two seconds of its CPU time after the deadline, or two seconds after the
+wall-clock limit. The memory limit works on Linux only.
 Deliberately not here: which answers are asked (verifier.py); deadlines, because a parent can keep them and a process
 that is stuck in one long multiplication cannot.
 """

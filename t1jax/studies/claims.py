@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""T1's claims as experiments: which runs each study compares, and what must come out if the paper is right.
+"""T1's claims as experiments: which runs each study compares, and what the paper's claims predict.
 
     study = STUDIES["penalties"]; study.arms -> runs; study.contrasts -> what is tested
 
-An arm is what differs from the base of all studies (configs/study.py), as on a command line. Arms that differ in
-nothing are the same run, whatever study they stand in. All arms of a study make equally many updates, so that more
+An arm is a set of changes to the base config of all studies (configs/study.py), as on a command line. Arms without
+changes are the same run in every study. All arms of a study make the same number of updates, so that more
 responses per prompt are more responses in total, as in the paper.
 Source: T1 (arXiv 2501.11651) section 4: number of responses, temperature, penalties, inference scaling.
 Deliberately not here: running (studies/trial.py), what comes out (findings.py).

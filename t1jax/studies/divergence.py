@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a policy has moved: KL to another one, estimated on its own responses.
+"""How far a policy has moved: its KL from another policy, estimated on its own responses.
 
-... -> **evaluate**: a study sets reward against it. The anchor moves, so `kl_anchor` of a metrics row says how far the
-policy is from its recent past; this is from where RL began.
+... -> **evaluate**: studies compare reward against it. The anchor moves, so `kl_anchor` in a metrics row is the
+distance to the policy's recent past; this is the distance to where RL began.
 
 Axes: B responses, T positions of a row: a prompt and its response.
-Deliberately not here: the KL that RL is held back by (advantages.py), what is sampled (evaluator.py).
+Deliberately not here: the KL penalty of RL (advantages.py), sampling (evaluator.py).
 """
 
 from __future__ import annotations

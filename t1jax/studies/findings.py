@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What came out of a study: a table with 95 % intervals, its claims tested, a plot.
+"""The results of a study: a table with 95 % intervals, tests of its claims, a plot.
 
 ... -> evaluate -> **report**, over several runs. The unit is a run: intervals are over seeds, by Student's
-distribution, and two arms are compared seed by seed, as runs with the same seed begin from the same weights and answer
-the same problems. With one seed there is no interval, and no claim is judged.
+distribution, and two arms are compared seed by seed, because runs with the same seed start from the same weights and
+answer the same problems. With one seed there is no interval, and no claim is tested.
 Source: statistics.py. Deliberately not here: which arms and claims (studies/claims.py), figures (study_plots.py).
 """
 

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One run of a study: a cold start that other runs share, or RL from it, and what is measured.
+"""One run of a study: a cold start that other runs share, or RL from it with its evaluations.
 
-    python -m t1jax.studies.trial OUT NAME          what study.py calls; OUT/NAME/job.json says what is to be done
+    python -m t1jax.studies.trial OUT NAME          called by study.py; OUT/NAME/job.json describes the job
 
     cold     OUT/NAME: checkpoints/sft, metrics.jsonl, then done.json
     trial    OUT/NAME/seedN, for each seed: checkpoints/rl, metrics.jsonl, then trial.json
 
-Both go on where a killed one stopped. They are made of the stages of an ordinary run; only what is measured differs:
-held-out accuracy, length and honesty at several steps of RL, how far the policy has moved since RL began and, of the
-run that all studies share, thinking against votes.
+Both resume after an interruption. They use the stages of an ordinary run, with other evaluations: held-out accuracy,
+length and honesty at several steps of RL, the KL from the start of RL and, for the run that all studies share, thinking
+against votes.
 Source: T1 (arXiv 2501.11651) section 4.
 Deliberately not here: which runs (studies/claims.py), several at a time (study.py), comparing them (findings.py).
 """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded task that the config names, with its tokenizer: tasks that need no file.
+"""Creates the embedded task that the config names, with its tokenizer: a task that needs no file.
 
-Where: before the prompts. docs/tasks.md describes the families.
-Deliberately not here: the families themselves (pairs/, countdown/, gym/), problems from files (files/).
+docs/tasks.md describes the tasks.
+Deliberately not here: the tasks themselves (pairs/, countdown/, gym/), problems from files (files/).
 """
 
 from __future__ import annotations

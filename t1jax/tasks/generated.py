@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tasks have in common whose problems and chains a program writes: problems without end, a demonstration of each.
+"""What generated tasks share: an endless supply of problems, each with a demonstration.
 
-A problem is some numbers and a target. It is a function of its index and its split alone, so a scorer can look one up
-by number. Which split a problem may belong to is decided by a hash of its numbers and target: no problem is in both.
+A problem is some numbers and a target. It is a function of its index and split alone, so a scorer can look it up by
+index. A hash of its numbers and target decides the split: no problem is in both.
 
-Where: before the prompts; pairs/ and countdown/ say what is asked.
-Deliberately not here: the words of a chain (chains.py of each), tasks whose items come from elsewhere (gym/, files/).
+Deliberately not here: the questions (pairs/, countdown/), tasks whose items come from elsewhere (gym/, files/).
 """
 
 from __future__ import annotations

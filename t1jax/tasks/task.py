@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every task can do: name its problems, ask them, judge responses, write demonstrations.
+"""The interface of a task: its problems, their prompts, judging responses, demonstrations.
 
-The embedded tasks have this face (embedded.py makes them), and problems from files (files/task.py). A problem is found
-again by its index and split, so the compiled step carries only a number.
+The embedded tasks (created by embedded.py) and problems from files (files/task.py) implement it. A problem is
+identified by its index and split, so the compiled step only carries a number.
 Deliberately not here: what a problem is; host only, nothing here imports jax.
 """
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Chat templates of Hugging Face folders: messages -> the text that the model was trained to continue.
 
-Where: prompts, before they are encoded. A template is a program that came with the weights, so it runs in Jinja's
-sandbox, as transformers runs it: same settings, extensions, filters and globals, so that the text is the same.
+A template is a program that came with the weights, so it runs in Jinja's sandbox as in transformers: with the same
+settings, extensions, filters and globals, so that the text is the same.
 Source: transformers 5.23, utils/chat_template_utils.py.
 Deliberately not here: what a template may spend (sandbox.py); tools and documents, which no task here has.
 """

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read a response to a Countdown problem back: what was tried, what was claimed, and whether it is true.
+"""Parses a response to a Countdown problem: what was tried, what was claimed, and whether it is true.
 
-Where: rewards and evaluation; nothing here is rewarded. The skills of a step, judged apart (analysis.py):
-    copying     the numbers are different members of the list, the second operation goes on from the first one's
-                result as written, and the target is restated right
+Used in evaluation; nothing here is rewarded. The skills of a step, judged separately (tasks/honesty.py):
+    copying     the numbers are different members of the list, the second operation continues from the first one's
+                result as written, and the target is restated correctly
     arithmetic  both results (of a check: the one) are right for the operands as written
     verdict     the verdict is right for the result as written and the true target; a check may say "yes" if it takes
                 back the last operation of the attempt before it
-Deliberately not here: what every task's analysis holds (analysis.py), whether the answer is right (countdown.py).
+Deliberately not here: what all tasks share (tasks/honesty.py), whether the answer is right (task.py).
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Expressions of the Countdown task, and the writer of its trial-and-error chains.
 
-Where: prompts -> (cold start) -> rollouts. A chain is what a person would write: join two numbers, see which of the
-others brings that nearest to the target, say why it fails, join the next two, verify what works, box it.
-The writer leaves headroom on purpose: an impatient chain gives up after a failed attempt and boxes an expression that
-it has not tried. The words are those of the demo's task (pairs/chains.py).
-Deliberately not here: problems (countdown.py), reading a chain back (countdown_analysis.py).
+prompts -> (cold start) -> rollouts. A chain is what a person might write: combine two numbers, find which of the others
+brings that nearest to the target, say why it fails, combine the next two, verify what works, box it.
+The headroom is deliberate: an impatient chain gives up after a failed attempt and boxes an expression that it has not
+tried. The wording is that of the demo's task (tasks/pairs/chains.py).
+Deliberately not here: problems (task.py), parsing a chain (analysis.py).
 """
 
 from __future__ import annotations

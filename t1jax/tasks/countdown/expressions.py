@@ -5,9 +5,9 @@
     product    = factor, then any number of * factor
     factor     = a number, or ( expression )
 
-Where: rollouts -> rewards, for answers of the Countdown task. Bounded: by length, by digits, by depth, so that no text
-takes more than microseconds.
-Deliberately not here: whether the numbers may be used (countdown.py).
+rollouts -> REWARDS, for answers of the Countdown task. Length, digits and depth are bounded, so that no text takes more
+than microseconds.
+Deliberately not here: whether the numbers may be used (task.py).
 """
 
 from __future__ import annotations

@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which columns of a file of problems hold the problem and its answer.
 
-Where: before the prompts. A knob names a column by its name or by a dotted path, without regard to case; without one
-the common names are looked for, as these write them:
+A knob names a column by its name or by a dotted path, case-insensitively; without one these common names are tried:
 
     problem, answer, solution                       MATH;      question, answer    GSM8K
     prompt (messages), reward_model.ground_truth    verl, DAPO
     conversations, answer                           ShareGPT
     conversations, their last turn's ground_truth   Open-Reasoner-Zero
 
-Several columns may hold an answer; the first one that is not empty counts, and two that disagree are refused: which of
-them is right is for the user to say. A worked `solution` is asked only where no other column has an answer, and is
-compared with none: it may write the same answer otherwise.
+Several columns may hold an answer; the first one that is not empty counts, and two that disagree are rejected, so that
+the user decides. A worked `solution` is used only if no other column has an answer, and is not compared with others,
+since it may write the same answer differently.
 Source: https://verl.readthedocs.io/en/latest/preparation/prepare_data.html for verl's columns.
 Deliberately not here: which part of a text is the answer (problems.py), turns of a conversation (turns.py).
 """

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Texts for the cold start from a file: rows with `messages` or `conversations`, or with `prompt` and `response`.
 
-Where: before the cold start. The prompt is made exactly as for sampling: `prompt` is the text of a problem, and gets
-data.template; turns hold what the user said, and go through the chat template as they are. The last turn of the
-assistant is the response, what follows it is left out. How every response begins, by data.response_prefix or because
-the chat template writes <think>, is part of the prompt, and is taken off a response that has it.
-Deliberately not here: turns (turns.py), packing, and cutting of what is longer than a row (prompts/streams.py).
+The prompt is built exactly as for sampling: data.template is applied to `prompt`, the text of a problem; messages go
+through the chat template unchanged. The last assistant turn is the response; anything after it is dropped. The
+beginning of every response (data.response_prefix, or <think> from the chat template) is part of the prompt, and is
+removed from a response that repeats it.
+Deliberately not here: turns (turns.py), packing, and truncating what is longer than a row (prompts/streams.py).
 """
 
 from __future__ import annotations

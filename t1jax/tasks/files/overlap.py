@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is this the same problem? By its text, less what changes only its looks.
+"""Detects duplicate problems by normalised text.
 
-Where: before the prompts, while files are read: the same row twice, a training problem that is also held out, a chain
-of the cold start that answers a held-out problem.
-Deliberately not here: paraphrases, other numbers, translations: nothing here knows what a problem means.
+Used while files are read: duplicate rows, training problems that are also held out, cold-start chains that answer a
+held-out problem.
+Deliberately not here: paraphrases, changed numbers, translations: nothing here understands a problem.
 """
 
 from __future__ import annotations

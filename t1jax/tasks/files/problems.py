@@ -1,22 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Problems from files: read, cleaned and judged.
+"""Problems from files: reads them and drops what cannot be used.
 
-Where: the prompts of the sentence, and the rule that checks an answer. What cannot be used is left out when the files
-are read, and a note says how many rows, why, and which:
+Unusable rows are dropped when the files are read; `notes` says how many, why, and which:
     no problem or no answer; the same problem as an earlier row (the first one stays); the text of a special token;
     a prompt longer than data.prompt_length; a training problem that is also held out.
-An answer that, put into a box, does not verify against itself could never be found right. Its training problem is
-dropped: no response to it could be rewarded, which teaches nothing and costs as much as any other. Its held-out problem
-stays, and every response to it is unscorable: a benchmark keeps its number of problems, and the share of unscorable
-shows what the verifier cannot judge, where dropping would hide it and wrong would blame the model.
-Each gold is tried with the verifier. One that says that there is none, such as NuminaMath's "proof", is none: its
-problem is dropped. One that cannot be compared by value, such as a sentence, is compared as text: right or wrong, never
-unscorable; or its problem is dropped too, as data.text_golds says. A gold on which a worker hangs counts as a value.
-All this depends on the files, the tokenizer and the data knobs alone, never on time: equal text is right for the
-verifier without a deadline. So every process, and every resumed run, numbers the problems alike.
-Deliberately not here: the task that asks them (task.py), files (rows.py), which columns (columns.py), what makes two
-texts the same (overlap.py), prompts (prompts.py), the cold start's texts (demonstrations.py), comparing answers
-(rewards/).
+If an answer, boxed, does not verify against itself, no response could be judged right. Such a training problem is
+dropped: it costs as much as any other and teaches nothing. Such a held-out problem stays, and every response to it is
+unscorable: the benchmark keeps its number of problems, and the share of unscorable responses shows what the verifier
+cannot judge; dropping would hide it, and counting it as wrong would blame the model.
+Each gold is checked with the verifier. One that says that there is no answer, such as NuminaMath's "proof", is dropped
+with its problem. One that cannot be compared by value, such as a sentence, is compared as text, right or wrong but
+never unscorable; or, with data.text_golds, its problem is dropped too. A gold on which a worker hangs counts as a
+value.
+All this depends only on the files, the tokenizer and the data knobs, never on time: equal text is right without a
+deadline. So every process, and every resumed run, gives problems the same indices.
+Deliberately not here: the task that asks them (task.py), files (rows.py), which columns (columns.py), what makes two texts the same (overlap.py), prompts
+(prompts.py), the cold start's texts (demonstrations.py), comparing answers (rewards/).
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of a file: JSON lines, one JSON array of objects, or Parquet; on this machine or behind a URL.
 
-Where: before the prompts. The content tells the format; `.gz`, `.bz2`, `.xz` and `.zip` are unpacked by fsspec, which
-also opens gs://, s3:// and memory:// (gcsfs and s3fs are packages of their own, asked for when a URL needs them).
-JSON lines and Parquet are read row by row; an array and a row group of Parquet are read whole, so they are bounded.
-Whatever is wrong with a file is one line that names the file and, where there is one, the row.
+The format is detected from the content. fsspec unpacks `.gz`, `.bz2`, `.xz` and `.zip` and opens gs://, s3:// and
+memory:// (gcsfs and s3fs are optional packages, requested when a URL needs them). JSON lines and Parquet are read row
+by row; a JSON array and a Parquet row group are read whole, so their size is limited. Anything wrong with a file is a
+one-line error that names the file and the row.
 Deliberately not here: which columns there are and what they mean (problems.py, demonstrations.py).
 """
 

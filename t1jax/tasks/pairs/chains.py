@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The writer of trial-and-error chains for the embedded task, and the words that prompts and chains use.
+"""Generates trial-and-error chains for the embedded task, and defines the wording of prompts and chains.
 
-Where: prompts -> (cold start) -> rollouts. A chain is what a person would write: try a pair, say why it fails,
-try the next, verify the one that works, box it.
-The writer leaves headroom on purpose. Most chains try pairs in row order, which is long; an impatient chain gives
-up after a failed attempt and boxes a pair that it has not tried. So reinforcement learning has two things to
-find: persistence, and the shorter order.
+prompts -> (cold start) -> rollouts. A chain is what a person might write: try a pair, say why it fails, try the next,
+verify the one that works, box it.
+The headroom is deliberate. Most chains try pairs in row order, which is long; an impatient chain gives up after a
+failed attempt and boxes a pair that it has not tried. So RL has two things to discover: persistence, and the shorter
+order.
 Source: T1 (arXiv 2501.11651) section on the cold start: attempts, criticism, another try, verification.
-Deliberately not here: problems and their answers (task.py), reading a chain back (honesty.py), other tasks' chains.
+Deliberately not here: problems and their answers (task.py), parsing a chain (tasks/honesty.py), other tasks' chains.
 """
 
 from __future__ import annotations

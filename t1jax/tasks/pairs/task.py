@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The embedded task: pick two numbers of a list that have a given sum.
 
-Where: the prompts of the sentence, and the rule that checks an answer.
-
+Prompts, and the check of an answer.
     Pick two of 6, 13, 14, 16, 22 that sum to 20.
     <think>
     6+22=28, need 20: too big
@@ -12,8 +11,8 @@ Where: the prompts of the sentence, and the rule that checks an answer.
     </think>
     \\boxed{6+14}
 
-Deliberately not here: how problems are drawn (generated.py), the words of a chain (chains.py), reading a response's
-attempts back (tasks/honesty.py).
+Deliberately not here: how problems are drawn (generated.py), the wording of a chain (chains.py), parsing a response's
+attempts (tasks/honesty.py).
 """
 
 from __future__ import annotations
