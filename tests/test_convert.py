@@ -17,8 +17,8 @@ import orbax.checkpoint as ocp
 import pytest
 import small
 import weight_folders as folders
-from test_convert_bad import refused, run
-from test_load import make_run
+from converting import refused, run
+from weight_folders import make_run
 
 from t1jax import convert
 from t1jax.host.progress import Progress

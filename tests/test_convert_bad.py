@@ -13,16 +13,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import weight_folders as folders
+from converting import refused
 
-from t1jax import convert
 from t1jax.host.progress import Progress
 from t1jax.weights import conversion
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
-
-
-def run(*args):
-    return convert.main(["t1jax.convert", *map(str, args)])
 
 
 # Bad input: what is done to a good folder of three layers, and words of the line that comes of it.
@@ -243,17 +239,6 @@ BAD = {
         "hf/tokenizer.json is a link to /etc/passwd; expected a file inside",
     ),
 }
-
-
-def refused(tmp_path, capsys, words, *args):
-    """Runs the command line: one line with these words, exit code 2, and the folder as it was."""
-    before = sorted(tmp_path.rglob("*"))
-    assert run(*args) == 2
-    line = capsys.readouterr().err
-    assert line.startswith("t1jax.convert: ") and line.count("\n") == 1 and len(line) < 1200, line
-    for word in words:
-        assert word in line, line
-    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("case", BAD)

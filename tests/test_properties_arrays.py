@@ -17,7 +17,6 @@ import small
 import weight_folders as folders
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from test_properties import PROFILE
 
 from t1jax.devices.sharding import train_layout
 from t1jax.host.progress import Progress
@@ -25,8 +24,6 @@ from t1jax.types import Plan, Prompts, Rollouts
 from t1jax.update import packing
 from t1jax.update.masking import Mean, masked_sum
 from t1jax.weights import conversion, families, orbax_arrays, tensor_table
-
-settings.load_profile(PROFILE)
 
 # Masks.
 

@@ -8,19 +8,10 @@ import dataclasses
 import jax
 import pytest
 import small
+from pairs_evaluation import CFG, TASK, TOKENS
 
 from t1jax.evaluation import evaluator as evaluation
 from t1jax.evaluation import scaling
-from t1jax.tasks.pairs.task import PairsTask
-from t1jax.text import tokenizer
-
-CFG = small.make_config(
-    data__prompt_length=24, rl__max_new_tokens=24, rl__window=24, eval__batch_size=8, scaling__budgets=(3, 8, 16, 24)
-)
-TASK = PairsTask(CFG.task)
-TOKENS = tokenizer.SentencePieceTokenizer(
-    tokenizer.train_sentencepiece(TASK.corpus(300, 0), CFG.model.vocab_size, TASK.symbols())
-)
 
 
 @pytest.fixture(scope="module")

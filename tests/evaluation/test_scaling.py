@@ -7,7 +7,7 @@ import random
 
 import pytest
 import small
-from test_evaluator import CFG, TASK, TOKENS
+from pairs_evaluation import CFG, TASK, TOKENS
 
 from t1jax.evaluation import evaluator as evaluation
 from t1jax.evaluation import scaling

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from test_prompts import LETTERS, Letters
+from letters import LETTERS, Letters
 
 from configs import base
 from t1jax import config

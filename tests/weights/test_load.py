@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 import small
 import weight_folders as folders
+from weight_folders import Beside, make_run
 
 from t1jax.config import ConfigError
 from t1jax.devices import sharding
@@ -26,18 +27,6 @@ from t1jax.weights import load as weights
 from t1jax.weights.safetensors_files import StoredTensor
 
 MESHES = [(1, 1, 1), (2, 2, 2)]
-
-
-class Beside:
-    """Stands for a tokenizer: puts some files beside the checkpoints."""
-
-    def __init__(self, **files):
-        self.files = {"tokenizer.model": "pieces"} | files
-
-    def save(self, directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, text in self.files.items():
-            (directory / name).write_text(text)
 
 
 def model(source, mesh=(1, 1, 1)):
@@ -163,20 +152,6 @@ def test_a_shard_is_read_without_its_neighbours(tmp_path, monkeypatch):
             assert sum(Spy.taken) == part.nbytes
             smaller += part.nbytes < whole.nbytes
     assert smaller > 20
-
-
-def make_run(workdir, mesh=(1, 1, 1), stages=("rl",), steps=(1,), **files):
-    """A workdir whose last checkpoint is of the state that is returned."""
-    cfg = small.make_config()
-    for stage in stages:
-        state = small.start(cfg, small.make_mesh(mesh))
-        if stage == "sft":
-            state = state.replace(anchor_offset=None)
-        with Checkpoints(workdir / "checkpoints" / stage, cfg, Beside(**files)) as checkpoints:
-            for step in steps:
-                params = jax.tree.map(lambda x, step=step: x + step / 8, state.params)
-                checkpoints.save(step, state.replace(params=params))
-    return state.replace(params=params)
 
 
 def test_a_runs_policy_and_anchor_are_what_it_trained(tmp_path):
