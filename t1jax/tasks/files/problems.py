@@ -14,8 +14,9 @@ never unscorable; or, with data.text_golds, its problem is dropped too. A gold o
 value.
 All this depends only on the files, the tokenizer and the data knobs, never on time: equal text is right without a
 deadline. So every process, and every resumed run, gives problems the same indices.
-Deliberately not here: the task that asks them (task.py), files (rows.py), which columns (columns.py), what makes two texts the same (overlap.py), prompts
-(prompts.py), the cold start's texts (demonstrations.py), comparing answers (rewards/).
+Deliberately not here: the task that asks them (task.py), files (rows.py), which columns (columns.py), what makes two
+texts the same (overlap.py), prompts (prompts.py), the cold start's texts (demonstrations.py), comparing answers
+(rewards/).
 """
 
 from __future__ import annotations
