@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from t1jax.devices import scopes
 from t1jax.model import qwen, ring
 from t1jax.rollouts import repeats, rng
 from t1jax.rollouts.sampling import SamplingSettings, sample
@@ -158,7 +159,7 @@ def make_rollout(
             t_B, live_B = lanes.text.length, lanes.live_B
             logits_BV = qwen.logits(model, params, lanes.hidden_BD[:, None])[:, 0]
             banned_BV = None if forbid is None else _banned(forbid, lanes.token_B)
-            with jax.named_scope("drawing"):
+            with jax.named_scope(scopes.DRAWING):
                 drawn = sample(logits_BV, rng.row_uniforms(lanes.key_B, t_B), settings, banned_BV)
             token_B, logprob_B, entropy_B = (jnp.where(live_B, x, 0) for x in drawn)
             stops_B = live_B & jnp.isin(token_B, jnp.asarray(stop_tokens, jnp.int32))
@@ -227,7 +228,7 @@ def make_rollout(
                     jax.debug.callback(stream, lanes.log.token_NB, lanes.cache.column)
                 return lanes
 
-            with jax.named_scope("token_loop"), jax.named_scope(scope):
+            with jax.named_scope(scopes.TOKEN_LOOP), jax.named_scope(scope):
                 return jax.lax.while_loop(going, some_tokens if on_progress or on_tokens else one_token, lanes)
 
         done = _empty_rollouts(model, P * R, T)
@@ -239,9 +240,9 @@ def make_rollout(
                 begun = True if lanes.next_P is None else jnp.all(lanes.next_P >= R)
                 return (most > M) | ((most > 0) & ~jnp.asarray(begun))
 
-            lanes = advance(lanes, going, "all_lanes" if M == fewer[0] else "few_lanes")
+            lanes = advance(lanes, going, scopes.ALL_LANES if M == fewer[0] else scopes.FEW_LANES)
             done, lanes = _collect(done, lanes), _compact(model, lanes, M, done.tokens_BT.shape)
-        lanes = advance(lanes, lambda lanes: jnp.any(lanes.live_B), "few_lanes" if fewer else "all_lanes")
+        lanes = advance(lanes, lambda lanes: jnp.any(lanes.live_B), scopes.FEW_LANES if fewer else scopes.ALL_LANES)
         return _collect(done, lanes)
 
     return rollout

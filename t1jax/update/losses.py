@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from t1jax.config import RlConfig
+from t1jax.devices import scopes
 from t1jax.devices.sharding import Layout
 from t1jax.model.precision import einsum, rounded
 from t1jax.types import Packed
@@ -167,7 +168,7 @@ def _chunked_forward(
         return tuple(jax.lax.dynamic_update_index_in_dim(x, new, c, 0) for x, new in zip(out, found, strict=True))
 
     zero_cBt = jnp.zeros(tokens_cBt.shape, jnp.float32)
-    with jax.named_scope("head_chunks"):
+    with jax.named_scope(scopes.HEAD_CHUNKS):
         logprob, entropy, lse = jax.lax.fori_loop(0, used, one, (zero_cBt, zero_cBt, zero_cBt))
     return (logprob, entropy), (hidden_cBtD, w_DV, tokens_cBt, inverse, used, lse, entropy)
 
@@ -186,7 +187,7 @@ def _chunked_backward(layout: Layout | None, saved: Any, gradients: tuple[jax.Ar
         return dw_DV, jax.lax.dynamic_update_index_in_dim(dhidden_cBtD, dhidden_BtD.astype(hidden_BtD.dtype), c, 0)
 
     start = (jnp.zeros(w_DV.shape, jnp.float32), jnp.zeros_like(hidden_cBtD))
-    with jax.named_scope("head_chunks"):
+    with jax.named_scope(scopes.HEAD_CHUNKS):
         dw_DV, dhidden_cBtD = jax.lax.fori_loop(0, used, one, start)
     return dhidden_cBtD, dw_DV.astype(w_DV.dtype), None, None, None
 

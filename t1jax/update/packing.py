@@ -41,7 +41,7 @@ class Grid(NamedTuple):
     shared: bool  # a prompt stands once in a row for all its responses there
 
 
-def make_grid(cfg: Config, layout: Layout, responses: int, prompt_length: int) -> Grid:
+def make_grid(cfg: Config, layout: Layout) -> Grid:
     """Rows enough for any lengths. Where a row has room for k of the longest, all but the last hold k or more.
 
     A part of a shard has room for responses / micro_batches / shards of the longest responses with their prompts: in
@@ -49,14 +49,14 @@ def make_grid(cfg: Config, layout: Layout, responses: int, prompt_length: int) -
     else in a row for each.
 
     Args:
-      cfg: rl.pack_length, max_new_tokens, micro_batches, and what chooses the kernel.
+      cfg: rl.pack_length, prompts_per_step, responses_per_prompt, max_new_tokens and micro_batches,
+        data.prompt_length, and what chooses the kernel.
       layout: of the update.
-      responses: of all shards.
-      prompt_length: C.
     """
     platform, shards = layout.mesh.devices.flat[0].platform, layout.batch_shards
     shared = attention.shares_prompts(cfg.model, platform)
-    longest = prompt_length + cfg.rl.max_new_tokens
+    responses = cfg.rl.prompts_per_step * cfg.rl.responses_per_prompt
+    longest = cfg.data.prompt_length + cfg.rl.max_new_tokens
     room = responses // cfg.rl.micro_batches // shards
     most = max(longest, attention.longest_row(cfg.model, platform))
     length = cfg.rl.pack_length or (min(longest * room, most) if shared else longest)

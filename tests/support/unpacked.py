@@ -15,7 +15,7 @@ from flax import struct
 
 from t1jax.devices.sharding import train_layout
 from t1jax.model import qwen
-from t1jax.training.step import split
+from t1jax.training.sft import split
 from t1jax.types import Prompts, Rollouts
 from t1jax.update import advantages, losses, optim
 

@@ -16,7 +16,9 @@ from small import ONE, C, P, R, T
 
 from t1jax import config, validation
 from t1jax.devices.sharding import train_layout
-from t1jax.training import step
+from t1jax.training import passes, step
+from t1jax.training.scoring import make_score
+from t1jax.training.setup import rl_setup
 from t1jax.types import Plan, Prompts, Rollouts, Scores
 from t1jax.update import advantages, optim, packing
 
@@ -32,7 +34,7 @@ B = P * R
 def test_a_plan_places_each_response_once_and_its_rows_always_suffice(kind, pack_length, shared, monkeypatch):
     monkeypatch.setattr(packing.attention, "shares_prompts", lambda *_: shared)
     cfg = small.make_config(rl__pack_length=pack_length, rl__micro_batches=4)
-    grid = packing.make_grid(cfg, train_layout(small.make_mesh()), B, C)
+    grid = packing.make_grid(cfg, train_layout(small.make_mesh()))
     for seed in range(50):
         random = np.random.default_rng(seed)
         length, prompt = random.integers(0, T + 1, B), np.repeat(random.integers(1, C + 1, P), R)
@@ -77,16 +79,16 @@ def test_a_response_that_fits_nowhere_is_refused():
     with pytest.raises(ValueError, match=r"2 \+ 9 positions fits in no row"):
         packing.plan(np.array([2]), np.array([9]), np.ones(1, bool), 1, packing.Grid(1, 1, 10, True))
     with pytest.raises(ValueError, match="pack_length is 18; expected at least 19"):
-        packing.make_grid(small.make_config(rl__pack_length=18), train_layout(small.make_mesh()), B, C)
+        packing.make_grid(small.make_config(rl__pack_length=18), train_layout(small.make_mesh()))
 
 
 def test_an_automatic_row_is_no_longer_than_the_kernel_takes(monkeypatch):
     layout, cfg = train_layout(small.make_mesh()), small.make_config(rl__micro_batches=2)
-    assert packing.make_grid(cfg, layout, B, C) == packing.Grid(2, 1, 16 * (C + T), True)
+    assert packing.make_grid(cfg, layout) == packing.Grid(2, 1, 16 * (C + T), True)
     monkeypatch.setattr(packing.attention, "longest_row", lambda *_: 100)  # five of the longest: 19 positions each
-    assert packing.make_grid(cfg, layout, B, C) == packing.Grid(3, 3, 100, True)
+    assert packing.make_grid(cfg, layout) == packing.Grid(3, 3, 100, True)
     monkeypatch.setattr(packing.attention, "longest_row", lambda *_: 1)
-    assert packing.make_grid(cfg, layout, B, C) == packing.Grid(2, 16, C + T, True)
+    assert packing.make_grid(cfg, layout) == packing.Grid(2, 16, C + T, True)
 
 
 @pytest.mark.parametrize("site", ["reward", "advantage"])
@@ -179,8 +181,8 @@ def packed_gradient(cfg, shape, rollouts, scores, monkeypatch):
     monkeypatch.setattr(optim, "make_optimizer", lambda *_: keep)
     state = small.start(cfg, mesh)
     state = state.replace(opt_state=jax.tree.map(jnp.zeros_like, state.params))
-    given, plan = jax.jit(step.make_score(cfg, mesh, scorer))(prompts, rollouts)
-    after, report = jax.jit(step.make_update(cfg, mesh))(state, prompts, rollouts, given, plan)
+    given, plan = jax.jit(make_score(rl_setup(cfg, mesh), scorer))(prompts, rollouts)
+    after, report = jax.jit(step.make_update(rl_setup(cfg, mesh)))(state, prompts, rollouts, given, plan)
     return report, small.to_numpy(after.opt_state), small.to_numpy(plan)
 
 
@@ -223,7 +225,7 @@ def unpacked_gradient(cfg):
     ],
 )
 def test_the_gradient_is_the_unpacked_one(shape, knobs, shared, monkeypatch):
-    monkeypatch.setattr(step.attention, "shares_prompts", lambda *_: shared)
+    monkeypatch.setattr(packing.attention, "shares_prompts", lambda *_: shared)
     rollouts, scores = awkward()
     cfg = small.with_rl(small.make_config(), **{"kl_coef": 0.5, "entropy_coef": 0.3, "kl_clip": 0.1} | knobs)
     expected = unpacked_gradient(cfg)
@@ -244,13 +246,13 @@ def test_parts_beyond_the_last_filled_row_are_not_computed(monkeypatch):
     """A forward is counted by a callback from inside the program: two a filled part, none for the rest."""
     cfg = small.make_config(rl__micro_batches=16, rl__kl_coef=0.0, rl__entropy_coef=0.0)
     calls: list[int] = []
-    forward = step.qwen.forward
+    forward = passes.qwen.forward
 
     def counted(*args, **named):
         jax.debug.callback(lambda: calls.append(1))
         return forward(*args, **named)
 
-    monkeypatch.setattr(step.qwen, "forward", counted)
+    monkeypatch.setattr(passes.qwen, "forward", counted)
     rollouts, scores = awkward()
     report, _, plan = packed_gradient(cfg, ONE, rollouts, scores, monkeypatch)
     jax.effects_barrier()
