@@ -67,15 +67,20 @@ def policy_gradient(
     """The loss of all parts, float32[]; log-probabilities under `params`, float32[j, b, S]; the scaled gradient."""
 
     def loss(params: Params, part: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        rows, *rest = part
-        stats = token_stats(setup, params, rows)
-        # every token as a row of its own: its response's advantage, and whether that is scorable, stand beside it
-        policy, entropy, anchor, sampled = (x.reshape(-1, 1) for x in (*stats, rest[0], rows.sampled_jbS))
-        scorable, advantage = (x.reshape(-1) for x in rest[1:])
-        sampler = rows.logprob_jbS.reshape(-1, 1)
-        rl = setup.cfg.rl
-        share = losses.policy_loss(policy, entropy, anchor, sampled, scorable, advantage, counts, rl, sampler)
-        return optim.scaled(share, loss_scale), (share, stats[0])
+        rows, anchor_bS, scorable_bS, advantage_bS = part
+        logprob_bS, entropy_bS = token_stats(setup, params, rows)
+        share = losses.policy_loss(
+            logprob_bS,
+            entropy_bS,
+            anchor_bS,
+            rows.sampled_jbS,
+            scorable_bS,
+            advantage_bS,
+            counts,
+            setup.cfg.rl,
+            rows.logprob_jbS,
+        )
+        return optim.scaled(share, loss_scale), (share, logprob_bS)
 
     def accumulate(j: jax.Array, total: Any) -> Any:
         part = packing.part((rows, anchor_jbS, scorable_jbS, advantage_jbS), j)

@@ -21,7 +21,7 @@ from jax.experimental import io_callback
 from t1jax.training.setup import RlSetup
 from t1jax.training.step_report import FAILED
 from t1jax.types import Plan, Prompts, Rollouts, Scores
-from t1jax.update import packing
+from t1jax.update import advantages, packing
 
 # (problem_B, tokens_BT, sampled_BT, stopped_B) -> outcome, overlong, repetition, garbled; NumPy in and out
 Scorer = Callable[..., Any]
@@ -49,7 +49,7 @@ def make_score(setup: RlSetup, scorer: Scorer) -> Callable[[Prompts, Rollouts], 
 
     def host(prompt: Any, problem: Any, tokens: Any, sampled: Any, stopped: Any) -> list[np.ndarray]:
         scores = judge(problem, tokens, sampled, stopped)
-        wanted = packing.wanted(scores, setup.cfg.rl)
+        wanted = advantages.teaches(Scores(scores[0], *(x.astype(bool) for x in scores[1:])), setup.cfg.rl)
         return [*scores, *packing.plan(np.asarray(prompt), np.asarray(sampled).sum(-1), wanted, R, setup.grid)]
 
     def local(prompts: Prompts, rollouts: Rollouts) -> tuple[Scores, Plan]:

@@ -75,24 +75,22 @@ def make_update(
     def update(
         state: TrainState, prompts: Prompts, rollouts: Rollouts, scores: Scores, plan: Plan
     ) -> tuple[TrainState, Report]:
-        rows, first_B = packing.pack(layout, grid, plan, prompts, rollouts)
+        rows = packing.pack(layout, grid, plan, prompts, rollouts)
         parts, share_filled = packing.filled(layout, grid, plan)
         anchor = optim.anchor_params(state.anchor_offset, state.params)
 
-        def by_response(x_jbS: jax.Array) -> jax.Array:
-            return packing.unpack(layout, first_B, rollouts.sampled_BT, x_jbS)
+        def of_response(x_jbS: jax.Array) -> jax.Array:
+            return packing.total(layout, rows, plan, x_jbS)
+
+        def kl_of_response(logprob_jbS: jax.Array) -> jax.Array:
+            return of_response(advantages.kl_of_token(logprob_jbS, anchor_jbS, rows.sampled_jbS, rl.kl_clip))
 
         with jax.named_scope(scopes.ANCHOR_PARTS):
             anchor_jbS = passes.logprobs(setup, anchor, rows, parts)
-            if rl.kl_logprobs == "learner":
-                policy_BT = by_response(passes.logprobs(setup, state.params, rows, parts))
-            else:
-                policy_BT = rollouts.logprob_BT
-        anchor_BT, packed_B = by_response(anchor_jbS), plan.row_B >= 0
-        packed_BT = rollouts.sampled_BT & packed_B[:, None]
-        kl_B = advantages.kl_of_response(policy_BT, anchor_BT, packed_BT, rl.kl_clip)
+            learner_kl = rl.kl_logprobs == "learner"
+            policy_jbS = passes.logprobs(setup, state.params, rows, parts) if learner_kl else rows.logprob_jbS
         scorable_B = advantages.scorable(scores)
-        advantage_B = advantages.advantages(scores, kl_B, rl)
+        advantage_B = advantages.advantages(scores, kl_of_response(policy_jbS), rl)
         counts = losses.loss_counts(rollouts.sampled_BT, scorable_B, rl.loss_normalisation)
         scorable_jbS, advantage_jbS = (packing.spread(layout, rows, x_B) for x_B in (scorable_B, advantage_B))
         loss, learner_jbS, gradient = passes.policy_gradient(
@@ -101,16 +99,15 @@ def make_update(
         gradient = optim.unscaled(gradient, state.loss_scale)
         params, opt_state, norm, applied = optim.apply_finite(setup.optimizer, gradient, state.opt_state, state.params)
         anchor = optim.update_anchor(state.anchor_offset, state.params, params, rl.anchor_decay)
-        learner_BT = by_response(learner_jbS)
-        report = describe(rollouts, scores, rl) | mismatch(learner_BT, rollouts.logprob_BT, packed_BT)
+        log_ratio_jbS, packed_B = learner_jbS - rows.logprob_jbS, plan.row_B >= 0
+        report = describe(rollouts, scores, rl)
+        report |= mismatch(log_ratio_jbS, rows.sampled_jbS, of_response(log_ratio_jbS), packed_B)
         report |= {
             "loss": loss,
             "grad_norm": norm,
             "skipped": 1.0 - applied.astype(jnp.float32),
             "learning_rate": setup.schedule(state.step),
-            "kl_anchor": Mean.of(
-                advantages.kl_of_response(learner_BT, anchor_BT, packed_BT, rl.kl_clip), packed_B
-            ).value(),
+            "kl_anchor": Mean.of(kl_of_response(learner_jbS), packed_B).value(),
             "packed_rows": share_filled,
         }
         state = replace(

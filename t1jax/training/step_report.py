@@ -44,23 +44,27 @@ def describe(rollouts: Rollouts, scores: Scores, cfg: RlConfig) -> Report:
     }
 
 
-def mismatch(learner_BT: jax.Array, sampler_BT: jax.Array, counted_BT: jax.Array) -> Report:
+def mismatch(log_ratio: jax.Array, sampled: jax.Array, log_ratio_B: jax.Array, counted_B: jax.Array) -> Report:
     """How far log pi of the learner is from the sampler's, of the same weights: float32[]; 0 but for rounding.
 
     logprob_gap: the largest difference of a token. log_ratio_mean, log_ratio_std: of a token's log pi - log mu.
     log_ratio_std_response: std of their sums over responses. ratio_outside: share of responses whose ratio pi / mu is
     below 0.8 or above 1.25. All nats but the last.
+
+    Args:
+      log_ratio: float32, log pi - log mu, an entry a token, any shape.
+      sampled: bool, entries that hold a token.
+      log_ratio_B: float32, the sum over the tokens of each response.
+      counted_B: bool, responses that have a token there.
     """
-    log_ratio_BT = masked(learner_BT - sampler_BT, counted_BT)
-    log_ratio_B, has_B = log_ratio_BT.sum(-1), counted_BT.any(-1)
 
     def std(x: jax.Array, mask: jax.Array) -> jax.Array:
         return jnp.sqrt(Mean.of(jnp.square(x - Mean.of(x, mask).value()), mask).value())
 
     return {
-        "logprob_gap": jnp.abs(log_ratio_BT).max(),
-        "log_ratio_mean": Mean.of(log_ratio_BT, counted_BT).value(),
-        "log_ratio_std": std(log_ratio_BT, counted_BT),
-        "log_ratio_std_response": std(log_ratio_B, has_B),
-        "ratio_outside": Mean.of(jnp.abs(log_ratio_B) > LOG_RATIO, has_B).value(),
+        "logprob_gap": jnp.abs(masked(log_ratio, sampled)).max(),
+        "log_ratio_mean": Mean.of(log_ratio, sampled).value(),
+        "log_ratio_std": std(log_ratio, sampled),
+        "log_ratio_std_response": std(log_ratio_B, counted_B),
+        "ratio_outside": Mean.of(jnp.abs(log_ratio_B) > LOG_RATIO, counted_B).value(),
     }

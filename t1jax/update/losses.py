@@ -221,21 +221,22 @@ def loss_counts(sampled_BT: jax.Array, scorable_B: jax.Array, normalisation: str
 
 
 def policy_loss(
-    logprob_BT: jax.Array,
-    entropy_BT: jax.Array,
-    anchor_logprob_BT: jax.Array,
-    sampled_BT: jax.Array,
-    scorable_B: jax.Array,
-    advantage_B: jax.Array,
+    logprob: jax.Array,
+    entropy: jax.Array,
+    anchor_logprob: jax.Array,
+    sampled: jax.Array,
+    scorable: jax.Array,
+    advantage: jax.Array,
     counts: LossCounts,
     cfg: RlConfig,
-    sampler_logprob_BT: jax.Array | None = None,
+    sampler_logprob: jax.Array | None = None,
 ) -> jax.Array:
     """A micro-batch's share of  L = - mean_i A_i sum_t log pi(y_it) - alpha H [+ beta mean_i sum_t k2_it].
 
-    Shares of micro-batches add up to L, and their gradients to its gradient, because `counts` are of the whole batch.
-    H is the mean entropy of all sampled tokens. With kl_site "loss" the KL to the anchor is the third term:
-    k2 = (log pi - log pi_ref)^2 / 2. On samples from pi its expected gradient is
+    Each entry is a token, in any order and any shape, the same for all arrays; what is said of its response stands
+    beside it. Shares of micro-batches add up to L, and their gradients to its gradient, because `counts` are of the
+    whole batch. H is the mean entropy of all sampled tokens. With kl_site "loss" the KL to the anchor is the third
+    term: k2 = (log pi - log pi_ref)^2 / 2. On samples from pi its expected gradient is
     E[(log pi - log pi_ref) grad log pi] = grad KL(pi || pi_ref), token by token, the text before each token held fixed.
     (k1's is E[grad log pi] = 0: it pulls nowhere. k3's is grad KL(pi_ref || pi): another divergence.)
     Source: T1 section 2, loss; trap 2.
@@ -245,33 +246,38 @@ def policy_loss(
     Yao et al. 2025, after Ionides 2008.
 
     Args:
-      logprob_BT: float32, with gradient, at cfg.learner_temperature.
-      entropy_BT: float32, with gradient.
-      anchor_logprob_BT: float32, no gradient flows into it; not read with kl_site "reward".
-      sampled_BT: bool; elsewhere nothing is read.
-      scorable_B: bool; unscorable rows add to the entropy term only.
-      advantage_B: float32, no gradient flows into it.
+      logprob: float32, with gradient, at cfg.learner_temperature.
+      entropy: float32, with gradient.
+      anchor_logprob: float32, no gradient flows into it; not read with kl_site "reward".
+      sampled: bool, entries that hold a token; elsewhere nothing is read.
+      scorable: bool, of the token's response; where it is False a token adds to the entropy term only.
+      advantage: float32, of the token's response; no gradient flows into it.
       counts: `loss_counts` of the whole batch.
       cfg: entropy_coef, kl_site, kl_coef, ratio_cap.
-      sampler_logprob_BT: float32, log mu; read with ratio_cap only.
+      sampler_logprob: float32, log mu; read with ratio_cap only.
 
     Returns:
       float32[]; 0 where nothing was sampled.
+
+    Raises:
+      ValueError: the shapes differ.
     """
-    objective = jnp.maximum(counts.objective, 1.0)
-    counted_BT = sampled_BT & scorable_B[:, None]
-    logprob_BT = jnp.where(sampled_BT, logprob_BT, 0.0)
-    weight_BT = masked(advantage_B, scorable_B)[:, None]
+    shapes = [x.shape for x in (logprob, entropy, anchor_logprob, sampled, scorable, advantage)]
+    if len(set(shapes)) > 1:
+        raise ValueError(f"got {', '.join(map(str, shapes))}: expected one shape, an entry for each token")
+    counted = sampled & scorable
+    logprob = jnp.where(sampled, logprob, 0.0)
+    weight = masked(advantage, scorable)
     if cfg.ratio_cap:
-        assert sampler_logprob_BT is not None
-        ratio_BT = jnp.exp(logprob_BT - masked(sampler_logprob_BT, sampled_BT))
-        weight_BT = weight_BT * jnp.minimum(ratio_BT, cfg.ratio_cap)
-    per_token_BT = -jax.lax.stop_gradient(weight_BT) * logprob_BT
+        assert sampler_logprob is not None
+        ratio = jnp.exp(logprob - masked(sampler_logprob, sampled))
+        weight = weight * jnp.minimum(ratio, cfg.ratio_cap)
+    per_token = -jax.lax.stop_gradient(weight) * logprob
     if cfg.kl_site == "loss":
-        anchor_BT = jax.lax.stop_gradient(masked(anchor_logprob_BT, sampled_BT))
-        per_token_BT = per_token_BT + cfg.kl_coef * 0.5 * jnp.square(logprob_BT - anchor_BT)
-    entropy = masked_sum(entropy_BT, sampled_BT) / jnp.maximum(counts.tokens, 1.0)
-    return masked_sum(per_token_BT, counted_BT) / objective - cfg.entropy_coef * entropy
+        anchor_logprob = jax.lax.stop_gradient(masked(anchor_logprob, sampled))
+        per_token = per_token + cfg.kl_coef * 0.5 * jnp.square(logprob - anchor_logprob)
+    objective = masked_sum(per_token, counted) / jnp.maximum(counts.objective, 1.0)
+    return objective - cfg.entropy_coef * masked_sum(entropy, sampled) / jnp.maximum(counts.tokens, 1.0)
 
 
 def sft_counted(packed: Packed) -> jax.Array:

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from t1jax.config import Config, RlConfig
+from t1jax.config import Config
 from t1jax.devices.sharding import Layout
 from t1jax.model import attention
 from t1jax.types import Plan, Prompts, Rollouts
@@ -122,31 +122,6 @@ def _places(
     return start_n, prompt_start_n
 
 
-def wanted(scores: Any, cfg: RlConfig) -> np.ndarray:
-    """bool[n]: responses that can have a gradient; all, unless entropy_coef and kl_coef are 0. On the host.
-
-    Without the two, only an advantage gives one: it is 0 for what is unscorable, and for all of a group whose rewards
-    are equal. The rules are those of advantages.py.
-
-    Args:
-      scores: outcome, overlong, repetition, garbled, NumPy, of whole groups.
-      cfg: entropy_coef, kl_coef, penalty, penalty_site, responses_per_prompt.
-    """
-    outcome_n, *flags = (np.asarray(x) for x in scores)
-    if cfg.entropy_coef or cfg.kl_coef:
-        return np.ones(len(outcome_n), bool)
-    valid_n, penalised_n = outcome_n >= 0, np.logical_or.reduce(flags)
-    in_reward = cfg.penalty_site == "reward"
-    reward_n = np.where(penalised_n & in_reward, cfg.penalty, outcome_n == 1)
-    groups = (-1, cfg.responses_per_prompt)
-    highest_p = np.where(valid_n, reward_n, -np.inf).reshape(groups).max(-1)
-    lowest_p = np.where(valid_n, reward_n, np.inf).reshape(groups).min(-1)
-    learns_n = np.repeat(highest_p > lowest_p, cfg.responses_per_prompt)
-    if not in_reward and cfg.penalty:
-        learns_n |= penalised_n
-    return learns_n & valid_n
-
-
 @struct.dataclass
 class Rows:
     """Responses in their rows. A part is one index of the first axis; its rows are split over the shards.
@@ -179,10 +154,10 @@ def _by_shard(layout: Layout, function: Any, *arguments: Any, to_rows: bool, pac
     return jax.shard_map(function, mesh=layout.mesh, in_specs=specs, out_specs=out, check_vma=False)(*arguments)
 
 
-def pack(layout: Layout, grid: Grid, where: Plan, prompts: Prompts, rollouts: Rollouts) -> tuple[Rows, jax.Array]:
-    """The rows of the update; and int32[B], the entry of each response's first token among its shard's [j, b, S]."""
+def pack(layout: Layout, grid: Grid, where: Plan, prompts: Prompts, rollouts: Rollouts) -> Rows:
+    """The rows of the update."""
 
-    def local(where: Plan, prompts: Prompts, rollouts: Rollouts) -> tuple[Rows, jax.Array]:
+    def local(where: Plan, prompts: Prompts, rollouts: Rollouts) -> Rows:
         n, T = rollouts.tokens_BT.shape
         p, C = prompts.tokens_PC.shape
         prompt_p = prompts.valid_PC.sum(-1, dtype=jnp.int32)
@@ -234,27 +209,20 @@ def pack(layout: Layout, grid: Grid, where: Plan, prompts: Prompts, rollouts: Ro
             response_jbS=entries(n_rS),
             logprob_jbS=entries(rollouts.logprob_BT[n_rS, t_rS]),
         )
-        before_rS = jnp.cumsum(sampled_rS, axis=1) - sampled_rS  # tokens of the loss before a position
-        first_n = where.row_B * grid.length + before_rS[where.row_B, where.start_B]
-        shape = (grid.parts, grid.rows, grid.length)
-        return jax.tree.map(lambda x: x.reshape(shape), rows), jnp.where(where.row_B >= 0, first_n, -1)
+        return jax.tree.map(lambda x: x.reshape(grid.parts, grid.rows, grid.length), rows)
 
-    flat, rows = layout.spec("batch"), layout.spec(None, "batch")
-    in_specs, out_specs = (flat, flat, flat), (rows, flat)
-    return jax.shard_map(local, mesh=layout.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)(
-        where, prompts, rollouts
-    )
+    packed: Rows = _by_shard(layout, local, where, prompts, rollouts, to_rows=True)
+    return packed
 
 
-def unpack(layout: Layout, first_B: jax.Array, sampled_BT: jax.Array, x_jbS: jax.Array) -> jax.Array:
-    """[B, T]: the entry of each sampled token; 0 elsewhere and for what is not packed."""
+def total(layout: Layout, rows: Rows, where: Plan, x_jbS: jax.Array) -> jax.Array:
+    """float32[B]: the sum of the entries of each response; 0 for what is not packed."""
 
-    def local(x_jbS: jax.Array, first_n: jax.Array, sampled_nT: jax.Array) -> jax.Array:
-        there_nT = sampled_nT & (first_n >= 0)[:, None]
-        at_nT = first_n[:, None] + jnp.arange(sampled_nT.shape[1], dtype=jnp.int32)[None]
-        return jnp.where(there_nT, x_jbS.reshape(-1)[jnp.where(there_nT, at_nT, 0)], 0)
+    def local(response_jbS: jax.Array, sampled_jbS: jax.Array, x_jbS: jax.Array, row_n: jax.Array) -> jax.Array:
+        return jnp.zeros(row_n.shape).at[response_jbS].add(jnp.where(sampled_jbS, x_jbS, 0))
 
-    return _by_shard(layout, local, x_jbS, first_B, sampled_BT, to_rows=False, packed=1)
+    arrays = (rows.response_jbS, rows.sampled_jbS, x_jbS, where.row_B)
+    return _by_shard(layout, local, *arrays, to_rows=False, packed=3)
 
 
 def spread(layout: Layout, rows: Rows, x_B: jax.Array) -> jax.Array:

@@ -241,7 +241,8 @@ def test_mismatch_by_hand():
     sampler = jnp.array([[-1.0, -2.0, -3.0], [-1.0, -1.0, jnp.nan], [jnp.nan] * 3])
     learner = jnp.array([[-0.9, -2.0, -2.8], [-1.1, -1.0, 5.0], [7.0] * 3])
     counted = jnp.array([[True] * 3, [True, True, False], [False] * 3])
-    report = mismatch(learner, sampler, counted)
+    of_response = jnp.where(counted, learner - sampler, 0).sum(-1)
+    report = mismatch(learner - sampler, counted, of_response, counted.any(-1))
     differences = np.array([0.1, 0, 0.2, -0.1, 0])
     expected = {
         "logprob_gap": 0.2,

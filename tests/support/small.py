@@ -240,6 +240,11 @@ def update() -> Any:
     return jax.jit(step.make_update(one.setup))
 
 
+def each_token(x_B: jax.Array, like_BT: jax.Array) -> jax.Array:
+    """What is said of a response, beside each of its tokens."""
+    return jnp.broadcast_to(x_B[:, None], like_BT.shape)
+
+
 def keeping_the_gradient() -> optax.GradientTransformation:
     """An optimiser that changes no parameter; its state after an update is the gradient."""
 

@@ -83,7 +83,8 @@ def make_reference(cfg: Any, mesh: Any) -> Any:
         rows = join(prompts, rollouts)
         anchor = optim.anchor_params(state.anchor_offset, state.params)
         anchor_logprob_BT = merge(jax.lax.map(lambda part: token_stats(anchor, part)[0], split(rows, parts)))
-        kl_B = advantages.kl_of_response(rollouts.logprob_BT, anchor_logprob_BT, rollouts.sampled_BT, cfg.rl.kl_clip)
+        kl_BT = advantages.kl_of_token(rollouts.logprob_BT, anchor_logprob_BT, rollouts.sampled_BT, cfg.rl.kl_clip)
+        kl_B = kl_BT.sum(-1)
         scorable_B = advantages.scorable(scores)
         advantage_B = advantages.advantages(scores, kl_B, cfg.rl)
         counts = losses.loss_counts(rollouts.sampled_BT, scorable_B, cfg.rl.loss_normalisation)
@@ -92,8 +93,11 @@ def make_reference(cfg: Any, mesh: Any) -> Any:
             rows, anchor_logprob_bT, scorable_b, advantage_b = part
             logprob_bT, entropy_bT = token_stats(params, rows)
             sampled_bT = rows.rollouts.sampled_BT
+            scorable_bT, advantage_bT = (
+                jnp.broadcast_to(x_b[:, None], logprob_bT.shape) for x_b in (scorable_b, advantage_b)
+            )
             share = losses.policy_loss(
-                logprob_bT, entropy_bT, anchor_logprob_bT, sampled_bT, scorable_b, advantage_b, counts, cfg.rl
+                logprob_bT, entropy_bT, anchor_logprob_bT, sampled_bT, scorable_bT, advantage_bT, counts, cfg.rl
             )
             gap_bT = jnp.where(sampled_bT, jnp.abs(logprob_bT - rows.rollouts.logprob_BT), 0.0)
             return share, gap_bT.max()

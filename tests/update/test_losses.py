@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
+from small import each_token
 
 from configs import tiny
 from t1jax import config
 from t1jax.devices import sharding
 from t1jax.types import Packed, Scores
 from t1jax.update import losses
-from t1jax.update.advantages import advantages, kl_of_response, scorable
+from t1jax.update.advantages import advantages, kl_of_token, scorable
 
 NAN = float("nan")
 B, T, D, V = 4, 5, 3, 7
@@ -80,10 +81,11 @@ def whole_loss(hidden, w, anchor, cfg, outcome, chunks=2):
     logprob, entropy = losses.token_logprobs_and_entropy(hidden, w, tokens, sampled, cfg.logprob_temperature, chunks)
     no = jnp.zeros((B,), bool)
     scores = Scores(jnp.array(outcome), no, no, no)
-    kl = kl_of_response(logprob, anchor, sampled, cfg.kl_clip)
+    kl = kl_of_token(logprob, anchor, sampled, cfg.kl_clip).sum(-1)
     counts = losses.loss_counts(sampled, scorable(scores), cfg.loss_normalisation)
     a = advantages(scores, kl, cfg)
-    return losses.policy_loss(logprob, entropy, anchor, sampled, scorable(scores), a, counts, cfg)
+    of_responses = (each_token(x, logprob) for x in (scorable(scores), a))
+    return losses.policy_loss(logprob, entropy, anchor, sampled, *of_responses, counts, cfg)
 
 
 def finite_difference(f, x, step=1e-5):
@@ -169,8 +171,8 @@ def test_nothing_counted_is_zero_with_zero_gradients():
     def loss(h, w):
         stats = losses.token_logprobs_and_entropy(h, w, jnp.array(TOKENS), none, 1.2, 2)
         counts = losses.loss_counts(none, jnp.zeros((B,), bool), "token")
-        advantage = jnp.full((B,), NAN)
-        return losses.policy_loss(*stats, anchor, none, jnp.zeros((B,), bool), advantage, counts, CFG)
+        advantage = jnp.full(none.shape, NAN)
+        return losses.policy_loss(*stats, anchor, none, none, advantage, counts, CFG)
 
     value, gradients = jax.jit(jax.value_and_grad(loss, (0, 1)))(hidden, w)
     assert value == 0.0 and not any(np.any(g) for g in gradients)
@@ -265,6 +267,13 @@ def test_a_split_batch_and_vocabulary_give_the_same(shape):
 # ---- the policy loss
 
 
+def test_what_is_said_of_a_response_must_stand_beside_each_token():
+    x, yes = jnp.zeros((2, 3)), jnp.ones((2, 3), bool)
+    counts = losses.LossCounts(jnp.float32(1), jnp.float32(1))
+    with pytest.raises(ValueError, match=r"got .*\(2, 1\).*: expected one shape"):
+        losses.policy_loss(x, x, x, yes, yes[:, :1], x, counts, CFG)
+
+
 def test_policy_loss_by_hand():
     logprob = jnp.array([[-1.0, -2.0], [-3.0, NAN], [-0.5, -0.5]])
     entropy = jnp.array([[0.5, 1.0], [2.5, NAN], [1.0, 0.0]])
@@ -284,7 +293,8 @@ def test_policy_loss_by_hand():
         cfg = dataclasses.replace(CFG, kl_site=kl_site, loss_normalisation=normalisation)
         counts = losses.loss_counts(sampled, valid, normalisation)
         f = jax.value_and_grad(losses.policy_loss, (0, 1))
-        got, (d_logprob, d_entropy) = f(logprob, entropy, anchor, sampled, valid, advantage, counts, cfg)
+        of_responses = (each_token(x, logprob) for x in (valid, advantage))
+        got, (d_logprob, d_entropy) = f(logprob, entropy, anchor, sampled, *of_responses, counts, cfg)
         np.testing.assert_allclose(got, expected, rtol=1e-6)
         pull = (
             0.2 * (kl_site == "loss") * np.array([[0.0, -1.0], [-0.5, 0.0], [0.0, 0.0]])
@@ -306,7 +316,8 @@ def test_ratio_cap_by_hand():
     def run(cap):
         cfg = dataclasses.replace(CFG, ratio_cap=cap, kl_site="reward", entropy_coef=0.0)
         f = jax.value_and_grad(losses.policy_loss)
-        return f(logprob, entropy, logprob, sampled, valid, advantage, counts, cfg, sampler)
+        of_responses = (each_token(x, logprob) for x in (valid, advantage))
+        return f(logprob, entropy, logprob, sampled, *of_responses, counts, cfg, sampler)
 
     value, slope = run(2.0)  # weights 0.5, 2 (of 10), 1
     np.testing.assert_allclose(value, -(1.0 * (0.5 * -1.0 + 2.0 * -2.0) - 3.0 * -1.0) / 2, rtol=1e-5)
@@ -337,7 +348,8 @@ def test_shares_of_micro_batches_add_up(normalisation):
     def share(w, hidden, *rows):
         tokens, sampled, anchor, valid, advantage = rows
         stats = losses.token_logprobs_and_entropy(hidden, w, tokens, sampled, 1.2, 2)
-        return losses.policy_loss(*stats, anchor, sampled, valid, advantage, counts, cfg)
+        of_responses = (each_token(x, anchor) for x in (valid, advantage))
+        return losses.policy_loss(*stats, anchor, sampled, *of_responses, counts, cfg)
 
     f = jax.jit(jax.value_and_grad(share, (0, 1)))
     rows = (hidden, jnp.array(TOKENS), sampled, anchor, valid, advantage)
@@ -367,11 +379,11 @@ def expected_gradient(estimator):
 def policy_kl_term(logprob, anchor):
     """The KL term of `policy_loss` for each token alone, beta = 1."""
     cfg = dataclasses.replace(CFG, kl_site="loss", kl_coef=1.0, entropy_coef=0.0)
-    one, zero = jnp.ones((1,)), jnp.zeros((1, 1))
+    zero, yes = jnp.zeros(()), jnp.array(True)
     counts = losses.LossCounts(jnp.float32(1), jnp.float32(1))
 
     def term(p, q):
-        return losses.policy_loss(p[None, None], zero, q[None, None], zero == 0, one == 1, 0 * one, counts, cfg)
+        return losses.policy_loss(p, zero, q, yes, yes, zero, counts, cfg)
 
     return jax.vmap(term)(logprob, anchor)
 
@@ -410,7 +422,7 @@ def test_the_kl_term_of_a_text_is_each_tokens_with_the_text_before_it_held_fixed
         for a, b in texts:
             own, ref = (jnp.stack([x[0, a], x[1 + a, b]])[None] for x in (p, anchor))
             chance = jnp.exp(before[0, a] + before[1 + a, b])
-            total += chance * losses.policy_loss(own, 0 * own, ref, yes, yes[:, 0], jnp.zeros((1,)), counts, cfg)
+            total += chance * losses.policy_loss(own, 0 * own, ref, yes, yes, 0 * own, counts, cfg)
         return total
 
     def exact(theta):

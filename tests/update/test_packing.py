@@ -20,7 +20,7 @@ from t1jax.training import passes, step
 from t1jax.training.scoring import make_score
 from t1jax.training.setup import rl_setup
 from t1jax.types import Plan, Prompts, Rollouts, Scores
-from t1jax.update import advantages, optim, packing
+from t1jax.update import optim, packing
 
 B = P * R
 
@@ -91,28 +91,6 @@ def test_an_automatic_row_is_no_longer_than_the_kernel_takes(monkeypatch):
     assert packing.make_grid(cfg, layout) == packing.Grid(2, 16, C + T, True)
 
 
-@pytest.mark.parametrize("site", ["reward", "advantage"])
-def test_what_is_not_wanted_is_what_has_no_advantage(site):
-    """Against advantages.py, whose rules the host repeats in NumPy; with entropy or KL, all are wanted."""
-    cfg = small.make_config(rl__kl_coef=0.0, rl__entropy_coef=0.0, rl__penalty_site=site).rl
-    shares = []
-    for seed in range(100):
-        random = np.random.default_rng(seed)
-        rare = random.random(3)[:, None] * 0.4
-        outcome = random.choice([-1, 0, 0, 0, 1], B) if seed % 2 else random.choice([-1, 1], B)
-        flags = random.random((3, B)) < rare**2
-        scores = Scores(jnp.int8(outcome), *map(jnp.asarray, flags))
-        advantage = np.asarray(advantages.advantages(scores, jnp.zeros(B), cfg))
-        wanted = packing.wanted((outcome, *flags), cfg)
-        assert (advantage[~wanted] == 0).all()
-        own_group = np.repeat((np.abs(advantage).reshape(P, R) > 1e-6).any(-1), R)
-        np.testing.assert_array_equal(wanted, wanted & own_group)
-        shares.append(wanted.mean())
-        for knob in ("kl_coef", "entropy_coef"):
-            assert packing.wanted((outcome, *flags), dataclasses.replace(cfg, **{knob: 1e-3})).all()
-    assert min(shares) < 0.3 and max(shares) > 0.7
-
-
 def test_pack_length_that_is_too_short_is_a_one_line_error():
     cfg = small.make_config(rl__pack_length=18)
     with pytest.raises(config.ConfigError, match=r"^rl.pack_length is 18; expected 0, or at least .* = 19$"):
@@ -136,12 +114,12 @@ def test_rows_by_hand(shared):
     layout, grid = train_layout(mesh), packing.Grid(2, 2, 9, shared)
 
     def through(where, prompts, rollouts):
-        rows, first = packing.pack(layout, grid, where, prompts, rollouts)
-        back = packing.unpack(layout, first, rollouts.sampled_BT, rows.logprob_jbS)
+        rows = packing.pack(layout, grid, where, prompts, rollouts)
+        sums = packing.total(layout, rows, where, jnp.where(rows.sampled_jbS, rows.logprob_jbS, jnp.nan))
         spread = packing.spread(layout, rows, jnp.array([1.0, 2.0, 3.0, 4.0]))
-        return rows, first, back, spread, packing.filled(layout, grid, where)
+        return rows, sums, spread, packing.filled(layout, grid, where)
 
-    rows, first, back, spread, (parts, share) = jax.jit(through)(where, prompts, rollouts)
+    rows, sums, spread, (parts, share) = jax.jit(through)(where, prompts, rollouts)
     empty = [[0] * 9] * 2
     second = [4, 25, 26] + [0] * 6
     if shared:
@@ -159,8 +137,8 @@ def test_rows_by_hand(shared):
     assert rows.target_jbS.tolist() == [[[21, 22, 23, 24] + [0] * 5, [25, 26] + [0] * 7], empty]
     assert rows.sampled_jbS[0].sum(-1).tolist() == [4, 2] and rows.sampled_jbS[0, :, 0].all()
     assert rows.response_jbS[0].tolist() == [[0, 0, 0, 1] + [0] * 5, [2, 2] + [0] * 7]
-    assert first.tolist() == [0, 3, 9, -1]
-    np.testing.assert_allclose(back, [[2.1, 2.2, 2.3], [2.4, 0, 0], [2.5, 2.6, 0], [0, 0, 0]], rtol=1e-6)
+    np.testing.assert_allclose(rows.logprob_jbS[0, 0, :5], [2.1, 2.2, 2.3, 2.4, 0], rtol=1e-6)
+    np.testing.assert_allclose(sums, [2.1 + 2.2 + 2.3, 2.4, 2.5 + 2.6, 0], rtol=1e-6)
     assert spread[0].tolist() == [[1, 1, 1, 2] + [0] * 5, [3, 3] + [0] * 7] and not spread[1].any()
     assert (int(parts), float(share)) == (1, 0.5)
 
