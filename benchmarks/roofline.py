@@ -168,7 +168,7 @@ def make_scoring(setup: Any) -> Callable[..., Any]:
 
     from t1jax.model import qwen
     from t1jax.training import sft
-    from t1jax.update import losses
+    from t1jax.update.logprobs import predictors, token_logprobs_and_entropy
 
     model, cfg = setup.learner, setup.cfg
     temperature, chunks = cfg.rl.learner_temperature, cfg.rl.vocab_chunks
@@ -179,9 +179,7 @@ def make_scoring(setup: Any) -> Callable[..., Any]:
             position = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
             hidden, _ = qwen.forward(model, params, tokens, position, segment_BT=valid.astype(jnp.int32))
             head = qwen.head_weight(model, params)
-            return losses.token_logprobs_and_entropy(
-                losses.predictors(hidden), head, tokens, counted, temperature, chunks
-            )
+            return token_logprobs_and_entropy(predictors(hidden), head, tokens, counted, temperature, chunks)
 
         R = cfg.rl.responses_per_prompt
         prompt, there = jnp.repeat(prompts.tokens_PC, R, axis=0), jnp.repeat(prompts.valid_PC, R, axis=0)

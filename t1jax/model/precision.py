@@ -10,7 +10,7 @@ has the compute dtype, neither where a device adds it up nor where devices excha
 
 Axes: V vocabulary, D width, B rows, S positions of a row, T positions that are asked for.
 Source: float32 masters and accumulation, arXiv 1710.03740.
-Deliberately not here: loss scaling for float16 (optim.py), the head (losses.py).
+Deliberately not here: loss scaling for float16 (optim.py), the head (logprobs.py).
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from t1jax.model import precision, qwen
 from t1jax.training.setup import RlSetup
 from t1jax.types import LossScale, Params
 from t1jax.update import losses, optim, packing
+from t1jax.update.logprobs import token_logprobs_and_entropy
 
 
 def token_stats(setup: RlSetup, params: Params, rows: packing.Rows) -> tuple[jax.Array, jax.Array]:
@@ -32,7 +33,7 @@ def token_stats(setup: RlSetup, params: Params, rows: packing.Rows) -> tuple[jax
         segment_BT=rows.segment_jbS,
         parent_BT=rows.parent_jbS if setup.grid.shared else None,
     )
-    return losses.token_logprobs_and_entropy(
+    return token_logprobs_and_entropy(
         precision.pick(hidden_bSD, rows.state_jbS),
         qwen.head(params),
         rows.target_jbS,

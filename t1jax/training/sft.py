@@ -35,6 +35,7 @@ from t1jax.training.loop import Saving, StepLog, due
 from t1jax.training.setup import Setup, sft_setup
 from t1jax.types import LossScale, Packed, Params, Report, TrainState
 from t1jax.update import losses, optim
+from t1jax.update.logprobs import predictors, token_logprobs_and_entropy
 from t1jax.weights import load as weights
 
 
@@ -81,8 +82,8 @@ def target_logprobs(
     """log pi(token) at temperature 1, float32[B, T] nats, and bool[B, T] which tokens count: the targets. Else 0."""
     hidden_BTD, _ = qwen.forward(model, params, packed.tokens_BT, packed.position_BT, segment_BT=packed.segment_BT)
     counted_BT = losses.sft_counted(packed)
-    logprob_BT, _ = losses.token_logprobs_and_entropy(
-        losses.predictors(hidden_BTD),
+    logprob_BT, _ = token_logprobs_and_entropy(
+        predictors(hidden_BTD),
         qwen.head(params),
         packed.tokens_BT,
         counted_BT,

@@ -161,19 +161,11 @@ def pack(layout: Layout, grid: Grid, where: Plan, prompts: Prompts, rollouts: Ro
         n, T = rollouts.tokens_BT.shape
         p, C = prompts.tokens_PC.shape
         prompt_p = prompts.valid_PC.sum(-1, dtype=jnp.int32)
-        # texts: the shard's responses, then its prompts
+        # texts x: the shard's responses, then its prompts
         of_prompt_x = jnp.concatenate([jnp.arange(n) // (n // p), jnp.arange(p)])
         length_x = jnp.concatenate([rollouts.sampled_BT.sum(-1, dtype=jnp.int32), prompt_p])
-        slots = grid.parts * grid.rows * grid.length
-
-        def at_row(start_n: jax.Array) -> jax.Array:
-            return jnp.where(where.row_B >= 0, where.row_B * grid.length + start_n, slots)
-
-        begins_s = jnp.full(slots, -1).at[at_row(where.prompt_start_B)].set(n + of_prompt_x[:n], mode="drop")
-        begins_rS = begins_s.at[at_row(where.start_B)].set(jnp.arange(n), mode="drop").reshape(-1, grid.length)
+        text_rS, start_rS = _texts(grid, where, n + of_prompt_x[:n])
         at_S = jnp.arange(grid.length, dtype=jnp.int32)[None]
-        start_rS = jax.lax.cummax(jnp.where(begins_rS >= 0, at_S, 0), axis=1)  # of the text that a position is in
-        text_rS = jnp.take_along_axis(begins_rS, start_rS, axis=1)  # which text; -1 in a row where nothing begins
         x_rS = jnp.maximum(text_rS, 0)
         there_rS = (text_rS >= 0) & (at_S - start_rS < length_x[x_rS])
         sampled_rS = there_rS & (text_rS < n)
@@ -213,6 +205,30 @@ def pack(layout: Layout, grid: Grid, where: Plan, prompts: Prompts, rollouts: Ro
 
     packed: Rows = _by_shard(layout, local, where, prompts, rollouts, to_rows=True)
     return packed
+
+
+def _texts(grid: Grid, where: Plan, prompt_text_n: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The text that each position of a shard's rows is in, or comes after, and where it begins; int32[r, S].
+
+    Args:
+      grid: the rows.
+      where: of the shard's n responses, which are the texts 0 to n - 1.
+      prompt_text_n: the number of each response's prompt as a text.
+
+    Returns:
+      the text's number, -1 in a row where nothing stands, and the position of its first token.
+    """
+    slots = grid.parts * grid.rows * grid.length
+
+    def at_row(start_n: jax.Array) -> jax.Array:
+        return jnp.where(where.row_B >= 0, where.row_B * grid.length + start_n, slots)
+
+    begins_s = jnp.full(slots, -1).at[at_row(where.prompt_start_B)].set(prompt_text_n, mode="drop")
+    responses_n = jnp.arange(len(prompt_text_n))
+    begins_rS = begins_s.at[at_row(where.start_B)].set(responses_n, mode="drop").reshape(-1, grid.length)
+    at_S = jnp.arange(grid.length, dtype=jnp.int32)[None]
+    start_rS = jax.lax.cummax(jnp.where(begins_rS >= 0, at_S, 0), axis=1)
+    return jnp.take_along_axis(begins_rS, start_rS, axis=1), start_rS
 
 
 def total(layout: Layout, rows: Rows, where: Plan, x_jbS: jax.Array) -> jax.Array:

@@ -18,6 +18,7 @@ from t1jax.model import qwen
 from t1jax.training.sft import split
 from t1jax.types import Prompts, Rollouts
 from t1jax.update import advantages, losses, optim
+from t1jax.update.logprobs import predictors, token_logprobs_and_entropy
 
 
 @struct.dataclass
@@ -70,8 +71,8 @@ def make_reference(cfg: Any, mesh: Any) -> Any:
         """log-probabilities and entropies, [b, T], of the sampled tokens of some rows."""
         hidden_bSD, _ = qwen.forward(model, params, rows.tokens_BS, rows.position_BS, segment_BT=rows.segment_BS)
         T = rows.rollouts.tokens_BT.shape[1]
-        return losses.token_logprobs_and_entropy(
-            losses.predictors(hidden_bSD)[:, -T:],
+        return token_logprobs_and_entropy(
+            predictors(hidden_bSD)[:, -T:],
             qwen.head_weight(model, params),
             rows.rollouts.tokens_BT,
             rows.rollouts.sampled_BT,

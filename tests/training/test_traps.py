@@ -17,6 +17,7 @@ from t1jax import config
 from t1jax.rollouts.sampling import SamplingSettings, sample
 from t1jax.types import Scores
 from t1jax.update import advantages, losses, optim
+from t1jax.update.logprobs import token_logprobs_and_entropy
 
 CFG = dataclasses.replace(config.load(tiny.get_config()).rl, responses_per_prompt=4)
 
@@ -38,7 +39,7 @@ def test_1_the_learner_speaks_at_the_temperature_of_the_sampler():
     def ratio(temperature):
         counted = jnp.ones((rows, length), bool)
         args = (hidden, w, tokens.reshape(rows, length), counted, temperature, 2)
-        learner, learner_entropy = losses.token_logprobs_and_entropy(*args)
+        learner, learner_entropy = token_logprobs_and_entropy(*args)
         return jnp.exp(learner.reshape(-1) - logprob), learner_entropy.reshape(-1) - entropy
 
     assert CFG.temperature == CFG.learner_temperature == 1.2
@@ -120,7 +121,7 @@ def test_5_masks_are_carried_and_never_guessed_from_tokens():
     scorable, advantage = jnp.ones((2,), bool), jnp.array([1.0, -0.5])
 
     def loss(w, tokens):
-        logprob, entropy = losses.token_logprobs_and_entropy(hidden, w, tokens, sampled, 1.2, 1)
+        logprob, entropy = token_logprobs_and_entropy(hidden, w, tokens, sampled, 1.2, 1)
         counts = losses.loss_counts(sampled, scorable, "token")
         kl = advantages.kl_of_token(logprob, logprob - 1.0, sampled, 0.5).sum(-1)
         of_responses = (small.each_token(x, logprob) for x in (scorable, advantage))
