@@ -221,10 +221,12 @@ def _with(cfg: Config, **knobs: Any) -> Config:
 
 def _setup(cfg: Config, mesh: Mesh, where: Slice) -> RlSetup:
     """With the most lanes that fit; with one where none does."""
+    setup = rl_setup(cfg, mesh, where.chip.memory, where.on_host)
     try:
-        return rl_setup(cfg, mesh, where.chip.memory, where.on_host)
+        setup.memory  # noqa: B018
     except ConfigError:
         return rl_setup(_with(cfg, lanes=1), mesh, where.chip.memory, where.on_host)
+    return setup
 
 
 @lru_cache

@@ -13,6 +13,7 @@ Deliberately not here: what a step does (step.py, sft.py), how bytes are counted
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import jax
 import jax.numpy as jnp
@@ -95,12 +96,22 @@ class RlSetup(Setup):
 
     sampler: qwen.Transformer  # the model under the decode layout
     grid: packing.Grid  # the rows of the update
-    memory: MemoryPlan  # what the step takes on each device
+    device_bytes: int | None = None  # what a device has; None: asked of the devices
+    on_host: bool | None = None  # whether devices share the host's memory; None: asked of the devices
+
+    @cached_property
+    def memory(self) -> MemoryPlan:
+        """What the step takes on each device. All processes get the same, and ask together.
+
+        Raises:
+          ConfigError: rl.lanes is 0 and not even one lane a prompt fits.
+        """
+        return memory.plan(self.cfg, self.learner, self.sampler, self.grid, self.device_bytes, self.on_host)
 
     @property
     def lanes(self) -> int:
-        """G: how many of a prompt's responses are sampled at a time."""
-        return self.memory.lanes
+        """G, how many of a prompt's responses are sampled at a time: rl.lanes, or where that is 0 what fits."""
+        return self.cfg.rl.lanes or self.memory.lanes
 
 
 def sft_setup(cfg: Config, mesh: Mesh) -> Setup:
@@ -113,22 +124,15 @@ def sft_setup(cfg: Config, mesh: Mesh) -> Setup:
 def rl_setup(cfg: Config, mesh: Mesh, device_bytes: int | None = None, on_host: bool | None = None) -> RlSetup:
     """RL: AdamW with warm-up and a constant rate, and as many lanes as `rl.lanes` says or the memory holds.
 
-    All processes get the same, and make the call together.
-
     Args:
       cfg: the whole config.
       mesh: the devices; only its shape matters if the other two are given.
       device_bytes: what a device has; None: asked of the devices, the least of all processes.
       on_host: whether the devices share the host's memory; None: asked of the devices.
-
-    Raises:
-      ConfigError: rl.lanes is 0 and not even one lane a prompt fits; names the largest part and the knob that makes it
-        smaller.
     """
     schedule = optim.make_schedule(cfg.rl, cfg.rl.num_steps, "constant")
     learner = qwen.Transformer(cfg.model, train_layout(mesh))
     sampler = qwen.Transformer(cfg.model, decode_layout(mesh))
-    grid = packing.make_grid(cfg, learner.layout)
     return RlSetup(
         cfg,
         learner,
@@ -136,6 +140,7 @@ def rl_setup(cfg: Config, mesh: Mesh, device_bytes: int | None = None, on_host: 
         optim.make_optimizer(cfg.rl, schedule),
         anchored=True,
         sampler=sampler,
-        grid=grid,
-        memory=memory.plan(cfg, learner, sampler, grid, device_bytes, on_host),
+        grid=packing.make_grid(cfg, learner.layout),
+        device_bytes=device_bytes,
+        on_host=on_host,
     )

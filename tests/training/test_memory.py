@@ -22,7 +22,7 @@ from t1jax import config
 from t1jax.devices import multihost, sharding
 from t1jax.host import command_line
 from t1jax.training import memory, step
-from t1jax.training.setup import rl_setup
+from t1jax.training.setup import RlSetup, rl_setup
 from t1jax.types import Prompts
 
 ROOT = Path(__file__).parents[2]
@@ -155,7 +155,7 @@ def test_what_is_sampled_does_not_depend_on_the_memory_there_is(monkeypatch):
     assert rl_setup(cfg, mesh).lanes == cfg.rl.responses_per_prompt
     state = one.start()
     asked = []
-    monkeypatch.setattr(memory, "lanes", lambda cfg, mesh: asked.append(cfg) or 2)
+    monkeypatch.setattr(RlSetup, "lanes", property(lambda setup: asked.append(setup.cfg) or 2))
     few = jax.jit(step.make_sample(rl_setup(cfg, mesh), small.STOPS))
     assert asked  # the sampler takes what the plan says
     rollouts = few(state.params, prompts, state.rng, state.step)
