@@ -33,7 +33,7 @@ usage: python -m t1jax.study NAME [NAME ...] [--out=DIR] [--seeds=N] [--jobs=N] 
 Runs what T1 compares, on the embedded task, and says which of its claims came out.
 
   NAME                 oversampling, temperature, penalties, anchor, entropy, cold_start, baseline,
-                       difficulty, inference_scaling, or all
+                       choices, difficulty, inference_scaling, or all
   --out=DIR            what is written, and where the same command continues (default: workdirs/study):
                        NAME/table.md, NAME/results.json and NAME/plot.png; summary.md; the runs themselves
   --seeds=N            runs of each arm, with seeds from `seed` on (default: 3)
