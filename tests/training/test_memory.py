@@ -198,7 +198,7 @@ def test_the_plan_is_near_the_peak_of_a_whole_process(tmp_path):
 
 
 def test_the_table_has_a_line_a_part_and_the_peak():
-    plan = memory_plan(small.make_config(), small.make_mesh(), 1 << 30)
+    plan = memory_plan(small.make_config(), small.make_mesh(), 1 << 30, on_host=False)
     lines = str(plan).splitlines()
     assert len(lines) == len(plan.parts) + 1
     assert plan.peak in lines[-1] and memory.size(plan.total) in lines[-1] and "of 1.00 GiB, 90% usable" in lines[-1]
