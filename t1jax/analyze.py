@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What responses do on their way to an answer, a command line: tables, plots and a page to read them.
+"""Command line: how responses reach their answers. Prints tables, draws plots, writes a page to browse them.
 
     python -m t1jax.analyze workdirs/tiny
 
 ... -> evaluate -> **behaviour** -> report. Source: T1 (arXiv 2501.11651) section 3.
-Deliberately not here: reading files (collect.py), what counts as what (behaviour.py, prose.py), the page (browse.py).
+Deliberately not here: reading files (saved.py), what counts as what (behaviour.py, prose.py), the page (page.py).
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from t1jax.host import command_line
 
 if TYPE_CHECKING:
     from t1jax.behaviour.behaviour import Behaviour
-    from t1jax.evaluation.collect import Evaluation
-    from t1jax.evaluation.scoreboard import Sheet
+    from t1jax.evaluation.saved import Evaluation
+    from t1jax.evaluation.tables import Sheet
     from t1jax.tasks.task import Task
 
 USAGE = """\
 usage: python -m t1jax.analyze DIR [--out=DIR]
 
-What responses do on their way to an answer: attempts, reflections, backtracks, verifications, repeated attempts;
-how often the first attempt is right, and how often a wrong one is recovered from; how they end; how long they are.
-Prints a table and writes behaviour.json, behaviour.md, PNGs over training, and behaviour.html, a page to read all
-responses in, which opens offline.
+Analyses how responses reach their answers: attempts, reflections, backtracks, verifications, repeated attempts; how
+often the first attempt is right, and how often the model recovers from a wrong one; how they end; their length.
+Prints a table and writes behaviour.json, behaviour.md, PNGs over training, and behaviour.html, a self-contained page
+to browse all responses.
 
-  DIR         a run's workdir, a file of responses, or a folder of such files: what a run saved (eval.keep_responses),
-              what t1jax.evaluate wrote to --out, or t1jax.filter beside its --out
+  DIR         a run's workdir, a file of responses, or a folder of such files: saved by a run (eval.keep_responses), by
+              t1jax.evaluate in --out, or by t1jax.filter beside its --out
   --out=DIR   where to write (default: DIR, or the folder of the file)
-  --help      this text
+  --help      show this text
 
-Responses to the embedded task are read by its rules; its knobs are in the workdir's config.json. All others are read by
-lists of words. Exit codes: 0 done, 1 a failure (with its traceback), 2 a mistake in flags or files, 130 interrupted.
+Responses to the embedded task are parsed by its rules, with the knobs in the workdir's config.json; all others are
+searched for keywords. Exit codes: 0 success, 1 failure (with a traceback), 2 error in flags or files, 130 interrupted.
 """
 COLUMNS = 6  # evaluations that a table shows
 
@@ -52,7 +52,7 @@ def cli() -> None:
 
 def main(argv: list[str]) -> int:
     """Runs the command line `argv` (program name first); returns the exit code."""
-    return command_line.call("t1jax.analyze", USAGE, _run, argv, "interrupted; nothing is half written")
+    return command_line.call("t1jax.analyze", USAGE, _run, argv, "interrupted; no file is left half-written")
 
 
 def behaviours_of(evaluation: Evaluation, task: Task | None) -> list[Behaviour]:
@@ -64,13 +64,13 @@ def behaviours_of(evaluation: Evaluation, task: Task | None) -> list[Behaviour]:
     from t1jax.behaviour.behaviour import of_lines, of_text
 
     if task is None:
-        return [of_text(r.text, r.gold, r.outcome, r.tokens, r.overlong) for r in evaluation.records]
+        return [of_text(r.text, r.gold, r.outcome, r.tokens, r.overlong) for r in evaluation.responses]
     found = []
-    for record in evaluation.records:
+    for record in evaluation.responses:
         problem = task.problem(record.problem, "held_out")
         if task.prompt(problem) != record.prompt:
             raise ConfigError(
-                f"{evaluation.path}: problem {record.problem} is another one than that of the config.json beside it; "
+                f"{evaluation.path}: problem {record.problem} is not the one that the config.json beside it describes; "
                 "expected the config of the run that saved these responses"
             )
         analysis = task.analyse(problem, record.text)
@@ -98,14 +98,14 @@ def embedded_task(path: Path) -> tuple[Task | None, str]:
         if file.is_file():
             break
     else:
-        return None, "by lists of words: no config.json is beside the responses"
+        return None, "by keywords: no config.json is beside the responses"
     try:
         tree = json.loads(file.read_text(encoding="utf-8"))
         cfg: Config = load(tree)
     except (OSError, ValueError) as error:  # ConfigError is a ValueError
         raise ConfigError(f"{file}: {error}; expected the knobs of a run, as this version writes them") from error
     if cfg.data.train or cfg.task.name == "gym":
-        return None, "by lists of words"
+        return None, "by keywords"
     task: Task = CountdownTask(cfg.task) if cfg.task.name == "countdown" else PairsTask(cfg.task)
     return task, "by the rules of the embedded task"
 
@@ -117,7 +117,7 @@ def sheets(summaries: Sequence[Mapping[str, Any]], columns: int = COLUMNS) -> li
       columns: at most so many evaluations, 2 or more.
     """
     from t1jax.behaviour.behaviour import MEANS, STOPS
-    from t1jax.evaluation.scoreboard import Sheet, percent
+    from t1jax.evaluation.tables import Sheet, percent
 
     last = len(summaries) - 1
     places = {round(i * last / (columns - 1)) for i in range(columns)} if last >= columns else range(last + 1)
@@ -185,8 +185,8 @@ def analyze(path: Path, out: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """
     from t1jax.behaviour import page as browse
     from t1jax.behaviour.behaviour import summarise
-    from t1jax.evaluation import scoreboard
-    from t1jax.evaluation.collect import collect
+    from t1jax.evaluation.saved import collect
+    from t1jax.evaluation.tables import markdown
     from t1jax.host import files
 
     evaluations, notes = collect(path)
@@ -204,7 +204,7 @@ def analyze(path: Path, out: Path) -> tuple[list[dict[str, Any]], list[str]]:
     for name, _, light, _ in plots:
         files.write_bytes(out / f"{name}.png", light)
     files.write_json(out / "behaviour.json", {"read": way, "notes": notes, "evaluations": summaries})
-    files.write_text(out / "behaviour.md", scoreboard.markdown(tables, notes, "Behaviour"))
+    files.write_text(out / "behaviour.md", markdown(tables, notes, "Behaviour"))
     page = browse.page(path.absolute().name, evaluations, done, tables, plots, notes, by_rules=task is not None)
     files.write_text(out / "behaviour.html", page)
     return summaries, notes
@@ -225,14 +225,14 @@ def _run(argv: list[str]) -> None:
 
     from rich.console import Console
 
-    from t1jax.evaluation import scoreboard
+    from t1jax.evaluation.tables import show
 
     try:
         summaries, notes = analyze(path, out)
     except PermissionError as error:
-        raise ConfigError(f"{error.filename}: {error.strerror}; expected a folder that can be written") from error
+        raise ConfigError(f"{error.filename}: {error.strerror}; expected a writable folder") from error
     console = Console()
-    scoreboard.show(sheets(summaries, min(COLUMNS, max(2, (console.width - 34) // 21))), console)
+    show(sheets(summaries, min(COLUMNS, max(2, (console.width - 34) // 21))), console)
     for note in notes:
         print(inert(note))
     print(f"page: {(out / 'behaviour.html').resolve()}")

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""T1's filter of problems, a command line: keep those that the model rarely solves.
+"""Command line: T1's problem filter, which keeps the problems that the model rarely solves.
 
     python -m t1jax.filter --checkpoint=DIR --data=train.jsonl --out=kept.jsonl
 
-... -> prompts: what reinforcement learning is given. A problem that the model nearly always solves teaches nothing, as
-the leave-one-out reward of a group of right answers is zero. The temperature is that of reinforcement learning, so the
-pass rate is the one that training will meet.
-Source: T1 (arXiv 2501.11651) section 3: at most 0.3 of 16 tries.
-Deliberately not here: sampling and judging (responses.py).
+It selects the prompts of RL. A problem that the model nearly always solves teaches nothing, because the leave-one-out
+reward of a group of right answers is zero. Sampling uses RL's temperature, so the pass rate is the one that training
+will see.
+Source: T1 (arXiv 2501.11651) section 3: solved in at most 30 % of 16 attempts.
+Deliberately not here: sampling and judging (respond.py).
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from t1jax.config import ConfigError
 from t1jax.host import command_line
 
 if TYPE_CHECKING:
-    from t1jax.evaluation.journal import Response
+    from t1jax.evaluation.responses import Response
 
 USAGE = """\
 usage: python -m t1jax.filter --checkpoint=DIR --data=FILE --out=FILE.jsonl [--samples=N] ...
 
-T1's filter: keeps the rows of a file of problems that the model rarely solves, with their pass rate.
+T1's filter: keeps the problems of a file that the model rarely solves, with their pass rates.
 
-  --checkpoint=DIR      weights: Hugging Face's folder, t1jax.convert's, or a run's workdir
+  --checkpoint=DIR      weights: a Hugging Face folder, output of t1jax.convert, or a workdir
                         (default: model.checkpoint of the config)
   --data=FILE           problems: JSON lines, a JSON array or Parquet (default: data.train of the config)
-  --out=FILE.jsonl      the rows that are kept, in their order, with all their columns and `pass_rate`;
-                        FILE.responses.jsonl beside it has every response: the same command continues there
-  --samples=N           responses to each problem (default: 16)
-  --max_pass_rate=X     keep a problem if at most this share of them is right (default: 0.3)
+  --out=FILE.jsonl      the rows that are kept, in order, with all their columns and `pass_rate`;
+                        FILE.responses.jsonl beside it has every response: the same command resumes from it
+  --samples=N           responses per problem (default: 16)
+  --max_pass_rate=X     keep a problem if at most this share of its responses is right (default: 0.3)
   --min_pass_rate=X     ... and at least this share; 0 keeps problems that were never solved (default: 0)
-  --temperature=T       of sampling (default: rl.temperature)
+  --temperature=T       sampling temperature (default: rl.temperature)
   --limit=N             only the first N problems
   --config=FILE         a Python file with get_config() (default: configs/base.py); the sizes of the
                         model come from the checkpoint
-  --config.KNOB=...     any other knob, such as --config.rl.max_new_tokens=4096 (longest response)
-  --help                this text
+  --config.KNOB=...     set any other knob, such as --config.rl.max_new_tokens=4096 (maximum response length)
+  --help                show this text
 
-Exit codes: 0 done, 1 a failure (with its traceback), 2 a mistake in flags or files, 130 interrupted.
+Exit codes: 0 success, 1 failure (with a traceback), 2 error in flags or files, 130 interrupted.
 """
 DEFAULT_CONFIG = "configs/base.py"
 COLUMN = "pass_rate"
@@ -65,13 +65,12 @@ def main(argv: list[str]) -> int:
 
 def pass_rates(responses: Sequence[Response]) -> dict[int, float | None]:
     """row of the file -> share of right responses among the scorable ones; None if there is none."""
-    from t1jax.rewards.answers import RIGHT, UNSCORABLE
+    from t1jax.evaluation.figures import pass_rate
 
-    right, scorable = Counter[int](), Counter[int]()
+    outcomes: dict[int, list[int]] = {}
     for response in responses:
-        right[response.row] += response.outcome == RIGHT
-        scorable[response.row] += response.outcome != UNSCORABLE
-    return {row: right[row] / count if (count := scorable[row]) else None for row in right}
+        outcomes.setdefault(response.row, []).append(response.outcome)
+    return {row: pass_rate(mine).value for row, mine in outcomes.items()}
 
 
 def verdict(rate: float | None, lowest: float, highest: float) -> str:
@@ -131,17 +130,18 @@ def _run(argv: list[str]) -> None:
         raise ConfigError(f"--temperature=0 with {values.samples} samples, which would all be the same; expected more")
 
     from t1jax.devices import multihost
-    from t1jax.evaluation.questions import open_checkpoint, read_questions
+    from t1jax.evaluation.opened import open_checkpoint
+    from t1jax.evaluation.questions import make_responder, read_questions
     from t1jax.host.progress import Progress
     from t1jax.rewards.verifier import Verifier
 
     opened = open_checkpoint(cfg, values.checkpoint, argv)
-    cfg = opened.cfg
+    cfg, tokens = opened.cfg, opened.for_files()
     with Progress() as progress, Verifier(cfg.verifier) as verifier:
-        _, questions, notes = read_questions(data, opened, verifier, values.limit)
+        _, questions, notes = read_questions(data, cfg, tokens, verifier, values.limit)
         for note in notes:
             progress.note(note)
-        responses = opened.responder(verifier, progress).respond(
+        responses = make_responder(opened, verifier, progress).respond(
             out.with_suffix(".responses.jsonl"), "filter", questions, data=data, samples=values.samples,
             temperature=temperature, length=cfg.data.prompt_length, new_tokens=cfg.rl.max_new_tokens,
         )  # fmt: skip

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: read the flags, refuse what cannot work, run.
+"""The command line: read the flags, reject what cannot work, run.
 
     python -m t1jax.main --config=configs/tiny.py --workdir=workdirs/tiny --config.rl.num_steps=5
 
-A user's mistake is one line on stderr and exit code 2, before anything is compiled or written. Nothing heavy is
-imported before the flags are read, so that --help answers at once.
+A user's mistake prints a one-line error and exits with code 2, before anything is compiled or written. Heavy imports
+wait until the flags are read, so that --help is instant.
 Deliberately not here: the stages (training/stages.py), what the knobs mean (configs/base.py).
 """
 
@@ -23,21 +23,22 @@ USAGE = f"""\
 usage: python -m t1jax.main [--config=FILE] [--workdir=DIR] [--config.SECTION.KNOB=VALUE ...] [--allow_change=KNOB,...]
                             [--multiprocess | --coordinator=HOST:PORT --num_processes=N --process_id=I]
 
-All of T1: cold start, reinforcement learning, evaluation, inference scaling, report.
+Runs all of T1: cold-start SFT, reinforcement learning, evaluation, inference scaling, report.
 
-  --config=FILE       a Python file with get_config() (default: configs/tiny.py)
-  --workdir=DIR       what the run writes, and where it continues (default: workdirs/NAME for NAME.py)
-  --config.KNOB=...   any knob of the config, such as --config.rl.num_steps=5;
+  --config=FILE       a Python file with get_config(), or the name of a config that comes with t1jax, such as tiny
+                      (default: configs/tiny.py)
+  --workdir=DIR       where the run writes, and resumes from (default: workdirs/NAME for NAME.py)
+  --config.KNOB=...   set any knob of the config, such as --config.rl.num_steps=5;
                       configs/base.py explains each
-  --allow_change=KNOB,...  go on with a workdir though these knobs have changed, such as rl.num_steps
-{processes.HELP}  --help              this text
+  --allow_change=KNOB,...  resume a workdir although these knobs have changed, such as rl.num_steps
+{processes.HELP}  --help              show this text
 
-Exit codes: 0 done, 1 a failure (with its traceback), 2 a mistake in flags, config or data, 3 no checkpoint can be read
-or the last one not written, 4 too many steps in a row without a finite gradient, 130 stopped by Ctrl-C (SIGINT), 143
-by SIGTERM. After 1, 130 and 143 the same command goes on from the newest checkpoint.
+Exit codes: 0 success, 1 failure (with a traceback), 2 error in flags, config or data, 3 no readable checkpoint, or the
+last one could not be written, 4 too many consecutive steps without a finite gradient, 130 stopped by Ctrl-C (SIGINT),
+143 by SIGTERM. After 1, 130 and 143 the same command resumes from the latest checkpoint.
 """
 DEFAULT_CONFIG = "configs/tiny.py"
-INTERRUPTED = "interrupted; the same command continues from the newest checkpoint"
+INTERRUPTED = "interrupted; the same command resumes from the latest checkpoint"
 
 
 def cli() -> None:
@@ -62,7 +63,7 @@ def parse(argv: list[str]) -> tuple[Config, Path, list[str], processes.Group | N
     if extra:
         raise ConfigError(f"unexpected argument {extra[0]!r}; flags start with --, see --help")
     path, _ = command_line.take_config_file(argv, DEFAULT_CONFIG)
-    workdir = str(Path("workdirs") / Path(path).stem) if values.workdir is None else values.workdir
+    workdir = str(Path("workdirs") / path.stem) if values.workdir is None else values.workdir
     return cfg, _checked_workdir(workdir), values.allow_change, processes.asked(values)
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a config fits a slice that is not here, and how fast it can be: `python -m t1jax.plan`.
+"""Whether a config fits hardware that you don't have, and how fast it would be: `python -m t1jax.plan`.
 
-Where: before anything else. It compiles the very step of training ahead of time for the slice and prints what the
-compiler says of it: memory, exchanges between chips, flops; and an estimate of its time.
+It compiles the real training step ahead of time for the slice and prints what the compiler reports: memory,
+communication between chips and flops, with an estimate of the step's time.
 Deliberately not here: how that is found (planning/fit.py), the slices (planning/slices.py).
 """
 
@@ -25,16 +25,16 @@ if TYPE_CHECKING:  # imported where it is used: jax must not start before hardwa
 USAGE = """\
 usage: python -m t1jax.plan --config=configs/qwen32b.py --topology=v5p:4x4x8 [--json] [--suggest] [--config.KNOB=VALUE]
 
-Compiles the config's training step for a slice that is not here. Prints what it takes of each chip, what chips
-exchange, and an estimate of its time. Exit code 0: it fits; 1: it does not; 2: a mistake. Give the mesh of the slice
-with --config.mesh.fsdp and so on where it is not the config's own.
+Compiles the config's training step for hardware that you don't have. Prints its memory per chip, the communication
+between chips and an estimate of its time. Exit codes: 0 it fits, 1 it does not, 2 an error. If the slice needs another
+mesh than the config's, set it with --config.mesh.fsdp and so on.
 
   --topology  KIND:SHAPE, for example v5e:2x2 v5e:4x4 v5e:16x16 v5p:4x4x4 v5p:4x4x8 v6e:8x8 v6e:16x16 (TPUs: needs
               pip install 't1jax[plan]'), gpu:8xh100, cpu:8
-  --json      one JSON object on stdout; everything else goes to stderr
-  --suggest   also tries other meshes, lanes and micro-batches on paper, compiles the fastest that fits, and prints it
-  --fast      only counts from shapes: seconds, but no word from the compiler
-  --length    tokens of a response that time is estimated for; default: rl.max_new_tokens
+  --json      print one JSON object on stdout; everything else goes to stderr
+  --suggest   also estimate other meshes, lanes and micro-batches, compile the fastest that fits, and print it
+  --fast      only estimate from shapes: takes seconds, compiles nothing
+  --length    response length, in tokens, that the time is estimated for; default: rl.max_new_tokens
 """
 EXIT_TOO_BIG = 1
 
@@ -86,9 +86,9 @@ def _plan(argv: list[str]) -> int:
         suggestion = {"suggestion": better and better.knobs() | {"plan": better.as_dict()}} if values.suggest else {}
         print(json.dumps((found.as_dict() if found else {"fits": False}) | suggestion))
     else:
-        print(table(found) if found else f"{values.topology}: the config does not work there")
+        print(table(found) if found else f"{values.topology}: the config does not work on this slice")
         if values.suggest:
-            print(f"\nsuggestion: {better.command() if better else 'nothing that was tried fits'}")
+            print(f"\nsuggestion: {better.command() if better else 'none of the settings tried fits'}")
     if why:
         print(f"t1jax.plan: {why}", file=sys.stderr)
         return EXIT_TOO_BIG
@@ -104,23 +104,23 @@ def table(found: Found) -> str:
     shape = " x ".join(f"{name} {size}" for name, size in zip(("data", "fsdp", "tensor"), found.mesh, strict=True))
     lines = [
         f"{found.where.topology}: {len(found.where.devices)} devices of {chip.memory / GIB:.0f} GiB"
-        + ("" if found.where.compiler != "cpu" or chip.name == "cpu" else "; compiled for CPUs in their place"),
-        f"mesh {shape}; {found.parameters / 1e9:.2f} billion parameters; {found.memory.lanes} lanes a prompt; "
+        + ("" if found.where.compiler != "cpu" or chip.name == "cpu" else "; compiled for CPUs instead"),
+        f"mesh {shape}; {found.parameters / 1e9:.2f} billion parameters; {found.memory.lanes} lanes per prompt; "
         f"{found.cfg.rl.micro_batches} micro-batches",
         multihost.describe(found.fed),
         "",
-        "Memory of a chip, counted from shapes",
+        "Memory per chip, estimated from shapes",
         *(f"  {line}" for line in str(found.memory).splitlines()),
     ]
     if told and not told.refused:
         lines += [
-            "Memory of a chip, as compiled",
+            "Memory per chip, as compiled",
             f"  state and prompts {told.arguments / GIB:.2f} GiB + temporaries {told.temporaries / GIB:.2f} GiB + "
             f"code {told.code / GIB:.2f} GiB = {found.total / GIB:.2f} GiB",
             "",
-            "Exchanges between chips",
+            "Communication between chips",
             *(
-                f"  {place.replace('_', ' '):12} {kind:20} {count / GIB:10.2f} GiB a step and chip"
+                f"  {place.replace('_', ' '):12} {kind:20} {count / GIB:10.2f} GiB per step and chip"
                 for place, kinds in found.moved().items()
                 for kind, count in sorted(kinds.items())
             ),
@@ -134,10 +134,10 @@ def table(found: Found) -> str:
             *lines,
             "",
             f"{found.total / GIB:.1f} of {chip.memory / GIB:.0f} GiB ({share:.0%}): {verdict}",
-            f"Flops of a step, every response {found.length:.0f} tokens: {todo.total:.3g}, of them again to save "
-            f"memory {todo.remat / todo.total:.0%}{compiled}",
+            f"Flops of a step, every response {found.length:.0f} tokens: {todo.total:.3g}, "
+            f"{todo.remat / todo.total:.0%} of it recomputation{compiled}",
             f"Seconds of a step: {time.total:.0f} = prefill {time.prefill:.1f} + decode {time.decode:.0f} "
-            f"({time.iterations:.0f} tokens one after the other) + update {time.update:.0f}",
+            f"({time.iterations:.0f} tokens in sequence) + update {time.update:.0f}",
             f"  by {estimate.ASSUMPTIONS}",
         ]
     )

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line that does a sick step again: the same sampling, scores and gradient, and where numbers went wrong.
+"""Replays a failed step: the same sampling, scores and gradient, and where numbers stopped being finite.
 
     python -m t1jax.replay workdirs/tiny/sick
 
-Deliberately not here: when a step is kept (health.py).
+Deliberately not here: when a step is saved (health.py).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from t1jax.host import command_line
 USAGE = """\
 usage: python -m t1jax.replay DUMP
 
-Does the step again that a run kept in WORKDIR/sick because its gradient was not finite, and says which arrays and
-which responses have numbers that are not finite. Files of problems must be where the config says.
+Replays a step that a run saved in WORKDIR/sick because its gradient was not finite, and prints which arrays and
+responses have non-finite numbers. The files of problems must still be where the config says.
 
-Exit codes: 0 the same happened, 1 something else happened, 2 a mistake or no such dump.
+Exit codes: 0 the failure was reproduced, 1 it was not, 2 an error or no such dump.
 """
 
 
@@ -48,7 +48,7 @@ def _replay(argv: list[str]) -> bool:
 
 
 def replay(folder: Path) -> bool:
-    """Does the step kept in `folder` again and prints what is found; whether the row is the one of the run."""
+    """Replays the step saved in `folder` and prints what it finds; returns whether the row equals that of the run."""
     import jax
     import jax.numpy as jnp
     import numpy as np

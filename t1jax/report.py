@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report's command line: one run's page made again, or several runs on one page.
+"""Command line of the report: rebuild one run's page, or compare several runs on one page.
 
     python -m t1jax.report workdirs/a workdirs/b --out=compared.html
 
-... -> evaluate -> **report**. Reads workdirs and changes nothing in them but the report of a single run.
+... -> evaluate -> **report**. Reads workdirs and changes nothing in them except the report of a single run.
 Deliberately not here: what the pages say (run_page.py, comparison.py), what is read (runs.py).
 """
 
@@ -20,14 +20,14 @@ from t1jax.host import command_line
 USAGE = """\
 usage: python -m t1jax.report WORKDIR [WORKDIR ...] [--out=FILE.html]
 
-With one workdir: writes its report.html and PNGs again, from results.json and metrics.jsonl. With several: one page
-that compares them, each with the first; at most 12. Runs that are not finished are shown as far as they are.
+With one workdir: rebuilds its report.html and PNGs from results.json and metrics.jsonl. With several (at most 12):
+writes one page that compares each with the first. Unfinished runs are shown up to their latest step.
 
-  --out=FILE.html   where the page goes (default: report.html in the one workdir, or compared.html here); its folder
-                    is made if need be
-  --help            this text
+  --out=FILE.html   output file (default: report.html in the workdir, or compared.html here); its folder is created
+                    if needed
+  --help            show this text
 
-Exit codes: 0 done, 1 a failure (with its traceback), 2 a mistake in flags or files, 130 interrupted.
+Exit codes: 0 success, 1 failure (with a traceback), 2 error in flags or files, 130 interrupted.
 """
 DEFAULT_OUT = "compared.html"
 
@@ -64,7 +64,7 @@ def _run(argv: list[str]) -> None:
         else:
             path = files.write_text(out or Path(DEFAULT_OUT), comparison.render(found))
     except OSError as error:
-        raise ConfigError(f"{error.filename or out}: {error.strerror}; expected a place that can be written") from error
+        raise ConfigError(f"{error.filename or out}: {error.strerror}; expected a writable path") from error
     print(f"report: {path.resolve()}")
 
 

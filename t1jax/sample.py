@@ -3,8 +3,8 @@
 
     python -m t1jax.sample --checkpoint=models/Qwen2.5-0.5B-Instruct "What is 2 + 3?"
 
-Where: beside the sentence; weights -> prompt -> one rollout, for a person who wants to see it. The answer goes to
-stdout, all else to stderr. Nothing heavy is imported before the flags are read, so that --help answers at once.
+weights -> prompt -> one rollout, for interactive use. The answer goes to stdout, everything else to stderr. Heavy
+imports wait until the flags are read, so that --help is instant.
 Deliberately not here: many problems (evaluate.py), whether the answer is right (rewards/).
 """
 
@@ -34,19 +34,19 @@ if TYPE_CHECKING:
 USAGE = """\
 usage: python -m t1jax.sample --checkpoint=DIR [FLAGS] "problem"
 
-Prints a model's answer to a problem while it is sampled, thinking dimmed, then tokens a second.
+Streams a model's answer to a problem, with its thinking dimmed, then prints tokens per second.
 
-  --checkpoint=DIR     weights and tokenizer: a Hugging Face folder, one of t1jax.convert, or a workdir
+  --checkpoint=DIR     weights and tokenizer: a Hugging Face folder, output of t1jax.convert, or a workdir
                        (default: the config's model.checkpoint)
-  --config=FILE        whose data.template, data.system_prompt, mesh ... are used (default: configs/base.py)
-  --config.KNOB=...    any knob of it, such as --config.model.compute_dtype=float32
-  --temperature=X      0 takes the likeliest token each time (default: 0.6)
-  --max_new_tokens=N   longest answer, tokens (default: 1024)
-  --seed=N             another seed, another answer (default: the config's)
-  --raw                the text is continued as it is: no template, no chat
-  --help               this text
+  --config=FILE        config with data.template, data.system_prompt, mesh, ... (default: configs/base.py)
+  --config.KNOB=...    set any knob of the config, such as --config.model.compute_dtype=float32
+  --temperature=X      sampling temperature; 0 is greedy (default: 0.6)
+  --max_new_tokens=N   maximum length of the answer, in tokens (default: 1024)
+  --seed=N             random seed (default: the config's)
+  --raw                continue the text as it is, without a chat template
+  --help               show this text
 
-Exit codes: 0 done, 1 a failure (with its traceback), 2 a mistake in flags or files, 130 interrupted.
+Exit codes: 0 success, 1 failure (with a traceback), 2 error in flags or files, 130 interrupted.
 """
 DEFAULT_CONFIG = "configs/base.py"
 THINK, THOUGHT = "<think>", "</think>"
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
 
 
 class Answer:
-    """Prints a text that grows. On a terminal the thinking is dim; elsewhere the text is what comes out, exactly."""
+    """Prints a text as it grows. On a terminal the thinking is dim; elsewhere the text is printed exactly."""
 
     def __init__(self, tokenizer: Tokenizer, thinking: bool, out: TextIO) -> None:
         """`thinking`: the prompt has begun it. Without that, an answer that starts with <think> does."""
@@ -130,7 +130,7 @@ class Drawn:
         """Tokens, seconds, tokens a second; the time before the first tokens apart."""
         count = len(self.ids)
         speed = f", {(count - self.first) / self.after:.1f} tokens/s" if count > self.first else ""
-        return f"{count} tokens in {self.after:.1f} s{speed}; {self.before:.1f} s before them to compile and read"
+        return f"{count} tokens in {self.after:.1f} s{speed}; {self.before:.1f} s to compile and prefill"
 
 
 def in_background(sample: Callable[[Report], list[int]], show: Report) -> Drawn:
@@ -182,24 +182,17 @@ def _run(argv: list[str]) -> None:
 
 
 def _sample(cfg: Config, folder: str, problem: str, temperature: float, new_tokens: int, raw: bool) -> None:
-    import jax
     from rich.console import Console
 
-    from t1jax import validation
     from t1jax.devices import sharding
-    from t1jax.model import qwen
+    from t1jax.evaluation.opened import open_checkpoint
     from t1jax.rollouts.generate import Generator
-    from t1jax.text import tokenizer
     from t1jax.text.huggingface import HFTokenizer
-    from t1jax.weights import load as weights
 
     notes = Console(stderr=True, highlight=False)
-    source = weights.find(folder)
-    cfg = dataclasses.replace(cfg, model=weights.model_config(source, cfg.model))
-    validation.validate(cfg, jax.device_count())
-    cfg = dataclasses.replace(cfg, eval=dataclasses.replace(cfg.eval, batch_size=1))
-    tokens = tokenizer.load(source.folder)
-    tokenizer.refuse_too_big(tokens, cfg.model.vocab_size, str(source.folder))
+    opened = open_checkpoint(cfg, folder)
+    tokens = opened.tokenizer
+    cfg = dataclasses.replace(opened.cfg, eval=dataclasses.replace(cfg.eval, batch_size=1))
     prompt = _prompt(problem, cfg, tokens, raw)
     ids = _encode(prompt, tokens)
     if isinstance(tokens, HFTokenizer):
@@ -236,8 +229,7 @@ def _sample(cfg: Config, folder: str, problem: str, temperature: float, new_toke
 
     try:
         mesh = sharding.make_mesh(cfg.mesh)
-        model = qwen.Transformer(cfg.model, sharding.decode_layout(mesh))
-        params = weights.load(source, model, dtype=cfg.model.compute_dtype)
+        params = opened.params(mesh)
         status.update("compiling")
         drawn = in_background(sample, show)
         status.stop()
@@ -245,7 +237,7 @@ def _sample(cfg: Config, folder: str, problem: str, temperature: float, new_toke
     finally:
         status.stop()
         answer.close()
-    cut = "" if drawn.ids[-1] in tokens.stop_ids else f"; cut at --max_new_tokens={new_tokens}"
+    cut = "" if drawn.ids[-1] in tokens.stop_ids else f"; truncated at --max_new_tokens={new_tokens}"
     notes.print(drawn.figures() + cut, style="dim", soft_wrap=True)
 
 

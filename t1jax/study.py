@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""T1's claims put to the test, a command line: runs the arms of studies, and says what came out.
+"""Command line: tests T1's claims. Runs the arms of studies and reports which claims were reproduced.
 
     python -m t1jax.study penalties oversampling --out=workdirs/study
 
-Runs are made of an ordinary run's stages (studies/trial.py), each in a process of its own, several at a time. Studies
-that ask for the same run share it, and the same command goes on where it was stopped.
+Runs go through the stages of an ordinary run (studies/trial.py), each in its own process, several at a time. Studies
+that need the same run share it, and the same command resumes an interrupted study.
 Deliberately not here: which runs (studies/claims.py), what a run does (studies/trial.py), tables and plots
 (findings.py).
 """
@@ -30,20 +30,20 @@ from t1jax.host.stopping import EXIT_STORAGE, Signals, Stopped
 USAGE = """\
 usage: python -m t1jax.study NAME [NAME ...] [--out=DIR] [--seeds=N] [--jobs=N] [--config=FILE] [--config.KNOB=VALUE]
 
-Runs what T1 compares, on the embedded task, and says which of its claims came out.
+Reproduces T1's comparisons on the embedded task, and reports which of its claims hold there.
 
   NAME                 oversampling, temperature, penalties, anchor, entropy, cold_start, baseline,
                        choices, difficulty, inference_scaling, or all
-  --out=DIR            what is written, and where the same command continues (default: workdirs/study):
-                       NAME/table.md, NAME/results.json and NAME/plot.png; summary.md; the runs themselves
-  --seeds=N            runs of each arm, with seeds from `seed` on (default: 3)
-  --jobs=N             runs at a time, each on its share of the cores (default: 2, if there are so many cores)
-  --config=FILE        the base of all runs (default: configs/study.py; configs/study_short.py takes less time)
-  --config.KNOB=...    any knob of it that the named studies do not compare
-  --help               this text
+  --out=DIR            output, which the same command resumes from (default: workdirs/study): NAME/table.md,
+                       NAME/results.json and NAME/plot.png; summary.md; the runs themselves
+  --seeds=N            runs of each arm, with consecutive seeds from `seed` (default: 3)
+  --jobs=N             parallel runs, which share the cores (default: 2 if there are at least 2 cores)
+  --config=FILE        base config of all runs (default: configs/study.py; configs/study_short.py is faster)
+  --config.KNOB=...    set any knob that the named studies do not compare
+  --help               show this text
 
-Exit codes: 0 done, 1 a failure (named, or with its traceback), 2 a mistake in flags or config, 3 --out cannot be
-written, 130 stopped by Ctrl-C, 143 by SIGTERM: what was running saves first.
+Exit codes: 0 success, 1 failure (named, or with a traceback), 2 error in flags or config, 3 --out cannot be written,
+130 stopped by Ctrl-C, 143 by SIGTERM; running processes save first.
 """
 DEFAULT_CONFIG = "configs/study.py"
 PROGRAM = ("-m", "t1jax.studies.trial")
@@ -168,7 +168,7 @@ class Share:
         job, self.job = self.job, None
         self.seconds = time.monotonic() - self._began
         if code:
-            raise Stopped(f"{job.name} ended with {code}; see {self._log}. The same command continues", 1)
+            raise Stopped(f"{job.name} ended with {code}; see {self._log}. The same command resumes", 1)
         return job
 
     def ask_to_stop(self) -> None:
@@ -209,7 +209,7 @@ def _run(argv: list[str]) -> None:
             raise ConfigError(f"unknown study {name!r}; expected all, or some of {', '.join(STUDIES)}")
     names = list(STUDIES) if "all" in names else list(dict.fromkeys(names))
     if base.task.name == "gym":
-        raise ConfigError("task.name is gym; expected pairs or countdown: studies measure what is known of those alone")
+        raise ConfigError("task.name is gym; expected pairs or countdown: studies need measures that only these have")
     if base.data.train:
         raise ConfigError(f"data.train is {base.data.train}; expected nothing: studies run on the embedded task")
     at_a_time = values.jobs or min(2, os.cpu_count() or 1)
@@ -234,9 +234,7 @@ def _run(argv: list[str]) -> None:
                 findings.write(name, base, seeds, out)
             print(findings.write_summary(out).read_text(encoding="utf-8"))
     except OSError as error:  # a full disk, most likely
-        raise Stopped(
-            f"{error}; --out={out} must be writable; then the same command continues", EXIT_STORAGE
-        ) from error
+        raise Stopped(f"{error}; --out={out} must be writable; then the same command resumes", EXIT_STORAGE) from error
 
 
 def _tokenizer(base: Config, out: Path) -> None:
@@ -259,7 +257,7 @@ def _same_base(out: Path, base: Config) -> None:
         changed = workdir.changes(workdir.read(path, "--out"), files.json_ready(base.to_dict()))
         if changed:
             listed = "; ".join(f"{knob} is {new}, was {old}" for knob, (old, new) in changed.items())
-            raise ConfigError(f"{out} holds runs of another base: {listed}; set it back, or give another --out")
+            raise ConfigError(f"{out} holds runs of another base config: {listed}; set it back, or give another --out")
     files.write_json(path, base.to_dict())
 
 

@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chains for the cold start out of real attempts, a command line: section 1 of T1.
+"""Command line: chains of thought for the cold start, made from real attempts.
 
     python -m t1jax.synthesize --problems=train.jsonl --out=chains.jsonl --checkpoint=DIR
 
-Before the sentence: what the cold start is given. This file knows flags and files; nothing heavy is imported before
-the flags are read, so that --help answers at once.
+Makes the data of the cold start. This file handles flags and files; heavy imports wait until the flags are read, so
+that --help is instant.
 Source: T1 (arXiv 2501.11651) section on the cold start.
 Deliberately not here: the steps (synthesis/pipeline.py), what is asked (synthesis/subjects.py, synthesis/rules.py), who
-writes (synthesis/endpoints.py, synthesis/local.py).
+writes (synthesis/endpoints.py, synthesis/local.py), what a file of chains depends on (synthesis/settings.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -38,28 +37,27 @@ if TYPE_CHECKING:
 USAGE = """\
 usage: python -m t1jax.synthesize --out=FILE.jsonl [--problems=FILE] [--checkpoint=DIR] ...
 
-Makes chains for the cold start: N attempts at each problem, judged; a critic's note on each; merged into one chain
-that tries, fails, turns back and verifies; rewritten; checked.
+Makes chains of thought for the cold start: N attempts at each problem are judged, criticised, merged into one chain
+that tries, fails, backtracks and verifies, then rewritten and checked.
 
-  --out=FILE.jsonl      the chains: rows for data.sft, each with where every piece of it came from. Beside it:
+  --out=FILE.jsonl      the chains: rows for data.sft, each with the source of every part. Written beside it:
                         FILE.html (samples), FILE.summary.json (counts, tokens, cost), FILE.rejected.jsonl,
-                        FILE.ledger.jsonl (all that was written: the same command continues there and pays nothing
-                        twice) and FILE.settings.json
+                        FILE.ledger.jsonl (cached responses: the same command resumes from it and never pays for
+                        one twice) and FILE.settings.json
   --problems=FILE       problems with answers: JSON lines, a JSON array or Parquet
                         (default: the training problems of the embedded task)
-  --checkpoint=DIR      weights of the writer "local": Hugging Face's folder, t1jax.convert's, or a run's workdir
+  --checkpoint=DIR      weights of the writer "local": a Hugging Face folder, output of t1jax.convert, or a workdir
                         (default: model.checkpoint of the config)
-  --limit=N             only the first N problems (default: all of the file; 1000 of the embedded task)
+  --limit=N             only the first N problems (default: the whole file, or 1000 of the embedded task)
   --config=FILE         a Python file with get_config() (default: configs/base.py); cfg.synthesis names the writers
                         and their endpoints
-  --config.KNOB=...     any other knob, such as --config.synthesis.attempts=8
-  --help                this text
+  --config.KNOB=...     set any other knob, such as --config.synthesis.attempts=8
+  --help                show this text
 
-Exit codes: 0 done, 1 a failure (with its traceback), 2 a mistake in flags or files, 3 a full disk, 130 interrupted.
+Exit codes: 0 success, 1 failure (with a traceback), 2 error in flags or files, 3 disk full, 130 interrupted.
 """
 DEFAULT_CONFIG = "configs/base.py"
 EMBEDDED_PROBLEMS = 1000
-FORMAT = 1
 BESIDE = (".rejected.jsonl", ".html", ".summary.json", ".ledger.jsonl", ".settings.json")  # written beside --out
 
 
@@ -119,7 +117,7 @@ def told(out: Path, found: Mapping[str, Any]) -> list[str]:
             words = f"{row['requests']} texts, {row['prompt_tokens']} tokens in, {row['completion_tokens']} out"
             words += f", cost {row['cost']:.4f}" if row["cost"] else ""
             words += f", {row['uncounted']} without counts" if row.get("uncounted") else ""
-            lines.append(f"{name}: {words}" + (", of use or not, in all runs" if kind == "paid" else ""))
+            lines.append(f"{name}: {words}" + (", including unusable answers, over all runs" if kind == "paid" else ""))
     return lines
 
 
@@ -141,6 +139,7 @@ def _run(argv: list[str]) -> None:
     from t1jax import validation
     from t1jax.host.progress import Progress
     from t1jax.rewards.verifier import Verifier
+    from t1jax.synthesis import settings
     from t1jax.synthesis.ledger import Ledger
 
     embedded = not values.problems
@@ -163,7 +162,7 @@ def _run(argv: list[str]) -> None:
             if make is not None:
                 writers[validation.LOCAL] = make(ledger, progress)
             writers |= _endpoints(cfg, names, ledger)
-            _hold_settings(out, _settings(cfg, items, writers))
+            settings.hold(out, settings.of(cfg, items, writers))
             count = None if tokens is None else _counter(tokens)
             found = synthesize(cfg, subject, items, writers, out, progress, count, ledger)
     print("\n".join(told(out, found)))
@@ -191,7 +190,9 @@ def _refuse_other_kind(cfg: Config, embedded: bool) -> None:
                 "own (or --problems=FILE)"
             )
         if not embedded and writer == RULES:
-            raise ConfigError(f"synthesis.{name} is {RULES}; expected a model: a program knows the embedded task alone")
+            raise ConfigError(
+                f"synthesis.{name} is {RULES}; expected a model: only the embedded task has such a program"
+            )
     if embedded and (cfg.synthesis.rewriter or set(cfg.synthesis.attempters) != {LOCAL}):
         knob = "rewriter" if cfg.synthesis.rewriter else "attempters"
         expected = "nobody" if cfg.synthesis.rewriter else LOCAL
@@ -244,51 +245,6 @@ def _endpoints(cfg: Config, names: set[str], ledger: Ledger) -> dict[str, Writer
 
 def _counter(tokens: Tokenizer) -> Callable[[str], int]:
     return lambda text: len(tokens.encode(text))
-
-
-def _settings(cfg: Config, items: Sequence[Item], writers: Mapping[str, Writer]) -> dict[str, Any]:
-    """What the chains depend on."""
-    from t1jax.synthesis import prompts
-
-    synthesis, rl = cfg.synthesis, cfg.rl
-    digest = hashlib.sha256()
-    for item in items:
-        digest.update(repr((item.index, item.row, item.prompt, item.gold)).encode())
-    asked = {name: [end.url, end.model] for name, end in synthesis.endpoints.items() if name in writers}
-    local = {name: writer.weights for name, writer in writers.items() if hasattr(writer, "weights")}
-    return {
-        "format": FORMAT, "problems": f"{len(items)}, {digest.hexdigest()[:12]}", "attempts": synthesis.attempts,
-        "attempters": list(synthesis.attempters), "critic": synthesis.critic, "merger": synthesis.merger,
-        "rewriter": synthesis.rewriter, "temperature": synthesis.temperature,
-        "attempt_tokens": synthesis.attempt_tokens, "chain_tokens": synthesis.chain_tokens, "endpoints": asked,
-        "weights": local, "templates": f"{prompts.VERSION} {prompts.digest()}", "seed": cfg.seed,
-        "cuts": [rl.top_k, rl.top_p, rl.min_p], "form": [rl.repeat_length, rl.repeat_count, rl.garbled_share],
-    }  # fmt: skip
-
-
-def _hold_settings(out: Path, settings: Mapping[str, Any]) -> None:
-    """Writes down what OUT depends on, or refuses to go on with anything else.
-
-    Raises:
-      ConfigError: OUT was made with other settings.
-    """
-    from t1jax.host import files
-
-    path = out.with_suffix(".settings.json")
-    mine = files.json_ready(settings)
-    if not path.exists():
-        if out.exists():
-            raise ConfigError(f"{out} is there, but not {path.name} beside it; expected a new file: give another --out")
-        files.write_json(path, mine)
-        return
-    try:
-        theirs = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{path}: {error}; expected what t1jax wrote: give another --out") from error
-    names = [name for name in mine if theirs.get(name) != mine[name]]
-    if names:
-        listed = "; ".join(f"{name} is {mine[name]}, not {theirs.get(name)}" for name in names)
-        raise ConfigError(f"{out} was made with other settings: {listed}; give those, or another --out")
 
 
 def _out(name: str | None, problems: str | None) -> Path:

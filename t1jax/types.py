@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The nouns of t1jax: frozen pytrees that stages hand to each other.
+"""The types of t1jax: frozen pytrees that stages hand to each other.
 
 prompts -> rollouts -> rewards -> advantages -> update -> checkpoint -> evaluate -> report.
-Every stage file takes and returns these; masks are born in data/decode and carried here, never guessed
-from token values.
+Every stage takes and returns these. Masks are made in prompts/ and rollouts/ and carried here, never guessed from
+token values. The legend of all axis letters is in docs/architecture.md.
 
 Axes: P prompts, R responses per prompt, B = P*R rows, C prompt positions, T response positions,
 L layers, K kv heads, H head dim; of the cache: J blocks, S columns of a block, X shards, M lanes of a shard.

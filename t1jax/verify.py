@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Judges a file of answers, or looks at its golds, as training and evaluation would; a command line.
+"""Command line: judges a file of answers, or checks its reference answers, as training and evaluation would.
 
     python -m t1jax.verify answers.jsonl
     python -m t1jax.verify data/train.jsonl --golds-only
 
-prompts -> rollouts -> **rewards**, without a model: what to run on a new data set before spending a night on it.
+prompts -> rollouts -> **rewards**, without a model: run it on a new data set before a long run.
 Deliberately not here: how two answers are compared (rewards/), which columns a problem has (tasks/files/problems.py).
 """
 
@@ -29,25 +29,25 @@ USAGE = """\
 usage: python -m t1jax.verify FILE [--json]
        python -m t1jax.verify FILE --golds-only [--json]
 
-Right, wrong or unscorable, and why: the verdict that training and evaluation would give on each row of a file.
+Judges each row of a file as training and evaluation would: right, wrong or unscorable, and why.
 
-  FILE            JSON lines, a JSON array or Parquet, local, gs:// or s3://: rows with `gold`, the right answer, and
-                  `answer`, a final answer, or `response`, a whole response, whose last box is the answer
-  --golds-only    look at the right answers alone: can they be compared by value, as text only, or not at all?
-                  The rows are problems, as t1jax.main reads them, or have a column `gold`
-  --json          only the JSON lines on stdout; the table goes to stderr
+  FILE            JSON lines, a JSON array or Parquet, local, gs:// or s3://: rows with `gold`, the reference answer,
+                  and `answer`, a final answer, or `response`, a whole response whose last box is the answer
+  --golds-only    only check the reference answers: can they be compared by value, as text only, or not at all?
+                  Rows are problems, as t1jax.main reads them, or have a column `gold`
+  --json          print only JSON lines on stdout; the table goes to stderr
   --config=FILE   a Python file with get_config() (default: configs/base.py)
-  --config.KNOB=...   any knob of it, such as --config.verifier.deadline=10 (seconds of processor time an answer),
-                  --config.data.answer_column=final (where the right answers of --golds-only are)
-  --help          this text
+  --config.KNOB=...   set any knob of the config, such as --config.verifier.deadline=10 (CPU seconds per answer),
+                  --config.data.answer_column=final (where --golds-only finds the reference answers)
+  --help          show this text
 
-Prints a JSON line a row, in the order of the file, with `row`, `outcome` (1 right, 0 wrong, -1 unscorable) and `why`;
-with --golds-only a line for each gold that cannot be compared by value, and `outcome` is that of the gold against
-itself. A table of all rows follows.
-Exit codes: 0 done, 1 a failure (with its traceback), 2 a mistake in flags or files, 130 interrupted.
+Prints one JSON line per row, in the order of the file, with `row`, `outcome` (1 right, 0 wrong, -1 unscorable) and
+`why`. With --golds-only, prints one line for each reference answer that cannot be compared by value; its `outcome` is
+that of the answer compared with itself. A table of all rows follows.
+Exit codes: 0 success, 1 failure (with a traceback), 2 error in flags or files, 130 interrupted.
 """
 DEFAULT_CONFIG = "configs/base.py"
-GOLD, ANSWER, RESPONSE = "gold", "answer", "response"
+GOLD, ANSWER, RESPONSE, TEXT = "gold", "answer", "response", "text"
 AT_ONCE = 4096  # rows that are judged together, which bounds the memory
 VALUE = "compared by value"
 
@@ -147,6 +147,8 @@ def _pairs(path: str) -> list[tuple[int, str | None, str]]:
 
     pairs = []
     for number, row in read_rows(path):
+        if type(row.get(RESPONSE)) is int and TEXT in row:  # of a run or an evaluation: `response` is a number there
+            row = {**row, RESPONSE: row[TEXT]}
         given = [name for name in (RESPONSE, ANSWER) if row.get(name) is not None]
         if GOLD not in row or not given:
             raise ConfigError(
@@ -192,14 +194,14 @@ def _show(judged: Sequence[Judged], notes: Sequence[str], golds_only: bool, file
     """Prints the table: how many of each verdict, and why."""
     from rich.console import Console
 
-    from t1jax.evaluation import scoreboard
+    from t1jax.evaluation.tables import Sheet, show
 
     counts = Counter((one.outcome, one.why) for one in judged)
     verdicts = sorted(counts.items(), key=lambda item: (-item[0][0], -item[1]))
     names = {1: "right", 0: "wrong", -1: "unscorable"}
     rows = [(why, names[int(outcome)], f"{n:,}", f"{100 * n / len(judged):.1f}") for (outcome, why), n in verdicts]
     header = ("golds" if golds_only else "why", "against itself" if golds_only else "outcome", "rows", "%")
-    scoreboard.show([scoreboard.Sheet(f"{len(judged):,} rows", header, rows)], Console(file=file, soft_wrap=True))
+    show([Sheet(f"{len(judged):,} rows", header, rows)], Console(file=file, soft_wrap=True))
     for note in notes:
         print(inert(note), file=file)
 

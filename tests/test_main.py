@@ -103,7 +103,8 @@ REFUSED = {
     "--config.scaling.budgets=(8,": "scaling.budgets is ",
     "--config.rl.num_steps": "Missing value for flag --config.rl.num_steps",
     "--noconfig.rl.num_steps": "Unknown command line flag 'noconfig.rl.num_steps'",
-    "--config=configs/nope.py": "--config=configs/nope.py: no such file; expected a Python file like configs/tiny.py",
+    "--config=configs/nope.py": "--config=configs/nope.py: no such file; expected a Python file, or one of the ",
+    "--config=tinny": "--config=tinny: no such file; expected a Python file, or one of the configs ",
     "--config": "--config=: no such file; ",
     "--config=configs": "--config=configs: no such file; ",
     "--wrkdir=x": "Unknown command line flag 'wrkdir'. Did you mean: workdir ?",
@@ -175,7 +176,7 @@ def test_an_interrupt_is_one_line_and_exit_code_130(runs, capsys, monkeypatch):
 
     monkeypatch.setattr("t1jax.training.stages.run", interrupted)
     assert call(*FITS) == 130
-    assert capsys.readouterr().err == "t1jax: interrupted; the same command continues from the newest checkpoint\n"
+    assert capsys.readouterr().err == "t1jax: interrupted; the same command resumes from the latest checkpoint\n"
 
 
 def test_a_failure_that_is_no_mistake_of_the_user_keeps_its_traceback(runs, monkeypatch):
@@ -243,4 +244,4 @@ def test_ctrl_c_in_a_process_of_its_own(tmp_path):
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err == "t1jax: interrupted; the same command continues from the newest checkpoint\n"
+    assert err == "t1jax: interrupted; the same command resumes from the latest checkpoint\n"

@@ -17,17 +17,13 @@ import small
 import weight_folders as folders
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from test_properties import PROFILE
 
-from t1jax import convert
 from t1jax.devices.sharding import train_layout
 from t1jax.host.progress import Progress
 from t1jax.types import Plan, Prompts, Rollouts
 from t1jax.update import packing
 from t1jax.update.masking import Mean, masked_sum
-from t1jax.weights import families, orbax_arrays
-
-settings.load_profile(PROFILE)
+from t1jax.weights import conversion, families, orbax_arrays, tensor_table
 
 # Masks.
 
@@ -201,7 +197,7 @@ def test_a_config_json_survives_the_way_there_and_back(hf):
 @given(models(), st.integers(0, 2**32))
 def test_a_tensor_survives_the_way_there_and_back(hf, seed):
     random = np.random.default_rng(seed)
-    for tensor in families.tensors(families.model_config(hf, folders.LIKE, "config.json")):
+    for tensor in tensor_table.tensors(families.model_config(hf, folders.LIKE, "config.json")):
         x = random.normal(size=tensor.shape)
         ours = tensor.to_ours(x)
         assert ours.shape == tuple(tensor.split[axis] for axis in tensor.order)
@@ -215,16 +211,16 @@ def test_a_folder_survives_the_way_there_and_back(hf, dtype, shards, seed, sizes
     random = np.random.default_rng(seed)
     hf = hf | {"torch_dtype": np.dtype(dtype).name}
     cfg = families.model_config(hf, folders.LIKE, "config.json")
-    weights = {t.name: random.normal(0, 0.5, t.shape).astype(dtype) for t in families.tensors(cfg)}
+    weights = {t.name: random.normal(0, 0.5, t.shape).astype(dtype) for t in tensor_table.tensors(cfg)}
     with tempfile.TemporaryDirectory(prefix="a folder é ") as name, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convert, "PIECE", piece)
+        patch.setattr(conversion, "PIECE", piece)
         patch.setattr(orbax_arrays, "CHUNK", chunk)
         folder = Path(name)
         (folder / "hf").mkdir()
         (folder / "hf" / "config.json").write_text(json.dumps(hf))
         folders.save(folder / "hf", weights, shards)
-        convert.hf_to_orbax(folder / "hf", folder / "orbax", Progress(every=1e9))
-        convert.orbax_to_hf(folder / "orbax", folder / "back", Progress(every=1e9), max_bytes=shard)
+        conversion.hf_to_orbax(folder / "hf", folder / "orbax", Progress(every=1e9))
+        conversion.orbax_to_hf(folder / "orbax", folder / "back", Progress(every=1e9), max_bytes=shard)
         folders.same(folders.read(folder / "back"), weights)
         assert json.loads((folder / "back" / "config.json").read_text()) == hf
         assert (folder / "back" / folders.INDEX).exists() == (shard > 0 and len(weights) > 1)

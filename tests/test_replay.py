@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
-from test_health import poison
-from test_stages import KNOBS
+from small import poison
+from tiny_run import KNOBS
 
 from t1jax import replay
 from t1jax.config import ConfigError

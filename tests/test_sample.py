@@ -33,7 +33,7 @@ ROOT = Path(__file__).parent.parent
 PROBLEM = "What is 2 + 3?"
 FLOAT32 = "--config.model.compute_dtype=float32"
 END, PADDED = 282, 288  # the stop token; the model's vocabulary, three ids more than the tokenizer has
-FIGURES = r"(\d+) tokens in [\d.]+ s, [\d.]+ tokens/s; [\d.]+ s before them to compile and read"
+FIGURES = r"(\d+) tokens in [\d.]+ s, [\d.]+ tokens/s; [\d.]+ s to compile and prefill"
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_the_greedy_answer_is_that_of_transformers(model, capsys):
     answer = theirs.generate(**prompt, max_new_tokens=24, do_sample=False)[0, prompt["input_ids"].shape[1] :]
     assert answer.shape == (24,)
     assert captured.out.removesuffix("\n") == HFTokenizer(model).decode(answer.numpy()).removesuffix("\n")
-    assert re.fullmatch(FIGURES + "; cut at --max_new_tokens=24\n", captured.err), captured.err
+    assert re.fullmatch(FIGURES + "; truncated at --max_new_tokens=24\n", captured.err), captured.err
 
 
 def test_padding_with_a_stop_token_changes_nothing(copy):

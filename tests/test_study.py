@@ -137,7 +137,7 @@ def test_an_out_that_is_no_folder_or_damaged_is_one_line(tmp_path, capsys):
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged/base.json").write_text("{")
     for name, said in {
-        "file": "File exists; expected a folder that can be written",
+        "file": "File exists; expected a writable folder",
         "file/below": "Not a directory; expected a folder",
         "damaged": "expected what t1jax wrote: delete it, or give another --out",
     }.items():

@@ -3,7 +3,7 @@
 
 ... -> **evaluate** -> report: every figure that is printed has its interval.
 
-Axes: P problems, M measures, S resamples.
+Axes: P problems, Y measures, Z resamples.
 Source: Wilson (1927), "Probable inference, the law of succession, and statistical inference"; Newcombe (1998),
 "Interval estimation for the difference between independent proportions", method 10; pass@k: Chen et al. (2021), arXiv
 2107.03374, equation 1; majority voting: Wang et al. (2022), arXiv 2203.11171.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -39,6 +40,27 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     low = 0.0 if successes == 0 else centre - half  # exact at the ends, where rounding would miss by 1e-17
     high = 1.0 if successes == n else centre + half
     return low, high
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share, `count` of `n`, with its 95 % Wilson interval."""
+
+    count: int
+    n: int
+
+    @property
+    def value(self) -> float | None:
+        """None when n = 0."""
+        return self.count / self.n if self.n else None
+
+    @property
+    def low(self) -> float:
+        return wilson(self.count, self.n)[0]
+
+    @property
+    def high(self) -> float:
+        return wilson(self.count, self.n)[1]
 
 
 def difference(before: tuple[float, float, float], after: tuple[float, float, float]) -> tuple[float, float]:
@@ -125,32 +147,32 @@ def majority_at_k(groups: Sequence[tuple[int, float]], abstained: int, ks: Seque
     return [float(won[k] / math.comb(n, k)) for k in ks]
 
 
-def bootstrap(values_PM: np.ndarray, seed: int = 0, resamples: int = 10_000) -> tuple[np.ndarray, np.ndarray]:
-    """95 % percentile bootstrap intervals (low float64[M], high float64[M]) of each column's mean over problems.
+def bootstrap(values_PY: np.ndarray, seed: int = 0, resamples: int = 10_000) -> tuple[np.ndarray, np.ndarray]:
+    """95 % percentile bootstrap intervals (low float64[Y], high float64[Y]) of each column's mean over problems.
 
     Problems are drawn with replacement, the same ones for all columns, so columns may be compared. Responses are not
     drawn: a problem's value already is a mean over them, and its noise is part of the spread over problems.
 
     Args:
-      values_PM: float[P, M]; NaN where a problem has no value of a measure: it is left out of that mean.
+      values_PY: float[P, Y]; NaN where a problem has no value of a measure: it is left out of that mean.
       seed: the same seed gives the same interval.
-      resamples: S.
+      resamples: Z.
 
     A column without values has the interval (NaN, NaN).
     """
-    P, M = values_PM.shape
-    known_PM = ~np.isnan(values_PM)
-    both = np.concatenate([np.where(known_PM, values_PM, 0), known_PM], axis=1)
+    P, Y = values_PY.shape
+    known_PY = ~np.isnan(values_PY)
+    both = np.concatenate([np.where(known_PY, values_PY, 0), known_PY], axis=1)
     random = np.random.default_rng(seed)
-    mean_SM = np.full((resamples, M), np.nan)
+    mean_ZY = np.full((resamples, Y), np.nan)
     part = max(1, 4_000_000 // max(P, 1))  # resamples at once, to save memory
     for start in range(0, resamples if P else 0, part):
-        S = min(part, resamples - start)
-        drawn_SP = random.integers(P, size=(S, P)) + P * np.arange(S)[:, None]
-        times_SP = np.bincount(drawn_SP.ravel(), minlength=S * P).reshape(S, P)
-        total_SM, count_SM = np.split(times_SP @ both, 2, axis=1)
-        np.divide(total_SM, count_SM, out=mean_SM[start : start + S], where=count_SM > 0)
-    low_M, high_M = np.full(M, np.nan), np.full(M, np.nan)
-    for m in np.flatnonzero(known_PM.any(axis=0)):
-        low_M[m], high_M[m] = np.nanquantile(mean_SM[:, m], (0.025, 0.975))
-    return low_M, high_M
+        Z = min(part, resamples - start)
+        drawn_ZP = random.integers(P, size=(Z, P)) + P * np.arange(Z)[:, None]
+        times_ZP = np.bincount(drawn_ZP.ravel(), minlength=Z * P).reshape(Z, P)
+        total_ZY, count_ZY = np.split(times_ZP @ both, 2, axis=1)
+        np.divide(total_ZY, count_ZY, out=mean_ZY[start : start + Z], where=count_ZY > 0)
+    low_Y, high_Y = np.full(Y, np.nan), np.full(Y, np.nan)
+    for m in np.flatnonzero(known_PY.any(axis=0)):
+        low_Y[m], high_Y[m] = np.nanquantile(mean_ZY[:, m], (0.025, 0.975))
+    return low_Y, high_Y

@@ -26,9 +26,11 @@ from t1jax.host.stopping import Stopped
 HEARTBEAT = 30  # seconds without a sign of life after which a process counts as dead
 START = 300  # seconds that processes wait for the last one to come
 HELP = """\
-  --multiprocess      join the other processes of this TPU pod, Slurm or GKE job, or mpirun; all run this command
+  --multiprocess      run as one of several processes, found by JAX on TPU pods, in Slurm, on GKE and under mpirun;
+                      start this command in each
   --coordinator=HOST:PORT --num_processes=N --process_id=I
-                      the same where nothing tells JAX: a free port of process 0's machine, how many, which this is
+                      the same where JAX cannot find them: a free port on process 0's machine, the number of
+                      processes, and the index of this one
 """
 
 
@@ -132,7 +134,7 @@ def _join(group: Group) -> None:
 def _leave(why: str) -> None:
     """Ends this process now: JAX's exit handlers would wait for the others, who may wait for this one."""
     print(
-        f"t1jax: {why}; the others stop within a minute. The same command continues from the newest checkpoint",
+        f"t1jax: {why}; the others stop within a minute. The same command resumes from the latest checkpoint",
         file=sys.stderr,
     )
     sys.stdout.flush()

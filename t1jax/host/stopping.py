@@ -98,7 +98,7 @@ class Signals:
     def leave(self, why: str, number: int) -> Interrupted:
         """The error to raise once everything is saved; from now on nothing else is."""
         self._leaving.acquire()
-        return Interrupted(f"{why} ({signal.Signals(number).name}); the same command continues from there", number)
+        return Interrupted(f"{why} ({signal.Signals(number).name}); the same command resumes from there", number)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         self.asked = self.asked or number
@@ -118,7 +118,7 @@ class Signals:
                 os._exit(128 + told[0])
             self.asked = self.asked or told[0]
             name = signal.Signals(told[0]).name
-            self._say(f"{name}: stopping; the newest checkpoint is whole. Once more stops now")
+            self._say(f"{name}: stopping; the latest checkpoint is complete. Press Ctrl-C again to quit immediately")
             if self._grace > 0:
                 timer = threading.Timer(self._grace / 2, self._leave_now)
                 timer.daemon = True
@@ -131,7 +131,7 @@ class Signals:
             return
         if self._save is not None:
             self._save()
-        self._say("left in the middle of a step, with the last completed one saved; the same command continues")
+        self._say("stopped during a step; the last completed step is saved, and the same command resumes from it")
         os._exit(128 + self.asked)
 
     @staticmethod

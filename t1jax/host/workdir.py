@@ -56,7 +56,7 @@ def locked(workdir: Path, flag: str = "--workdir") -> Iterator[None]:
         workdir.mkdir(parents=True, exist_ok=True)
         file = open(workdir / "lock", "a+", encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{flag}={workdir}: {error.strerror}; expected a folder that can be written") from error
+        raise ConfigError(f"{flag}={workdir}: {error.strerror}; expected a writable folder") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -89,7 +89,7 @@ def claim(cfg: Config, workdir: Path, allowed: Sequence[str] = ()) -> dict[str, 
             raise config.unknown_knob(name)
         if _is(name, FIXED) and not _is(name, NOT_FIXED):
             raise ConfigError(
-                f"--allow_change={name}: {name} cannot change in a run: its checkpoints and rows depend on it; give "
+                f"--allow_change={name}: {name} cannot change in a run: its checkpoints and metrics depend on it; give "
                 "another --workdir"
             )
     path = workdir / "config.json"
@@ -102,7 +102,9 @@ def claim(cfg: Config, workdir: Path, allowed: Sequence[str] = ()) -> dict[str, 
         listed = "; ".join(f"{name} is {changed[name][1]}, was {changed[name][0]}" for name in refused)
         could = [name for name in refused if not _is(name, FIXED) or _is(name, NOT_FIXED)]
         flag = f", --allow_change={','.join(could)}" if could == refused else ""
-        raise ConfigError(f"{workdir} was started otherwise: {listed}; give what was{flag}, or another --workdir")
+        raise ConfigError(
+            f"{workdir} was started with other settings: {listed}; set them back{flag}, or give another --workdir"
+        )
     refuse_other_files(cfg, workdir)
     return changed
 

@@ -6,7 +6,7 @@ segments and their parents; the list is made once for all layers. Scores exist f
 backward, so memory and time grow with the texts, not with the square of the row.
 
 Axes: B rows, T positions, N query heads, K kv heads, G = N // K, H head dim, n blocks of S positions in a row,
-M = B * n, c blocks of queries at a time, Q = G * S.
+A = B * n, c blocks of queries at a time, Q = G * S.
 Source: FlashAttention-2, arXiv 2307.08691: online softmax, and a backward that makes the weights again.
 Deliberately not here: which kernel is used when (attention.py), the sampler's cache (ring.py).
 """
@@ -82,40 +82,40 @@ def _attend(q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, where: Tile
 
 
 def _blocks(x_BNTH: jax.Array, K: int) -> jax.Array:
-    """[M, K, G * S, H]: the heads that share keys stand in one matrix."""
+    """[A, K, G * S, H]: the heads that share keys stand in one matrix."""
     B, N, T, H = x_BNTH.shape
     x_BKGnSH = x_BNTH.reshape(B, K, N // K, T // BLOCK, BLOCK, H)
     return x_BKGnSH.transpose(0, 3, 1, 2, 4, 5).reshape(-1, K, N // K * BLOCK, H)
 
 
-def _unblocks(x_MKQH: jax.Array, B: int) -> jax.Array:
+def _unblocks(x_AKQH: jax.Array, B: int) -> jax.Array:
     """[B, N, T, H], what `_blocks` was given."""
-    M, K, Q, H = x_MKQH.shape
-    x_BKGnSH = x_MKQH.reshape(B, M // B, K, Q // BLOCK, BLOCK, H).transpose(0, 2, 3, 1, 4, 5)
-    return x_BKGnSH.reshape(B, K * (Q // BLOCK), M // B * BLOCK, H)
+    A, K, Q, H = x_AKQH.shape
+    x_BKGnSH = x_AKQH.reshape(B, A // B, K, Q // BLOCK, BLOCK, H).transpose(0, 2, 3, 1, 4, 5)
+    return x_BKGnSH.reshape(B, K * (Q // BLOCK), A // B * BLOCK, H)
 
 
 def _groups(where: Tiles, blocks: Any) -> tuple[jax.Array, ...]:
-    """[M / c, c, ...]: the blocks' numbers, and `blocks` [M, ...]; those added to fill a group repeat block 0."""
-    M = where.count_Bn.size
-    number_M = jnp.where(jnp.arange(M + -M % GROUP) < M, jnp.arange(M + -M % GROUP), 0).reshape(-1, GROUP)
-    return number_M, *(x[number_M] for x in blocks)
+    """[A / c, c, ...]: the blocks' numbers, and `blocks` [A, ...]; those added to fill a group repeat block 0."""
+    A = where.count_Bn.size
+    number_A = jnp.where(jnp.arange(A + -A % GROUP) < A, jnp.arange(A + -A % GROUP), 0).reshape(-1, GROUP)
+    return number_A, *(x[number_A] for x in blocks)
 
 
 class _Tile(NamedTuple):
     """The t-th tile of each block of queries of a group."""
 
-    keys_c: jax.Array  # int32, which block of all M
+    keys_c: jax.Array  # int32, which block of all A
     seen_cSS: jax.Array  # bool, which keys a query attends; queries first
 
 
 def _tile(where: Tiles, i_c: jax.Array, t: jax.Array) -> _Tile:
     B, n = where.count_Bn.shape
-    segment_MS, parent_MS = (x.reshape(-1, BLOCK) for x in (where.segment_BT, where.parent_BT))
+    segment_AS, parent_AS = (x.reshape(-1, BLOCK) for x in (where.segment_BT, where.parent_BT))
     j_c = where.keys_Bnn.reshape(B * n, n)[i_c, t]
     keys_c = i_c // n * n + j_c
-    key_cS = segment_MS[keys_c][:, None]
-    seen_cSS = (key_cS > 0) & ((key_cS == segment_MS[i_c][..., None]) | (key_cS == parent_MS[i_c][..., None]))
+    key_cS = segment_AS[keys_c][:, None]
+    seen_cSS = (key_cS > 0) & ((key_cS == segment_AS[i_c][..., None]) | (key_cS == parent_AS[i_c][..., None]))
     ahead_c = (i_c % n - j_c) * BLOCK  # how far the queries stand after the keys
     key_S = jnp.arange(BLOCK)
     seen_cSS &= (key_S[None] - key_S[:, None])[None] <= ahead_c[:, None, None]
@@ -133,7 +133,7 @@ def _scores(q_cKQH: jax.Array, k_cKSH: jax.Array, tile: _Tile) -> jax.Array:
 def _forward(q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, where: Tiles) -> Any:
     """The output, and what the backward needs: also the logarithm of each softmax's divisor, 1e30 where that is 0."""
     B, K = k_BKTH.shape[:2]
-    q_MKQH, k_MKSH, v_MKSH = (_blocks(x, K) for x in (q_BNTH, k_BKTH, v_BKTH))
+    q_AKQH, k_AKSH, v_AKSH = (_blocks(x, K) for x in (q_BNTH, k_BKTH, v_BKTH))
 
     def one_group(group: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
         i_c, q_cKQH = group
@@ -141,10 +141,10 @@ def _forward(q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, where: Til
         def one_tile(t: jax.Array, so_far: Any) -> Any:
             highest_cKQ, total_cKQ, out_cKQH = so_far
             tile = _tile(where, i_c, t)
-            s_cKQS = _scores(q_cKQH, k_MKSH[tile.keys_c], tile)
-            higher_cKQ = jnp.maximum(highest_cKQ, level(s_cKQS.max(-1), v_MKSH.dtype))
+            s_cKQS = _scores(q_cKQH, k_AKSH[tile.keys_c], tile)
+            higher_cKQ = jnp.maximum(highest_cKQ, level(s_cKQS.max(-1), v_AKSH.dtype))
             w_cKQS, less_cKQ = jnp.exp(s_cKQS - higher_cKQ[..., None]), jnp.exp(highest_cKQ - higher_cKQ)
-            o_cKQH = einsum("cKQS,cKSH->cKQH", rounded(w_cKQS, v_MKSH.dtype), v_MKSH[tile.keys_c])
+            o_cKQH = einsum("cKQS,cKSH->cKQH", rounded(w_cKQS, v_AKSH.dtype), v_AKSH[tile.keys_c])
             return higher_cKQ, total_cKQ * less_cKQ + w_cKQS.sum(-1), out_cKQH * less_cKQ[..., None] + o_cKQH
 
         # -1e29 is above what is masked, so that masked keys weigh nothing even before the first that is seen
@@ -158,28 +158,28 @@ def _forward(q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, where: Til
         )
         return rounded(out_cKQH / total_cKQ[..., None], q_cKQH.dtype), lse_cKQ
 
-    M = len(q_MKQH)
-    out, lse = jax.lax.map(one_group, _groups(where, (q_MKQH,)))
-    out_MKQH, lse_MKQ = (x.reshape(-1, *x.shape[2:])[:M] for x in (out, lse))
-    out_BNTH, lse_MKQ = checkpoint_name(_unblocks(out_MKQH, B), SAVED), checkpoint_name(lse_MKQ, SAVED)
-    return out_BNTH, (q_BNTH, k_BKTH, v_BKTH, where, out_BNTH, lse_MKQ)
+    A = len(q_AKQH)
+    out, lse = jax.lax.map(one_group, _groups(where, (q_AKQH,)))
+    out_AKQH, lse_AKQ = (x.reshape(-1, *x.shape[2:])[:A] for x in (out, lse))
+    out_BNTH, lse_AKQ = checkpoint_name(_unblocks(out_AKQH, B), SAVED), checkpoint_name(lse_AKQ, SAVED)
+    return out_BNTH, (q_BNTH, k_BKTH, v_BKTH, where, out_BNTH, lse_AKQ)
 
 
 def _backward(saved: Any, dout_BNTH: jax.Array) -> Any:
-    q_BNTH, k_BKTH, v_BKTH, where, out_BNTH, lse_MKQ = saved
+    q_BNTH, k_BKTH, v_BKTH, where, out_BNTH, lse_AKQ = saved
     B, K, _, H = k_BKTH.shape
-    q_MKQH, k_MKSH, v_MKSH, dout_MKQH = (_blocks(x, K) for x in (q_BNTH, k_BKTH, v_BKTH, dout_BNTH))
+    q_AKQH, k_AKSH, v_AKSH, dout_AKQH = (_blocks(x, K) for x in (q_BNTH, k_BKTH, v_BKTH, dout_BNTH))
     own_BNT = jnp.sum(dout_BNTH.astype(jnp.float32) * out_BNTH.astype(jnp.float32), axis=-1)
-    own_MKQ = _blocks(own_BNT[..., None], K)[..., 0]
-    M = len(q_MKQH)
+    own_AKQ = _blocks(own_BNT[..., None], K)[..., 0]
+    A = len(q_AKQH)
 
     def one_group(dkv: Any, group: Any) -> Any:
         i_c, q_cKQH, dout_cKQH, lse_cKQ, own_cKQ, real_c = group
 
         def one_tile(t: jax.Array, so_far: Any) -> Any:
-            dq_cKQH, dk_MKSH, dv_MKSH = so_far
+            dq_cKQH, dk_AKSH, dv_AKSH = so_far
             tile = _tile(where, i_c, t)
-            k_cKSH, v_cKSH = k_MKSH[tile.keys_c], v_MKSH[tile.keys_c]
+            k_cKSH, v_cKSH = k_AKSH[tile.keys_c], v_AKSH[tile.keys_c]
             w_cKQS = jnp.exp(_scores(q_cKQH, k_cKSH, tile) - lse_cKQ[..., None]) * real_c[:, None, None, None]
             dw_cKQS = einsum("cKQH,cKSH->cKQS", dout_cKQH, v_cKSH)
             ds_cKQS = rounded(w_cKQS * (dw_cKQS - own_cKQ[..., None]) * H**-0.5, q_cKQH.dtype)
@@ -187,19 +187,19 @@ def _backward(saved: Any, dout_BNTH: jax.Array) -> Any:
             dk_cKSH = einsum("cKQS,cKQH->cKSH", ds_cKQS, q_cKQH)
             dv_cKSH = einsum("cKQS,cKQH->cKSH", rounded(w_cKQS, dout_cKQH.dtype), dout_cKQH)
             for x in range(GROUP):  # two of the group may need the same keys
-                dk_MKSH = dk_MKSH.at[tile.keys_c[x]].add(dk_cKSH[x])
-                dv_MKSH = dv_MKSH.at[tile.keys_c[x]].add(dv_cKSH[x])
-            return dq_cKQH, dk_MKSH, dv_MKSH
+                dk_AKSH = dk_AKSH.at[tile.keys_c[x]].add(dk_cKSH[x])
+                dv_AKSH = dv_AKSH.at[tile.keys_c[x]].add(dv_cKSH[x])
+            return dq_cKQH, dk_AKSH, dv_AKSH
 
         start = (jnp.zeros(q_cKQH.shape, jnp.float32), *dkv)
         dq_cKQH, *dkv = jax.lax.fori_loop(0, where.count_Bn.reshape(-1)[i_c].max(), one_tile, start)
         return tuple(dkv), dq_cKQH
 
-    zero_MKSH = jnp.zeros(k_MKSH.shape, jnp.float32)
-    groups = _groups(where, (q_MKQH, dout_MKQH, lse_MKQ, own_MKQ))
-    real_c = (jnp.arange(groups[0].size) < M).astype(jnp.float32).reshape(-1, GROUP)
-    (dk_MKSH, dv_MKSH), dq = jax.lax.scan(one_group, (zero_MKSH, zero_MKSH), (*groups, real_c))
-    grads = zip((dq.reshape(-1, *dq.shape[2:])[:M], dk_MKSH, dv_MKSH), (q_BNTH, k_BKTH, v_BKTH), strict=True)
+    zero_AKSH = jnp.zeros(k_AKSH.shape, jnp.float32)
+    groups = _groups(where, (q_AKQH, dout_AKQH, lse_AKQ, own_AKQ))
+    real_c = (jnp.arange(groups[0].size) < A).astype(jnp.float32).reshape(-1, GROUP)
+    (dk_AKSH, dv_AKSH), dq = jax.lax.scan(one_group, (zero_AKSH, zero_AKSH), (*groups, real_c))
+    grads = zip((dq.reshape(-1, *dq.shape[2:])[:A], dk_AKSH, dv_AKSH), (q_BNTH, k_BKTH, v_BKTH), strict=True)
     return *(_unblocks(d, B).astype(x.dtype) for d, x in grads), None
 
 

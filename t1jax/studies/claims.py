@@ -5,7 +5,7 @@
 
 An arm is what differs from the base of all studies (configs/study.py), as on a command line. Arms that differ in
 nothing are the same run, whatever study they stand in. All arms of a study make equally many updates, so that more
-responses a prompt are more responses in all, as in the paper.
+responses per prompt are more responses in total, as in the paper.
 Source: T1 (arXiv 2501.11651) section 4: number of responses, temperature, penalties, inference scaling.
 Deliberately not here: running (studies/trial.py), what comes out (findings.py).
 """
@@ -83,7 +83,7 @@ def _knob(name: str, *values: Any, base: Any) -> tuple[Arm, ...]:
 
 
 def _responses(count: int) -> Arm:
-    """An arm with so many responses a prompt, in parts of the same size."""
+    """An arm with that many responses per prompt, in parts of the same size."""
     if count == BASE_RESPONSES:
         return Arm(f"R = {count}")
     return Arm(f"R = {count}", (("rl.responses_per_prompt", count), ("rl.micro_batches", count // 2)))
@@ -96,12 +96,12 @@ COLD = ("model", "tokenizer", "task", "data", "sft")  # sections of the config t
 
 STUDIES = {
     "oversampling": Study(
-        "Responses a prompt, equal updates",
+        "Responses per prompt, equal updates",
         tuple(map(_responses, (4, 16, 64))),
         (
-            Contrast("more responses a prompt: higher accuracy", "accuracy", "R = 64", "R = 4"),
-            Contrast("more responses a prompt: longer responses", "response_length", "R = 64", "R = 4"),
-            Contrast("more responses a prompt: less KL at equal accuracy", "nats_saved", "R = 64", "R = 4"),
+            Contrast("more responses per prompt: higher accuracy", "accuracy", "R = 64", "R = 4"),
+            Contrast("more responses per prompt: longer responses", "response_length", "R = 64", "R = 4"),
+            Contrast("more responses per prompt: less KL at equal accuracy", "nats_saved", "R = 64", "R = 4"),
         ),
         "response_length",
         (("rl.responses_per_prompt", BASE_RESPONSES),),
@@ -132,7 +132,7 @@ STUDIES = {
         (("rl.penalty", -1.0),),
     ),
     "anchor": Study(
-        "What the KL is taken to, at a KL coefficient of 0.3",
+        "Reference policy of the KL, at a coefficient of 0.3",
         (
             Arm("no KL", (("rl.kl_coef", 0.0),)),
             Arm("frozen", (STRONG, ("rl.anchor_decay", 1.0))),
@@ -201,7 +201,7 @@ STUDIES = {
         assumes=(("rl.loss_normalisation", "response"), ("rl.penalty_site", "reward"), ("rl.kl_site", "reward")),
     ),
     "difficulty": Study(
-        "Which problems, equal updates",
+        "Choice of problems, equal updates",
         (
             Arm("all"),
             Arm("rarely solved", (("rl.filter_pass_rate", 0.3), ("rl.filter_problems", 256))),

@@ -237,5 +237,5 @@ def _read(out: Path, arm: Arm, seed: int) -> Trial:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(
-            f"{path}: {error}; expected a finished run: delete it, and the same command makes it"
+            f"{path}: {error}; expected a finished run; delete it, and the same command repeats it"
         ) from error

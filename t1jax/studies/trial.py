@@ -30,11 +30,9 @@ from jax.sharding import Mesh
 from t1jax.config import Config, load
 from t1jax.devices import sharding
 from t1jax.devices.sharding import train_layout
-from t1jax.evaluation import evaluator as evaluation
 from t1jax.evaluation import figures, scaling
 from t1jax.evaluation.evaluator import Evaluator
-from t1jax.evaluation.evaluator import Response as Judged
-from t1jax.evaluation.journal import Response
+from t1jax.evaluation.responses import Response
 from t1jax.evaluation.statistics import majority_at_k
 from t1jax.host import command_line, files, workdir
 from t1jax.host.metrics import MetricsWriter, read_rows
@@ -180,8 +178,8 @@ class Marks:
         work = self._work
         with work.progress.stage(f"measure step {number}", total=1):
             responses = self.evaluator.respond(params, self._problems, "held_out")
-            drawn = [response.tokens for response in responses]
-            found = evaluation.summary(responses) | {
+            drawn = [response.ids.tolist() for response in responses]
+            found = figures.summary(responses) | {
                 "step": number,
                 "overlong": sum(ids[-1] not in work.tokenizer.stop_ids for ids in drawn) / len(drawn),
                 "kl_start": self._divergence(params, self.start, self._prompts, drawn) if number else 0.0,
@@ -213,9 +211,9 @@ def _before(mark: Marks, cold_folder: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
-def _spent(responses: Sequence[Judged], budget: int) -> float:
+def _spent(responses: Sequence[Response], budget: int) -> float:
     """Mean tokens of a response whose thinking is cut at a budget; the answer after the cut is not counted."""
-    return sum(min(len(r.tokens), budget) for r in responses) / len(responses)
+    return sum(min(r.tokens, budget) for r in responses) / len(responses)
 
 
 def vote(work: Open, params: Params, problems: Sequence[Any]) -> list[dict[str, float]]:
@@ -230,7 +228,15 @@ def vote(work: Open, params: Params, problems: Sequence[Any]) -> list[dict[str, 
         texts = [tokens.decode(ids) for ids in responses]
         outcomes = work.task.score([problem] * len(texts), texts)
         judged = [
-            Response(problem.index, 0, i, outcome, _plain(answers.last_box(text)), None, False, text, np.array(ids))
+            Response(
+                problem=problem.index,
+                response=i,
+                outcome=outcome,
+                answer=_plain(answers.last_box(text)),
+                text=text,
+                tokens=len(ids),
+                overlong=not ids or ids[-1] not in tokens.stop_ids,
+            )
             for i, (text, outcome, ids) in enumerate(zip(texts, outcomes, responses, strict=True))
         ]
         won.append(majority_at_k(*figures.votes(judged), VOTES))

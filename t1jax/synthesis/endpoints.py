@@ -231,7 +231,7 @@ class EndpointWriter:
         if self._unanswered >= IN_A_ROW:
             raise ConfigError(
                 f"synthesis.endpoints.{self._name}: {IN_A_ROW} requests in a row got no answer, the last because of: "
-                f"{reason}; mend that, and the same command continues: what was paid for is kept"
+                f"{reason}; mend that, and the same command continues: paid responses are kept"
             )
         return Failure(reason, passing)
 
@@ -240,7 +240,7 @@ class EndpointWriter:
         knob, cfg = f"synthesis.endpoints.{self._name}", self._cfg
         key = f"the key in {cfg.key_variable}" if cfg.key_variable else "no key (key_variable is empty)"
         if trouble.means is Means.SPENT:
-            hint = f"the account of {key} has no quota or money left: fill it up, or name another endpoint"
+            hint = f"the account of {key} has no quota or money left: top it up, or name another endpoint"
         else:
             hint = f"expected url, model and key to fit each other; asked with model {cfg.model} and {key}"
         return ConfigError(

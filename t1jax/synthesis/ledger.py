@@ -118,9 +118,7 @@ class Ledger:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            raise ConfigError(
-                f"{path}: {error.strerror}; expected a file of paid answers that can be written"
-            ) from error
+            raise ConfigError(f"{path}: {error.strerror}; expected a writable file of paid responses") from error
         try:
             self._hold()
             self._end = self._read()

@@ -4,8 +4,8 @@
 A problem is some numbers and a target. It is a function of its index and its split alone, so a scorer can look one up
 by number. Which split a problem may belong to is decided by a hash of its numbers and target: no problem is in both.
 
-Where: before the prompts; pairs.py and countdown.py say what is asked.
-Deliberately not here: the words of a chain (chains.py), tasks whose items come from elsewhere (gym.py, problems.py).
+Where: before the prompts; pairs/ and countdown/ say what is asked.
+Deliberately not here: the words of a chain (chains.py of each), tasks whose items come from elsewhere (gym/, files/).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from t1jax.config import ConfigError, TaskConfig
 from t1jax.rewards import answers
@@ -23,7 +22,6 @@ from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG, Outcome
 from t1jax.tasks.pairs import chains
 from t1jax.text.tokenizer import TokenIds, Tokenizer
 
-Split = Literal["train", "held_out"]
 TRIES = 100_000  # draws for one problem
 
 
@@ -35,7 +33,7 @@ class Problem:
     numbers: tuple[int, ...]  # ascending, distinct, 1..max_value
     target: int  # that can be reached
     difficulty: int  # how many numbers
-    split: Split
+    split: str  # "train" or "held_out"
 
 
 class GeneratedTask(ABC):
@@ -43,6 +41,7 @@ class GeneratedTask(ABC):
 
     salt = ""  # of the problems' random numbers
     cut_answer_prefix = chains.CUT_ANSWER_PREFIX
+    notes: tuple[str, ...] = ()  # nothing is left out
 
     def __init__(self, cfg: TaskConfig) -> None:
         """ConfigError: there can be no such problems."""
@@ -76,7 +75,7 @@ class GeneratedTask(ABC):
     def answered(self, problem: Problem, answer: str) -> bool:
         """Whether what stands in a box is right."""
 
-    def problem(self, index: int, split: Split) -> Problem:
+    def problem(self, index: int, split: str) -> Problem:
         """The problem with this index in this split: always the same one, on every machine."""
         if split not in ("train", "held_out") or index < 0:
             raise ValueError(f"problem {index} of split {split!r}; expected index >= 0 of 'train' or 'held_out'")
@@ -97,7 +96,7 @@ class GeneratedTask(ABC):
         digest = zlib.crc32(f"{self.salt}{numbers} {target}".encode())
         return digest * 100 < self.cfg.held_out_percent * 2**32
 
-    def size(self, split: Split) -> None:
+    def size(self, split: str) -> None:
         """None: a split has no end."""
         return None
 

@@ -111,7 +111,7 @@ def load(directory: str | Path) -> Tokenizer:
         return HFTokenizer(folder)
     path = folder / FILE_NAME
     if not path.is_file():
-        raise ConfigError(f"{folder}: no tokenizer; expected {hf.FILE_NAME} or {FILE_NAME}, the one of t1jax")
+        raise ConfigError(f"{folder}: no tokenizer; expected {hf.FILE_NAME} or {FILE_NAME} (written by t1jax)")
     try:
         found = SentencePieceTokenizer(path.read_bytes())
     except RuntimeError as error:

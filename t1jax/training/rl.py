@@ -16,7 +16,8 @@ from jax.sharding import Mesh
 from t1jax.config import Config
 from t1jax.devices import multihost
 from t1jax.evaluation import saved
-from t1jax.evaluation.evaluator import Evaluator, metrics_row
+from t1jax.evaluation.evaluator import Evaluator
+from t1jax.evaluation.figures import metrics_row
 from t1jax.host.metrics import MetricsWriter
 from t1jax.host.progress import Progress
 from t1jax.host.stopping import Signals
@@ -117,7 +118,7 @@ def _evaluate(
 ) -> float:
     """The accuracy on the quick problems after step `number`; its responses and its row are written."""
     responses = evaluator.respond(params, problems, "quick")
-    saved.save(writer.workdir, evaluator, responses, "rl", number)
+    saved.save(writer.workdir, responses, "rl", number, evaluator.cfg.eval.keep_responses)
     row = metrics_row(responses) | {"seconds": log.pause()}
     writer.write("evaluate", number, row)
     return float(row["accuracy"])

@@ -14,7 +14,7 @@ import several
 import small
 import weight_folders
 
-from t1jax import config, convert
+from t1jax import config
 from t1jax.devices import multihost, sharding
 from t1jax.host.progress import Progress
 from t1jax.host.stopping import EXIT_FAILED, Stopped
@@ -25,8 +25,8 @@ from t1jax.training.checkpoint import Checkpoints
 from t1jax.training.scoring import make_score
 from t1jax.training.setup import rl_setup, sft_setup
 from t1jax.types import Rollouts
+from t1jax.weights import arrays, conversion, orbax_arrays
 from t1jax.weights import load as weights
-from t1jax.weights import orbax_arrays
 
 STEPS, P, R = 2, 4, 2
 KNOBS = {
@@ -247,7 +247,7 @@ def load(*folders: str) -> list[dict[str, Any]]:
     """Loads each folder on two processes of two devices; what this one read and got."""
     mesh = small.make_mesh((1, 4, 1))
     read: list[int] = []
-    for array in (weights._Stacked, orbax_arrays.StoredArray):
+    for array in (arrays._Stacked, orbax_arrays.StoredArray):
 
         def counting(self, index, original=array.read):
             part = original(self, index)
@@ -268,7 +268,7 @@ def load(*folders: str) -> list[dict[str, Any]]:
 
 def test_each_of_two_processes_reads_only_its_share_of_the_weights(tmp_path):
     weight_folders.write(tmp_path / "hf", "qwen3", shards=2)
-    convert.hf_to_orbax(tmp_path / "hf", tmp_path / "orbax", Progress())
+    conversion.hf_to_orbax(tmp_path / "hf", tmp_path / "orbax", Progress())
     folders = (str(tmp_path / "hf"), str(tmp_path / "orbax"))
     said = several.said(several.start("test_multihost.load", *folders, processes=2, devices=2))
     source, mesh = weights.find(tmp_path / "hf"), small.make_mesh()

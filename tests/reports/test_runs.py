@@ -13,6 +13,7 @@ from t1jax import report
 from t1jax.config import ConfigError
 from t1jax.host import metrics
 from t1jax.reports import run_page, runs
+from t1jax.reports.checks import check_results
 from t1jax.reports.runs import Run
 
 
@@ -50,7 +51,7 @@ def test_accuracy_with_unscorable_responses_as_wrong_is_shown_where_there_are_an
     shown = page(unscorable=0.25, strict_accuracy=0.625)
     assert "Strict accuracy" in shown and "62.5 %" in shown
     with pytest.raises(ConfigError, match="strict_accuracy"):
-        runs._check(folder / "a", {**results, "rl": {**results["rl"], "strict_accuracy": "much"}})
+        check_results(folder / "a", {**results, "rl": {**results["rl"], "strict_accuracy": "much"}})
 
 
 def test_several_workdirs_get_one_page_and_stay_as_they_are(folder, tmp_path, capsys):
@@ -133,7 +134,7 @@ def test_mistakes_of_the_command_line_are_one_line(folder, tmp_path, capsys):
         (folder / "a", f"{folder}/b/../a"): f"{folder}/b/../a is the same run as {folder}/a",
         (folder / "a", "--out=page.txt"): "--out=page.txt; expected a file that ends in .html",
         (folder / "a", "--to=page.html"): "Unknown command line flag 'to'",
-        (folder / "a", f"--out={folder}/a/config.json/p.html"): "expected a place that can be written",
+        (folder / "a", f"--out={folder}/a/config.json/p.html"): "expected a writable path",
         tuple(tmp_path / str(i) for i in range(13)): "got 13 workdirs; expected 1 to 12",
     }
     for arguments, said in cases.items():

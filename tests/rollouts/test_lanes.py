@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_decode import ONE, T, V, draw, make_params, make_prompts, same, sampler
+from small_sampler import ONE, T, V, draw, make_params, make_prompts, same, sampler
 
 from t1jax.rollouts import decode
 from t1jax.rollouts import lanes as lane

@@ -282,3 +282,16 @@ def counting_compilations() -> Iterator[list[str]]:
 
 def with_rl(cfg: config.Config, **knobs: Any) -> config.Config:
     return dataclasses.replace(cfg, rl=dataclasses.replace(cfg.rl, **knobs))
+
+
+def poison(tree, value, *path):
+    """`tree` with `value` in one element of the array at `path`."""
+    leaf = tree
+    for key in path:
+        leaf = leaf[key]
+    changed = leaf.at[(0,) * leaf.ndim].set(value)
+
+    def build(node, keys):
+        return changed if not keys else {**node, keys[0]: build(node[keys[0]], keys[1:])}
+
+    return build(tree, path)

@@ -50,10 +50,10 @@ def sample() -> dict[str, float]:
 
 def run(steps: int, workdir: Path) -> list[dict[str, float]]:
     """A row a step."""
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path.insert(0, str(Path(__file__).parent))
     import jax
     import small
-    import test_pipeline
+    import tiny_run
 
     from t1jax.training import checkpoint, loop, stages
 
@@ -62,7 +62,7 @@ def run(steps: int, workdir: Path) -> list[dict[str, float]]:
         "mesh__data": 1, "mesh__fsdp": 1, "mesh__tensor": 1, "rl__num_steps": steps, "rl__max_new_tokens": 16,
         "rl__learning_rate": 1e-9, "eval__every": every, "checkpoint__every": every,
     }  # fmt: skip
-    cfg = small.make_config(**test_pipeline.KNOBS | knobs)
+    cfg = small.make_config(**tiny_run.KNOBS | knobs)
     rows: list[dict[str, float]] = []
     compiled: list[str] = []
     jax.monitoring.register_event_duration_secs_listener(

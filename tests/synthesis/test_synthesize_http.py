@@ -97,7 +97,7 @@ def test_what_was_paid_for_nothing_is_told(command, capsys):
     assert sum(row["requests"] for row in paid) == asked
     assert sum(row["cost"] for row in paid) == pytest.approx((asked * 100 + (asked - 1) * 100 + 40960) / 1e6)
     assert sum(row["cost"] for row in found["writers"].values()) < sum(row["cost"] for row in paid)
-    assert "of use or not, in all runs" in capsys.readouterr().out
+    assert "including unusable answers, over all runs" in capsys.readouterr().out
 
 
 def test_kill_nine_loses_nothing_that_was_answered(command):

@@ -13,8 +13,8 @@ import numpy as np
 import optax
 import pytest
 import small
-from small import ONE, STOPS, P, R, V
-from test_stages import KNOBS
+from small import ONE, STOPS, P, R, V, poison
+from tiny_run import KNOBS
 
 from t1jax import replay
 from t1jax.host.stopping import EXIT_FAILED, EXIT_SICK, Signals, Stopped
@@ -23,19 +23,6 @@ from t1jax.training import health, loop, stages, step
 from t1jax.training.scoring import make_score
 from t1jax.training.setup import RlSetup
 from t1jax.update import optim
-
-
-def poison(tree, value, *path):
-    """`tree` with `value` in one element of the array at `path`."""
-    leaf = tree
-    for key in path:
-        leaf = leaf[key]
-    changed = leaf.at[(0,) * leaf.ndim].set(value)
-
-    def build(node, keys):
-        return changed if not keys else {**node, keys[0]: build(node[keys[0]], keys[1:])}
-
-    return build(tree, path)
 
 
 def moments(state):

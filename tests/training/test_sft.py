@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
+from float64_model import reference_logits
 from small import ONE
-from test_step import reference_logits
 
 from t1jax.training import sft
 from t1jax.training.setup import sft_setup

@@ -4,7 +4,7 @@
 Where: prompts -> (cold start) -> rollouts. A chain is what a person would write: join two numbers, see which of the
 others brings that nearest to the target, say why it fails, join the next two, verify what works, box it.
 The writer leaves headroom on purpose: an impatient chain gives up after a failed attempt and boxes an expression that
-it has not tried. The words are those of the demo's task (chains.py).
+it has not tried. The words are those of the demo's task (pairs/chains.py).
 Deliberately not here: problems (countdown.py), reading a chain back (countdown_analysis.py).
 """
 

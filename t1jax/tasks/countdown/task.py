@@ -2,7 +2,7 @@
 """The Countdown task: make a number out of three or four others with + - *, each used at most once.
 
 Where: the prompts of the sentence, and the rule that checks an answer; a harder task with the face of the demo's
-(pairs.py). Three of the numbers are enough for every target; no two of them are.
+(pairs/). Three of the numbers are enough for every target; no two of them are.
 
     Make 14 from 1, 7, 8.
     <think>
@@ -12,8 +12,8 @@ Where: the prompts of the sentence, and the rule that checks an answer; a harder
     </think>
     \\boxed{7-1+8}
 
-Deliberately not here: how problems are drawn (generated.py), the words of a chain (countdown_chains.py), reading one
-back (countdown_analysis.py), the value of what a model wrote (expressions.py).
+Deliberately not here: how problems are drawn (generated.py), the words of a chain (chains.py), reading one
+back (analysis.py), the value of what a model wrote (expressions.py).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ The writer leaves headroom on purpose. Most chains try pairs in row order, which
 up after a failed attempt and boxes a pair that it has not tried. So reinforcement learning has two things to
 find: persistence, and the shorter order.
 Source: T1 (arXiv 2501.11651) section on the cold start: attempts, criticism, another try, verification.
-Deliberately not here: problems and their answers (pairs.py), reading a chain back (analysis.py), other tasks' chains.
+Deliberately not here: problems and their answers (task.py), reading a chain back (honesty.py), other tasks' chains.
 """
 
 from __future__ import annotations

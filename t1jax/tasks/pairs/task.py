@@ -13,7 +13,7 @@ Where: the prompts of the sentence, and the rule that checks an answer.
     \\boxed{6+14}
 
 Deliberately not here: how problems are drawn (generated.py), the words of a chain (chains.py), reading a response's
-attempts back (analysis.py).
+attempts back (tasks/honesty.py).
 """
 
 from __future__ import annotations
