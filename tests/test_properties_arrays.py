@@ -120,12 +120,12 @@ def test_each_response_that_is_wanted_stands_in_one_row_once(shared, drawn):
 
 @functools.cache
 def packer(shared: bool) -> tuple[packing.Grid, Any]:
-    """A grid, and the compiled rows and their way back."""
+    """A grid, and what compiles to the rows and to sums over responses."""
     layout, grid = train_layout(small.make_mesh()), packing.Grid(P * R // 2, 1, LENGTH, shared)
 
     def through(where: Plan, prompts: Prompts, rollouts: Rollouts) -> Any:
-        rows, first = packing.pack(layout, grid, where, prompts, rollouts)
-        return rows, packing.unpack(layout, first, rollouts.sampled_BT, rows.logprob_jbS)
+        rows = packing.pack(layout, grid, where, prompts, rollouts)
+        return rows, packing.total(layout, rows, where, rows.logprob_jbS)
 
     return grid, jax.jit(through)
 
@@ -133,7 +133,7 @@ def packer(shared: bool) -> tuple[packing.Grid, Any]:
 @pytest.mark.parametrize("shared", [True, False])
 @settings(max_examples=100)
 @given(drawn=responses())
-def test_rows_are_those_that_one_lays_by_hand_and_lead_back(shared, drawn):
+def test_rows_and_sums_are_those_that_one_lays_by_hand(shared, drawn):
     prompt, length, wanted = drawn
     grid, through = packer(shared)
     row, start, prompt_start = packing.plan(prompt, length, wanted, R, grid)
@@ -143,7 +143,7 @@ def test_rows_are_those_that_one_lays_by_hand_and_lead_back(shared, drawn):
     said = np.where(sampled, 200 + np.arange(P * R * T).reshape(-1, T), 0).astype(np.int32)
     prompts = Prompts(asked, valid, np.arange(P, dtype=np.int32))
     logprob = (said / -8).astype(np.float32)
-    rows, back = through(
+    rows, sums = through(
         Plan(row, start, prompt_start), prompts, Rollouts(said, sampled, logprob, logprob * 0, np.ones(P * R, bool))
     )
     for r, here in enumerate(by_hand(prompt, length, row, grid)):
@@ -158,8 +158,9 @@ def test_rows_are_those_that_one_lays_by_hand_and_lead_back(shared, drawn):
         assert found.sampled_jbS.tolist() == [n < len(own) for n in range(LENGTH)]
         assert found.target_jbS[: len(own)].tolist() == [tokens[at] for at, _ in own]
         assert found.response_jbS[: len(own)].tolist() == [i for _, i in own]
+        assert found.logprob_jbS[: len(own)].tolist() == [tokens[at] / -8 for at, _ in own]
         assert found.state_jbS[: len(own)].tolist() == before
-    np.testing.assert_array_equal(back, np.where(sampled & (row >= 0)[:, None], logprob, 0))
+    np.testing.assert_array_equal(sums, np.where(row >= 0, logprob.sum(-1), 0))
 
 
 # Conversion.

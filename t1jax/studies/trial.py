@@ -46,6 +46,8 @@ from t1jax.tasks.task import Task
 from t1jax.text.tokenizer import Tokenizer
 from t1jax.training import rl, selection, sft, stages, step
 from t1jax.training.checkpoint import Checkpoints
+from t1jax.training.scoring import Scorer
+from t1jax.training.setup import RlSetup, rl_setup
 from t1jax.types import Params
 from t1jax.weights import load as weights
 
@@ -84,11 +86,11 @@ class SharedStep:
     def __init__(self) -> None:
         self._made: tuple[Config, Any] | None = None
 
-    def __call__(self, cfg: Config, mesh: Mesh, scorer: step.Scorer, *, stop_tokens: tuple[int, ...], **_: Any) -> Any:
+    def __call__(self, setup: RlSetup, scorer: Scorer, *, stop_tokens: tuple[int, ...], **_: Any) -> Any:
         """As step.make_train_step, without progress. The first run's scorer judges for all: the task is the same."""
-        cfg = dataclasses.replace(cfg, seed=0)
+        cfg = dataclasses.replace(setup.cfg, seed=0)
         if self._made is None:
-            self._made = cfg, step.make_train_step(cfg, mesh, scorer, stop_tokens=stop_tokens)
+            self._made = cfg, step.make_train_step(setup, scorer, stop_tokens=stop_tokens)
         if self._made[0] != cfg or cfg.rl.filter_pass_rate < 1:
             raise ValueError(
                 "a shared step was asked for by runs that differ in more than their seed, or filter their problems"
@@ -139,7 +141,7 @@ def trial(cfg: Config, cold_folder: Path, folder: Path, thinking: bool, out: Pat
                 cfg, work.mesh, chosen, work.tokenizer, work.initial(cold_folder), checkpoints, writer,
                 work.progress, mark.evaluator, work.signals, make_step,
             )  # fmt: skip
-            shapes = step.state_shapes(cfg, work.mesh, rl.make_optimizer(cfg), anchor=True)
+            shapes = rl_setup(cfg, work.mesh).state_shapes()
             marks = [_before(mark, cold_folder)]
             shares = THINKING if thinking else OTHERS
             for number in between(checkpoints.steps(), cfg.rl.num_steps, cfg.checkpoint.every, shares):

@@ -133,7 +133,7 @@ def stop(folder, monkeypatch, owner, name, count, number) -> Interrupted:
     "owner, name, count, number, said, stage, step_saved",
     [
         (sft.multihost, "global_batch", 3, signal.SIGTERM, "stopped after sft step 3", "sft", 3),
-        (loop.StepLog, "push", 5 + 3, signal.SIGINT, "stopped after rl step 3", "rl", 3),
+        (loop.StepLog, "write", 5 + 3, signal.SIGINT, "stopped after rl step 3", "rl", 3),
         (evaluator.Evaluator, "respond", 1, signal.SIGTERM, "stopped", "sft", 5),
     ],
     ids=["cold start", "reinforcement", "measuring"],

@@ -68,15 +68,15 @@ def run(steps: int, workdir: Path) -> list[dict[str, float]]:
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, *_, **__: compiled.append(event) if event.endswith("backend_compile_duration") else None
     )
-    push, save = loop.StepLog.push, checkpoint.Checkpoints.save
+    write, save = loop.StepLog.write, checkpoint.Checkpoints.save
     saving: list[checkpoint.Checkpoints] = []
 
     def saved(self: checkpoint.Checkpoints, *args: Any) -> None:
         saving[:] = [self]
         save(self, *args)
 
-    def pushed(log: Any, step: int, report: Any) -> None:
-        push(log, step, report)
+    def written(log: Any, step: int, report: Any) -> None:
+        write(log, step, report)
         if log.name == "rl":
             if saving and step % every == every - 1:  # now and then no save is under way, however slow the disk
                 saving[0].wait()
@@ -84,7 +84,7 @@ def run(steps: int, workdir: Path) -> list[dict[str, float]]:
             if len(rows) == steps // 10:  # what compiling left, else given back at any time, would hide what grows
                 ctypes.CDLL(None).malloc_trim(0)
 
-    loop.StepLog.push = pushed  # type: ignore[method-assign]
+    loop.StepLog.write = written  # type: ignore[method-assign]
     checkpoint.Checkpoints.save = saved  # type: ignore[method-assign]
     stages.run(cfg, workdir)
     return rows

@@ -10,6 +10,7 @@ import numpy as np
 import small
 
 from t1jax.training import checkpoint, stages
+from t1jax.training.setup import rl_setup
 
 KNOBS = {
     "data__prompt_length": 24,
@@ -42,10 +43,9 @@ def rows_of(workdir):
 
 def last_state(workdir):
     """Every array of the last RL checkpoint."""
-    from t1jax.training import rl, step
 
     mesh = stages.sharding.make_mesh(CFG.mesh)
-    shapes = step.state_shapes(CFG, mesh, rl.make_optimizer(CFG), anchor=True)
+    shapes = rl_setup(CFG, mesh).state_shapes()
     tokens = stages.tokenizer.load(workdir / "tokenizer")
     with checkpoint.Checkpoints(workdir / "checkpoints/rl", CFG, tokens) as kept:
         assert kept.latest() == CFG.rl.num_steps

@@ -256,14 +256,14 @@ def outcome(workdir: Path) -> dict[str, Any]:
     from t1jax.devices import sharding
     from t1jax.host import metrics
     from t1jax.text import tokenizer
-    from t1jax.training import checkpoint, rl, sft, step
+    from t1jax.training import checkpoint, setup
 
     cfg, *_ = main.parse(["t1jax", f"--config={workdir.parent / 'config.py'}", f"--workdir={workdir}"])
     mesh = sharding.make_mesh(cfg.mesh, jax.devices()[:1])
     rows = metrics.read_rows(workdir)
     found: dict[str, Any] = {"rows": [{k: v for k, v in row.items() if k not in CLOCK} for row in rows]}
-    for stage, module in (("sft", sft), ("rl", rl)):
-        shapes = step.state_shapes(cfg, mesh, module.make_optimizer(cfg), anchor=stage == "rl")
+    for stage, make_setup in (("sft", setup.sft_setup), ("rl", setup.rl_setup)):
+        shapes = make_setup(cfg, mesh).state_shapes()
         tokens = tokenizer.load(workdir / "tokenizer")
         with checkpoint.Checkpoints(workdir / "checkpoints" / stage, cfg, tokens) as kept:
             state = kept.restore(shapes)

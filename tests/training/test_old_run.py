@@ -24,7 +24,8 @@ from t1jax import main
 from t1jax.devices import sharding
 from t1jax.host import workdir as workdir_of
 from t1jax.text import tokenizer
-from t1jax.training import checkpoint, rl, step
+from t1jax.training import checkpoint
+from t1jax.training.setup import rl_setup
 
 ROOT = Path(__file__).parents[2]
 ARCHIVE = Path(__file__).with_name("old_run.zip")
@@ -46,7 +47,7 @@ def test_the_checkpoint_is_restored_bit_for_bit(old):
     workdir, expected = old
     cfg, *_ = main.parse(["t1jax", *expected["flags"]])
     mesh = sharding.make_mesh(cfg.mesh, jax.devices()[:1])
-    shapes = step.state_shapes(cfg, mesh, rl.make_optimizer(cfg), anchor=True)
+    shapes = rl_setup(cfg, mesh).state_shapes()
     with checkpoint.Checkpoints(workdir / "checkpoints/rl", cfg, tokenizer.load(workdir / "tokenizer")) as kept:
         assert kept.latest() == 2
         state = kept.restore(shapes)

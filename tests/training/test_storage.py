@@ -28,6 +28,7 @@ from t1jax.host import workdir
 from t1jax.host.stopping import EXIT_STORAGE, Stopped
 from t1jax.training import stages
 from t1jax.training.checkpoint import Checkpoints
+from t1jax.training.setup import rl_setup
 
 ROOT = Path(__file__).parents[2]
 ONE = make_mesh(1, 1, 1)
@@ -272,10 +273,9 @@ def test_a_raised_number_of_steps_continues_as_if_it_had_been_so_from_the_start(
 @pytest.mark.slow
 def test_a_run_goes_on_with_fewer_devices(tmp_path):
     """Eight devices, then four, then one: the same steps; sums over more devices round otherwise, so nearly."""
-    from t1jax.training import rl, step
 
     def states(folder, mesh):
-        shapes = step.state_shapes(shorter(), mesh, rl.make_optimizer(shorter()), anchor=True)
+        shapes = rl_setup(shorter(), mesh).state_shapes()
         beside = stages.tokenizer.load(folder / "tokenizer")
         with Checkpoints(folder / "checkpoints/rl", shorter(), beside) as kept:
             return kept.latest(), small.to_numpy(kept.restore(shapes))
