@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole of T1's RL on a CPU with a small real model: SmolLM2-135M-Instruct (Hugging Face:
-HuggingFaceTB/SmolLM2-135M-Instruct) on GSM8K. Any machine with 12 GB (the plan says 7.4 GiB, and the peak was 7.9); a step takes a minute or
-two on 2 CPU cores.
+HuggingFaceTB/SmolLM2-135M-Instruct) on GSM8K. Any machine with 12 GB (the plan says 7.4 GiB, the measured peak was 7.9
+GiB); a step takes a minute or two on 2 CPU cores.
 
 For bringing up a machine or a change, not for results: few prompts, few and short responses.
 
