@@ -28,8 +28,13 @@ import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-settings.register_profile("t1jax", derandomize=True, deadline=None, database=None, max_examples=150)
-settings.load_profile("t1jax")
+
+
+def pytest_configure(config):
+    """The same examples on each run, and fewer where slow tests are left out."""
+    examples = 50 if config.getoption("markexpr") == "not slow" else 150
+    settings.register_profile("t1jax", derandomize=True, deadline=None, database=None, max_examples=examples)
+    settings.load_profile("t1jax")
 
 
 @pytest.fixture(scope="session")
