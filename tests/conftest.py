@@ -67,6 +67,13 @@ def unbroken(tmp_path_factory):
     return workdir
 
 
+@pytest.fixture
+def strict_dtypes():
+    """No implicit dtype promotion. Not for all tests: in Adam, optax raises a float to the power of an int32 count."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def few_maps():
     """Forgets compiled programs once they fill a third of the memory maps that Linux gives a process (65,530).

@@ -17,6 +17,8 @@ from t1jax.types import Packed, Scores
 from t1jax.update import losses
 from t1jax.update.advantages import advantages, kl_of_response, scorable
 
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
 NAN = float("nan")
 B, T, D, V = 4, 5, 3, 7
 CFG = dataclasses.replace(
