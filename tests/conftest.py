@@ -28,8 +28,13 @@ import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-settings.register_profile("t1jax", derandomize=True, deadline=None, database=None, max_examples=150)
-settings.load_profile("t1jax")
+
+
+def pytest_configure(config):
+    """The same examples on each run, and fewer where slow tests are left out."""
+    examples = 50 if config.getoption("markexpr") == "not slow" else 150
+    settings.register_profile("t1jax", derandomize=True, deadline=None, database=None, max_examples=examples)
+    settings.load_profile("t1jax")
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +65,13 @@ def unbroken(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("unbroken") / "run"
     stages.run(CFG, workdir)
     return workdir
+
+
+@pytest.fixture
+def strict_dtypes():
+    """No implicit dtype promotion. Not for all tests: in Adam, optax raises a float to the power of an int32 count."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -39,8 +39,10 @@ TRANSFORMERS = {
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_what_transformers_saved_comes_back_bit_for_bit(tmp_path, name, dtype):
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch", reason="torch is missing: pip install -r requirements-dev.txt")
+    transformers = pytest.importorskip(
+        "transformers", reason="transformers is missing: pip install -r requirements-dev.txt"
+    )
     family, changes = TRANSFORMERS[name]
     sizes = {key: folders.SIZES[key] for key in folders.SIZES if key not in ("torch_dtype", "rope_theta")}
     torch.manual_seed(0)
@@ -206,8 +208,10 @@ def test_memory_stays_below_twice_the_largest_tensor_and_a_gigabyte():
 @pytest.mark.slow
 def test_a_real_model_writes_what_transformers_writes(tmp_path):
     """SmolLM2-135M-Instruct through Orbax: 20 problems of GSM8K, 64 greedy tokens each, in float32, token for token."""
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch", reason="torch is missing: pip install -r requirements-dev.txt")
+    transformers = pytest.importorskip(
+        "transformers", reason="transformers is missing: pip install -r requirements-dev.txt"
+    )
     import real
 
     from configs import smollm2_135m
@@ -219,7 +223,7 @@ def test_a_real_model_writes_what_transformers_writes(tmp_path):
 
     folder, file = real.smollm2(), ROOT.parent / "shared" / "data" / "gsm8k_test.jsonl"
     if not file.exists():
-        pytest.skip("the problems of GSM8K are not in ../shared/data")
+        pytest.skip(f"{file} is missing: it is the test split of GSM8K")
     with file.open() as lines:
         problems = [json.loads(next(lines))["question"] for _ in range(20)]
     assert run("hf-to-orbax", "--src", folder, "--dst", tmp_path / "orbax") == 0

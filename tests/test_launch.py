@@ -353,7 +353,7 @@ def test_the_scripts_are_clean():
 
 
 def test_the_jobset_runs_the_training_program_on_all_machines_of_its_slice():
-    yaml = pytest.importorskip("yaml")
+    yaml = pytest.importorskip("yaml", reason="PyYAML is missing: pip install pyyaml")
     spec = yaml.safe_load((ROOT / "launch/gke_jobset.yaml").read_text())["spec"]["replicatedJobs"][0]["template"][
         "spec"
     ]

@@ -192,7 +192,7 @@ def test_time_follows_what_is_asked():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs pip install 't1jax[plan]'")
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is missing: pip install 't1jax[plan]'")
 @pytest.mark.parametrize(("name", "topology"), [("qwen0p5b", "v5e:2x2"), ("qwen7b", "v6e:8x8")])
 def test_a_config_fits_the_slice_it_names(name, topology):
     assert f"Slice: {topology}" in (ROOT / f"configs/{name}.py").read_text()

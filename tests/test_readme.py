@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every command of the README runs, every link in it and in docs/ leads somewhere, and no figure is left open."""
 
+import functools
 import json
 import os
 import re
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from random_qwen import make_folder
+
+from configs import base
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -46,6 +49,22 @@ SMALL = {  # what makes a command quick, on a random model of one layer
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("command", REAL)
+def test_readme_commands_of_a_real_model_name_flags_that_exist(command):
+    """What the slow test below runs, without running it."""
+    words = shlex.split(command)
+    assert words[:2] == ["python", "-m"] and words[2] in SMALL
+    usage = subprocess.run(
+        [sys.executable, "-m", words[2], "--help"], cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=600
+    ).stdout
+    for flag in (word.partition("=")[0] for word in words[3:] if word.startswith("--")):
+        if flag.startswith("--config."):
+            functools.reduce(getattr, flag.split(".")[1:], base.get_config())
+        else:
+            assert flag in usage, flag
+
+
+@pytest.mark.slow
 def test_readme_commands_of_a_real_model(tmp_path):
     """All of them, in their order, as a reader would: on a random Hugging Face folder and made-up problems."""
     make_folder(tmp_path / "models/Qwen2.5-0.5B")

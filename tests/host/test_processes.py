@@ -236,6 +236,7 @@ def test_any_mesh_over_any_processes_killed_once_is_the_run_of_one(tmp_path, gro
     same(tmp_path / "one", tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_together_and_are_the_same_run_as_one(killed, one):
     workdir, *_ = killed
     said = TWO.run(workdir)

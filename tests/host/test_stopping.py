@@ -132,9 +132,18 @@ def stop(folder, monkeypatch, owner, name, count, number) -> Interrupted:
 @pytest.mark.parametrize(
     "owner, name, count, number, said, stage, step_saved",
     [
-        (sft.multihost, "global_batch", 3, signal.SIGTERM, "stopped after sft step 3", "sft", 3),
+        pytest.param(
+            sft.multihost,
+            "global_batch",
+            3,
+            signal.SIGTERM,
+            "stopped after sft step 3",
+            "sft",
+            3,
+            marks=pytest.mark.slow,
+        ),
         (loop.StepLog, "write", 5 + 3, signal.SIGINT, "stopped after rl step 3", "rl", 3),
-        (evaluator.Evaluator, "respond", 1, signal.SIGTERM, "stopped", "sft", 5),
+        pytest.param(evaluator.Evaluator, "respond", 1, signal.SIGTERM, "stopped", "sft", 5, marks=pytest.mark.slow),
     ],
     ids=["cold start", "reinforcement", "measuring"],
 )
@@ -158,6 +167,7 @@ def test_a_stopped_run_ends_as_the_unbroken_one(
     jax.tree.map(np.testing.assert_array_equal, last_state(tmp_path / "run"), last_state(unbroken))
 
 
+@pytest.mark.slow
 def test_a_grace_shorter_than_a_step_loses_no_step(unbroken, tmp_path):
     """The third RL step hangs (each device scores its own rows); half the grace later the second is saved."""
     hang = (

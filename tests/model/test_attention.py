@@ -168,7 +168,7 @@ def test_kernels_agree_forward_and_backward(kernel, T, without_accelerators):
         np.testing.assert_array_equal(np.where((segment > 0)[:, None, :, None], 0, one), 0)
 
 
-@pytest.mark.parametrize("shape", [(2, 2, 2), (8, 1, 1)])
+@pytest.mark.parametrize("shape", [(2, 2, 2), pytest.param((8, 1, 1), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kernel", ["xla", "splash", "cudnn"])
 def test_the_mesh_changes_no_number(kernel, shape, without_accelerators):
     """Nor does anything cross devices: each has its rows and heads."""

@@ -49,7 +49,9 @@ MODELS = {
 
 
 def transformers_config(name):
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip(
+        "transformers", reason="transformers is missing: pip install -r requirements-dev.txt"
+    )
     family, changes = MODELS[name]
     cfg = getattr(transformers, f"{family}Config")(**(SIZES | changes), attn_implementation="eager")
     cfg.architectures = [f"{family}ForCausalLM"]  # as save_pretrained of a model does
@@ -109,7 +111,7 @@ def our_logits(model, params, tokens):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_equal_transformers(name, tmp_path):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="torch is missing: pip install -r requirements-dev.txt")
     theirs_config = transformers_config(name)
     theirs = transformers_model(theirs_config)
     cfg = families.model_config(saved(theirs_config, tmp_path), LIKE, "config.json")
@@ -132,7 +134,7 @@ def test_logits_equal_transformers(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["qwen2 tied", "qwen2 yarn", "qwen3", "llama llama3"])
 def test_gradients_equal_transformers(name, tmp_path):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="torch is missing: pip install -r requirements-dev.txt")
     theirs_config = transformers_config(name)
     theirs = transformers_model(theirs_config)
     cfg = families.model_config(saved(theirs_config, tmp_path), LIKE, "config.json")
@@ -178,10 +180,10 @@ def test_the_table_has_each_tensor_and_each_parameter_once(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("carried", [True, False])
+@pytest.mark.parametrize("carried", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_what_is_written_means_the_same_to_transformers(name, carried, tmp_path):
     """With the file that came, nothing changes; without, transformers computes the same from a new one."""
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="torch is missing: pip install -r requirements-dev.txt")
     from transformers import AutoConfig
 
     theirs_config = transformers_config(name)
@@ -202,7 +204,7 @@ def test_what_is_written_means_the_same_to_transformers(name, carried, tmp_path)
 
 @pytest.mark.parametrize("name", ["Qwen2.5-72B", "Llama-3.2-1B", "SmolLM2-135M"])
 def test_frequencies_at_real_sizes_equal_transformers(name, tmp_path):
-    pytest.importorskip("torch")
+    pytest.importorskip("torch", reason="torch is missing: pip install -r requirements-dev.txt")
     from transformers import AutoConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 

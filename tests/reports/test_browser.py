@@ -108,7 +108,7 @@ def hover(page, chart, share):
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [360, 768, 1280])
+@pytest.mark.parametrize("width", [360, pytest.param(768, marks=pytest.mark.slow), 1280])
 @pytest.mark.parametrize("name", ["run", "compared"])
 def test_the_page_fits_draws_all_charts_and_asks_nobody(driver, pages, name, width, dark):
     with showing(driver, pages / f"{name}.html", width=width, dark=dark) as page:

@@ -299,7 +299,9 @@ def test_rewriting_the_longest_texts_takes_little_time(piece):
     assert time.process_time() - start < 1
 
 
-@pytest.mark.skipif(not CASES.is_file(), reason="no ../shared/cases here")
+@pytest.mark.skipif(
+    not CASES.is_file(), reason=f"{CASES} is missing: it holds labelled answers that are not part of the repository"
+)
 def test_the_pairs_of_the_audit(real):
     """All of them as marked; 95 % are asked for."""
     rows = [json.loads(line) for line in CASES.read_text(encoding="utf-8").splitlines()]

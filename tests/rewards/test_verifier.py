@@ -213,7 +213,9 @@ def golds_of(name: str) -> list[str]:
     return [str(row["answer"]).rpartition("####")[2].strip() for row in rows]
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="no ../shared/data here")
+@pytest.mark.skipif(
+    not DATA.is_dir(), reason=f"{DATA} is missing: put gsm8k_test.jsonl (GSM8K) and math_train.json (MATH) there"
+)
 @pytest.mark.parametrize("name", GOLDS)
 def test_every_gold_verifies_against_itself(real, name):
     golds = golds_of(name)
@@ -225,7 +227,9 @@ def test_every_gold_verifies_against_itself(real, name):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not DATA.is_dir(), reason="no ../shared/data here")
+@pytest.mark.skipif(
+    not DATA.is_dir(), reason=f"{DATA} is missing: put gsm8k_test.jsonl (GSM8K) and math_train.json (MATH) there"
+)
 def test_every_gold_verifies_against_itself_by_math_verify_alone(real):
     """Without the comparison of text, which any gold passes."""
     golds = {notation.rewrite(gold) for name in GOLDS for gold in golds_of(name) if not gold.lstrip("-").isdigit()}
@@ -299,7 +303,9 @@ def test_a_hung_answer_costs_one_deadline_and_no_other_answer(stub, caplog, monk
         assert pool.counts() | {"timed_out": 1, "cached": before["cached"] + 1} == pool.counts()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells another process's processor time")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="/proc is missing, which tells another process's processor time: run it on Linux"
+)
 def test_a_worker_that_gets_no_time_loses_no_answer(stub):
     """As on a loaded machine: three times the deadline passes while the worker stands still."""
     with Verifier(VerifierConfig(workers=1, deadline=0.4, memory=1024, recycle=5000)) as pool:
@@ -314,7 +320,9 @@ def test_a_worker_that_gets_no_time_loses_no_answer(stub):
         assert pool.counts() | {"timed_out": 0, "started": 1} == pool.counts()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells another process's processor time")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="/proc is missing, which tells another process's processor time: run it on Linux"
+)
 def test_what_burns_processor_time_is_killed_at_the_deadline_and_what_sleeps_is_not(stub):
     with Verifier(VerifierConfig(workers=1, deadline=0.4, memory=1024, recycle=5000)) as pool:
         assert pool.check([("sleep 1", "right")]) == [RIGHT]  # the processor time is not spent
@@ -544,7 +552,7 @@ def test_no_worker_outlives_the_program(tmp_path, stub, end, status):
 
 def test_it_answers_from_inside_a_compiled_program(stub):
     """Eight devices ask at once, each from its own callback."""
-    jax = pytest.importorskip("jax")
+    jax = pytest.importorskip("jax", reason="jax is missing: pip install -r requirements.txt")
     from jax.experimental import io_callback
 
     with Verifier(DEFAULT) as pool:

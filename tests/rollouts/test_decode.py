@@ -126,7 +126,9 @@ def test_a_sample_does_not_depend_on_the_batch():
     assert len(np.unique(together.tokens_BT, axis=0)) > 12  # and siblings differ; a few stop alike at once
 
 
-@pytest.mark.parametrize("mesh_shape", [(2, 2, 2), (8, 1, 1), (1, 4, 2)])
+@pytest.mark.parametrize(
+    "mesh_shape", [(2, 2, 2), *(pytest.param(shape, marks=pytest.mark.slow) for shape in ((8, 1, 1), (1, 4, 2)))]
+)
 def test_a_sample_does_not_depend_on_the_devices(mesh_shape):
     prompts = make_prompts(8)
     same(draw(prompts, mesh_shape=mesh_shape), draw(prompts), atol=1e-4)

@@ -21,11 +21,11 @@ from t1jax.rollouts.sampling import SamplingSettings
     [
         (ONE, {"lanes": 1}),
         (ONE, {"lanes": 2, "window": 3}),
-        (ONE, {"lanes": 4, "window": 1}),
-        (ONE, {"lanes": 2, "stops": ()}),
+        pytest.param(ONE, {"lanes": 4, "window": 1}, marks=pytest.mark.slow),
+        pytest.param(ONE, {"lanes": 2, "stops": ()}, marks=pytest.mark.slow),
         (ONE, {"lanes": 2, "temperature": 0.0, "stops": tuple(range(0, V, 3))}),
         ((2, 2, 2), {"lanes": 2, "window": 3}),
-        ((8, 1, 1), {"lanes": 4}),
+        pytest.param((8, 1, 1), {"lanes": 4}, marks=pytest.mark.slow),
     ],
 )
 def test_the_lanes_change_no_sample(mesh_shape, how):

@@ -188,7 +188,7 @@ def test_a_response_without_the_beginning_stays_as_it_is(tmp_path):
 def test_small_inputs_that_went_wrong(tmp_path):
     path = Path(__file__).parents[3] / "shared" / "cases" / "sft_think.jsonl"
     if not path.is_file():
-        pytest.skip("needs sft_think.jsonl of the shared cases, which is not part of the repository")
+        pytest.skip(f"{path} is missing: it holds rows that once went wrong and is not part of the repository")
     texts, _ = read_demonstrations(str(path), CFG, chat_of(tmp_path, hf_folders.THINKING), Known([]))
     assert [(prompt + response).count("<think>") for prompt, response in texts] == [1, 1]
     assert [response for _, response in texts] == [f"add them\n</think>\n\n\\boxed{{{n}}}" for n in (5, 6)]

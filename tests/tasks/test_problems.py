@@ -278,7 +278,7 @@ CASES = Path(__file__).parents[3] / "shared" / "cases"
 )
 def test_small_inputs_that_went_wrong(name, golds, rows):
     if not (CASES / name).is_file():
-        pytest.skip(f"needs {name} of the shared cases, which is not part of the repository")
+        pytest.skip(f"{CASES / name} is missing: it holds rows that once went wrong and is not part of the repository")
     for knobs in ({}, {"answer_column": "Solution"} if name in ("nobox.jsonl", "dapo2.jsonl") else {}):
         found, _ = read_problems(str(CASES / name), dataclasses.replace(CFG.data, **knobs), "train")
         assert [p.gold for p in found] == golds
@@ -518,7 +518,7 @@ def test_parts_that_other_programs_use(tmp_path):
 
 def shared(name):
     if not (SHARED / name).is_file():
-        pytest.skip(f"needs {name} of the shared data, which is not part of the repository")
+        pytest.skip(f"{SHARED / name} is missing: download GSM8K, MATH and their like to there")
     return str(SHARED / name)
 
 

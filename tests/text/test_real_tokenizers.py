@@ -68,7 +68,7 @@ def merged(token: bytes, ranks: dict[bytes, int], below: int) -> list[bytes]:
 
 def problems(number: int) -> list[str]:
     if not DATA.is_dir():
-        pytest.skip(f"no real problems at {DATA}")
+        pytest.skip(f"{DATA} is missing: put gsm8k_test.jsonl (GSM8K) and math_train.json (MATH) there")
     lines = (DATA / "gsm8k_test.jsonl").read_text(encoding="utf-8").splitlines()
     texts = [json.loads(line)["question"] for line in lines]
     texts += [row["problem"] for row in json.loads((DATA / "math_train.json").read_text(encoding="utf-8"))]

@@ -70,6 +70,7 @@ def test_the_run_leaves_figures_of_what_it_can_tell(run):
     assert "GSM8K" not in (run / "report.html").read_text() and (run / "tokenizer/tokenizer.json").exists()
 
 
+@pytest.mark.slow
 def test_rows_that_cannot_be_used_are_said(cfg, tmp_path, capsys):
     stages.run(but(cfg, sft__num_steps=0, data__sft="", rl__num_steps=1, scaling__budgets=()), tmp_path / "run")
     said = " ".join(capsys.readouterr().out.split())
@@ -117,6 +118,7 @@ def test_the_result_is_a_folder_that_transformers_continues_alike(cfg, run, tmp_
     assert ours == out
 
 
+@pytest.mark.slow
 def test_a_run_of_another_run_continues_its_weights(cfg, run, tmp_path):
     again = but(cfg, model__checkpoint=str(run), sft__num_steps=0, data__sft="", rl__num_steps=1, scaling__budgets=())
     stages.run(again, tmp_path / "again")

@@ -182,6 +182,7 @@ def test_training_draws_from_what_was_kept_and_is_judged_by_it(done):
     assert scored.outcome.tolist() == [int(index % 5 > 0) for index in KEPT]
 
 
+@pytest.mark.slow
 def test_a_run_filters_once_and_goes_on_with_the_same_problems(tmp_path, monkeypatch):
     """A run without RL's training and without measuring, stopped where that begins; then the same command again."""
     seen = []

@@ -72,7 +72,10 @@ class Stream:
         self.state = state
 
 
-@pytest.mark.parametrize("how", ["empty", "one byte", "half", "but one byte", "gone"])
+@pytest.mark.parametrize(
+    "how",
+    ["half", "gone", *(pytest.param(how, marks=pytest.mark.slow) for how in ("empty", "one byte", "but one byte"))],
+)
 def test_whatever_file_of_the_newest_is_damaged_an_older_or_the_same_state_comes_back(two, tokens, tmp_path, how):
     """Never another state, and the user is told which was taken; then training can save that step again."""
     walked = 0
@@ -254,6 +257,7 @@ def shorter(**knobs):
     return small.make_config(**PIPELINE | few | rest | knobs)
 
 
+@pytest.mark.slow
 def test_a_raised_number_of_steps_continues_as_if_it_had_been_so_from_the_start(tmp_path):
     def rows(folder):
         kept = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -91,7 +91,10 @@ def test_shards_are_filled_in_order():
     assert safetensors_files.shards(content, 1000) == [content]
 
 
-@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="asks Linux which pages are resident")
+@pytest.mark.skipif(
+    not Path("/proc/self/smaps").exists(),
+    reason="/proc/self/smaps is missing, which tells which pages are resident: run it on Linux",
+)
 def test_a_slice_touches_its_own_pages_only_and_they_go_with_the_view(tmp_path):
     """64 MB of zeros that no disk holds, from which 1 % is read."""
     rows, width = 4096, 4096
