@@ -5,7 +5,7 @@ Where: the prompts of the sentence, and the rule that checks an answer. A proble
 draws from one half of its items, held-out problems from the other, and a hash of the question says which split may have
 it, so no question is in both. The answer is what the last \\boxed{} holds; right is what the dataset's own verifier
 gives all of its score, wrong is less, and where that verifier fails the response is unscorable.
-Items and verdicts come from killable processes with deadlines (gym_worker.py, rewards/verifier.py).
+Items and verdicts come from killable processes with deadlines (worker.py, rewards/verifier.py).
 A cold start learns only the form: no dataset comes with attempts, so a demonstration is a boxed answer without thought.
 
     State the final answer to the following arithmetic problem: 7 + 8 - 1 =
