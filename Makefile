@@ -1,7 +1,7 @@
 # make demo        all of T1 on this machine, about ten minutes
 # make study       T1's comparisons on the embedded task, a short version of all; under an hour on two cores
 # make test        the tests; make test-slow: the slow ones too
-# make lint        style and types
+# make lint        style and types, of Python, shell, CSS and JavaScript
 # make fmt         format the code
 #
 # PYTHON=python3.12   the interpreter that makes .venv
@@ -14,6 +14,8 @@ SPLIT := -n 2 --dist=loadfile
 BIN := .venv/bin
 RUN := .venv/.requirements
 DEV := .venv/.requirements-dev
+# Biome checks and formats the CSS and JavaScript of the pages. npm comes with requirements-dev.txt.
+BIOME := node_modules/@biomejs/biome/bin/biome
 
 .PHONY: demo study test test-slow lint fmt
 .DELETE_ON_ERROR:
@@ -30,15 +32,17 @@ test: $(DEV)
 test-slow: $(DEV)
 	@$(BIN)/python -m pytest -q $(SPLIT) -m "slow or not slow"
 
-lint: $(DEV)
+lint: $(DEV) $(BIOME)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/shellcheck launch/*.sh launch/*.sbatch
+	@$(BIN)/node $(BIOME) check --error-on-warnings
 
-fmt: $(DEV)
+fmt: $(DEV) $(BIOME)
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+	@$(BIN)/node $(BIOME) check --write
 
 $(RUN): requirements.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
@@ -54,4 +58,9 @@ $(RUN): requirements.txt
 $(DEV): requirements-dev.txt $(RUN)
 	@echo "installing requirements-dev.txt into .venv"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+$(BIOME): package-lock.json $(DEV)
+	@echo "installing package-lock.json into node_modules"
+	@PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --loglevel=error --no-audit --no-fund
 	@touch $@

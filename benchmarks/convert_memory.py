@@ -47,15 +47,15 @@ def make(folder: Path, layers: int) -> tuple[int, int]:
     """Writes the model in shards; returns the bytes of its largest tensor and of all."""
     from configs import base
     from t1jax import config
-    from t1jax.weights import families, safetensors_files
+    from t1jax.weights import families, safetensors_files, tensor_table
 
     folder.mkdir()
     hf = CONFIG | {"num_hidden_layers": layers}
     (folder / "config.json").write_text(json.dumps(hf))
-    rows = families.tensors(families.model_config(hf, config.load(base.get_config()).model, "config.json"))
+    rows = tensor_table.tensors(families.model_config(hf, config.load(base.get_config()).model, "config.json"))
     noise = np.random.default_rng(0).normal(0, 0.02, 1 << 24).astype(ml_dtypes.bfloat16)
 
-    def pieces(row: families.Tensor, seed: int) -> Iterator[np.ndarray]:
+    def pieces(row: tensor_table.Tensor, seed: int) -> Iterator[np.ndarray]:
         size = math.prod(row.shape)
         for start in range(0, size, noise.size):
             yield np.roll(noise, seed + start)[: size - start]

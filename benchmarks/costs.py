@@ -64,19 +64,18 @@ def make_step(flags: str, mean: float, extra: Sequence[str]) -> Callable[[int], 
 
     from t1jax.devices import sharding
     from t1jax.training import step
-    from t1jax.update import optim
+    from t1jax.training.setup import rl_setup
 
     args = workload.parser(None).parse_args([*flags.split(), *extra])
     cfg = workload.make_config(args)
-    mesh = sharding.make_mesh(cfg.mesh)
     stop = stops(args.vocab, mean)
-    optimizer = optim.make_optimizer(cfg.rl, cfg.rl.num_steps, "constant")
-    start = step.init_state(cfg, mesh, optimizer, workload.make_params(cfg, mesh), anchor=True)
-    train_step = step.make_train_step(cfg, mesh, workload.Scorer(), stop_tokens=stop)
+    setup = rl_setup(cfg, sharding.make_mesh(cfg.mesh))
+    start = setup.init_state(workload.make_params(setup))
+    train_step = step.make_train_step(setup, workload.Scorer(), stop_tokens=stop)
     copy = jax.jit(lambda state: jax.tree.map(jax.numpy.copy, state))
 
     def once(i: int) -> tuple[float, int]:
-        state, prompts = jax.block_until_ready((copy(start), workload.make_prompts(cfg, mesh, stop, i)))
+        state, prompts = jax.block_until_ready((copy(start), workload.make_prompts(setup, stop, i)))
         begin = time.perf_counter()
         _, told = jax.block_until_ready(train_step(state, prompts))
         return time.perf_counter() - begin, int(told["tokens"])

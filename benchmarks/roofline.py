@@ -124,26 +124,27 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     import jax.numpy as jnp
 
     from t1jax.devices import sharding
-    from t1jax.training import memory, step
-    from t1jax.update import optim
+    from t1jax.training import step
+    from t1jax.training.scoring import make_score
+    from t1jax.training.setup import rl_setup
 
     cfg = workload.make_config(args)
     mesh = sharding.make_mesh(cfg.mesh)
     ceiling = ceilings(args.dtype, (1024, 2048, 3072), (64, 256, 512))
-    params = workload.make_params(cfg, mesh)
-    prompts = workload.make_prompts(cfg, mesh, (), 0)
+    setup = rl_setup(cfg, mesh)
+    params = workload.make_params(setup)
+    prompts = workload.make_prompts(setup, (), 0)
     root, times = jax.random.key_data(jax.random.key(cfg.seed)), max(args.steps, 1)
     one = dataclasses.replace(cfg, rl=dataclasses.replace(cfg.rl, max_new_tokens=1, window=1))
-    sample_one, sample = (jax.jit(step.make_sample(each, mesh, ())) for each in (one, cfg))
+    sample_one, sample = (jax.jit(step.make_sample(each, ())) for each in (rl_setup(one, mesh), setup))
     prefill = best(lambda: sample_one(params, prompts, root, jnp.int32(0)), times)
     generate = best(lambda: sample(params, prompts, root, jnp.int32(0)), times)
     rollouts = sample(params, prompts, root, jnp.int32(0))
-    score = make_scoring(cfg, mesh)
+    score = make_scoring(setup)
     scoring = best(lambda: score(params, prompts, rollouts), times)
-    optimizer = optim.make_optimizer(cfg.rl, cfg.rl.num_steps, "constant")
-    state = step.init_state(cfg, mesh, optimizer, params, anchor=True)
-    judged = jax.jit(step.make_score(cfg, mesh, workload.Scorer()))(prompts, rollouts)
-    update = jax.jit(step.make_update(cfg, mesh))
+    state = setup.init_state(params)
+    judged = jax.jit(make_score(setup, workload.Scorer()))(prompts, rollouts)
+    update = jax.jit(step.make_update(setup))
     whole = best(lambda: update(state, prompts, rollouts, *judged), times)
     pieces = costs(cfg.model, args.prompts, args.group, args.prompt_len, args.new, 2 if args.dtype == "bfloat16" else 4)
     found = {"prefill": prefill, "decode": generate - prefill, "scoring": scoring, "update": whole - scoring}
@@ -152,7 +153,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "read_gb_s": round(ceiling["read"] / 1e9, 2),
         "copy_gb_s": round(ceiling["copy"] / 1e9, 2),
         "parts": shares(found, pieces, ceiling["matmul"], ceiling["read"]),
-        "plan_mb": memory.plan(cfg, mesh).total >> 20,
+        "plan_mb": setup.memory.total >> 20,
         "cores": cores,
         "other_cores_busy": round(meter.others(), 2),
     }
@@ -160,17 +161,16 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     return line
 
 
-def make_scoring(cfg: Any, mesh: Any) -> Callable[..., Any]:
+def make_scoring(setup: Any) -> Callable[..., Any]:
     """A compiled `score(params, prompts, rollouts)`: log-probabilities of all responses, a row each, in parts."""
     import jax
     import jax.numpy as jnp
 
-    from t1jax.devices import sharding
     from t1jax.model import qwen
-    from t1jax.training import step
-    from t1jax.update import losses
+    from t1jax.training import sft
+    from t1jax.update.logprobs import predictors, token_logprobs_and_entropy
 
-    model = qwen.Transformer(cfg.model, sharding.train_layout(mesh))
+    model, cfg = setup.learner, setup.cfg
     temperature, chunks = cfg.rl.learner_temperature, cfg.rl.vocab_chunks
 
     def score(params: Any, prompts: Any, rollouts: Any) -> Any:
@@ -179,9 +179,7 @@ def make_scoring(cfg: Any, mesh: Any) -> Callable[..., Any]:
             position = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
             hidden, _ = qwen.forward(model, params, tokens, position, segment_BT=valid.astype(jnp.int32))
             head = qwen.head_weight(model, params)
-            return losses.token_logprobs_and_entropy(
-                losses.predictors(hidden), head, tokens, counted, temperature, chunks
-            )
+            return token_logprobs_and_entropy(predictors(hidden), head, tokens, counted, temperature, chunks)
 
         R = cfg.rl.responses_per_prompt
         prompt, there = jnp.repeat(prompts.tokens_PC, R, axis=0), jnp.repeat(prompts.valid_PC, R, axis=0)
@@ -190,7 +188,7 @@ def make_scoring(cfg: Any, mesh: Any) -> Callable[..., Any]:
             jnp.concatenate([there, rollouts.sampled_BT], axis=1),
             jnp.concatenate([jnp.zeros_like(there), rollouts.sampled_BT], axis=1),
         )
-        return jax.lax.map(one, step.split(rows, cfg.rl.micro_batches))
+        return jax.lax.map(one, sft.split(rows, cfg.rl.micro_batches))
 
     return jax.jit(score)
 

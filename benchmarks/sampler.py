@@ -25,16 +25,17 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
     from t1jax.devices import sharding
     from t1jax.training import step
+    from t1jax.training.setup import rl_setup
 
     cfg = workload.make_config(args)
-    mesh = sharding.make_mesh(cfg.mesh)
+    setup = rl_setup(cfg, sharding.make_mesh(cfg.mesh))
     stops = workload.stop_tokens(args.vocab, args.new, args.mean_len)
-    params = workload.make_params(cfg, mesh)
-    sample = jax.jit(step.make_sample(cfg, mesh, stops))
+    params = workload.make_params(setup)
+    sample = jax.jit(step.make_sample(setup, stops))
     root = jax.random.key_data(jax.random.key(cfg.seed))
     seconds, tokens = [], []
     for i in range(args.warmup + args.steps):
-        prompts = jax.block_until_ready(workload.make_prompts(cfg, mesh, stops, i))
+        prompts = jax.block_until_ready(workload.make_prompts(setup, stops, i))
         start = time.perf_counter()
         rollouts = jax.block_until_ready(sample(params, prompts, root, jnp.int32(i)))
         seconds.append(time.perf_counter() - start)

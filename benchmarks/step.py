@@ -27,23 +27,23 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
     from t1jax.devices import sharding
-    from t1jax.training import memory, step
-    from t1jax.update import optim
+    from t1jax.training import step
+    from t1jax.training.setup import rl_setup
 
     cfg = workload.make_config(args)
     mesh = sharding.make_mesh(cfg.mesh)
     stops = workload.stop_tokens(args.vocab, args.new, args.mean_len)
-    optimizer = optim.make_optimizer(cfg.rl, cfg.rl.num_steps, "constant")
-    state = step.init_state(cfg, mesh, optimizer, workload.make_params(cfg, mesh), anchor=True)
+    setup = rl_setup(cfg, mesh)
+    state = setup.init_state(workload.make_params(setup))
     scorer = workload.Scorer()
     began = time.perf_counter()
-    train_step = step.make_train_step(cfg, mesh, scorer, stop_tokens=stops)
-    train_step = train_step.lower(state, workload.make_prompts(cfg, mesh, stops, 0)).compile()
+    train_step = step.make_train_step(setup, scorer, stop_tokens=stops)
+    train_step = train_step.lower(state, workload.make_prompts(setup, stops, 0)).compile()
     compiling, growth = time.perf_counter() - began, workload.Growth()
     before = np.array(state.params["embedding"])
     seconds, tokens, parts, gaps = [], [], [], []
     for i in range(args.warmup + args.steps):
-        prompts = jax.block_until_ready(workload.make_prompts(cfg, mesh, stops, i))
+        prompts = jax.block_until_ready(workload.make_prompts(setup, stops, i))
         start = time.perf_counter()
         state, told = jax.block_until_ready(train_step(state, prompts))
         end = time.perf_counter()
@@ -66,7 +66,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         compiling + sum(seconds[:warm]),
         parts[warm:],
         memory_mb={
-            "plan": memory.plan(cfg, mesh).total >> 20,
+            "plan": setup.memory.total >> 20,
             "program": workload.program_bytes(train_step) >> 20,
             "process": (growth.bytes() + sum(x.nbytes for x in jax.tree.leaves(state))) >> 20,
         },

@@ -107,15 +107,13 @@ def make_config(args: argparse.Namespace) -> Any:
     return made
 
 
-def make_params(cfg: Any, mesh: Any) -> Any:
+def make_params(setup: Any) -> Any:
     """Weights N(0, 0.02), norms one, biases zero."""
     import jax
 
-    from t1jax.devices import sharding
     from t1jax.model import qwen
 
-    model = qwen.Transformer(cfg.model, sharding.train_layout(mesh))
-    params = qwen.init_params(model, jax.random.key(cfg.seed))
+    params = qwen.init_params(setup.learner, jax.random.key(setup.cfg.seed))
 
     def rescale(path: Any, x: jax.Array) -> jax.Array:
         name = str(path[-1].key)
@@ -124,18 +122,19 @@ def make_params(cfg: Any, mesh: Any) -> Any:
     return jax.tree_util.tree_map_with_path(rescale, params)
 
 
-def make_prompts(cfg: Any, mesh: Any, stops: Sequence[int], step: int) -> Any:
+def make_prompts(setup: Any, stops: Sequence[int], step: int) -> Any:
     """P full prompts of random ids below the stop tokens; others each step."""
     import numpy as np
 
-    from t1jax.devices import multihost, sharding
+    from t1jax.devices import multihost
     from t1jax.types import Prompts
 
+    cfg = setup.cfg
     P, C = cfg.rl.prompts_per_step, cfg.data.prompt_length
     random = np.random.default_rng((cfg.seed, step))
     tokens = random.integers(2, cfg.model.vocab_size - len(stops) - 1, (P, C)).astype(np.int32)
     rows = Prompts(tokens, np.ones((P, C), bool), np.arange(step * P, (step + 1) * P, dtype=np.int32))
-    return multihost.global_batch(rows, sharding.train_layout(mesh))
+    return multihost.global_batch(rows, setup.layout)
 
 
 class Scorer:

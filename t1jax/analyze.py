@@ -4,7 +4,7 @@
     python -m t1jax.analyze workdirs/tiny
 
 ... -> evaluate -> **behaviour** -> report. Source: T1 (arXiv 2501.11651) section 3.
-Deliberately not here: reading files (collect.py), what counts as what (behaviour.py, prose.py), the page (browse.py).
+Deliberately not here: reading files (saved.py), what counts as what (behaviour.py, prose.py), the page (page.py).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from t1jax.host import command_line
 
 if TYPE_CHECKING:
     from t1jax.behaviour.behaviour import Behaviour
-    from t1jax.evaluation.collect import Evaluation
-    from t1jax.evaluation.scoreboard import Sheet
+    from t1jax.evaluation.saved import Evaluation
+    from t1jax.evaluation.tables import Sheet
     from t1jax.tasks.task import Task
 
 USAGE = """\
@@ -64,9 +64,9 @@ def behaviours_of(evaluation: Evaluation, task: Task | None) -> list[Behaviour]:
     from t1jax.behaviour.behaviour import of_lines, of_text
 
     if task is None:
-        return [of_text(r.text, r.gold, r.outcome, r.tokens, r.overlong) for r in evaluation.records]
+        return [of_text(r.text, r.gold, r.outcome, r.tokens, r.overlong) for r in evaluation.responses]
     found = []
-    for record in evaluation.records:
+    for record in evaluation.responses:
         problem = task.problem(record.problem, "held_out")
         if task.prompt(problem) != record.prompt:
             raise ConfigError(
@@ -117,7 +117,7 @@ def sheets(summaries: Sequence[Mapping[str, Any]], columns: int = COLUMNS) -> li
       columns: at most so many evaluations, 2 or more.
     """
     from t1jax.behaviour.behaviour import MEANS, STOPS
-    from t1jax.evaluation.scoreboard import Sheet, percent
+    from t1jax.evaluation.tables import Sheet, percent
 
     last = len(summaries) - 1
     places = {round(i * last / (columns - 1)) for i in range(columns)} if last >= columns else range(last + 1)
@@ -185,8 +185,8 @@ def analyze(path: Path, out: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """
     from t1jax.behaviour import page as browse
     from t1jax.behaviour.behaviour import summarise
-    from t1jax.evaluation import scoreboard
-    from t1jax.evaluation.collect import collect
+    from t1jax.evaluation.saved import collect
+    from t1jax.evaluation.tables import markdown
     from t1jax.host import files
 
     evaluations, notes = collect(path)
@@ -204,7 +204,7 @@ def analyze(path: Path, out: Path) -> tuple[list[dict[str, Any]], list[str]]:
     for name, _, light, _ in plots:
         files.write_bytes(out / f"{name}.png", light)
     files.write_json(out / "behaviour.json", {"read": way, "notes": notes, "evaluations": summaries})
-    files.write_text(out / "behaviour.md", scoreboard.markdown(tables, notes, "Behaviour"))
+    files.write_text(out / "behaviour.md", markdown(tables, notes, "Behaviour"))
     page = browse.page(path.absolute().name, evaluations, done, tables, plots, notes, by_rules=task is not None)
     files.write_text(out / "behaviour.html", page)
     return summaries, notes
@@ -225,14 +225,14 @@ def _run(argv: list[str]) -> None:
 
     from rich.console import Console
 
-    from t1jax.evaluation import scoreboard
+    from t1jax.evaluation.tables import show
 
     try:
         summaries, notes = analyze(path, out)
     except PermissionError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}; expected a writable folder") from error
     console = Console()
-    scoreboard.show(sheets(summaries, min(COLUMNS, max(2, (console.width - 34) // 21))), console)
+    show(sheets(summaries, min(COLUMNS, max(2, (console.width - 34) // 21))), console)
     for note in notes:
         print(inert(note))
     print(f"page: {(out / 'behaviour.html').resolve()}")

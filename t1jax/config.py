@@ -2,25 +2,22 @@
 """The configuration as frozen, typed views, with checks that tell the user which knob to change.
 
 configs/base.py documents each knob; `load` returns the same sections and names, typed.
-Deliberately not here: defaults (configs/), what may stand together (validation.py), command-line flags
-(host/command_line.py).
+Deliberately not here: defaults (configs/), how trees are read (typed.py), what may stand together
+(validation.py), command-line flags (host/command_line.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import math
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-
-class ConfigError(ValueError):
-    """The user's mistake. The message is one line: the knob or file, what was found, what was expected."""
+from t1jax import typed
+from t1jax.typed import ConfigError
 
 
 def inert(text: str) -> str:
@@ -263,7 +260,7 @@ def load(tree: Mapping[str, Any]) -> Config:
     Raises:
       ConfigError: a knob is unknown, missing, of the wrong type or not finite.
     """
-    return _section(Config, tree, "")
+    return typed.read(Config, tree)
 
 
 def fingerprint(cfg: Config) -> str:
@@ -274,30 +271,12 @@ def fingerprint(cfg: Config) -> str:
 
 def unknown_knob(name: str) -> ConfigError:
     """The error for a knob that does not exist, with the nearest one that does."""
-    known = knobs()
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if not near:  # the right knob in the wrong section, or without one
-        near = [knob for knob in known if knob.rpartition(".")[2] == name.rpartition(".")[2]]
-    hint = f"did you mean {near[0]}?" if near else "configs/base.py lists them"
-    return ConfigError(f"unknown knob {name}; {hint}")
+    return typed.unknown(Config, name)
 
 
 def knobs() -> list[str]:
     """The dotted name of every knob; those of a benchmark only as `benchmarks`."""
-    sections = typing.get_type_hints(Config)
-    return [
-        f"{name}.{field.name}" if field else name
-        for name, kind in sections.items()
-        for field in (dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else (None,))
-    ]
-
-
-def expected_type(knob: str) -> str:
-    """What the value of a knob must be, in words."""
-    kind: Any = Config
-    for name in knob.split("."):
-        kind = typing.get_args(kind)[1] if typing.get_origin(kind) is Mapping else typing.get_type_hints(kind)[name]
-    return _words(kind)
+    return typed.names(Config)
 
 
 def mesh_shape(mesh: MeshConfig, num_devices: int) -> tuple[int, int, int]:
@@ -316,40 +295,3 @@ def mesh_shape(mesh: MeshConfig, num_devices: int) -> tuple[int, int, int]:
             f"{num_devices}, the number of devices, with at most one -1 for what is left"
         )
     return sizes[0], sizes[1], sizes[2]
-
-
-def _section(kind: Any, tree: Any, prefix: str) -> Any:
-    """A dataclass of type `kind` from a mapping that has exactly its fields."""
-    if not hasattr(tree, "keys"):  # a ConfigDict is no Mapping
-        raise ConfigError(f"{prefix[:-1] or 'the config'} is {tree!r}; expected a section of knobs")
-    hints = typing.get_type_hints(kind)
-    for name in tree:
-        if name not in hints:
-            raise unknown_knob(f"{prefix}{name}")
-    if missing := [f"{prefix}{name}" for name in hints if name not in tree]:
-        raise ConfigError(f"missing knob {', '.join(missing)}; start from configs/base.py, which has them all")
-    return kind(**{name: _value(hint, tree[name], f"{prefix}{name}") for name, hint in hints.items()})
-
-
-def _value(kind: Any, value: Any, knob: str) -> Any:
-    """`value` as `kind`; an int may stand for a float, a list for a tuple, nothing else for anything else."""
-    if dataclasses.is_dataclass(kind):
-        return _section(kind, value, f"{knob}.")
-    if typing.get_origin(kind) is Mapping and hasattr(value, "keys"):
-        return {name: _value(typing.get_args(kind)[1], value[name], f"{knob}.{name}") for name in sorted(value)}
-    if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
-        return tuple(_value(typing.get_args(kind)[0], item, knob) for item in value)
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind:
-        raise ConfigError(f"{knob} is {value!r}; expected {_words(kind)}")
-    if kind is float and not math.isfinite(value):
-        raise ConfigError(f"{knob} is {value}; expected a finite number")
-    return value
-
-
-def _words(kind: Any) -> str:
-    words = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
-    if kind == tuple[str, ...]:
-        return 'names in brackets, like ("one", "two")'
-    return words.get(kind, "whole numbers in brackets, like (1, 2, 4)")

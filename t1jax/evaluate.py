@@ -10,7 +10,7 @@ checkpoint -> prompts -> rollouts -> rewards -> **evaluate** -> report. In --out
     results.json           all figures; results.md the same as tables
     samples.png, scaling.png, NAME/groups.png
 
-Deliberately not here: how any of it is done (questions.py, responses.py, evaluation/figures.py, scoreboard.py,
+Deliberately not here: how any of it is done (questions.py, respond.py, evaluation/figures.py, tables.py,
 plots.py).
 """
 
@@ -29,8 +29,8 @@ from t1jax.config import BenchmarkConfig, Config, ConfigError
 from t1jax.host import command_line
 
 if TYPE_CHECKING:
-    from t1jax.evaluation.questions import Opened
-    from t1jax.evaluation.responses import Question, Responder
+    from t1jax.evaluation.opened import Opened
+    from t1jax.evaluation.respond import Question, Responder
     from t1jax.tasks.files.problems import Problem
 
 USAGE = """\
@@ -81,12 +81,11 @@ def evaluate(
     budgets: Sequence[int],
 ) -> dict[str, Any]:
     """What results.json says of a benchmark; its files are in `folder`."""
+    from t1jax.evaluation.cut import padded_length
     from t1jax.evaluation.figures import STRICT, measure
     from t1jax.evaluation.questions import cut_thoughts
-    from t1jax.evaluation.scaling import BUCKET
 
     cfg, samples = responder.cfg, benchmark.samples
-    prefix = len(responder.tokenizer.encode(cfg.scaling.answer_prefix))
     folder.mkdir(parents=True, exist_ok=True)
     responses = responder.respond(
         folder / "responses.jsonl", name, questions, data=benchmark.data, samples=samples, temperature=temperature,
@@ -94,10 +93,10 @@ def evaluate(
     )  # fmt: skip
     result = {"data": benchmark.data, **measure(problems, responses, samples), "budgets": []}
     for budget, cut in cut_thoughts(responder, questions, responses, samples, budgets).items():
-        longest = cfg.data.prompt_length + min(budget, cfg.rl.max_new_tokens) + prefix
+        length = padded_length(cfg, budget, cfg.scaling.answer_prefix, responder.tokenizer)
         answered = responder.respond(
             folder / f"budget-{budget}.jsonl", f"{name} at {budget}", cut, data=benchmark.data, samples=1,
-            temperature=temperature, length=-(-longest // BUCKET) * BUCKET, new_tokens=cfg.scaling.answer_tokens,
+            temperature=temperature, length=length, new_tokens=cfg.scaling.answer_tokens,
         )  # fmt: skip
         judged = {(r.problem, r.response): r for r in [*responses, *answered]}  # a cut response replaces the whole one
         point = measure(problems, list(judged.values()), samples)
@@ -133,26 +132,28 @@ def _run(argv: list[str]) -> None:
     out = _folder(values.out)
 
     from t1jax.devices import multihost
-    from t1jax.evaluation import scoreboard
-    from t1jax.evaluation.questions import open_checkpoint, read_questions
+    from t1jax.evaluation.opened import open_checkpoint
+    from t1jax.evaluation.questions import make_responder, read_questions
+    from t1jax.evaluation.tables import sheets, show
     from t1jax.host.progress import Progress
     from t1jax.rewards.verifier import Verifier
 
-    opened = open_checkpoint(cfg, values.checkpoint, argv, budgets)
+    opened = open_checkpoint(cfg, values.checkpoint, argv)
+    tokens = opened.for_files(budgets)
 
     found: dict[str, Any] = {}
     with Progress() as progress, Verifier(cfg.verifier) as verifier:
         read = {}
         for name, benchmark in benchmarks.items():
             try:
-                read[name] = read_questions(benchmark.data, opened, verifier, values.limit)
+                read[name] = read_questions(benchmark.data, opened.cfg, tokens, verifier, values.limit)
             except ConfigError as error:
                 if values.data:
                     raise
                 raise ConfigError(f"{error}; set --config.benchmarks.{name}.data=FILE") from error
             for note in read[name][2]:
                 progress.note(note)
-        responder = opened.responder(verifier, progress)
+        responder = make_responder(opened, verifier, progress)
         for name, (problems, questions, _) in read.items():
             found[name] = evaluate(
                 responder, name, benchmarks[name], problems, questions, out / name, values.temperature, budgets
@@ -161,15 +162,15 @@ def _run(argv: list[str]) -> None:
                 notes = [note for others in read.values() for note in others[2]]
                 _report(out, opened, values.temperature, found, notes)
         if multihost.is_main():
-            tables = scoreboard.sheets(found)
+            tables = sheets(found)
     if multihost.is_main():
-        scoreboard.show(tables, progress.console)
+        show(tables, progress.console)
         print(f"results: {(out / 'results.md').resolve()}")
 
 
 def _report(out: Path, opened: Opened, temperature: float, found: Mapping[str, Any], notes: Sequence[str]) -> None:
     """Writes results.json, results.md and the plots of the benchmarks so far."""
-    from t1jax.evaluation import scoreboard
+    from t1jax.evaluation.tables import markdown, sheets
     from t1jax.host import files
     from t1jax.reports import plots
 
@@ -181,7 +182,7 @@ def _report(out: Path, opened: Opened, temperature: float, found: Mapping[str, A
     }
     files.write_json(out / "results.json", {**settings, "benchmarks": found, "notes": notes})
     said = [f"{name}: {value}" for name, value in settings.items()]
-    files.write_text(out / "results.md", scoreboard.markdown(scoreboard.sheets(found), [*said, *notes]))
+    files.write_text(out / "results.md", markdown(sheets(found), [*said, *notes]))
     several = {name: result for name, result in found.items() if result["samples"] > 1}
     if several:
         files.write_bytes(out / "samples.png", plots.draw_samples(several, plots.LIGHT))

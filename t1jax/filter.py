@@ -7,7 +7,7 @@ It selects the prompts of RL. A problem that the model nearly always solves teac
 reward of a group of right answers is zero. Sampling uses RL's temperature, so the pass rate is the one that training
 will see.
 Source: T1 (arXiv 2501.11651) section 3: solved in at most 30 % of 16 attempts.
-Deliberately not here: sampling and judging (responses.py).
+Deliberately not here: sampling and judging (respond.py).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from t1jax.config import ConfigError
 from t1jax.host import command_line
 
 if TYPE_CHECKING:
-    from t1jax.evaluation.journal import Response
+    from t1jax.evaluation.responses import Response
 
 USAGE = """\
 usage: python -m t1jax.filter --checkpoint=DIR --data=FILE --out=FILE.jsonl [--samples=N] ...
@@ -65,13 +65,12 @@ def main(argv: list[str]) -> int:
 
 def pass_rates(responses: Sequence[Response]) -> dict[int, float | None]:
     """row of the file -> share of right responses among the scorable ones; None if there is none."""
-    from t1jax.rewards.answers import RIGHT, UNSCORABLE
+    from t1jax.evaluation.figures import pass_rate
 
-    right, scorable = Counter[int](), Counter[int]()
+    outcomes: dict[int, list[int]] = {}
     for response in responses:
-        right[response.row] += response.outcome == RIGHT
-        scorable[response.row] += response.outcome != UNSCORABLE
-    return {row: right[row] / count if (count := scorable[row]) else None for row in right}
+        outcomes.setdefault(response.row, []).append(response.outcome)
+    return {row: pass_rate(mine).value for row, mine in outcomes.items()}
 
 
 def verdict(rate: float | None, lowest: float, highest: float) -> str:
@@ -131,17 +130,18 @@ def _run(argv: list[str]) -> None:
         raise ConfigError(f"--temperature=0 with {values.samples} samples, which would all be the same; expected more")
 
     from t1jax.devices import multihost
-    from t1jax.evaluation.questions import open_checkpoint, read_questions
+    from t1jax.evaluation.opened import open_checkpoint
+    from t1jax.evaluation.questions import make_responder, read_questions
     from t1jax.host.progress import Progress
     from t1jax.rewards.verifier import Verifier
 
     opened = open_checkpoint(cfg, values.checkpoint, argv)
-    cfg = opened.cfg
+    cfg, tokens = opened.cfg, opened.for_files()
     with Progress() as progress, Verifier(cfg.verifier) as verifier:
-        _, questions, notes = read_questions(data, opened, verifier, values.limit)
+        _, questions, notes = read_questions(data, cfg, tokens, verifier, values.limit)
         for note in notes:
             progress.note(note)
-        responses = opened.responder(verifier, progress).respond(
+        responses = make_responder(opened, verifier, progress).respond(
             out.with_suffix(".responses.jsonl"), "filter", questions, data=data, samples=values.samples,
             temperature=temperature, length=cfg.data.prompt_length, new_tokens=cfg.rl.max_new_tokens,
         )  # fmt: skip

@@ -25,7 +25,8 @@ usage: python -m t1jax.main [--config=FILE] [--workdir=DIR] [--config.SECTION.KN
 
 Runs all of T1: cold-start SFT, reinforcement learning, evaluation, inference scaling, report.
 
-  --config=FILE       a Python file with get_config() (default: configs/tiny.py)
+  --config=FILE       a Python file with get_config(), or the name of a config that comes with t1jax, such as tiny
+                      (default: configs/tiny.py)
   --workdir=DIR       where the run writes, and resumes from (default: workdirs/NAME for NAME.py)
   --config.KNOB=...   set any knob of the config, such as --config.rl.num_steps=5;
                       configs/base.py explains each
@@ -62,7 +63,7 @@ def parse(argv: list[str]) -> tuple[Config, Path, list[str], processes.Group | N
     if extra:
         raise ConfigError(f"unexpected argument {extra[0]!r}; flags start with --, see --help")
     path, _ = command_line.take_config_file(argv, DEFAULT_CONFIG)
-    workdir = str(Path("workdirs") / Path(path).stem) if values.workdir is None else values.workdir
+    workdir = str(Path("workdirs") / path.stem) if values.workdir is None else values.workdir
     return cfg, _checked_workdir(workdir), values.allow_change, processes.asked(values)
 
 

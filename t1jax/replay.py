@@ -59,20 +59,19 @@ def replay(folder: Path) -> bool:
     from t1jax.host.files import json_ready
     from t1jax.rewards.score import make_scorer
     from t1jax.training import selection, stages, step
-    from t1jax.training.rl import make_optimizer
+    from t1jax.training.setup import rl_setup
     from t1jax.types import Prompts
 
     cfg = _config(folder, jax.device_count())
     expected = _read(folder / "report.json")
     mesh = sharding.make_mesh(cfg.mesh)
-    layout = sharding.train_layout(mesh)
+    setup = rl_setup(cfg, mesh)
     workdir.refuse_other_files(cfg, folder)
     with stages.open_task(cfg, folder, print) as (whole, tokens), np.load(folder / "prompts.npz") as kept:
         task = selection.choose(cfg, whole, folder)
-        prompts = multihost.global_batch(Prompts(kept["tokens"], kept["valid"], kept["problem"]), layout)
+        prompts = multihost.global_batch(Prompts(kept["tokens"], kept["valid"], kept["problem"]), setup.layout)
         with ocp.StandardCheckpointer() as checkpointer:
-            abstract = step.state_shapes(cfg, mesh, make_optimizer(cfg), anchor=True)
-            state = checkpointer.restore((folder / "state").absolute(), abstract)
+            state = checkpointer.restore((folder / "state").absolute(), setup.state_shapes())
         for name, tree in (
             ("parameters", state.params),
             ("anchor", state.anchor_offset),
@@ -84,7 +83,7 @@ def replay(folder: Path) -> bool:
                 if (count := (~jnp.isfinite(x)).sum())
             ]
             print(f"{name}: {'; '.join(bad) + ' not finite' if bad else 'finite'}")
-        sample = jax.jit(step.make_sample(cfg, mesh, tokens.stop_ids))
+        sample = jax.jit(step.make_sample(setup, tokens.stop_ids))
         rollouts = multihost.to_host(sample(state.params, prompts, state.rng, state.step))
         bad_BT = rollouts.sampled_BT & ~np.isfinite(rollouts.logprob_BT)
         if bad_BT.any():
@@ -93,7 +92,7 @@ def replay(folder: Path) -> bool:
         else:
             print("log-probabilities of the samples: finite")
         scorer = make_scorer(task, "train", tokens, cfg.rl)
-        train_step = step.make_train_step(cfg, mesh, scorer, stop_tokens=tokens.stop_ids)
+        train_step = step.make_train_step(setup, scorer, stop_tokens=tokens.stop_ids)
         _, report = train_step(state, prompts)
     found = {name: json_ready(value) for name, value in multihost.to_host(report).items()}
     other = {name: value for name, value in expected.items() if name != "step" and found.get(name) != value}

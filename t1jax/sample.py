@@ -182,24 +182,17 @@ def _run(argv: list[str]) -> None:
 
 
 def _sample(cfg: Config, folder: str, problem: str, temperature: float, new_tokens: int, raw: bool) -> None:
-    import jax
     from rich.console import Console
 
-    from t1jax import validation
     from t1jax.devices import sharding
-    from t1jax.model import qwen
+    from t1jax.evaluation.opened import open_checkpoint
     from t1jax.rollouts.generate import Generator
-    from t1jax.text import tokenizer
     from t1jax.text.huggingface import HFTokenizer
-    from t1jax.weights import load as weights
 
     notes = Console(stderr=True, highlight=False)
-    source = weights.find(folder)
-    cfg = dataclasses.replace(cfg, model=weights.model_config(source, cfg.model))
-    validation.validate(cfg, jax.device_count())
-    cfg = dataclasses.replace(cfg, eval=dataclasses.replace(cfg.eval, batch_size=1))
-    tokens = tokenizer.load(source.folder)
-    tokenizer.refuse_too_big(tokens, cfg.model.vocab_size, str(source.folder))
+    opened = open_checkpoint(cfg, folder)
+    tokens = opened.tokenizer
+    cfg = dataclasses.replace(opened.cfg, eval=dataclasses.replace(cfg.eval, batch_size=1))
     prompt = _prompt(problem, cfg, tokens, raw)
     ids = _encode(prompt, tokens)
     if isinstance(tokens, HFTokenizer):
@@ -236,8 +229,7 @@ def _sample(cfg: Config, folder: str, problem: str, temperature: float, new_toke
 
     try:
         mesh = sharding.make_mesh(cfg.mesh)
-        model = qwen.Transformer(cfg.model, sharding.decode_layout(mesh))
-        params = weights.load(source, model, dtype=cfg.model.compute_dtype)
+        params = opened.params(mesh)
         status.update("compiling")
         drawn = in_background(sample, show)
         status.stop()

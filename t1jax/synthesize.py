@@ -7,13 +7,12 @@ Makes the data of the cold start. This file handles flags and files; heavy impor
 that --help is instant.
 Source: T1 (arXiv 2501.11651) section on the cold start.
 Deliberately not here: the steps (synthesis/pipeline.py), what is asked (synthesis/subjects.py, synthesis/rules.py), who
-writes (synthesis/endpoints.py, synthesis/local.py).
+writes (synthesis/endpoints.py, synthesis/local.py), what a file of chains depends on (synthesis/settings.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -59,7 +58,6 @@ Exit codes: 0 success, 1 failure (with a traceback), 2 error in flags or files, 
 """
 DEFAULT_CONFIG = "configs/base.py"
 EMBEDDED_PROBLEMS = 1000
-FORMAT = 1
 BESIDE = (".rejected.jsonl", ".html", ".summary.json", ".ledger.jsonl", ".settings.json")  # written beside --out
 
 
@@ -141,6 +139,7 @@ def _run(argv: list[str]) -> None:
     from t1jax import validation
     from t1jax.host.progress import Progress
     from t1jax.rewards.verifier import Verifier
+    from t1jax.synthesis import settings
     from t1jax.synthesis.ledger import Ledger
 
     embedded = not values.problems
@@ -163,7 +162,7 @@ def _run(argv: list[str]) -> None:
             if make is not None:
                 writers[validation.LOCAL] = make(ledger, progress)
             writers |= _endpoints(cfg, names, ledger)
-            _hold_settings(out, _settings(cfg, items, writers))
+            settings.hold(out, settings.of(cfg, items, writers))
             count = None if tokens is None else _counter(tokens)
             found = synthesize(cfg, subject, items, writers, out, progress, count, ledger)
     print("\n".join(told(out, found)))
@@ -246,51 +245,6 @@ def _endpoints(cfg: Config, names: set[str], ledger: Ledger) -> dict[str, Writer
 
 def _counter(tokens: Tokenizer) -> Callable[[str], int]:
     return lambda text: len(tokens.encode(text))
-
-
-def _settings(cfg: Config, items: Sequence[Item], writers: Mapping[str, Writer]) -> dict[str, Any]:
-    """What the chains depend on."""
-    from t1jax.synthesis import prompts
-
-    synthesis, rl = cfg.synthesis, cfg.rl
-    digest = hashlib.sha256()
-    for item in items:
-        digest.update(repr((item.index, item.row, item.prompt, item.gold)).encode())
-    asked = {name: [end.url, end.model] for name, end in synthesis.endpoints.items() if name in writers}
-    local = {name: writer.weights for name, writer in writers.items() if hasattr(writer, "weights")}
-    return {
-        "format": FORMAT, "problems": f"{len(items)}, {digest.hexdigest()[:12]}", "attempts": synthesis.attempts,
-        "attempters": list(synthesis.attempters), "critic": synthesis.critic, "merger": synthesis.merger,
-        "rewriter": synthesis.rewriter, "temperature": synthesis.temperature,
-        "attempt_tokens": synthesis.attempt_tokens, "chain_tokens": synthesis.chain_tokens, "endpoints": asked,
-        "weights": local, "templates": f"{prompts.VERSION} {prompts.digest()}", "seed": cfg.seed,
-        "cuts": [rl.top_k, rl.top_p, rl.min_p], "form": [rl.repeat_length, rl.repeat_count, rl.garbled_share],
-    }  # fmt: skip
-
-
-def _hold_settings(out: Path, settings: Mapping[str, Any]) -> None:
-    """Writes down what OUT depends on, or refuses to go on with anything else.
-
-    Raises:
-      ConfigError: OUT was made with other settings.
-    """
-    from t1jax.host import files
-
-    path = out.with_suffix(".settings.json")
-    mine = files.json_ready(settings)
-    if not path.exists():
-        if out.exists():
-            raise ConfigError(f"{out} is there, but not {path.name} beside it; expected a new file: give another --out")
-        files.write_json(path, mine)
-        return
-    try:
-        theirs = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{path}: {error}; expected what t1jax wrote: give another --out") from error
-    names = [name for name in mine if theirs.get(name) != mine[name]]
-    if names:
-        listed = "; ".join(f"{name} is {mine[name]}, not {theirs.get(name)}" for name in names)
-        raise ConfigError(f"{out} was made with other settings: {listed}; give those, or another --out")
 
 
 def _out(name: str | None, problems: str | None) -> Path:

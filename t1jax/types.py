@@ -60,7 +60,7 @@ class Rollouts:
 class Scores:
     """What the host says about each response."""
 
-    outcome_B: Array  # int8[B] 1 right, 0 wrong, -1 unscorable (rewards/score.py), -2 no answer (step.FAILED)
+    outcome_B: Array  # int8[B] 1 right, 0 wrong, -1 unscorable (rewards/score.py), -2 no answer (step_report.FAILED)
     overlong_B: Array  # bool[B] no stop token within the limit
     repetition_B: Array  # bool[B] degenerate repetition
     garbled_B: Array  # bool[B] broken characters or mixed scripts

@@ -47,7 +47,7 @@ that of the answer compared with itself. A table of all rows follows.
 Exit codes: 0 success, 1 failure (with a traceback), 2 error in flags or files, 130 interrupted.
 """
 DEFAULT_CONFIG = "configs/base.py"
-GOLD, ANSWER, RESPONSE = "gold", "answer", "response"
+GOLD, ANSWER, RESPONSE, TEXT = "gold", "answer", "response", "text"
 AT_ONCE = 4096  # rows that are judged together, which bounds the memory
 VALUE = "compared by value"
 
@@ -147,6 +147,8 @@ def _pairs(path: str) -> list[tuple[int, str | None, str]]:
 
     pairs = []
     for number, row in read_rows(path):
+        if type(row.get(RESPONSE)) is int and TEXT in row:  # of a run or an evaluation: `response` is a number there
+            row = {**row, RESPONSE: row[TEXT]}
         given = [name for name in (RESPONSE, ANSWER) if row.get(name) is not None]
         if GOLD not in row or not given:
             raise ConfigError(
@@ -192,14 +194,14 @@ def _show(judged: Sequence[Judged], notes: Sequence[str], golds_only: bool, file
     """Prints the table: how many of each verdict, and why."""
     from rich.console import Console
 
-    from t1jax.evaluation import scoreboard
+    from t1jax.evaluation.tables import Sheet, show
 
     counts = Counter((one.outcome, one.why) for one in judged)
     verdicts = sorted(counts.items(), key=lambda item: (-item[0][0], -item[1]))
     names = {1: "right", 0: "wrong", -1: "unscorable"}
     rows = [(why, names[int(outcome)], f"{n:,}", f"{100 * n / len(judged):.1f}") for (outcome, why), n in verdicts]
     header = ("golds" if golds_only else "why", "against itself" if golds_only else "outcome", "rows", "%")
-    scoreboard.show([scoreboard.Sheet(f"{len(judged):,} rows", header, rows)], Console(file=file, soft_wrap=True))
+    show([Sheet(f"{len(judged):,} rows", header, rows)], Console(file=file, soft_wrap=True))
     for note in notes:
         print(inert(note), file=file)
 

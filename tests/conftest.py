@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import signal
 from pathlib import Path
@@ -24,8 +25,41 @@ for _flag in _FLAGS:
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+settings.register_profile("t1jax", derandomize=True, deadline=None, database=None, max_examples=150)
+settings.load_profile("t1jax")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """A Hugging Face folder of the model of random_qwen.py."""
+    from random_qwen import make_folder
+
+    return make_folder(tmp_path_factory.mktemp("hf"))
+
+
+@pytest.fixture(scope="session")
+def problems(tmp_path_factory):
+    """The problems of random_qwen.py as a file."""
+    from random_qwen import PROBLEMS
+
+    path = tmp_path_factory.mktemp("data") / "sums.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in PROBLEMS))
+    return path
+
+
+@pytest.fixture(scope="session")
+def unbroken(tmp_path_factory):
+    """The workdir of the run of tiny_run.py, which nothing stopped. Tests leave it as it is."""
+    from tiny_run import CFG
+
+    from t1jax.training import stages
+
+    workdir = tmp_path_factory.mktemp("unbroken") / "run"
+    stages.run(CFG, workdir)
+    return workdir
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -12,7 +12,7 @@ from t1jax import analyze
 from t1jax.analyze import embedded_task
 from t1jax.behaviour import plots as behaviour_plots
 from t1jax.config import ConfigError
-from t1jax.evaluation.collect import collect
+from t1jax.evaluation.saved import collect
 from t1jax.host import files
 from t1jax.reports import plots
 from t1jax.rewards.answers import RIGHT, WRONG
@@ -41,7 +41,7 @@ def refuse(capsys, *arguments):
 
 def test_a_workdir_its_folder_and_its_files_are_found_in_the_order_of_training(run):
     found, notes = collect(run)
-    assert [(e.name, e.stage, e.step, e.final, len(e.records)) for e in found] == [
+    assert [(e.name, e.stage, e.step, e.final, len(e.responses)) for e in found] == [
         ("sft-000000", "sft", 0, True, 40),
         ("rl-000003", "rl", 3, False, 15),
         ("rl-000012", "rl", 12, False, 15),
@@ -50,20 +50,20 @@ def test_a_workdir_its_folder_and_its_files_are_found_in_the_order_of_training(r
     assert notes == []
     assert collect(run / "responses")[0] == found
     assert collect(run / "responses/rl-final.jsonl")[0] == found[-1:]
-    first = found[0].records[0]
+    first = found[0].responses[0]
     assert first.prompt == made.TASK.prompt(made.TASK.problem(0, "held_out")) and first.gold is not None
-    assert {r.outcome for e in found for r in e.records} == {RIGHT, WRONG}
+    assert {r.outcome for e in found for r in e.responses} == {RIGHT, WRONG}
 
 
 def test_the_journal_of_a_filter_has_its_problems(tmp_path):
     made.journal(tmp_path, [("It is \\boxed{42}.", "right"), ("No.", "wrong"), ("Hm.", "unscorable")])
     (found,), notes = collect(tmp_path)
     assert (found.name, found.stage, found.step) == ("kept.responses", "", None)
-    assert [r.prompt for r in found.records] == ["What is 6 times 7?", "What is 6 times 7?", "What is 7 times 7?"]
+    assert [r.prompt for r in found.responses] == ["What is 6 times 7?", "What is 6 times 7?", "What is 7 times 7?"]
     assert notes == ["math.jsonl: does not begin with a response: left out"]
     (tmp_path / "math.jsonl").unlink()
     (found,), notes = collect(tmp_path)
-    assert found.records[0].prompt is None and "shown by number" in notes[0] and "math.jsonl" in notes[0]
+    assert found.responses[0].prompt is None and "shown by number" in notes[0] and "math.jsonl" in notes[0]
 
 
 def test_each_benchmark_of_an_evaluation_is_one(tmp_path):
@@ -76,7 +76,7 @@ def test_a_line_that_is_being_written_is_left_out_and_told(tmp_path):
     path = made.journal(tmp_path, [("a", "right"), ("b", "wrong")])
     path.write_bytes(path.read_bytes()[:-5])
     (found,), notes = collect(path)
-    assert len(found.records) == 1 and notes == [f"{path}: line 2 is not whole: left out"]
+    assert len(found.responses) == 1 and notes == [f"{path}: line 2 is not whole: left out"]
 
 
 @pytest.mark.parametrize(
@@ -119,8 +119,8 @@ def test_the_command_line_writes_what_it_promises(run, tmp_path, capsys):
     rows = [json.loads(line) for line in (run / "responses/sft-000000.jsonl").read_text().splitlines()]
     first = tree["evaluations"][0]
     assert first["accuracy"]["count"] == sum(row["outcome"] == "right" for row in rows)
-    assert first["stops"]["gave up"]["count"] == sum(": yes\n" not in row["response"] for row in rows)
-    assert first["means"]["verifications"]["value"] == sum("check " in row["response"] for row in rows) / 40
+    assert first["stops"]["gave up"]["count"] == sum(": yes\n" not in row["text"] for row in rows)
+    assert first["means"]["verifications"]["value"] == sum("check " in row["text"] for row in rows) / 40
     text = (tmp_path / "new/behaviour.md").read_text()
     accuracy = 100 * first["accuracy"]["value"]
     assert text.startswith("# Behaviour\n") and f"| right % | {accuracy:.1f} [" in text

@@ -17,12 +17,12 @@ import orbax.checkpoint as ocp
 import pytest
 import small
 import weight_folders as folders
-from test_convert_bad import refused, run
-from test_load import make_run
+from converting import refused, run
+from weight_folders import make_run
 
 from t1jax import convert
 from t1jax.host.progress import Progress
-from t1jax.weights import families
+from t1jax.weights import conversion, families, tensor_table
 from t1jax.weights import load as weights
 from t1jax.weights.safetensors_files import StoredTensor
 
@@ -93,7 +93,7 @@ def test_plain_orbax_restores_the_result(tmp_path):
 
 def test_a_dtype_rounds_and_the_config_says_so(tmp_path):
     tensors = folders.write(tmp_path / "hf", "qwen3")
-    convert.hf_to_orbax(tmp_path / "hf", tmp_path / "orbax", Progress())
+    conversion.hf_to_orbax(tmp_path / "hf", tmp_path / "orbax", Progress())
     for dtype in ("bfloat16", "float16", "float32"):
         out = tmp_path / dtype
         assert run("orbax-to-hf", "--src", tmp_path / "orbax", "--dst", out, f"--dtype={dtype}") == 0
@@ -163,7 +163,7 @@ def test_an_interrupted_conversion_leaves_nothing_behind(tmp_path, capsys, monke
 
 def test_the_command_line_says_what_it_expects(tmp_path, capsys):
     folders.write(tmp_path / "hf")
-    convert.hf_to_orbax(tmp_path / "hf", tmp_path / "orbax", Progress())
+    conversion.hf_to_orbax(tmp_path / "hf", tmp_path / "orbax", Progress())
     capsys.readouterr()
     hf, orbax, out = f"--src={tmp_path / 'hf'}", f"--src={tmp_path / 'orbax'}", f"--dst={tmp_path / 'out'}"
     for args, words in (
@@ -186,11 +186,11 @@ def test_the_command_line_says_what_it_expects(tmp_path, capsys):
 
 @pytest.mark.parametrize("chunk", [(), (1, 4, 2, 8), (1, 16, 4, 8)])
 def test_pieces_cover_a_tensor_once_in_the_files_order(monkeypatch, chunk):
-    monkeypatch.setattr(convert, "PIECE", 3 * 8 * 16 * 4)
-    row = families.Tensor("q", (7 * 8, 16), ("layers", "q"), 5, (7, 8, 16), (2, 0, 1))
+    monkeypatch.setattr(conversion, "PIECE", 3 * 8 * 16 * 4)
+    row = tensor_table.Tensor("q", (7 * 8, 16), ("layers", "q"), 5, (7, 8, 16), (2, 0, 1))
     x = np.arange(7 * 8 * 16).reshape(7 * 8, 16)
     ours = np.stack([np.zeros((16, 7, 8), int)] * 5 + [row.to_ours(x)])
-    found = [ours[index] for index in convert.pieces(row, 4, chunk)]
+    found = [ours[index] for index in conversion.pieces(row, 4, chunk)]
     assert np.concatenate([part[0].transpose(1, 2, 0).reshape(-1, 16) for part in found]).tolist() == x.tolist()
     assert [part.shape[2] for part in found] == {(): [3, 3, 1], (1, 4, 2, 8): [2, 2, 2, 1]}.get(chunk, [4, 3])
 

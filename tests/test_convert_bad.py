@@ -13,15 +13,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import weight_folders as folders
+from converting import refused
 
-from t1jax import convert
 from t1jax.host.progress import Progress
+from t1jax.weights import conversion
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
-
-
-def run(*args):
-    return convert.main(["t1jax.convert", *map(str, args)])
 
 
 # Bad input: what is done to a good folder of three layers, and words of the line that comes of it.
@@ -244,17 +241,6 @@ BAD = {
 }
 
 
-def refused(tmp_path, capsys, words, *args):
-    """Runs the command line: one line with these words, exit code 2, and the folder as it was."""
-    before = sorted(tmp_path.rglob("*"))
-    assert run(*args) == 2
-    line = capsys.readouterr().err
-    assert line.startswith("t1jax.convert: ") and line.count("\n") == 1 and len(line) < 1200, line
-    for word in words:
-        assert word in line, line
-    assert sorted(tmp_path.rglob("*")) == before
-
-
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_line_and_the_destination_is_untouched(tmp_path, capsys, case):
     damage, *words = BAD[case]
@@ -279,7 +265,7 @@ DESTINATIONS = {
 def test_a_destination_that_is_taken_or_impossible_is_told(tmp_path, capsys, case):
     prepare, words = DESTINATIONS[case]
     folders.write(tmp_path / "hf")
-    convert.hf_to_orbax(tmp_path / "hf", tmp_path / "orbax", Progress())
+    conversion.hf_to_orbax(tmp_path / "hf", tmp_path / "orbax", Progress())
     out = tmp_path / "out"
     made = prepare(out)
     out = made if isinstance(made, Path) else out
@@ -291,7 +277,7 @@ def test_a_destination_that_is_taken_or_impossible_is_told(tmp_path, capsys, cas
 @pytest.mark.parametrize("way, src", [("hf-to-orbax", "hf"), ("orbax-to-hf", "orbax")])
 def test_a_disk_that_fills_up_leaves_nothing_behind(tmp_path, capsys, monkeypatch, way, src):
     folders.write(tmp_path / "hf")
-    convert.hf_to_orbax(tmp_path / "hf", tmp_path / "orbax", Progress())
+    conversion.hf_to_orbax(tmp_path / "hf", tmp_path / "orbax", Progress())
     capsys.readouterr()
     args = (way, f"--src={tmp_path / src}", f"--dst={tmp_path / 'out'}")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -345,7 +331,7 @@ def cut(folder):
 )
 def test_bad_orbax_folders_and_flags_are_one_line_too(tmp_path, capsys, damage, flags, words):
     folders.write(tmp_path / "hf")
-    convert.hf_to_orbax(tmp_path / "hf", tmp_path / "orbax", Progress())
+    conversion.hf_to_orbax(tmp_path / "hf", tmp_path / "orbax", Progress())
     if damage is not None:
         damage(tmp_path / "orbax")
     capsys.readouterr()

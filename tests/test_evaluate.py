@@ -18,79 +18,17 @@ from typing import Any
 import numpy as np
 import pytest
 import small
+from random_qwen import KNOBS, PROBLEMS, rows
 
 from t1jax import evaluate
-from t1jax.evaluation.journal import Response
 from t1jax.evaluation.questions import cut_thoughts
-from t1jax.evaluation.responses import Question
+from t1jax.evaluation.respond import Question
+from t1jax.evaluation.responses import Response
 from t1jax.host import command_line
 from t1jax.rewards import answers
 from t1jax.text.huggingface import HFTokenizer
 
 ROOT = Path(__file__).parent.parent
-CHAT = (
-    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
-)
-KNOBS = (
-    "--config.rl.max_new_tokens=12",
-    "--config.rl.window=12",
-    "--config.data.prompt_length=64",
-    "--config.data.template={problem}",
-    "--config.eval.batch_size=8",
-    "--config.model.compute_dtype=float32",
-    "--config.scaling.answer_tokens=4",
-    "--config.verifier.workers=1",
-)
-PROBLEMS = [
-    {"problem": "one and one", "answer": "2", "level": 1, "subject": "sums"},
-    {"problem": "one and two", "answer": "3", "level": 2, "subject": "sums"},
-    {"problem": "one less one", "answer": "0", "level": 1, "subject": "differences"},
-    {"problem": "one", "answer": "1", "level": 1, "subject": "sums"},
-    {"problem": "two", "answer": "2", "level": 2, "subject": "sums"},
-]
-
-
-def make_folder(folder: Path) -> Path:
-    """A Hugging Face folder of a random model whose tokens are often a boxed digit, sometimes a stop."""
-    import torch
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
-
-    engine = Tokenizer(models.BPE())
-    engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    engine.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
-    engine.train_from_iterator([p["problem"] for p in PROBLEMS] * 5, trainer)
-    boxes = ["\\boxed{" + "0" * zeros + str(digit) + "}" for digit in range(4) for zeros in range(10)]
-    engine.add_tokens([AddedToken(text, normalized=False) for text in [*boxes, "</think>"]])
-    stops = [f"<stop{i}>" for i in range(15)]
-    engine.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in stops])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=engine, eos_token=stops[0], pad_token=stops[0])
-    tokenizer.chat_template = CHAT
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=-(-len(tokenizer) // 8) * 8, hidden_size=32, intermediate_size=48, num_hidden_layers=1,
-        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True, max_position_embeddings=256,
-    )  # fmt: skip
-    model = Qwen2ForCausalLM(config)
-    model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(stops)
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory):
-    return make_folder(tmp_path_factory.mktemp("hf"))
-
-
-@pytest.fixture(scope="session")
-def problems(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "sums.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in PROBLEMS))
-    return path
 
 
 def command(checkpoint, problems, out, *more):
@@ -104,10 +42,6 @@ def done(checkpoint, problems, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
     assert evaluate.main(command(checkpoint, problems, out)) == 0
     return out
-
-
-def rows(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_all_files_are_there(done):
@@ -173,7 +107,9 @@ def test_a_thought_as_long_as_the_budget_is_not_cut(checkpoint):
     for end in ([close, filler, stop], [stop]):
         for length, cut in ((4, 0), (5, 1)):
             ids = np.array([filler] * length + end, np.int32)
-            response = Response(7, 8, 1, answers.RIGHT, "2", "2", False, "", ids)
+            response = Response(
+                problem=7, row=8, response=1, outcome=answers.RIGHT, text="", tokens=len(ids), overlong=False, ids=ids
+            )
             found = cut_thoughts(responder, [question], [response], 3, [4])[4]
             thought = (filler,) * 4 + (close,)
             expected = Question(7 * 3 + 1, 7, 8, (1, 2, *thought), "2", response=1, begun=thought)

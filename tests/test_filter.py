@@ -6,20 +6,19 @@ from __future__ import annotations
 import datetime
 import json
 
-import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from test_evaluate import KNOBS, PROBLEMS, checkpoint, problems, rows  # noqa: F401
+from random_qwen import KNOBS, PROBLEMS, rows
 
 from t1jax import filter as program
-from t1jax.evaluation.journal import Response
+from t1jax.evaluation.responses import Response
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
 
 
 def said(row, *outcomes):
     return [
-        Response(row - 1, row, r, outcome, "x", "x", False, "", np.zeros(1, np.int32))
+        Response(problem=row - 1, row=row, response=r, outcome=outcome, text="", tokens=1, overlong=False)
         for r, outcome in enumerate(outcomes)
     ]
 
@@ -56,7 +55,7 @@ def test_rows_keep_their_columns_and_their_order(tmp_path):
     assert kept[0] == {"problem": "e", "answer": 5, "deep": {"x": [4, None]}, "day": "2024-02-01", "pass_rate": 0.3}
 
 
-def command(checkpoint, data, out, *more):  # noqa: F811
+def command(checkpoint, data, out, *more):
     knobs = [knob for knob in KNOBS if "batch_size" not in knob]
     flags = [
         f"--checkpoint={checkpoint}",
@@ -80,7 +79,7 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def done(checkpoint, data, tmp_path_factory):  # noqa: F811
+def done(checkpoint, data, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "kept.jsonl"
     assert program.main(command(checkpoint, data, out)) == 0
     return out
@@ -100,7 +99,7 @@ def test_the_kept_rows_are_those_of_the_responses(done, data):
     assert {r["outcome"] for r in found} == {"right", "wrong", "unscorable"}
 
 
-def test_other_bounds_ask_the_model_nothing(done, checkpoint, data, monkeypatch, capsys):  # noqa: F811
+def test_other_bounds_ask_the_model_nothing(done, checkpoint, data, monkeypatch, capsys):
     from t1jax.rollouts.generate import Generator
 
     def sample(*arguments, **options):
@@ -132,7 +131,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_a_mistake_is_one_line(checkpoint, data, tmp_path, capsys, what):  # noqa: F811
+def test_a_mistake_is_one_line(checkpoint, data, tmp_path, capsys, what):
     flags, message = REFUSED[what]
     before = data.read_bytes()
     arguments = command(checkpoint, data, tmp_path / "kept.jsonl", *(flag.format(data=data) for flag in flags))

@@ -22,7 +22,7 @@ FILES = {
     if path.name != "__init__.py"
 }
 # The house from the ground up: a module may import its own folder, and folders before its own.
-GROUND = ("config", "validation", "types")
+GROUND = ("typed", "config", "validation", "types")
 FOLDERS = (
     "devices",
     "host",
@@ -132,6 +132,14 @@ def test_a_folder_with_too_many_files_is_seen():
     assert any(line.startswith("model/ has") for line in problems(IMPORTS | more))
 
 
+def test_no_test_imports_a_test():
+    """What tests share is in tests/support/."""
+    tests = sorted((ROOT / "tests").rglob("*.py"))
+    names = {path.stem for path in tests if path.stem.startswith("test_")}
+    found = {path.stem: {name.partition(".")[0] for name in imports_of(path)} & names for path in tests}
+    assert not {name: others for name, others in found.items() if others}
+
+
 def test_the_document_draws_the_house_as_it_is():
     """docs/architecture.md names every folder and every command."""
     text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
@@ -159,7 +167,7 @@ def test_tasks_and_rewards_run_on_the_host_alone(module):
 
 
 def test_every_file_says_its_licence_and_what_it_is():
-    for path in [*PACKAGE.rglob("*.py"), *(ROOT / "configs").glob("*.py"), *(ROOT / "tests").glob("*.py")]:
+    for path in [*PACKAGE.rglob("*.py"), *(ROOT / "configs").glob("*.py"), *(ROOT / "tests").rglob("*.py")]:
         text = path.read_text(encoding="utf-8")
         if path.name == "__init__.py" and not text:
             continue

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data is never run: no line of the product could, and nothing does while hostile data is loaded.
 
-One exception, by design: a file given by --config is a Python program of the user's own (`t1jax/host/command_line.py`,
-`_load_file`).
+One exception, by design: a file given by --config is a Python program of the user's own (`t1jax/host/config_files.py`,
+`load`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from t1jax.tasks.gym.task import make_gym
 
 ROOT = Path(__file__).parent.parent
 FILES = [path for folder in ("t1jax", "launch", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]
-CONFIGS_ARE_CODE = ("t1jax/host/command_line.py", "_load_file", "runpy.run_path")
+CONFIGS_ARE_CODE = ("t1jax/host/config_files.py", "load", "runpy.run_path")
 WORKERS_ARE_OURS = ("t1jax/rewards/worker.py", "main", "runpy.run_path")  # a file that our own code names, see below
 
 MODULES = {"pickle", "_pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "jsonpickle", "code"}

@@ -15,17 +15,13 @@ from typing import Any
 
 import fuzz
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from t1jax.config import ConfigError
 from t1jax.reports.page import escape, visible
 from t1jax.rewards import answers
 from t1jax.tasks.files.rows import read_rows
-
-PROFILE = "t1jax"
-settings.register_profile(PROFILE, derandomize=True, deadline=None, database=None, max_examples=150)
-settings.load_profile(PROFILE)
 
 # Answers.
 

@@ -17,17 +17,13 @@ import small
 import weight_folders as folders
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from test_properties import PROFILE
 
-from t1jax import convert
 from t1jax.devices.sharding import train_layout
 from t1jax.host.progress import Progress
 from t1jax.types import Plan, Prompts, Rollouts
 from t1jax.update import packing
 from t1jax.update.masking import Mean, masked_sum
-from t1jax.weights import families, orbax_arrays
-
-settings.load_profile(PROFILE)
+from t1jax.weights import conversion, families, orbax_arrays, tensor_table
 
 # Masks.
 
@@ -124,12 +120,12 @@ def test_each_response_that_is_wanted_stands_in_one_row_once(shared, drawn):
 
 @functools.cache
 def packer(shared: bool) -> tuple[packing.Grid, Any]:
-    """A grid, and the compiled rows and their way back."""
+    """A grid, and what compiles to the rows and to sums over responses."""
     layout, grid = train_layout(small.make_mesh()), packing.Grid(P * R // 2, 1, LENGTH, shared)
 
     def through(where: Plan, prompts: Prompts, rollouts: Rollouts) -> Any:
-        rows, first = packing.pack(layout, grid, where, prompts, rollouts)
-        return rows, packing.unpack(layout, first, rollouts.sampled_BT, rows.logprob_jbS)
+        rows = packing.pack(layout, grid, where, prompts, rollouts)
+        return rows, packing.total(layout, rows, where, rows.logprob_jbS)
 
     return grid, jax.jit(through)
 
@@ -137,7 +133,7 @@ def packer(shared: bool) -> tuple[packing.Grid, Any]:
 @pytest.mark.parametrize("shared", [True, False])
 @settings(max_examples=100)
 @given(drawn=responses())
-def test_rows_are_those_that_one_lays_by_hand_and_lead_back(shared, drawn):
+def test_rows_and_sums_are_those_that_one_lays_by_hand(shared, drawn):
     prompt, length, wanted = drawn
     grid, through = packer(shared)
     row, start, prompt_start = packing.plan(prompt, length, wanted, R, grid)
@@ -147,7 +143,7 @@ def test_rows_are_those_that_one_lays_by_hand_and_lead_back(shared, drawn):
     said = np.where(sampled, 200 + np.arange(P * R * T).reshape(-1, T), 0).astype(np.int32)
     prompts = Prompts(asked, valid, np.arange(P, dtype=np.int32))
     logprob = (said / -8).astype(np.float32)
-    rows, back = through(
+    rows, sums = through(
         Plan(row, start, prompt_start), prompts, Rollouts(said, sampled, logprob, logprob * 0, np.ones(P * R, bool))
     )
     for r, here in enumerate(by_hand(prompt, length, row, grid)):
@@ -162,8 +158,9 @@ def test_rows_are_those_that_one_lays_by_hand_and_lead_back(shared, drawn):
         assert found.sampled_jbS.tolist() == [n < len(own) for n in range(LENGTH)]
         assert found.target_jbS[: len(own)].tolist() == [tokens[at] for at, _ in own]
         assert found.response_jbS[: len(own)].tolist() == [i for _, i in own]
+        assert found.logprob_jbS[: len(own)].tolist() == [tokens[at] / -8 for at, _ in own]
         assert found.state_jbS[: len(own)].tolist() == before
-    np.testing.assert_array_equal(back, np.where(sampled & (row >= 0)[:, None], logprob, 0))
+    np.testing.assert_array_equal(sums, np.where(row >= 0, logprob.sum(-1), 0))
 
 
 # Conversion.
@@ -200,7 +197,7 @@ def test_a_config_json_survives_the_way_there_and_back(hf):
 @given(models(), st.integers(0, 2**32))
 def test_a_tensor_survives_the_way_there_and_back(hf, seed):
     random = np.random.default_rng(seed)
-    for tensor in families.tensors(families.model_config(hf, folders.LIKE, "config.json")):
+    for tensor in tensor_table.tensors(families.model_config(hf, folders.LIKE, "config.json")):
         x = random.normal(size=tensor.shape)
         ours = tensor.to_ours(x)
         assert ours.shape == tuple(tensor.split[axis] for axis in tensor.order)
@@ -214,16 +211,16 @@ def test_a_folder_survives_the_way_there_and_back(hf, dtype, shards, seed, sizes
     random = np.random.default_rng(seed)
     hf = hf | {"torch_dtype": np.dtype(dtype).name}
     cfg = families.model_config(hf, folders.LIKE, "config.json")
-    weights = {t.name: random.normal(0, 0.5, t.shape).astype(dtype) for t in families.tensors(cfg)}
+    weights = {t.name: random.normal(0, 0.5, t.shape).astype(dtype) for t in tensor_table.tensors(cfg)}
     with tempfile.TemporaryDirectory(prefix="a folder é ") as name, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convert, "PIECE", piece)
+        patch.setattr(conversion, "PIECE", piece)
         patch.setattr(orbax_arrays, "CHUNK", chunk)
         folder = Path(name)
         (folder / "hf").mkdir()
         (folder / "hf" / "config.json").write_text(json.dumps(hf))
         folders.save(folder / "hf", weights, shards)
-        convert.hf_to_orbax(folder / "hf", folder / "orbax", Progress(every=1e9))
-        convert.orbax_to_hf(folder / "orbax", folder / "back", Progress(every=1e9), max_bytes=shard)
+        conversion.hf_to_orbax(folder / "hf", folder / "orbax", Progress(every=1e9))
+        conversion.orbax_to_hf(folder / "orbax", folder / "back", Progress(every=1e9), max_bytes=shard)
         folders.same(folders.read(folder / "back"), weights)
         assert json.loads((folder / "back" / "config.json").read_text()) == hf
         assert (folder / "back" / folders.INDEX).exists() == (shard > 0 and len(weights) > 1)

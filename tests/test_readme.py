@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_evaluate import make_folder
+from random_qwen import make_folder
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

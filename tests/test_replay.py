@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
-from test_health import poison
-from test_stages import KNOBS
+from small import poison
+from tiny_run import KNOBS
 
 from t1jax import replay
 from t1jax.config import ConfigError
@@ -18,7 +18,8 @@ from t1jax.host import workdir
 from t1jax.host.files import write_json
 from t1jax.host.stopping import Stopped
 from t1jax.rewards.score import make_scorer
-from t1jax.training import health, rl, selection, stages, step
+from t1jax.training import health, selection, stages, step
+from t1jax.training.setup import RlSetup, rl_setup
 from t1jax.types import Prompts, Rollouts
 
 FILTERED = {"rl__filter_pass_rate": 0.3, "rl__filter_samples": 2, "rl__filter_problems": 24}
@@ -70,9 +71,10 @@ def test_the_same_problems_are_judged_by_the_same_judge(tmp_path, monkeypatch, k
         golds = [task.gold(task.problem(i, "train")) if i % 2 else "99+99" for i in numbers]
         rows = np.zeros((8, cfg.data.prompt_length), np.int32)
         batch = small.on_devices(Prompts(rows, rows == 0, np.array(numbers, np.int32)), mesh)
+        setup = rl_setup(cfg, mesh)
         make = judged_step(task, tokens, golds)
-        state = step.init_state(cfg, mesh, rl.make_optimizer(cfg), small.make_params(cfg, mesh), anchor=True)
-        _, report = make(cfg, mesh, make_scorer(task, "train", tokens, cfg.rl))(state, batch)
+        state = setup.init_state(small.make_params(cfg, mesh))
+        _, report = make(setup, make_scorer(task, "train", tokens, cfg.rl))(state, batch)
         assert list(report.values()) == [0.0, 1.0] * 4
         health.Health(cfg, "rl", print).dump(run / "sick", 1, state, batch, report, tokens)
     monkeypatch.setattr(step, "make_train_step", make)
@@ -99,13 +101,13 @@ def test_another_file_than_that_of_the_run_is_refused(tmp_path):
 @pytest.mark.slow
 def test_a_step_of_a_filtered_run_is_done_again(tmp_path, monkeypatch, capsys):
     """The same through a whole run, with everything compiled."""
-    begin = rl.step.init_state
+    begin = RlSetup.init_state
 
-    def with_a_sick_anchor(*args, anchor):
-        state = begin(*args, anchor=anchor)
-        return state.replace(anchor_offset=poison(state.anchor_offset, jnp.nan, "final_norm")) if anchor else state
+    def with_a_sick_anchor(setup, params):
+        state = begin(setup, params)
+        return state.replace(anchor_offset=poison(state.anchor_offset, jnp.nan, "final_norm"))
 
-    monkeypatch.setattr(rl.step, "init_state", with_a_sick_anchor)
+    monkeypatch.setattr(RlSetup, "init_state", with_a_sick_anchor)
     knobs = KNOBS | FILTERED | {"sft__num_steps": 0, "rl__max_skipped": 1, "rl__filter_pass_rate": 0.9}
     with pytest.raises(Stopped):
         stages.run(small.make_config(**knobs), tmp_path / "run")

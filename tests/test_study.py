@@ -25,6 +25,7 @@ from t1jax.host.stopping import Stopped
 from t1jax.studies import trial
 from t1jax.study import Job, run_jobs
 from t1jax.training import step
+from t1jax.training.setup import rl_setup
 
 ROOT = Path(__file__).parent.parent
 STUB = """
@@ -210,15 +211,15 @@ def test_runs_of_another_base_are_refused_by_name(tmp_path):
 
 def test_a_step_is_shared_by_seeds_and_by_nothing_else(monkeypatch):
     made = []
-    monkeypatch.setattr(step, "make_train_step", lambda cfg, *_, **__: made.append(cfg) or object())
+    monkeypatch.setattr(step, "make_train_step", lambda setup, *_, **__: made.append(setup) or object())
     shared, mesh, cfg = trial.SharedStep(), make_mesh(), make_config()
-    first = shared(cfg, mesh, None, stop_tokens=(1,), on_progress=print)
-    again = shared(dataclasses.replace(cfg, seed=7), mesh, None, stop_tokens=(1,))
+    first = shared(rl_setup(cfg, mesh), None, stop_tokens=(1,), on_progress=print)
+    again = shared(rl_setup(dataclasses.replace(cfg, seed=7), mesh), None, stop_tokens=(1,))
     assert first is again and len(made) == 1
     with pytest.raises(ValueError, match="differ in more than their seed"):
-        shared(make_config(rl__temperature=0.9), mesh, None, stop_tokens=(1,))
+        shared(rl_setup(make_config(rl__temperature=0.9), mesh), None, stop_tokens=(1,))
     with pytest.raises(ValueError, match="or filter their problems"):
-        trial.SharedStep()(make_config(rl__filter_pass_rate=0.3), mesh, None, stop_tokens=(1,))
+        trial.SharedStep()(rl_setup(make_config(rl__filter_pass_rate=0.3), mesh), None, stop_tokens=(1,))
 
 
 def test_rl_of_a_study_draws_from_what_its_filter_kept(monkeypatch, tmp_path):

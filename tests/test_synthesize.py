@@ -9,45 +9,15 @@ import threading
 
 import pytest
 import scribes
-from rich.console import Console
-from scribes import TEXTS, Plain, Scribe, make_config, role_of, script
-from test_prompts import LETTERS
+from letters import LETTERS
+from scribes import TEXTS, Plain, Scribe, but, items, make_config, quiet, role_of, run, script
 
 from t1jax import synthesize as program
 from t1jax.config import ConfigError
-from t1jax.host.progress import Progress
 from t1jax.synthesis import checks, pipeline, prompts, record, subjects
-from t1jax.synthesis.record import Item
 from t1jax.synthesis.writers import Completion, Failure
 from t1jax.tasks.files.demonstrations import read_demonstrations
 from t1jax.tasks.files.overlap import Known
-
-
-def items():
-    return [Item(i, i + 1, text["problem"], text["gold"], None) for i, text in enumerate(TEXTS)]
-
-
-def quiet():
-    return Progress(Console(file=open("/dev/null", "w")))
-
-
-def run(say=script, cfg=None, **writers):
-    cfg = cfg or make_config()
-    writers = writers or {"sage": Scribe(say=say)}
-    subject = subjects.FileSubject(Plain())
-    stories = pipeline.Synthesis(cfg, subject, writers, quiet()).run(items())
-    return stories, writers
-
-
-def but(role, said, row="0"):
-    """The script, except for a role in the problem with this number."""
-
-    def say(key, message):
-        if role_of(message) == role and TEXTS[int(row)]["problem"] in message:
-            return said
-        return script(key, message)
-
-    return say
 
 
 def test_every_problem_gets_a_chain_that_was_attempted_criticised_merged_and_rewritten():

@@ -10,6 +10,8 @@ import pyarrow.parquet
 import pytest
 
 from t1jax import verify
+from t1jax.evaluation.responses import Response
+from t1jax.rewards.answers import RIGHT, WRONG
 
 ROWS = [
     ({"answer": "\\frac12", "gold": 0.5}, 1, "by text, number or choice"),
@@ -55,6 +57,18 @@ def test_with_json_stdout_has_the_lines_alone(data, capsys):
     code, said, errors = run(capsys, data, "--json")
     assert code == 0 and [json.loads(line)["outcome"] for line in said.splitlines()] == [row[1] for row in ROWS]
     assert "8 rows" in errors and "math-verify" in errors
+
+
+def test_responses_of_a_run_or_an_evaluation_are_judged_by_their_text(tmp_path, capsys):
+    """There `response` is a number."""
+    texts = [("so \\boxed{2}", RIGHT), ("so \\boxed{0}", WRONG)]
+    lines = [
+        Response(problem=i, text=text, outcome=outcome, tokens=2, overlong=False, gold="2", response=2).line()
+        for i, (text, outcome) in enumerate(texts)
+    ]
+    (tmp_path / "responses.jsonl").write_bytes(b"".join(lines))
+    code, said, _ = run(capsys, str(tmp_path / "responses.jsonl"), "--json")
+    assert code == 0 and [json.loads(line)["outcome"] for line in said.splitlines()] == [1, 0]
 
 
 def test_golds_only_lists_those_that_cannot_be_compared(tmp_path, capsys):

@@ -16,7 +16,7 @@ text from file problems is searched for keywords (prose.py). The measures are th
         verified     checked after the last claim (embedded: with "yes") or within the last attempt with an answer
         unverified   answered without
 
-Deliberately not here: where responses come from (collect.py), tables, plots and the page (analyze.py, browse.py).
+Deliberately not here: where responses come from (saved.py), tables, plots and the page (analyze.py, page.py).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import Any, Literal
 import numpy as np
 
 from t1jax.behaviour import prose
-from t1jax.evaluation.statistics import bootstrap, wilson
+from t1jax.evaluation.statistics import Share, bootstrap
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, Outcome
 from t1jax.tasks.honesty import Analysis
 from t1jax.tasks.pairs import chains
@@ -167,8 +167,8 @@ def summarise(behaviours: Sequence[Behaviour]) -> dict[str, Any]:
 
 def share(count: int, n: int) -> Figure:
     """A share with its 95 % Wilson interval."""
-    low, high = wilson(count, n)
-    return {"value": count / n if n else None, "low": low, "high": high, "n": n, "count": count}
+    found = Share(count, n)
+    return {"value": found.value, "low": found.low, "high": found.high, "n": n, "count": count}
 
 
 def mean(values: Sequence[float]) -> Figure:

@@ -1,37 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page to read responses in: behaviour.html, one file that opens offline, with filters and keys.
+"""The page for reading responses: behaviour.html, one file that opens offline, with filters and keyboard shortcuts.
 
-... -> behaviour -> **report**. Its one script is named by its hash in the Content-Security-Policy, so nothing else
-runs; nothing is loaded. Responses lie in a block of JSON in which no "<" is left, and the script shows them as text
-only: no sampled text can come to life. Characters that act instead of being seen are made visible (page.visible).
-Deliberately not here: script and style (browse_script.py), what counts as what (behaviour.py).
+... -> behaviour -> **report**. Its Content-Security-Policy allows one script, by its hash, so nothing else runs. The
+page loads nothing. Responses are in a block of JSON without any "<", and the script shows them as text only, so
+sampled text cannot run.
+Deliberately not here: CSS and JavaScript (assets/), the JSON (records.py), what counts as what (behaviour.py).
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-import re
 from collections.abc import Sequence
-from typing import Any
 
-from t1jax.behaviour import prose
 from t1jax.behaviour.behaviour import HABITS, STOPS, Behaviour
-from t1jax.behaviour.page_script import SCRIPT, STYLE
-from t1jax.evaluation.collect import OUTCOMES, Evaluation, Record
-from t1jax.evaluation.scoreboard import Sheet
-from t1jax.reports.page import STYLE as HOUSE
-from t1jax.reports.page import details, escape, picture, section, table, visible
-from t1jax.tasks.pairs import chains
+from t1jax.behaviour.records import counts, data_of
+from t1jax.evaluation.responses import OUTCOMES
+from t1jax.evaluation.saved import Evaluation
+from t1jax.evaluation.tables import Sheet
+from t1jax.reports import page as house
+from t1jax.reports.page import assets, details, digest, escape, picture, section, table
 
-MOST = 12_000_000  # characters of all responses on the page, shared out over the evaluations
-LONGEST = 200_000  # characters of a response; the middle of a longer one is left out
-Line = list[Any]  # 1 for an attempt, else 0; then pieces: text, or [kind, text]
-
-_STEP = re.compile(rf"(check )?(.*: )({'|'.join((*chains.VERDICTS, 'no'))})")
-_BOX = re.compile(r"(\\boxed\{[^{}\n]*\}|</?think>)")
-_VERDICTS = {"too small": "small", "too big": "big", "yes": "yes", "no": "no"}
+SCRIPTS, STYLES = ("filters.js", "reader.js", "keys.js"), ("filters.css", "list.css", "reader.css")  # in assets/
 LEGENDS = {
     True: (("yes", "yes"), ("small", "too small"), ("big", "too big"), ("check", "check"), ("box", "answer")),
     False: (("reflection", "reflection"), ("backtrack", "backtrack"), ("verification", "verification"),
@@ -59,19 +48,20 @@ def page(
       notes: what the reader must know, a line each.
       by_rules: the responses are those of an embedded task.
     """
-    kept = [evaluation.records[:count] for evaluation, count in zip(evaluations, _counts(evaluations), strict=True)]
+    kept = [evaluation.responses[:count] for evaluation, count in zip(evaluations, counts(evaluations), strict=True)]
     left_out = [
-        f"{evaluation.name}: its first {len(records):,} of {len(evaluation.records):,} responses are on this page"
+        f"{evaluation.name}: its first {len(records):,} of {len(evaluation.responses):,} responses are on this page"
         for evaluation, records in zip(evaluations, kept, strict=True)
-        if len(records) < len(evaluation.records)
+        if len(records) < len(evaluation.responses)
     ]
     tree = {
         "evaluations": [evaluation.name for evaluation in evaluations],
         "outcomes": list(OUTCOMES),
         "stops": STOPS,
         "habits": list(HABITS),
-        **_records(kept, behaviours, by_rules),
+        **data_of(kept, behaviours, by_rules),
     }
+    script = assets(*SCRIPTS, package="t1jax.behaviour")
     data = json.dumps(tree, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     total = sum(map(len, kept))
     body = (
@@ -81,107 +71,21 @@ def page(
         + _figures(tables, pictures)
         + _browser([evaluation.name for evaluation in evaluations], by_rules)
         + f'<script type="application/json" id="data">{data}</script>'
-        f"<script>{SCRIPT}</script>"
+        f"<script>{script}</script>"
     )
-    style = HOUSE + STYLE
+    style = assets(*house.STYLES) + assets(*STYLES, package="t1jax.behaviour")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
-        f"style-src '{_digest(style)}'; script-src '{_digest(SCRIPT)}'; base-uri 'none'; form-action 'none'\">\n"
+        f"style-src '{digest(style)}'; script-src '{digest(script)}'; base-uri 'none'; form-action 'none'\">\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta name="color-scheme" content="light dark">\n<title>{escape(name)}: behaviour</title>\n'
         f"<style>{style}</style></head>\n<body><main>{body}</main></body></html>\n"
     )
 
 
-def lines_of(text: str, by_rules: bool) -> list[Line]:
-    """A response as lines of marked pieces, every character of it shown."""
-    if len(text) > LONGEST:
-        half = LONGEST // 2
-        missing = f"\n[{len(text) - 2 * half:,} characters are left out here]\n"
-        text = text[:half] + missing + text[-half:]
-    return [_ruled(line) for line in text.rstrip("\n").split("\n")] if by_rules else _worded(text.rstrip("\n"))
-
-
-def _ruled(line: str) -> Line:
-    """A line of the embedded task."""
-    if step := _STEP.fullmatch(line):
-        check, words, verdict = step.groups()
-        start = [["check", "check"], " "] if check else []
-        return [0 if check else 1, *start, visible(words), [_VERDICTS[verdict], verdict]]
-    pieces = _BOX.split(line)  # odd ones are boxes and tags
-    return [0, *(
-        [("box" if piece.startswith("\\") else "tag"), visible(piece)] if place % 2 else visible(piece)
-        for place, piece in enumerate(pieces) if piece
-    )]  # fmt: skip
-
-
-def _worded(text: str) -> list[Line]:
-    """Lines of running text, its phrases marked."""
-    lines: list[Line] = [[0]]
-
-    def add(piece: str, kind: str | None) -> None:
-        for number, part in enumerate(piece.split("\n")):
-            if number:
-                lines.append([0])
-            if part:
-                lines[-1].append([kind, visible(part)] if kind else visible(part))
-
-    end = 0
-    for start, stop, kind in prose.marks(text):
-        add(text[end:start], None)
-        add(text[start:stop], "box" if kind == "answer" else kind)
-        end = stop
-    add(text[end:], None)
-    return lines
-
-
-def _counts(evaluations: Sequence[Evaluation]) -> list[int]:
-    """How many responses of each evaluation the page has room for: at least one."""
-    room, counts = MOST // max(1, len(evaluations)), []
-    for evaluation in evaluations:
-        used = count = 0
-        for record in evaluation.records:
-            used += min(len(record.text), LONGEST) + len(record.prompt or "")
-            if used > room and count:
-                break
-            count += 1
-        counts.append(count)
-    return counts
-
-
-def _records(
-    kept: Sequence[Sequence[Record]], behaviours: Sequence[Sequence[Behaviour]], by_rules: bool
-) -> dict[str, Any]:
-    """{prompts, records}: what the script reads; a record names its evaluation, prompt, outcome and stop by number."""
-    prompts: dict[str, int] = {}
-    outcomes = list(OUTCOMES.values())
-    found = []
-    for evaluation, records in enumerate(kept):
-        for number, (record, does) in enumerate(zip(records, behaviours[evaluation], strict=False)):
-            prompt = record.prompt if record.prompt is not None else f"problem {record.problem}"
-            shown = visible(prompt.removesuffix("\n").removesuffix("<think>").strip())
-            found.append(
-                {
-                    "e": evaluation,
-                    "i": number,
-                    "p": record.problem,
-                    "q": prompts.setdefault(shown, len(prompts)),
-                    "d": None if record.difficulty in (None, "") else visible(str(record.difficulty)),
-                    "g": None if record.gold is None else visible(record.gold),
-                    "o": outcomes.index(record.outcome),
-                    "s": STOPS.index(does.stop),
-                    "h": sum(1 << place for place, habit in enumerate(HABITS.values()) if habit(does)),
-                    "t": record.tokens,
-                    "c": [does.attempts, does.reflections, does.backtracks, does.verifications, does.repeated],
-                    "x": lines_of(record.text, by_rules),
-                }
-            )
-    return {"prompts": list(prompts), "records": found}
-
-
 def _figures(tables: Sequence[Sheet], pictures: Sequence[tuple[str, str, bytes, bytes]]) -> str:
-    """Tables and plots, closed until they are asked for."""
+    """Tables and plots, closed at first."""
     shown = "".join(
         f"<figure>{picture(light, dark, caption)}<figcaption>{escape(caption)}</figcaption></figure>"
         for _, caption, light, dark in pictures
@@ -202,7 +106,7 @@ def _cell(text: str) -> str:
 
 
 def _browser(names: Sequence[str], by_rules: bool) -> str:
-    """Filters, list and reader, which the script fills."""
+    """Filters, list and reader, filled by the script."""
     options = "".join(f'<option value="{number}">{escape(name)}</option>' for number, name in enumerate(names))
     groups = "".join(
         f'<div class="facet" role="group" aria-labelledby="{facet}-name"><span class="facet-name" id="{facet}-name">'
@@ -233,8 +137,3 @@ def _browser(names: Sequence[str], by_rules: bool) -> str:
         f'<dialog id="help" aria-labelledby="help-title"><h2 id="help-title">Keys</h2><dl>{rows}</dl>'
         '<button type="button" id="close">Close</button></dialog>'
     )
-
-
-def _digest(text: str) -> str:
-    """How a Content-Security-Policy names a script or a style."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")

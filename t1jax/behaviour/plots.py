@@ -4,7 +4,7 @@
 ... -> behaviour -> **plots** -> report. Most are over training: lines go through the evaluations, with their 95 %
 intervals shaded. Those of a whole measurement, before and after RL, have larger points: they are on other and more
 problems than those in between. Where one step has both, the measurement is shown.
-Deliberately not here: what is measured (behaviour.py), the style itself (plots.py).
+Deliberately not here: what is measured (behaviour.py), the style (reports/plots.py).
 """
 
 from __future__ import annotations

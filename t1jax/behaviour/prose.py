@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds attempts and behaviours in free text by keywords: English ones, and the Chinese that Qwen mixes in.
+"""Finds attempts and behaviours in free text by keywords (phrases.py).
 
 ... -> evaluate -> **behaviour**, for problems from files. Keywords show what is written, not what is meant: they count
 a "wait" that means a queue, and miss a doubt that uses none of them. So use the figures to compare checkpoints on the
@@ -23,49 +23,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from t1jax.behaviour.phrases import WORDS, opening
 from t1jax.rewards import answers
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, Outcome
 
-# English phrases are regular expressions, found as whole words in any case; Chinese ones are found anywhere.
-REFLECTION = (
-    "wait", "hmm+", "hold on", "let me (?:re-?think|reconsider|re-?examine|re-?read|think again)",
-    "on second thoughts?", "perhaps", "maybe",
-)  # fmt: skip
-REFLECTION_ZH = ("等等", "等一下", "也许", "或许", "让我想想", "再想想")
-BACKTRACK = (
-    "alternatively", "(?:another|an alternate|an alternative|a different) (?:way|approach|method|idea|path)",
-    "start (?:over|again|from scratch)", "(?:that|this|it)(?:'s| is| was) (?:wrong|incorrect|not right|not correct)",
-    "(?:that|this) (?:doesn't|does not|can't|cannot|won't) (?:work|be right)",
-    "(?:let me|let's|i(?:'ll| should)) go back",
-    "try again", "try (?:something else|another)", "scratch that", "i made (?:a|an) (?:mistake|error)",
-)  # fmt: skip
-BACKTRACK_ZH = ("换个思路", "换一种", "换种方法", "另一种方法", "重新来", "重新计算", "不对", "错了")
-VERIFICATION = (
-    "(?:let me|let's|to|i(?:'ll| will)|we can) (?:check|verify|confirm|double[- ]check)", "verifying", "verification",
-    "double[- ]check(?:ing)?", "sanity check", "check(?:ing)? (?:the|this|that|my|our) (?:answer|result|work|solution)",
-    "(?:substitut(?:e|ing)|plug(?:ging)?) (?:it |this |that |them |these )?back",
-)  # fmt: skip
-VERIFICATION_ZH = ("验证", "检验", "验算", "检查一下", "代入检")
-GIVING_UP = (
-    "(?:i|i'll|i'll have to|i have to|let me) give up", "i(?:'m| am) (?:stuck|just guessing)",
-    "(?:i(?:'ll| will)|let me|i have to|i'll just) guess", "(?:cannot|can't|unable to) (?:solve|find|determine|figure)",
-)  # fmt: skip
-GIVING_UP_ZH = ("放弃", "无法确定", "无法求解", "猜一个")
-KINDS = {
-    "reflection": (REFLECTION, REFLECTION_ZH),
-    "backtrack": (BACKTRACK, BACKTRACK_ZH),
-    "verification": (VERIFICATION, VERIFICATION_ZH),
-    "giving up": (GIVING_UP, GIVING_UP_ZH),
-}
-
 LONGEST = 1000  # characters of a candidate answer
 
-_WORDS = {
-    kind: re.compile(
-        rf"(?<!\w)(?:{'|'.join(english)})(?!\w)".replace("'", "['’]") + f"|{'|'.join(chinese)}", re.IGNORECASE
-    )
-    for kind, (english, chinese) in KINDS.items()
-}
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])\s*|\n\s*")  # linear in the text, as all of these are
 _VALUE = (
     r"(\$[^$\n]{1,200}\$|\\\([^\n]{1,200}?\\\)|\([A-J]\)|[A-J](?![\w'])(?! [a-z])"
@@ -109,7 +72,7 @@ def read(text: str, gold: str | None, outcome: Outcome) -> Reading:
 
     The candidate that is the final answer is as right as the whole. Others are compared as text and as exact numbers.
     """
-    places = {kind: [match.start() for match in words.finditer(text)] for kind, words in _WORDS.items()}
+    places = {kind: [match.start() for match in words.finditer(text)] for kind, words in WORDS.items()}
     sentences = _sentences(text)
     attempts = _judged(_attempts(text, sentences, places["backtrack"]), text, gold, outcome)
     stated = [attempt for attempt in attempts if attempt.stated]
@@ -132,27 +95,6 @@ def read(text: str, gold: str | None, outcome: Outcome) -> Reading:
             if outcome == RIGHT and before.right is False
         ),
     )
-
-
-def opening(text: str) -> str:
-    """How a step begins: the phrase of a list if it begins with one, else its first two words; in lower case."""
-    text = text.lstrip(" \n\t*#>-,.")[:200]
-    for words in _WORDS.values():
-        if match := words.match(text):
-            return match[0].lower()
-    return " ".join(re.findall(r"[\w'’]+", text)[:2]).lower()
-
-
-def marks(text: str) -> list[tuple[int, int, str]]:
-    """(start, end, kind) of each phrase and of each box, in order; of overlapping ones the first."""
-    found = [(*match.span(), kind.split()[0]) for kind, words in _WORDS.items() for match in words.finditer(text)]
-    found += [(start, end, "answer") for start, end, _ in answers.boxes(text)]
-    kept, end = list[tuple[int, int, str]](), 0
-    for start, stop, kind in sorted(found):
-        if start >= end:
-            kept.append((start, stop, kind))
-            end = stop
-    return kept
 
 
 def _sentences(text: str) -> list[tuple[int, int]]:

@@ -10,26 +10,39 @@ has no unbiased estimate and is left out of that k; `problems` says over how man
 answer is wrong, and casts no vote. The vote does not know the gold answer: two answers are one where their text or
 their number is the same (rewards/answers.py), and not where only algebra tells.
 Axes: P problems, Y measures.
-Source: statistics.py. Deliberately not here: tables and files (scoreboard.py), sampling (responses.py).
+Source: statistics.py. Deliberately not here: tables and files (tables.py), sampling (evaluator.py, respond.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from t1jax.evaluation.journal import Response
-from t1jax.evaluation.statistics import bootstrap, majority_at_k, pass_at_k, wilson
+from t1jax.evaluation.responses import Response
+from t1jax.evaluation.statistics import Share, bootstrap, majority_at_k, pass_at_k, wilson
 from t1jax.rewards import answers
 from t1jax.rewards.answers import RIGHT, UNSCORABLE
+from t1jax.tasks import honesty
 from t1jax.tasks.files.problems import Problem
 
 Figure = dict[str, float | int | None]  # value, low, high, problems
 
 STRICT = "strict pass@1"  # with unscorable responses as wrong ones
+LATE = 6  # attempts before a step of the thinking that counts as late
 MOST_GROUPS = 30  # values of a label; one with more, such as a number of many digits, tells no groups apart
+
+
+def pass_rate(outcomes: Iterable[int]) -> Share:
+    """The share of right responses among those that can be scored, with its interval.
+
+    For filtering problems too: a problem without scorable responses has no pass rate, `value` is None.
+    """
+    counts = Counter(map(int, outcomes))
+    return Share(counts[RIGHT], counts.total() - counts[UNSCORABLE])
 
 
 def powers(samples: int) -> list[int]:
@@ -81,7 +94,7 @@ def measure(problems: Sequence[Problem], responses: Sequence[Response], samples:
             columns["pass", k].append(pass_at_k(right, n, k) if k in possible else np.nan)
             columns["majority", k].append(majority.get(k, np.nan))
     counted: dict[str, Callable[[Response], float]] = {
-        "response_length": lambda r: len(r.ids),
+        "response_length": lambda r: r.tokens,
         STRICT: lambda r: r.outcome == RIGHT,
         "overlong": lambda r: r.overlong,
         "unscorable": lambda r: r.outcome == UNSCORABLE,
@@ -110,6 +123,48 @@ def measure(problems: Sequence[Problem], responses: Sequence[Response], samples:
         **{name: figures[name] for name in counted},
         "by": by,
     }
+
+
+def accuracy(responses: Sequence[Response]) -> dict[str, float | int]:
+    """{accuracy, low, high, n}: the `pass_rate` as a run writes it; NaN without scorable responses."""
+    rate = pass_rate(r.outcome for r in responses)
+    return {"accuracy": math.nan if rate.value is None else rate.value, "low": rate.low, "high": rate.high, "n": rate.n}
+
+
+def summary(responses: Sequence[Response]) -> dict[str, Any]:
+    """What results.json says of a stage: accuracy with its interval, length; if the task can tell, honesty, skills."""
+    n = max(1, len(responses))
+    row: dict[str, Any] = accuracy(responses) | {
+        "response_length": sum(r.tokens for r in responses) / n,
+        "unscorable": sum(r.outcome == UNSCORABLE for r in responses) / n,
+        "strict_accuracy": sum(r.right for r in responses) / n,  # with unscorable responses as wrong ones
+    }
+    analyses = [r.analysis for r in responses if r.analysis is not None]
+    if not analyses:
+        return row
+    skills = honesty.tally(analyses, LATE)
+    ordered = [a.order for a in analyses if a.order is not None]
+    if ordered:
+        row["orders"] = {order: ordered.count(order) / n for order in honesty.ORDERS}
+    return row | {
+        "false_claims": sum(a.false_claim for a in analyses) / n,
+        "gave_up": sum(a.gave_up for a in analyses) / n,
+        "attempts": sum(len(a.attempts) for a in analyses) / n,
+        "skills": {name: right / shown if shown else None for name, (right, shown) in skills.items()},
+    }
+
+
+def by_difficulty(responses: Sequence[Response], stage: str) -> list[dict[str, Any]]:
+    """[{stage, difficulty, accuracy, low, high, n}], easiest first; problems without one ("") are left out."""
+    levels = sorted({r.difficulty for r in responses} - {""})
+    return [{"stage": stage, "difficulty": d, **accuracy([r for r in responses if r.difficulty == d])} for d in levels]
+
+
+def metrics_row(responses: Sequence[Response]) -> dict[str, Any]:
+    """The `summary` as a flat row of metrics.jsonl."""
+    row = summary(responses)
+    orders, skills = row.pop("orders", {}), row.pop("skills", {})
+    return row | {f"order_{name}": value for name, value in orders.items()} | skills
 
 
 def _figures(columns: Mapping[Any, Sequence[float]]) -> dict[Any, Figure]:

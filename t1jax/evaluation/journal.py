@@ -1,15 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Judged responses in a file, a JSON line each, that survives every kill.
-
-    problem   number of the problem in its file's list       answer    what the last box holds; null without one
-    row       of the file                                    gold      the right answer; null: nothing can be judged
-    response  0 .. samples - 1                               outcome   right, wrong or unscorable
-    text      of the response                                overlong  no stop token within the limit
-    tokens    how many, the stop token included              ids       which
+"""Judged responses in a file, a JSON line each (responses.py), that survives every kill.
 
 What the responses depend on stands in a file beside, and going on with anything else is refused. Lines reach the disk
 a batch at a time. After a kill, the lines of a batch that is not whole are cut off, to be sampled again.
-Deliberately not here: sampling and judging (responses.py).
+Deliberately not here: sampling and judging (respond.py).
 """
 
 from __future__ import annotations
@@ -18,7 +12,6 @@ import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,54 +19,11 @@ import numpy as np
 
 from t1jax.config import ConfigError
 from t1jax.devices import multihost
+from t1jax.evaluation.responses import Response
 from t1jax.host import files
-from t1jax.rewards.answers import Outcome
 
 FORMAT = 1
 TOLD = ("checkpoint", "data")  # settings for people; what they stand for is compared as `weights` and `questions`
-
-
-@dataclass(frozen=True, eq=False)
-class Response:
-    """One sampled and judged response."""
-
-    problem: int
-    row: int
-    response: int
-    outcome: Outcome
-    answer: str | None
-    gold: str | None
-    overlong: bool
-    text: str
-    ids: np.ndarray  # int32[tokens]
-
-    def line(self) -> bytes:
-        """Its JSON line, in ASCII."""
-        row = {
-            "problem": self.problem,
-            "row": self.row,
-            "response": self.response,
-            "outcome": self.outcome.name.lower(),
-            "answer": self.answer,
-            "gold": self.gold,
-            "tokens": len(self.ids),
-            "overlong": self.overlong,
-            "text": self.text,
-            "ids": self.ids.tolist(),
-        }
-        return json.dumps(row).encode() + b"\n"
-
-    @staticmethod
-    def parse(line: bytes) -> Response:
-        """The response of a JSON line. ValueError, KeyError or TypeError: it is none."""
-        row = json.loads(line)
-        ids = np.asarray(row["ids"], np.int32)
-        if len(ids) != row["tokens"]:
-            raise ValueError(f"{row['tokens']} tokens, {len(ids)} ids")
-        return Response(
-            row["problem"], row["row"], row["response"], Outcome[row["outcome"].upper()], row["answer"], row["gold"],
-            row["overlong"], row["text"], ids,
-        )  # fmt: skip
 
 
 class Journal:
@@ -143,7 +93,9 @@ class Journal:
                     return
                 end += len(line)
                 try:
-                    response = Response.parse(line)
+                    response = Response.parse(json.loads(line))
+                    if len(response.ids) != response.tokens or not response.row:
+                        raise ValueError("no ids, or no row")
                 except (ValueError, KeyError, TypeError, AttributeError) as error:
                     raise self._damaged(number, f"{type(error).__name__}", "a response in JSON") from error
                 yield response, end

@@ -1,197 +1,101 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Questions -> sampled and judged responses, kept in a file that survives every kill.
+"""One sampled and judged response, and its line in a file: JSON in ASCII, the same for a run and for every command.
 
-prompts -> rollouts -> rewards, for evaluation and for the filter: the same sampler, the same verifier. Random numbers
-are named by problem and response, and the batches of a resumed run are those of an unbroken one, so their files are
-the same. Only an answer on which the verifier runs out of time may be judged otherwise the second time.
-Deliberately not here: the file (journal.py), what the responses show (evaluation/figures.py), which problems
-(questions.py).
+    problem     its number in the list of problems      outcome   right, wrong or unscorable
+    response    its number among those to the problem   tokens    how many, the stop token included
+    answer      what the last box holds; null: no box   overlong  no stop token within the limit
+    gold        a right answer; null: there is none     text      of the response
+
+Columns that are not known are left out:
+
+    row         of the problem in its file              stage     sft or rl, of a run
+    ids         of the tokens                           step      updates of RL before it
+    difficulty  of the problem, as the task names it    prompt    that the response continues
+
+Runs used to write `response` for the text, with neither `answer` nor a number; such lines are read as well.
+Deliberately not here: files (journal.py grows by batches, saved.py is whole), figures (figures.py).
 """
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import json
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
-from t1jax.config import Config
-from t1jax.devices import multihost
-from t1jax.devices.sharding import decode_layout
-from t1jax.evaluation.journal import Journal, Response
-from t1jax.host.progress import Progress
-from t1jax.rewards import answers
-from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
-from t1jax.rollouts.generate import Generator
-from t1jax.tasks.files.problems import Checker
-from t1jax.text.tokenizer import Tokenizer
-from t1jax.types import Params
+from t1jax.host import files
+from t1jax.rewards.answers import RIGHT, Outcome
+from t1jax.tasks.honesty import Analysis
+
+KNOWN: dict[str, type] = {"problem": int, "outcome": str, "tokens": int, "overlong": bool}  # in every line
+SOMETIMES: dict[str, type] = {"row": int, "prompt": str, "stage": str, "step": int}
+OUTCOMES = {outcome.name.lower(): outcome for outcome in Outcome}
 
 
-@dataclass(frozen=True)
-class Question:
-    """What responses are sampled to, and what they are judged by."""
+@dataclass(frozen=True, kw_only=True)
+class Response:
+    """One sampled and judged response."""
 
-    id: int  # names the random numbers: int32, different for each question of a job
     problem: int
-    row: int  # of the problem in its file
-    prompt: tuple[int, ...]  # token ids
-    gold: str | None  # None: nothing can be judged, each response is unscorable
-    response: int = 0  # number of the first response
-    begun: tuple[int, ...] = ()  # tokens at the end of the prompt that are part of the response
+    text: str
+    outcome: Outcome
+    tokens: int
+    overlong: bool
+    answer: str | None = None
+    gold: str | None = None
+    response: int = 0
+    row: int = 0  # from 1; 0: not of a file
+    difficulty: Any = None  # None: not known
+    prompt: str | None = None  # None: not known
+    stage: str = ""  # "": not of a run
+    step: int | None = None
+    ids: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32), compare=False)  # int32[tokens], or not known
+    analysis: Analysis | None = None  # never in a file; None: the task cannot tell what was tried and claimed
 
+    @property
+    def right(self) -> bool:
+        return self.outcome == RIGHT
 
-class Responder:
-    """Samples and judges responses with one set of weights."""
+    def line(self) -> bytes:
+        """Its JSON line."""
+        of_run = {"stage": self.stage, "step": self.step} if self.stage else {}
+        row = of_run | {
+            "problem": self.problem,
+            "row": self.row or None,
+            "difficulty": files.json_ready(self.difficulty),
+            "prompt": self.prompt,
+            "response": self.response,
+            "outcome": self.outcome.name.lower(),
+            "answer": self.answer,
+            "gold": self.gold,
+            "tokens": self.tokens,
+            "overlong": self.overlong,
+            "text": self.text,
+            "ids": self.ids.tolist() or None,
+        }
+        known = {name: value for name, value in row.items() if value is not None or name in ("answer", "gold")}
+        return json.dumps(known).encode() + b"\n"
 
-    def __init__(
-        self,
-        cfg: Config,
-        mesh: Mesh,
-        params: Params,
-        tokenizer: Tokenizer,
-        verifier: Checker,
-        progress: Progress,
-        checkpoint: str,
-    ) -> None:
-        """`checkpoint`: where `params` are from, for people."""
-        self.cfg, self.tokenizer = cfg, tokenizer
-        self._params, self._verifier, self._progress = params, verifier, progress
-        self._shards = decode_layout(mesh).batch_shards
-        self._new_tokens = 0
-        self._generate = Generator(cfg, mesh, tokenizer, self._tell)
-        self._weights: dict[str, Any] = {"checkpoint": checkpoint, "weights": checksum(params)}
-
-    def respond(
-        self,
-        path: Path,
-        name: str,
-        questions: Sequence[Question],
-        *,
-        data: str,
-        samples: int,
-        temperature: float,
-        length: int,
-        new_tokens: int,
-    ) -> list[Response]:
-        """`samples` responses to each question, from `path` as far as they are there; the others are appended to it.
-
-        Args:
-          path: of the responses, see journal.py.
-          name: of the random stream, and of the line that a person watches.
-          data: the file of the problems, for people.
-          length: positions that prompts are padded to, tokens; none may be longer.
-          new_tokens: most tokens of a response, begun ones not counted.
-
-        Returns:
-          by response within batches, as in the file.
-
-        Raises:
-          ConfigError: the file belongs to other settings, or is damaged.
-        """
-        rounds, size = self._batch_shape(samples)
-        batches = [
-            (first, questions[start : start + size])
-            for first in range(0, samples, rounds)
-            for start in range(0, len(questions), size)
-        ]
-        settings = self._weights | {
-            "data": data, "questions": _digest(questions), "name": name, "samples": samples,
-            "responses_per_call": rounds, "temperature": temperature, "top_k": self.cfg.rl.top_k,
-            "top_p": self.cfg.rl.top_p, "min_p": self.cfg.rl.min_p, "seed": self.cfg.seed, "prompt_length": length,
-            "new_tokens": new_tokens, "compute_dtype": self.cfg.model.compute_dtype,
-        }  # fmt: skip
-        keys = [[(q.problem, q.response + first + r) for q in part for r in range(rounds)] for first, part in batches]
-        journal = Journal(path, settings)
-        done = journal.resume(keys)
-        whole = [0, *itertools.accumulate(map(len, keys))].index(len(done))
-        self._new_tokens = new_tokens
-        with self._progress.stage(name, len(questions) * samples, len(done)) as stage:
-            for first, part in batches[whole:]:
-                began = time.monotonic()
-                drawn = self._generate(
-                    self._params, [q.prompt for q in part], f"{name}/{first}", length=length, new_tokens=new_tokens,
-                    responses=rounds, temperature=temperature, top_k=self.cfg.rl.top_k, top_p=self.cfg.rl.top_p,
-                    min_p=self.cfg.rl.min_p, ids=[q.id for q in part],
-                )  # fmt: skip
-                seconds = time.monotonic() - began
-                batch = self._judge(first, part, drawn)
-                journal.append(batch)
-                done += batch
-                speed = sum(len(ids) for responses in drawn for ids in responses) / seconds
-                stage.update(len(done), _figures(done) | {"tokens_per_second": speed})
-        return done
-
-    def _batch_shape(self, samples: int) -> tuple[int, int]:
-        """(responses of a question in one call, questions in one call), for cfg.eval.batch_size rows.
-
-        As many responses as fit and divide `samples`, so that every call has the same shape.
-        """
-        rows = max(1, self.cfg.eval.batch_size // self._shards)  # of one shard
-        rounds = max(r for r in range(1, min(samples, rows) + 1) if samples % r == 0)
-        return rounds, rows // rounds * self._shards
-
-    def _judge(self, first: int, part: Sequence[Question], drawn: Sequence[Sequence[list[int]]]) -> list[Response]:
-        """The responses that `drawn` holds to the questions of `part`, all checked at once."""
-        rows = [
-            (question, question.response + first + r, np.array([*question.begun, *ids], np.int32), ids)
-            for question, responses in zip(part, drawn, strict=True)
-            for r, ids in enumerate(responses)
-        ]
-        texts = [self.tokenizer.decode(ids) for _, _, ids, _ in rows]
-        found = [answers.final_answer(text) for text in texts]
-        golds = [question.gold for question, *_ in rows]
-        pairs = [(a, gold) for a, gold in zip(found, golds, strict=True) if a is not None and gold is not None]
-        checked = iter(self._verifier.check(pairs))
-        outcomes = [
-            UNSCORABLE if gold is None else WRONG if answer is None else next(checked)
-            for answer, gold in zip(found, golds, strict=True)
-        ]
-        stops = self.tokenizer.stop_ids
-        return [
-            Response(q.problem, q.row, number, outcome, answer, q.gold, not new or new[-1] not in stops, text, ids)
-            for (q, number, ids, new), text, answer, outcome in zip(rows, texts, found, outcomes, strict=True)
-        ]
-
-    def _tell(self, done: int, live: int) -> None:
-        self._progress.sampling(int(done), self._new_tokens, int(live))
-
-
-def checksum(params: Params) -> str:
-    """12 hex digits that differ when any weight does, wherever the weights are from and however they are sharded."""
-
-    def total(x: jax.Array) -> jax.Array:
-        bits = jax.lax.bitcast_convert_type(x, jnp.uint32 if x.dtype.itemsize == 4 else jnp.uint16)
-        return jnp.sum(bits.astype(jnp.uint32))  # modulo 2^32: the same in any order
-
-    sums = multihost.to_host(jax.jit(lambda tree: jax.tree.map(total, tree))(params))
-    named = [(jax.tree_util.keystr(path), int(value)) for path, value in jax.tree_util.tree_leaves_with_path(sums)]
-    return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:12]
-
-
-def _figures(responses: Sequence[Response]) -> dict[str, float]:
-    """What a person watches of the responses so far."""
-    outcomes = [response.outcome for response in responses]
-    scorable = len(outcomes) - outcomes.count(UNSCORABLE)
-    row = {
-        "response_length": sum(len(response.ids) for response in responses) / len(responses),
-        "unscorable": outcomes.count(UNSCORABLE) / len(responses),
-    }
-    return row | ({"accuracy": outcomes.count(RIGHT) / scorable} if scorable else {})
-
-
-def _digest(questions: Sequence[Question]) -> str:
-    """12 hex digits that differ when any question does: its prompt, its answer, where a response of it begins."""
-    digest = hashlib.sha256()
-    for question in questions:
-        digest.update(repr(question).encode())
-    return digest.hexdigest()[:12]
+    @staticmethod
+    def parse(row: Any) -> Response:
+        """The response of a line's JSON. ValueError, KeyError or TypeError: it is none."""
+        for name, kind in KNOWN.items():
+            if type(row[name]) is not kind:
+                raise ValueError(f"{name} is {row[name]!r}; expected {kind.__name__}")
+        before = "text" not in row  # a line of a run as they used to be
+        text, number = (row["response"], 0) if before else (row["text"], row["response"])
+        ids = np.asarray(row.get("ids", ()), np.int32)
+        if type(text) is not str or type(number) is not int or row["tokens"] < 0:
+            raise ValueError("expected a text, a number and tokens")
+        if any(name in row and type(row[name]) is not kind for name, kind in SOMETIMES.items()):
+            raise ValueError(f"expected other types of {', '.join(SOMETIMES)}")
+        if "ids" in row and len(ids) != row["tokens"]:
+            raise ValueError(f"{row['tokens']} tokens, {len(ids)} ids")
+        gold = row.get("gold")
+        return Response(
+            problem=row["problem"], text=text, outcome=OUTCOMES[row["outcome"]], tokens=row["tokens"],
+            overlong=row["overlong"], answer=row.get("answer"), gold=gold if isinstance(gold, str) else None,
+            response=number, row=row.get("row", 0), difficulty=row.get("difficulty"), prompt=row.get("prompt"),
+            stage=row.get("stage", ""), step=row.get("step"), ids=ids,
+        )  # fmt: skip

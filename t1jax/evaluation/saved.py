@@ -1,37 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Responses of a run, saved as they were sampled: WORKDIR/responses/NAME.jsonl, a JSON line each.
+"""Files of responses: a run's are written here, whole; those of any command are read back here.
 
-    sft-000000.jsonl   after the cold start, on eval.num_problems held-out problems
-    rl-000009.jsonl    after 9 steps of RL, on eval.quick_problems others: a file for each evaluation during RL
-    rl-final.jsonl     after RL, on the problems of sft-000000.jsonl
+    WORKDIR/responses/sft-000000.jsonl   after the cold start, on eval.num_problems held-out problems
+    WORKDIR/responses/rl-000009.jsonl    after 9 steps of RL, on eval.quick_problems others: one for each evaluation
+    WORKDIR/responses/rl-final.jsonl     after RL, on the problems of sft-000000.jsonl
 
-All at temperature 1; of each evaluation the first eval.keep_responses. A line:
-
-    stage     sft or rl                         gold      a right answer; null: there is none
-    step      updates of RL before it           outcome   right, wrong or unscorable
-    problem   number of the held-out problem    tokens    how many, the stop token included
-    prompt    that the response continues       overlong  no stop token within the limit
-    response  its text                          difficulty  of the problem, as the task names it
-
-A file is whole or absent. A run that goes on first drops the files of steps that will be done again, so it ends with
-the files of a run that was never stopped.
-Deliberately not here: sampling and judging (evaluator.py), reading the files and what the responses do (transcripts.py,
-behaviour.py), files of t1jax.evaluate and t1jax.filter (journal.py).
+All at temperature 1; of each evaluation the first eval.keep_responses, without token ids. A line is that of
+responses.py. A run that goes on first drops the files of steps that will be done again, so it ends with the files of a
+run that was never stopped.
+Deliberately not here: sampling and judging (evaluator.py), files that grow by batches (journal.py), what the responses
+do (behaviour.py).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from t1jax.config import ConfigError
 from t1jax.devices import multihost
-from t1jax.evaluation.evaluator import Evaluator, Response
+from t1jax.evaluation.responses import Response
 from t1jax.host import files
-from t1jax.rewards.answers import Outcome
+from t1jax.tasks.files.columns import PROBLEMS
+from t1jax.tasks.files.rows import Row, named, one_line, read_rows
+from t1jax.tasks.files.turns import asked
 
-FOLDER = "responses"
+FOLDER = "responses"  # of a workdir
 FINAL = "final"
+EXPECTED = "responses that a run, t1jax.evaluate or t1jax.filter wrote"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The responses of a file."""
+
+    name: str  # sft-000000, rl-000009, rl-final; of other files the benchmark's or the file's
+    path: Path
+    stage: str  # sft or rl; "": it is not of a run
+    step: int | None  # updates of RL before it
+    final: bool  # of a measurement after a stage, not of an evaluation during RL
+    responses: tuple[Response, ...]
 
 
 def path_of(workdir: Path, stage: str, step: int | str) -> Path:
@@ -39,19 +53,18 @@ def path_of(workdir: Path, stage: str, step: int | str) -> Path:
     return workdir / FOLDER / f"{stage}-{step if isinstance(step, str) else format(step, '06d')}.jsonl"
 
 
-def save(
-    workdir: Path, evaluator: Evaluator, responses: Sequence[Response], stage: str, step: int, final: bool = False
-) -> None:
-    """Writes the first cfg.eval.keep_responses of `responses`, on process 0 alone; nothing where that is 0.
+def save(workdir: Path, responses: Sequence[Response], stage: str, step: int, keep: int, final: bool = False) -> None:
+    """Writes the first `keep` of `responses`, on process 0 alone; nothing where that is 0.
 
     Args:
       step: updates of RL that were done.
       final: they belong to the measurement after RL, not to an evaluation during it.
     """
-    kept = responses[: evaluator.cfg.eval.keep_responses]
+    kept = responses[:keep]
     if multihost.is_main() and kept:
-        text = "".join(_line(evaluator, response, stage, step) for response in kept)
-        files.write_text(path_of(workdir, stage, FINAL if final else step), text)
+        nothing = np.zeros(0, np.int32)
+        lines = [dataclasses.replace(response, stage=stage, step=step, ids=nothing).line() for response in kept]
+        files.write_bytes(path_of(workdir, stage, FINAL if final else step), b"".join(lines))
 
 
 def rewind(workdir: Path, step: int, last: int) -> None:
@@ -64,19 +77,107 @@ def rewind(workdir: Path, step: int, last: int) -> None:
             path.unlink()
 
 
-def _line(evaluator: Evaluator, response: Response, stage: str, step: int) -> str:
-    """The response as a JSON line, in ASCII."""
-    problem, task = response.problem, evaluator.task
-    row = {
-        "stage": stage,
-        "step": step,
-        "problem": problem.index,
-        "difficulty": problem.difficulty,
-        "prompt": task.prompt(problem),
-        "response": response.text,
-        "gold": task.gold(problem),
-        "outcome": Outcome(response.outcome).name.lower(),
-        "tokens": len(response.tokens),
-        "overlong": not response.tokens or response.tokens[-1] not in evaluator.tokenizer.stop_ids,
-    }
-    return json.dumps(files.json_ready(row)) + "\n"
+def collect(path: Path) -> tuple[list[Evaluation], list[str]]:
+    """(the evaluations in `path`, a line for each thing that was left out).
+
+    Those of a run come in the order of training, others by name.
+
+    Args:
+      path: a file, a workdir, or a folder with such files or with those of t1jax.evaluate.
+
+    Raises:
+      ConfigError: nothing is there, or a file is damaged.
+    """
+    notes: list[str] = []
+    found = [_evaluation(file, notes) for file in _files(path, notes)]
+    found = [evaluation for evaluation in found if evaluation.responses]
+    if not found:
+        raise ConfigError(
+            f"{path}: no saved responses; expected {EXPECTED}: a run saves them unless eval.keep_responses is 0"
+        )
+    return sorted(found, key=lambda e: (e.stage != "sft", e.step or 0, e.final, e.name)), notes
+
+
+def _files(path: Path, notes: list[str]) -> list[Path]:
+    """The files of `path` that begin with a response."""
+    if path.is_file():
+        if not _begins_with_one(path):
+            raise ConfigError(f"{path}: line 1 is no response; expected {EXPECTED}")
+        return [path]
+    if not path.is_dir():
+        raise ConfigError(f"{path}: no such file or folder; expected {EXPECTED}")
+    folder = path / FOLDER if (path / FOLDER).is_dir() else path
+    found = sorted([*folder.glob("*.jsonl"), *folder.glob("*/responses.jsonl")])
+    others = [file for file in found if not _begins_with_one(file)]
+    notes += [f"{file.relative_to(path)}: does not begin with a response: left out" for file in others]
+    return [file for file in found if file not in others]
+
+
+def _begins_with_one(path: Path) -> bool:
+    """Whether the first line of a file is a response."""
+    try:
+        with open(path, "rb") as file:
+            Response.parse(json.loads(file.readline()))
+        return True
+    except (ValueError, KeyError, TypeError):
+        return False
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; expected a file that can be read") from error
+
+
+def _evaluation(path: Path, notes: list[str]) -> Evaluation:
+    """What a file holds. A last line that no newline ends was being written, and is left out."""
+    responses = _read(path, notes)
+    stage, step = (responses[0].stage, responses[0].step) if responses else ("", None)
+    if stage:
+        return Evaluation(path.stem, path, stage, step, path.stem.endswith("-final") or stage == "sft", responses)
+    name = path.parent.name if path.name == "responses.jsonl" else path.name.removesuffix(".jsonl")
+    prompts = _prompts(path, notes) if responses else {}
+    known = tuple(dataclasses.replace(r, prompt=prompts.get(r.row)) for r in responses)
+    return Evaluation(name, path, "", None, True, known)
+
+
+def _read(path: Path, notes: list[str]) -> tuple[Response, ...]:
+    """The responses of a file, all of one stage and step."""
+    found: list[Response] = []
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                notes.append(f"{path}: line {number} is not whole: left out")
+                break
+            try:
+                row: Any = json.loads(line)
+            except ValueError as error:
+                raise _damaged(path, number, one_line(error), "a response in JSON") from error
+            try:
+                response = Response.parse(row)
+            except (ValueError, KeyError, TypeError) as error:
+                raise _damaged(path, number, "no response", "a response as in line 1") from error
+            first = found[0] if found else response
+            if (response.stage, response.step) != (first.stage, first.step):
+                stands = f"{response.stage} step {response.step}"
+                raise _damaged(path, number, stands, f"{first.stage} step {first.step}, as in line 1")
+            found.append(response)
+    return tuple(found)
+
+
+def _prompts(path: Path, notes: list[str]) -> dict[int, str]:
+    """row -> problem, from the file that the settings beside `path` name; without it, {} and a note."""
+    beside = path.with_suffix(".settings.json")
+    try:
+        data = str(json.loads(beside.read_text(encoding="utf-8"))["data"])
+        questions = {number: _question(data, number, row) for number, row in read_rows(data)}
+    except (OSError, ValueError, KeyError, TypeError) as error:  # ConfigError is a ValueError
+        notes.append(f"{path}: its problems cannot be read, so they are shown by number: {one_line(error)}")
+        return {}
+    return {number: text for number, text in questions.items() if text}
+
+
+def _question(path: str, number: int, row: Row) -> str:
+    """The problem of a row, in the first column with a common name; "" if there is none."""
+    column = next((found[0] for name in PROBLEMS if (found := named(row, name))), None)
+    return asked(path, number, row, column)[1] if column else ""
+
+
+def _damaged(path: Path, line: int, found: str, expected: str) -> ConfigError:
+    return ConfigError(f"{path}: line {line}: {found}; expected {expected}: delete the file, or sample again")

@@ -1,24 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inference scaling without a verifier: does more thinking give more correct answers?
 
-One generation's thinking is cut at a budget of tokens, the model writes the answer from the cut thought, and that is
-scored; repeated over budgets. A response that ends its thinking, or itself, within the budget keeps its own answer.
+One generation's thinking is cut at a budget of tokens (cut.py), the model writes the answer from the cut thought, and
+that is scored; repeated over budgets.
 
 Source: T1 (arXiv 2501.11651) section 3, inference scaling.
-Deliberately not here: the plot (plots.py).
+Deliberately not here: the plot (plots.py), the same for files of problems (evaluate.py).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-from t1jax.evaluation.evaluator import Evaluator, Response, accuracy
-from t1jax.text.tokenizer import TokenIds, Tokenizer
+from t1jax.evaluation.cut import cut, padded_length
+from t1jax.evaluation.evaluator import Evaluator
+from t1jax.evaluation.figures import accuracy
+from t1jax.evaluation.responses import Response
 from t1jax.types import Params
-
-BUCKET = 64  # prompts with cut thoughts are padded to a multiple of this many tokens: few shapes to compile
 
 
 def inference_scaling(
@@ -33,39 +32,26 @@ def inference_scaling(
       stage: "sft" or "rl".
     """
     cfg, task, tokenizer = evaluator.cfg, evaluator.task, evaluator.tokenizer
-    ends = [end_of(r.tokens, task.thought_end(r.tokens, tokenizer), tokenizer) for r in responses]
-    longest_prefix = len(tokenizer.encode(task.cut_answer_prefix))
+    prefix = task.cut_answer_prefix
+    written = [response.ids.tolist() for response in responses]
     points = []
-    for budget in cfg.scaling.budgets:
-        cut = [i for i, end in enumerate(ends) if end > budget]
-        thoughts = [close(responses[i].tokens[:budget], task.cut_answer_prefix, tokenizer) for i in cut]
-        questions = [tokenizer.encode(task.prompt(responses[i].problem)) for i in cut]
-        longest = cfg.data.prompt_length + min(budget, cfg.rl.max_new_tokens) + longest_prefix
+    for budget, thoughts in cut(
+        written, cfg.scaling.budgets, lambda ids: task.thought_end(ids, tokenizer), prefix, tokenizer
+    ).items():
+        problems = [task.problem(responses[i].problem, "held_out") for i in thoughts]
         answers = evaluator.continue_from(
             params,
-            [question + thought for question, thought in zip(questions, thoughts, strict=True)],
+            [
+                tokenizer.encode(task.prompt(p)) + thought
+                for p, thought in zip(problems, thoughts.values(), strict=True)
+            ],
             f"scaling/{stage}/{budget}",
-            length=-(-longest // BUCKET) * BUCKET,
+            length=padded_length(cfg, budget, prefix, tokenizer),
             new_tokens=cfg.scaling.answer_tokens,
         )
         judged = list(responses)
-        problems = [responses[i].problem for i in cut]
-        completed = [thought + answer for thought, answer in zip(thoughts, answers, strict=True)]
-        for i, response in zip(cut, evaluator.judge(problems, completed), strict=True):
+        completed = [thought + answer for thought, answer in zip(thoughts.values(), answers, strict=True)]
+        for i, response in zip(thoughts, evaluator.judge(problems, completed), strict=True):
             judged[i] = response
         points.append({"stage": stage, "budget": budget, **accuracy(judged)})
     return points
-
-
-def end_of(tokens: TokenIds, thought_end: int | None, tokenizer: Tokenizer) -> float:
-    """Tokens before a response ends its thinking, or itself; infinite if it does neither."""
-    stopped = len(tokens) > 0 and tokens[-1] in tokenizer.stop_ids
-    return min(math.inf if thought_end is None else thought_end, len(tokens) - 1 if stopped else math.inf)
-
-
-def close(tokens: TokenIds, prefix: str, tokenizer: Tokenizer) -> list[int]:
-    """A cut thought, and the words after which only the answer is left to write. A line that is whole stays whole."""
-    text = tokenizer.decode(tokens)
-    if not text or text.endswith("\n"):
-        prefix = prefix.removeprefix("\n")
-    return [*tokens, *tokenizer.encode(prefix)]

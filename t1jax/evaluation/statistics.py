@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -39,6 +40,27 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     low = 0.0 if successes == 0 else centre - half  # exact at the ends, where rounding would miss by 1e-17
     high = 1.0 if successes == n else centre + half
     return low, high
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share, `count` of `n`, with its 95 % Wilson interval."""
+
+    count: int
+    n: int
+
+    @property
+    def value(self) -> float | None:
+        """None when n = 0."""
+        return self.count / self.n if self.n else None
+
+    @property
+    def low(self) -> float:
+        return wilson(self.count, self.n)[0]
+
+    @property
+    def high(self) -> float:
+        return wilson(self.count, self.n)[1]
 
 
 def difference(before: tuple[float, float, float], after: tuple[float, float, float]) -> tuple[float, float]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-import runpy
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,9 +19,10 @@ from typing import Any, NoReturn
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from t1jax import config
+from t1jax import config, typed
 from t1jax.config import Config, ConfigError
 from t1jax.devices import waiting
+from t1jax.host import config_files
 from t1jax.host.stopping import Interrupted, Stopped
 
 EXIT_MISTAKE, EXIT_INTERRUPTED = 2, 130
@@ -93,13 +93,13 @@ def read_config(
     Args:
       argv: the command line, program name first.
       define: defines flags in the values that it is given; may not define `config`.
-      default: the file if the command line names none: here, or as installed.
+      default: the file, or the name of one that comes with t1jax, if the command line names none.
 
     Raises:
       ConfigError: anything is misspelt, missing or of the wrong type.
     """
     path, rest = take_config_file(argv, default)
-    tree = _load_file(path)
+    tree = config_files.load(path)
     for name in _overridden(rest):
         if name not in _knobs(tree):
             raise config.unknown_knob(name)
@@ -112,24 +112,20 @@ def read_config(
     return config.load(values.config), values, extra
 
 
-def take_config_file(argv: list[str], default: str) -> tuple[str, list[str]]:
-    """The config file that the command line names, or the default, here or as installed; and the other arguments."""
-    path, rest = None, []
+def take_config_file(argv: list[str], default: str) -> tuple[Path, list[str]]:
+    """The config file that the command line names, or the default; and the other arguments.
+
+    Raises:
+      ConfigError: there is no such file, and no config of this name comes with t1jax.
+    """
+    given, rest = None, []
     arguments = iter(argv)
     for arg in arguments:
         if match := re.fullmatch(r"--?config(?:=(.*))?", arg, re.DOTALL):
-            path = match[1] if match[1] is not None else next(arguments, "")
+            given = match[1] if match[1] is not None else next(arguments, "")
         else:
             rest.append(arg)
-    if path is None:
-        path = default
-        if not Path(path).is_file():
-            import configs
-
-            path = str(Path(configs.__path__[0]) / Path(path).name)
-    if not Path(path).is_file():
-        raise ConfigError(f"--config={path}: no such file; expected a Python file like {default}")
-    return path, rest
+    return config_files.find(default if given is None else given), rest
 
 
 def out_file(name: str | None) -> Path:
@@ -145,17 +141,6 @@ def out_file(name: str | None) -> Path:
     except OSError as error:
         raise ConfigError(f"--out={name}: {error.strerror}; expected a writable folder") from error
     return Path(name)
-
-
-def _load_file(path: str) -> ConfigDict:
-    """What get_config() of the file returns."""
-    try:
-        tree = runpy.run_path(path)["get_config"]()
-    except (Exception, SystemExit) as error:  # the user's program: what it raises is the user's to mend
-        raise ConfigError(f"{path}: {type(error).__name__}: {error}; expected a get_config() that works") from error
-    if not isinstance(tree, ConfigDict):
-        raise ConfigError(f"{path}: get_config() returned {type(tree).__name__}; expected a ConfigDict, see configs/")
-    return tree
 
 
 def _knobs(tree: Mapping[str, Any] | ConfigDict, prefix: str = "") -> Iterator[str]:
@@ -178,4 +163,4 @@ def _illegal(error: flags.IllegalFlagValueError) -> ConfigError:
     if match is None:
         return ConfigError(str(error))
     knob, found = match.groups()
-    return ConfigError(f"{knob} is {found!r}; expected {config.expected_type(knob)}")
+    return ConfigError(f"{knob} is {found!r}; expected {typed.expected(Config, knob)}")

@@ -10,7 +10,7 @@ never in the compute dtype, neither when a device accumulates it nor when device
 
 Axes: V vocabulary, D width, B rows, S positions of a row, T positions that are asked for.
 Source: float32 masters and accumulation, arXiv 1710.03740.
-Deliberately not here: loss scaling for float16 (optim.py), the head (losses.py).
+Deliberately not here: loss scaling for float16 (optim.py), the head (logprobs.py).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ pure functions: `init_params`, `forward`, `logits`.
 Axes: B rows or lanes, P prompts, T query positions, C prompt positions, D width, N query heads, K kv heads, H head
 dim, F mlp width, V vocabulary, L layers; those of the cache as in ring.py.
 Source: Qwen2.5, arXiv 2412.15115; Qwen3, arXiv 2505.09388; parity with transformers is tested for each family.
-Deliberately not here: the cache (ring.py), sampling (decode.py), losses over the vocabulary (losses.py).
+Deliberately not here: the cache (ring.py), sampling (decode.py), scores of the vocabulary in chunks (logprobs.py).
 """
 
 from __future__ import annotations
@@ -261,7 +261,7 @@ def head_weight(model: Transformer, params: Params) -> jax.Array:
 
 
 def logits(model: Transformer, params: Params, hidden_BTD: jax.Array) -> jax.Array:
-    """float32[B, T, V] scores of the next token. Whole in memory: for decode and tests; losses.py goes in chunks."""
+    """float32[B, T, V] scores of the next token. Whole in memory: for decode and tests; logprobs.py goes in chunks."""
     return einsum("BTD,DV->BTV", hidden_BTD, head_weight(model, params))
 
 

@@ -23,18 +23,18 @@ from jax.sharding import Mesh
 
 from t1jax import validation
 from t1jax.config import Config, ConfigError, MeshConfig, ModelConfig, mesh_shape
-from t1jax.devices import multihost, sharding
+from t1jax.devices import multihost, scopes, sharding
 from t1jax.model import qwen
 from t1jax.planning import estimate, hlo
 from t1jax.planning.estimate import Seconds, Work
 from t1jax.planning.hlo import Collective
 from t1jax.planning.slices import GIB, Slice
-from t1jax.training import memory, step
+from t1jax.training import step
 from t1jax.training.memory import USABLE, MemoryPlan
+from t1jax.training.setup import RlSetup, rl_setup
 from t1jax.types import Prompts
-from t1jax.update import optim, packing
 
-STAGES = {"decode": "token_loop", "anchor": "anchor_parts", "update": "update_parts"}  # and their scopes
+STAGES = {"decode": scopes.TOKEN_LOOP, "anchor": scopes.ANCHOR_PARTS, "update": scopes.UPDATE_PARTS}
 TRIED = 3  # suggestions that are compiled before giving up
 
 
@@ -93,7 +93,7 @@ class Found:
         value = 4 if model.compute_dtype == "float32" else 2
         smallest = model.hidden_size * model.num_kv_heads * model.head_dim * value // self.mesh[2]
         inside = (x for x in self.compiled.exchanges if x.in_token_loop)
-        weights = (x for x in inside if x.kind == "all-gather" and "drawing" not in x.scope.split("/"))
+        weights = (x for x in inside if x.kind == "all-gather" and scopes.DRAWING not in x.scope.split("/"))
         return sum(x.bytes >= smallest for x in weights)
 
     @property
@@ -178,17 +178,19 @@ def plan(cfg: Config, where: Slice, length: float, *, compiled: bool) -> Found:
     validation.validate(cfg, len(where.devices))
     shape = mesh_shape(cfg.mesh, len(where.devices))
     mesh = sharding.make_mesh(cfg.mesh, where.devices)
-    planned = memory.plan(
-        _with(cfg, lanes=cfg.rl.lanes or _lanes(cfg, mesh, where)), mesh, where.chip.memory, where.on_host
-    )
+    setup = _setup(cfg, mesh, where)
+    planned, grid = setup.memory, setup.grid
     cfg = _with(cfg, lanes=planned.lanes)
     responses = cfg.rl.prompts_per_step * cfg.rl.responses_per_prompt
-    grid = packing.make_grid(cfg, sharding.train_layout(mesh), responses, cfg.data.prompt_length)
     rows = -(-responses // (shape[0] * shape[1]) // int(grid.length // (cfg.data.prompt_length + length)))
     parts = min(grid.parts, -(-rows // grid.rows))
     seconds = estimate.seconds(cfg, shape, where.chip, length, planned.lanes, parts)
-    trips = {"all_lanes": seconds.iterations, "anchor_parts": float(parts), "update_parts": float(parts)}
-    trips["head_chunks"] = float(cfg.rl.vocab_chunks)
+    trips = {
+        scopes.ALL_LANES: seconds.iterations,
+        scopes.ANCHOR_PARTS: float(parts),
+        scopes.UPDATE_PARTS: float(parts),
+        scopes.HEAD_CHUNKS: float(cfg.rl.vocab_chunks),
+    }
     hopeless = planned.total > 1.5 * where.chip.memory
     return Found(
         cfg=cfg,
@@ -196,17 +198,16 @@ def plan(cfg: Config, where: Slice, length: float, *, compiled: bool) -> Found:
         mesh=shape,
         parameters=_parameters(cfg.model),
         memory=planned,
-        compiled=_compile(cfg, mesh, where, planned, trips) if compiled and not hopeless else None,
+        compiled=_compile(setup, where, trips) if compiled and not hopeless else None,
         work=estimate.work(cfg, length),
         seconds=seconds,
         length=length,
-        fed=_feeders(mesh, where),
+        fed=_feeders(setup.layout, where),
     )
 
 
-def _feeders(mesh: Mesh, where: Slice) -> multihost.Feeders:
+def _feeders(layout: sharding.Layout, where: Slice) -> multihost.Feeders:
     """Of TPUs the slice says whose a device is; of GPUs, which others stand in for: a process each, as Slurm does."""
-    layout = sharding.train_layout(mesh)
     if where.compiler == "tpu" or where.chip.name == "cpu":
         return multihost.feeders(layout)
     place = {device: index for index, device in enumerate(where.devices)}
@@ -218,16 +219,14 @@ def _with(cfg: Config, **knobs: Any) -> Config:
     return dataclasses.replace(cfg, rl=dataclasses.replace(cfg.rl, **knobs))
 
 
-def _lanes(cfg: Config, mesh: Mesh, where: Slice) -> int:
-    """The most lanes that fit; one where none does."""
+def _setup(cfg: Config, mesh: Mesh, where: Slice) -> RlSetup:
+    """With the most lanes that fit; with one where none does."""
+    setup = rl_setup(cfg, mesh, where.chip.memory, where.on_host)
     try:
-        return memory.plan(cfg, mesh, where.chip.memory, where.on_host).lanes
+        setup.memory  # noqa: B018
     except ConfigError:
-        return 1
-
-
-def _optimizer(cfg: Config) -> Any:
-    return optim.make_optimizer(cfg.rl, cfg.rl.num_steps, "constant")
+        return rl_setup(_with(cfg, lanes=1), mesh, where.chip.memory, where.on_host)
+    return setup
 
 
 @lru_cache
@@ -236,22 +235,21 @@ def _parameters(cfg: ModelConfig) -> int:
     return sum(x.size for x in jax.tree.leaves(nn.unbox(qwen.boxed_shapes(model))))
 
 
-def _compile(cfg: Config, mesh: Mesh, where: Slice, planned: MemoryPlan, trips: dict[str, float]) -> Compiled:
+def _compile(setup: RlSetup, where: Slice, trips: dict[str, float]) -> Compiled:
     """The step through the slice's compiler."""
 
     def no_scorer(*_: Any) -> Any:
         raise AssertionError("a plan scores nothing")
 
-    layout, rows, width = sharding.train_layout(mesh), cfg.rl.prompts_per_step, cfg.data.prompt_length
+    layout, rows, width = setup.layout, setup.cfg.rl.prompts_per_step, setup.cfg.data.prompt_length
 
     def prompt(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=layout.sharding("batch", *(None for _ in shape[1:])))
 
     prompts = Prompts(prompt(jnp.int32, rows, width), prompt(jnp.bool_, rows, width), prompt(jnp.int32, rows))
-    train_step = step.make_train_step(cfg, mesh, no_scorer, stop_tokens=(0,))
-    state = step.state_shapes(cfg, mesh, _optimizer(cfg), anchor=True)
+    train_step = step.make_train_step(setup, no_scorer, stop_tokens=(0,))
     print(f"compiling for {where.topology}; minutes for a large model", file=sys.stderr)
-    lowered = train_step.trace(state, prompts).lower(lowering_platforms=(where.compiler,))
+    lowered = train_step.trace(setup.state_shapes(), prompts).lower(lowering_platforms=(where.compiler,))
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -259,8 +257,8 @@ def _compile(cfg: Config, mesh: Mesh, where: Slice, planned: MemoryPlan, trips: 
             raise
         said = " ".join(str(error).split())
         used = re.search(r"Used ([0-9.]+)([KMG]) of", said)
-        size = int(float(used[1]) * {"K": 2**10, "M": 2**20, "G": 2**30}[used[2]]) if used else planned.program
-        return Compiled(0, max(size, planned.program), 0, refused=f"the compiler finds no room: {said[:160]}")
+        size = int(float(used[1]) * {"K": 2**10, "M": 2**20, "G": 2**30}[used[2]]) if used else setup.memory.program
+        return Compiled(0, max(size, setup.memory.program), 0, refused=f"the compiler finds no room: {said[:160]}")
     stats, text = compiled.memory_analysis(), hlo.parse(compiled.as_text())
     return Compiled(
         arguments=stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes,

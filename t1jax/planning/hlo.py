@@ -3,8 +3,7 @@
 
 XLA's own cost analysis counts the body of a loop once. Here every computation is counted as often as its callers run
 it. The trip count of a loop over layers is in the text; those of the token loop, and of the loops over the update's
-parts and the head's chunks, depend on data, so the caller passes them by name (`jax.named_scope` in decode.py, step.py
-and losses.py puts the names into the text).
+parts and the head's chunks, depend on data, so the caller passes them by the name of their scope (devices/scopes.py).
 
 Source: the text form of HLO (openxla.org/xla/operation_semantics); flops of a convolution as in XLA's
 HloCostAnalysis: only positions of the window that meet input.
@@ -18,6 +17,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+
+from t1jax.devices import scopes
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
 BITS = {"pred": 8, "bf16": 16, "f16": 16, "f32": 32, "f64": 64} | {
@@ -106,7 +107,7 @@ class Program:
             more, within = times, inside
             if line.opcode == "while":
                 more = times * self.trips(line, trips)
-                within = inside or "token_loop" in line.scope.split("/")
+                within = inside or scopes.TOKEN_LOOP in line.scope.split("/")
             for name in line.called:
                 yield from self._walk(name, more, within, trips)
 

@@ -26,7 +26,7 @@ def hardest(difficulties: Sequence[Any], step: int, over: float) -> int:
     return last if step >= over else int(last * step / over)
 
 
-def choose(cfg: Config, task: Task, split: Any, step: int, index: int, size: int) -> int:
+def choose(cfg: Config, task: Task, split: str, step: int, index: int, size: int) -> int:
     """The problem for one that the order of the data names: itself, or the next of `size` that is easy enough.
 
     Where no problem within TRIES is, itself: of problems that a filter kept, all may be hard.

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a reader of a report should be careful with: signs in a run's numbers that something is not as it should be.
+"""Warnings for the reader of a report: signs in a run's numbers that something went wrong, with the knob that may help.
 
-Each is said only where the numbers show it, with the knob that may help.
-Deliberately not here: warnings while the run goes on (health.py), the story (story.py).
+Deliberately not here: warnings during the run (health.py), the story (story.py).
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ GAPS = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5}
 
 
 def cautions(run: Run) -> list[str]:
-    """What should make a reader careful, as HTML, with the knob that may help."""
+    """Warnings as HTML."""
     found = []
     if not run.finished:
-        found.append("This run is not finished: the page shows what is there so far.")
+        found.append("This run is not finished; the page shows what is known so far.")
     before, after = run.results.get("sft"), run.results.get("rl")
     if before and after and (moved := change(before, after)).high < 0:
         found.append(
@@ -48,7 +47,7 @@ def cautions(run: Run) -> list[str]:
     if overlong is not None and overlong > MUCH_CUT:
         found.append(f"At the end {percent(overlong)} of the responses are cut at <code>rl.max_new_tokens</code>.")
     if unscorable is not None and unscorable > MUCH_UNSCORABLE:
-        found.append(f"At the end {percent(unscorable)} of the responses cannot be judged, and teach nothing.")
+        found.append(f"At the end {percent(unscorable)} of the responses cannot be judged and teach nothing.")
     gaps = [row["logprob_gap"] for row in rows if row.get("logprob_gap") is not None]
     dtype = knob(run.results.get("config"), "model.compute_dtype")
     if gaps and max(gaps) > GAPS.get(str(dtype), max(GAPS.values())):
@@ -72,7 +71,7 @@ def cautions(run: Run) -> list[str]:
 
 
 def _fall(run: Run) -> list[str]:
-    """Whether the end is clearly below a point on the way."""
+    """A warning if held-out accuracy at the end is clearly below its best."""
     points = [(step, row) for step, row in held_out(run) if step]
     if len(points) < 2:
         return []

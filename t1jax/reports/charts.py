@@ -1,25 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Charts of the report as HTML: lines, bands and points that are readable at any width, printed, and without script.
+"""Charts of the report as HTML: lines, bands and points that can be read at any width, in print and without JavaScript.
 
-A chart is a box. Its lines are an SVG that stretches with the box while its strokes do not; its words are HTML, placed
-in percent, so that no letter shrinks on a phone. Beside the lines stand the values as JSON, which hover.py's script
-shows under the pointer. Charts of one group share their x axis: what is pointed at in one is shown in all.
-Deliberately not here: which charts there are (curves.py), what moves (hover.py), PNGs (plots.py).
+The lines of a chart are an SVG that stretches with its box, with strokes of constant width. Labels are HTML placed in
+percent, so they stay legible on a phone. The values are embedded as JSON; assets/charts.js shows those under the
+pointer. Charts of one group share their x axis: pointing at a step in one shows it in all.
+Deliberately not here: which charts there are (curves.py), axes and their labels (axes.py), PNGs (plots.py).
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from t1jax.reports.axes import Place, linear, logarithmic, number, whole_ticks, x_labels, y_axis
 from t1jax.reports.page import escape, visible
 
+SCRIPTS, STYLES = ("charts.js",), ("charts.css", "controls.css")  # in assets/: what a page with charts needs
 SIDE = 1000.0  # of the SVG's square of coordinates
 MOST = 400  # points of a line; more are averaged in runs (curves.py)
-Place = Callable[[float], float]  # a value -> its share of the way along an axis
-NARROW, WIDE = 0.16, 0.06  # least distance of labels of the x axis, share of its width: on a phone, elsewhere
 
 
 @dataclass(frozen=True)
@@ -27,14 +26,14 @@ class Series:
     """One line of a chart."""
 
     label: str  # plain text; "" where there is nothing to tell apart
-    colour: str  # before | after | 1 .. 6: a class of hover.STYLE
+    colour: str  # before | after | 1 .. 6: a class of charts.css, s-NAME
     x: Sequence[float]
     y: Sequence[float]
     low: Sequence[float] = ()  # 95 % interval of each y; () where there is none
     high: Sequence[float] = ()
     trend: Sequence[float] = ()  # running mean of y, drawn over it
-    names: Sequence[str] = ()  # of the points, where "step 7" would not do
-    points: bool = False  # measured here and there: dots with whiskers; else a line with a band
+    names: Sequence[str] = ()  # of the points, instead of "step 7"
+    points: bool = False  # few measurements: dots with whiskers; else a line with a band
     dashed: bool = False
     run: str = ""  # the switch that shows and hides it
 
@@ -60,15 +59,15 @@ def figure(chart: Chart) -> str:
     if not series:
         return ""
     xs = sorted({float(x) for s in series for x in s.x})
-    place = _log(xs) if chart.log else _line(xs[0], xs[-1])
-    bottom, top, ticks = _y_axis([v for s in series for v in (*s.y, *s.low, *s.high)], chart.percent)
-    height = _line(bottom, top)
+    place = logarithmic(xs) if chart.log else linear(xs[0], xs[-1])
+    bottom, top, ticks = y_axis([v for s in series for v in (*s.y, *s.low, *s.high)], chart.percent)
+    height = linear(bottom, top)
     grid = "".join(
         f'<i class="gy" style="top:{100 - 100 * height(v):.2f}%"><span>{escape(number(v, chart.percent, v_step))}'
         "</span></i>"
         for v, v_step in ticks
     )
-    labels = _x_labels([(place(x), f"{x:,.0f}") for x in (xs if chart.log else _steps(xs[0], xs[-1]))])
+    labels = x_labels([(place(x), f"{x:,.0f}") for x in (xs if chart.log else whole_ticks(xs[0], xs[-1]))])
     lines = "".join(_lines(s, place, height) for s in series)
     values = _values(chart, series, xs)
     left = [round(100 * place(x), 2) for x in xs]
@@ -96,87 +95,18 @@ def figure(chart: Chart) -> str:
     )
 
 
+def grid(charts: Sequence[Chart]) -> str:
+    """Charts side by side as HTML; "" if none has a value."""
+    drawn = "".join(figure(chart) for chart in charts)
+    return f'<div class="grid charts">{drawn}</div>' if drawn else ""
+
+
 def embedded(data: object) -> str:
-    """Data for the page's script: in it nothing is markup, whatever the data say."""
+    """Data for the page's script as JSON in which nothing can be parsed as markup."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))  # ASCII
     for mark in "<>&":
         text = text.replace(mark, f"\\u{ord(mark):04x}")
     return f'<script type="application/json">{text}</script>'
-
-
-def number(value: float, percent: bool, step: float = 0.0) -> str:
-    """A value as people read it: 62.1 %, 0.318, 48.8, 1,204. `step`: between ticks of an axis, which need no more."""
-    if percent:
-        text = f"{100 * value:.{1 if step < 0.0099 else 0}f} %"
-    elif step:
-        short = 1e-4 <= step and abs(value) < 1e6
-        text = f"{value:,.{max(0, -math.floor(math.log10(step) + 1e-9))}f}" if short else f"{value:.3g}"
-    elif value and not 1e-3 <= abs(value) < 1e7:
-        text = f"{value:.2e}"
-    else:
-        text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-    return text.replace("-", "−", 1) if text.startswith("-") else text
-
-
-def ticks_between(low: float, high: float, count: int) -> list[float]:
-    """About `count` round numbers from `low` to `high`: 1, 2 or 5 times a power of ten apart."""
-    if not high > low:
-        return [low]
-    raw = (high - low) / max(1, count)
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def _line(low: float, high: float) -> Place:
-    """x -> its share of the way from low to high."""
-    return (lambda x: (x - low) / (high - low)) if high > low else (lambda x: 0.5)
-
-
-def _log(xs: Sequence[float]) -> Place:
-    """x -> its share of the way on a log scale; 0 stands an octave below the smallest other."""
-    least = min((x for x in xs if x > 0), default=1.0)
-
-    def octave(x: float) -> float:
-        return math.log2(x) if x > 0 else math.log2(least) - 1
-
-    line = _line(octave(xs[0]), octave(xs[-1]))
-    return lambda x: line(octave(x))
-
-
-def _y_axis(values: Sequence[float], percent: bool) -> tuple[float, float, list[tuple[float, float]]]:
-    """(bottom, top, [(tick, distance of ticks)]) for these values."""
-    low, high = min(values), max(values)
-    if percent:
-        low, high = max(0.0, low), min(1.0, max(high, low + 0.02, 0.02))
-    room = 0.05 * (high - low) or abs(high) * 0.1 or 1.0
-    bottom, top = low - room, high + room
-    if low >= 0 and (percent or low < 0.5 * high):
-        bottom = 0.0
-    if percent:
-        bottom, top = max(0.0, bottom), min(1.0, top)
-    ticks = ticks_between(bottom, top, 5)
-    return bottom, top, [(v, ticks[1] - ticks[0] if len(ticks) > 1 else 0.0) for v in ticks]
-
-
-def _steps(first: float, last: float) -> list[float]:
-    """Whole numbers for the x axis."""
-    ticks = [x for x in ticks_between(first, last, 6) if x == round(x)]
-    return ticks if len(ticks) > 1 else sorted({first, last})
-
-
-def _x_labels(labels: Sequence[tuple[float, str]]) -> str:
-    """Labels of the x axis; those that would touch on a phone, or anywhere, stay out there."""
-    shown, narrow, wide = [], -1.0, -1.0
-    for at, text in labels:
-        if at - wide < WIDE:
-            continue
-        wide = at
-        kind = "gx" if at - narrow >= NARROW else "gx roomy"
-        narrow = at if kind == "gx" else narrow
-        shown.append(f'<span class="{kind}" style="left:{100 * at:.2f}%">{escape(text)}</span>')
-    return "".join(shown)
 
 
 def _lines(s: Series, place: Place, height: Place) -> str:
@@ -210,7 +140,7 @@ def _lines(s: Series, place: Place, height: Place) -> str:
 
 
 def _values(chart: Chart, series: Sequence[Series], xs: Sequence[float]) -> list[list[str | None]]:
-    """What the readout says of each series at each x; None where it has no value there."""
+    """The readout of each series at each x; None where it has no value."""
     found = []
     for s in series:
         texts: dict[float, str] = {}
@@ -234,7 +164,7 @@ def _last(texts: Sequence[str | None]) -> str:
 
 
 def _key(s: Series, texts: Sequence[str | None]) -> str:
-    """A line's swatch, name and value in the readout; the value's box is as wide as the widest will be."""
+    """A line's swatch, name and value in the readout, as wide as its widest value."""
     width = max(len(text) for text in texts if text is not None)
     run = f' data-run="{s.run}"' if s.run else ""
     label = f"{escape(s.label)} " if s.label else ""

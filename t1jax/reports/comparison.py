@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several runs on one page: a table with differences to the first, the knobs that differ, their curves over each other.
+"""Several runs on one page: a table with differences to the first run, the knobs that differ, and overlaid curves.
 
-Differences carry 95 % intervals for independent samples; runs that answered the same problems differ, if anything, by
-less than those allow. Where knobs differ that make accuracies hard to compare (COMPARABLE), the page says so.
+Differences come with 95 % intervals for independent samples, which are conservative for runs that answered the same
+problems. The page warns where accuracies are not comparable because knobs differ (COMPARABLE).
 Deliberately not here: one run (run_page.py), charts (curves.py, charts.py), command line (report.py).
 """
 
@@ -13,22 +13,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t1jax.host.workdir import changes
-from t1jax.reports import curves, hover
+from t1jax.reports import curves
 from t1jax.reports.cautions import cautions
-from t1jax.reports.page import details, escape, page, section, table
-from t1jax.reports.run_page import footer, grid, signed
+from t1jax.reports.charts import SCRIPTS, STYLES, grid
+from t1jax.reports.page import THEME_BUTTON, details, escape, footer, page, section, table
 from t1jax.reports.runs import Run
-from t1jax.reports.wording import change, clock, interval, percent, tokens, total_seconds
+from t1jax.reports.wording import change, clock, interval, percent, signed, tokens, total_seconds
 
 ABSENT = '<span class="tag">–</span>'
 COMPARABLE = ("task.", "data.", "eval.num_problems", "rl.max_new_tokens", "scaling.")  # other problems, other measure
 
 
-STYLE = "main { max-width: 1240px; }"  # of a page with wide tables
-
-
 def render(runs: Sequence[Run]) -> str:
-    """The page that compares two or more runs; the first is what the others are compared with."""
+    """The page that compares two or more runs with the first of them."""
     knobs = differing(runs)
     parts = [
         ("runs", "The runs", _table(runs)),
@@ -40,7 +37,7 @@ def render(runs: Sequence[Run]) -> str:
     parts = [part for part in parts if part[2]]
     links = "".join(f'<a href="#{name}">{name.capitalize()}</a>' for name, _, _ in parts)
     body = _headline(runs, knobs, links) + "".join(section(name, title, text) for name, title, text in parts)
-    return page("T1 runs compared", body + footer(), script=hover.SCRIPT, style=hover.STYLE + STYLE)
+    return page("T1 runs compared", body + footer(), scripts=SCRIPTS, styles=(*STYLES, "comparison.css"))
 
 
 def differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
@@ -65,14 +62,14 @@ def _headline(runs: Sequence[Run], knobs: Mapping[str, Any], links: str) -> str:
     notes = []
     if len(whole) < len(runs):
         open_ones = ", ".join(escape(run.name) for run in runs if not run.results.get("rl"))
-        notes.append(f"Not finished: {open_ones}. What is there so far is shown.")
+        notes.append(f"Not finished: {open_ones}. The page shows what is known so far.")
     others = [name for name in knobs if any(name == c or (c[-1] == "." and name.startswith(c)) for c in COMPARABLE)]
     if others:
         listed = ", ".join(f"<code>{escape(name)}</code>" for name in others)
-        notes.append(f"They were not measured on the same terms: {listed}. Differences in accuracy may be due to that.")
+        notes.append(f"They were not measured in the same way: {listed}. Differences in accuracy may be due to that.")
     warned = "".join(f"<li>{note}</li>" for note in notes)
     return (
-        f'<header>{hover.THEME_BUTTON}<div class="kicker">T1 · cold start, then reinforcement learning</div>'
+        f'<header>{THEME_BUTTON}<div class="kicker">T1 · cold start, then reinforcement learning</div>'
         f"<h1>{len(runs)} runs compared</h1>"
         '<p class="lead">Accuracy: share of right answers on held-out problems, one response a problem sampled at '
         f"temperature 1. Brackets: 95 % intervals. {_outcome(whole)}</p>"
@@ -82,7 +79,7 @@ def _headline(runs: Sequence[Run], knobs: Mapping[str, Any], links: str) -> str:
 
 
 def _outcome(whole: Sequence[Run]) -> str:
-    """Which run is ahead after RL, no stronger than the intervals."""
+    """Which run is ahead after RL, as far as the intervals allow."""
     if len(whole) < 2:
         return ""
     best, second, *_ = sorted(whole, key=lambda run: -run.results["rl"]["accuracy"])

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which charts the report has: a run's rows and results, or those of several runs, as lines over steps and budgets.
+"""The charts of the report: metrics and results of one or several runs as lines over steps and budgets.
 
-... -> evaluate -> **curves** -> report. plots.py says which columns make a figure; the PNGs beside the report show the
-same. Charts over steps of RL are one group, those of the cold start another, those over budgets a third.
+... -> evaluate -> **curves** -> report. columns.py lists the columns; the PNGs beside the report show the same. Charts
+over steps of RL are one group, those of the cold start another, those over budgets a third.
 Deliberately not here: how a chart is drawn (charts.py), numbers in words (story.py).
 """
 
@@ -13,19 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from t1jax.reports import hover, plots
+from t1jax.reports import columns
 from t1jax.reports.charts import MOST, Chart, Series
 from t1jax.reports.runs import Run, held_out
 from t1jax.reports.wording import of_responses, triple
 
 COLOURS = {"sft": "before", "rl": "after"}
 SPARE = ("3", "4", "5")  # of several columns in one chart
+LINE_COLOURS = 6  # of several runs (charts.css); the lines of further runs are dashed
 BEHAVIOUR = (("gave_up", "gave up", "2"), ("false_claims", "false claims", "5"))
 
 
 def training(run: Run) -> list[Chart]:
-    """Charts over the steps of RL, what held-out problems said meanwhile, and the loss of the cold start."""
-    found = [_of_columns(curve, run, "rl") for curve in plots.CURVES]
+    """Charts over the steps of RL, held-out accuracy during RL, and the loss of the cold start."""
+    found = [_of_columns(curve, run, "rl") for curve in columns.CURVES]
     points = held_out(run)
     if points:
         accuracy = next(i for i, chart in enumerate(found) if chart.name == "rl_accuracy")
@@ -38,18 +39,18 @@ def training(run: Run) -> list[Chart]:
             "claiming success. False claim: an attempt called right that is not."
         )
         found.append(_steps("behaviour", "Gave up, claimed falsely", caption, lines, "rl", percent=True))
-    return [*found, _of_columns(plots.HEALTH[0], run, "sft")]
+    return [*found, _of_columns(columns.HEALTH[0], run, "sft")]
 
 
 def health(run: Run) -> list[Chart]:
     """Charts of loss, gradient norm and agreement of sampler and learner, for either stage."""
-    cold = [_of_columns(curve, run, "sft") for curve in plots.HEALTH[1:]]  # its loss is among those above
-    return cold + [_of_columns(curve, run, "rl") for curve in plots.HEALTH]
+    cold = [_of_columns(curve, run, "sft") for curve in columns.HEALTH[1:]]  # its loss is among those above
+    return cold + [_of_columns(curve, run, "rl") for curve in columns.HEALTH]
 
 
 def scaling(run: Run) -> Chart:
     """Accuracy against the budget of thinking tokens, before and after RL."""
-    lines = [_budgets(run, stage, plots.STAGES[stage], COLOURS[stage]) for stage in ("sft", "rl")]
+    lines = [_budgets(run, stage, columns.STAGE_NAMES[stage], COLOURS[stage]) for stage in ("sft", "rl")]
     return _scaling("scaling", "Accuracy on held-out problems", lines)
 
 
@@ -63,7 +64,7 @@ def compared(runs: Sequence[Run]) -> list[Chart]:
             "rl", percent=True,
         )
     ]  # fmt: skip
-    for curve in (*plots.CURVES, *plots.HEALTH):
+    for curve in (*columns.CURVES, *columns.HEALTH):
         for column, label in curve.columns:
             lines = [_line(run, "rl", column, run.name, _colour(i), _switch(i)) for i, run in enumerate(runs)]
             if label and not any(y for line in lines for y in line.y):
@@ -80,7 +81,7 @@ def scaling_compared(runs: Sequence[Run]) -> list[Chart]:
     """Accuracy against budgets with a line a run, one chart a stage."""
     return [
         _scaling(
-            f"scaling_{stage}", f"Accuracy {plots.STAGES[stage]}",
+            f"scaling_{stage}", f"Accuracy {columns.STAGE_NAMES[stage]}",
             [_budgets(run, stage, run.name, _colour(i), _switch(i)) for i, run in enumerate(runs)],
         )
         for stage in ("rl", "sft")
@@ -94,7 +95,7 @@ def colour_classes(i: int) -> str:
 
 
 def thin(steps: np.ndarray, values: np.ndarray, most: int = MOST) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """At most `most` points: means of neighbours, with the name of each; [] of names if nothing was done."""
+    """At most `most` points, each the mean of neighbours, and their names; no names if nothing was averaged."""
     if len(steps) <= most:
         return steps, values, []
     size = -(-len(steps) // most)
@@ -107,16 +108,16 @@ def thin(steps: np.ndarray, values: np.ndarray, most: int = MOST) -> tuple[np.nd
 
 
 def _colour(i: int) -> str:
-    return str(i % hover.COLOURS + 1)
+    return str(i % LINE_COLOURS + 1)
 
 
 def _switch(i: int) -> dict[str, Any]:
-    return {"run": f"r{i}", "dashed": i >= hover.COLOURS}
+    return {"run": f"r{i}", "dashed": i >= LINE_COLOURS}
 
 
 def _line(run: Run, stage: str, column: str, label: str, colour: str, more: Mapping[str, Any] | None = None) -> Series:
-    x, y, names = thin(*plots.series(run.rows, stage, column))
-    trend = plots.smooth(y, 2 * (len(y) // 30) + 3).tolist() if len(y) >= plots.SMOOTH_FROM else ()
+    x, y, names = thin(*columns.series(run.rows, stage, column))
+    trend = columns.smooth(y, 2 * (len(y) // 30) + 3).tolist() if len(y) >= columns.SMOOTH_FROM else ()
     return Series(label, colour, x.tolist(), y.tolist(), trend=trend, names=names, **(more or {}))
 
 
@@ -124,7 +125,7 @@ def _shares(
     label: str, colour: str, points: Sequence[tuple[int, Mapping[str, Any]]], column: str,
     more: Mapping[str, Any] | None = None,
 ) -> Series:  # fmt: skip
-    """A share measured here and there; its interval is the one it brings, or that of so many of all responses."""
+    """A share measured at some steps, with its own interval if it has one, else Wilson's."""
     found = []
     for step, point in points:
         share = point if column == "accuracy" else of_responses(point, column)
@@ -142,7 +143,7 @@ def _budgets(run: Run, stage: str, label: str, colour: str, more: Mapping[str, A
     return Series(label, colour, x, y, low, high, **(more or {}))
 
 
-def _of_columns(curve: plots.Curve, run: Run, stage: str) -> Chart:
+def _of_columns(curve: columns.Curve, run: Run, stage: str) -> Chart:
     colours = (COLOURS[stage], *SPARE)
     lines = [
         _line(run, stage, column, label or ("samples of the step" if column == "accuracy" else ""), colour)
@@ -156,7 +157,7 @@ def _steps(name: str, title: str, caption: str, lines: Sequence[Series], stage: 
         title += ", cold start"
     if any(len(line.names) for line in lines):
         caption += " Each point is a mean over several steps."
-    label = f"step of {plots.PHASES[stage]}"
+    label = f"step of {columns.PHASE_NAMES[stage]}"
     return Chart(f"{stage}_{name}", title, caption, lines, stage, label, percent=percent)
 
 

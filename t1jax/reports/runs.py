@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs as the report reads them from their workdirs: what is there, checked, with a name for each.
+"""Reads runs from their workdirs, checks them, and gives each a short name.
 
-A run that is not finished has no results.json; what it measured so far (measured/*.json) and its rows stand for it.
-Deliberately not here: what is said of them (run_page.py, comparison.py), who may write to a workdir (workdir.py).
+An unfinished run has no results.json; its measured/*.json and metrics.jsonl are used instead.
+Deliberately not here: the checks of what was read (checks.py), what is said of them (run_page.py, comparison.py), who
+may write to a workdir (workdir.py).
 """
 
 from __future__ import annotations
@@ -15,22 +16,20 @@ from typing import Any
 
 from t1jax.config import ConfigError
 from t1jax.host import metrics
+from t1jax.reports.checks import EXPECTED, STAGES, check_results, is_row, is_share
 
 Results = Mapping[str, Any]
 Rows = Sequence[Mapping[str, Any]]
 
 MOST = 12  # runs that one page can tell apart
 LONGEST = 28  # characters of a run's name on the page
-STAGES = ("sft", "rl")
-SHARE = ("accuracy", "low", "high", "n")
-EXPECTED = "expected what a run wrote; let the same command train it again, or leave this run out"
 
 
 @dataclass(frozen=True)
 class Run:
     """What one workdir holds."""
 
-    name: str  # short, and its own among the runs it is shown with
+    name: str  # short, unique among the runs on a page
     workdir: Path
     results: Results  # of an unfinished run: the parts that are known
     rows: Rows
@@ -57,7 +56,7 @@ def read(workdirs: Sequence[str]) -> list[Run]:
 
 
 def names(workdirs: Sequence[Path]) -> list[str]:
-    """Short names: the last part of each path, with as many parts before it as it takes to tell all apart."""
+    """Short names: the last part of each path, with as many parts before it as are needed to tell all apart."""
     parts = [path.resolve().parts for path in workdirs]
     found = []
     for mine in parts:
@@ -70,12 +69,12 @@ def names(workdirs: Sequence[Path]) -> list[str]:
 
 
 def held_out(run: Run) -> list[tuple[int, Mapping[str, Any]]]:
-    """(RL steps done, what was measured on held-out problems then), in order: before, during and after RL."""
+    """[(RL steps done, measurement on held-out problems)], in order: before, during and after RL."""
     rl = [row["step"] for row in run.rows if row["stage"] == "rl"]
     last = max(rl, default=0)
     found: dict[int, Mapping[str, Any]] = {}
     for row in run.rows:
-        if row["stage"] == "evaluate" and _is_share(row):
+        if row["stage"] == "evaluate" and is_share(row):
             found[row["step"]] = row
     if run.results.get("sft"):
         found[0] = run.results["sft"]
@@ -94,20 +93,20 @@ def _read(path: Path, name: str) -> Run:
     finished = (path / "results.json").is_file()
     if finished:
         results = _json(path / "results.json")
-        _check(path / "results.json", results)
+        check_results(path / "results.json", results)
     else:
         results = {"config": _json(path / "config.json")}
         for stage in STAGES:
             file = path / "measured" / f"{stage}.json"
             if file.is_file():
                 _add(results, stage, _json(file), file)
-        _check(path / "measured", results, [stage for stage in STAGES if stage in results])
+        check_results(path / "measured", results, [stage for stage in STAGES if stage in results])
     try:
         rows = metrics.read_rows(path) if (path / "metrics.jsonl").is_file() else []
     except ValueError as error:
         raise ConfigError(str(error)) from error
     for number, row in enumerate(rows, 1):
-        if row["stage"] not in (*STAGES, "evaluate") or not _is_row(row):
+        if row["stage"] not in (*STAGES, "evaluate") or not is_row(row):
             raise ConfigError(f"{path / 'metrics.jsonl'} line {number} is no row of a run; {EXPECTED}")
     return Run(name, path, results, rows, finished)
 
@@ -123,7 +122,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _add(results: dict[str, Any], stage: str, measured: Mapping[str, Any], file: Path) -> None:
-    """Puts what was measured after a stage where results.json will have it."""
+    """Adds the measurements of a stage to `results`, laid out as in results.json."""
     try:
         results[stage] = measured["summary"]
         results.setdefault("greedy", {})[stage] = measured["greedy"]
@@ -132,69 +131,3 @@ def _add(results: dict[str, Any], stage: str, measured: Mapping[str, Any], file:
             results.setdefault(name, []).extend(measured[name])
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{file}: {type(error).__name__} {error}; {EXPECTED}") from error
-
-
-def _check(path: Path, results: Results, stages: Sequence[str] = STAGES) -> None:
-    """Refuses results that cannot be shown: shares are whole, lists hold such shares, all else has its type."""
-
-    def refuse(what: str) -> None:
-        raise ConfigError(f"{path}: {what}; {EXPECTED}")
-
-    for stage in stages:
-        summary = results.get(stage)
-        if not isinstance(summary, Mapping) or not _is_share(summary):
-            refuse(f"{stage} lacks accuracy, low, high or n")
-            continue
-        for name in ("response_length", "gave_up", "false_claims", "unscorable", "strict_accuracy", "attempts"):
-            if not _is_number(summary.get(name)):
-                refuse(f"{stage}.{name} is {summary[name]!r}")
-        if not _are_numbers(summary.get("orders")):
-            refuse(f"{stage}.orders is no table of numbers")
-        if summary.get("forbidden_to_give_up") and not _is_share(summary["forbidden_to_give_up"]):
-            refuse(f"{stage}.forbidden_to_give_up lacks accuracy, low, high or n")
-    for name, whole in (("scaling", _is_point), ("by_difficulty", _is_level), ("samples", _is_sample)):
-        points = results.get(name) or []
-        if not isinstance(points, list):
-            refuse(f"{name} is a {type(points).__name__}")
-        for point in points:
-            if not (isinstance(point, Mapping) and point.get("stage") in STAGES and whole(point)):
-                refuse(f"{name} has {str(point)[:60]}")
-    for name in ("greedy", "skills", "seconds", "versions", "config"):
-        if not isinstance(results.get(name) or {}, Mapping):
-            refuse(f"{name} is a {type(results[name]).__name__}")
-    for stage, share in (results.get("greedy") or {}).items():
-        if not _is_share(share):
-            refuse(f"greedy.{stage} lacks accuracy, low, high or n")
-    for stage, skills in (results.get("skills") or {}).items():
-        if not _are_numbers(skills):
-            refuse(f"skills.{stage} has what is no number")
-    if not _are_numbers(results.get("seconds")):
-        refuse("seconds holds what is no number")
-
-
-def _is_number(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-
-
-def _are_numbers(table: Any) -> bool:
-    return not table or (isinstance(table, Mapping) and all(map(_is_number, table.values())))
-
-
-def _is_point(point: Mapping[str, Any]) -> bool:
-    return _is_share(point) and point.get("budget") is not None and _is_number(point["budget"])
-
-
-def _is_level(share: Mapping[str, Any]) -> bool:
-    return _is_share(share) and isinstance(share.get("difficulty"), int | float | str)
-
-
-def _is_sample(sample: Mapping[str, Any]) -> bool:
-    return all(isinstance(sample.get(name), str) for name in ("prompt", "response"))
-
-
-def _is_share(share: Any) -> bool:
-    return isinstance(share, Mapping) and all(share.get(x) is not None and _is_number(share[x]) for x in SHARE)
-
-
-def _is_row(row: Mapping[str, Any]) -> bool:
-    return isinstance(row["step"], int) and all(_is_number(v) or isinstance(v, str) for v in row.values())

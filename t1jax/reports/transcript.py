@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sampled responses for the report: the same problem before and after RL, side by side, their steps marked.
+"""Sampled responses for the report: the same problem before and after RL, side by side, with marked steps.
 
 Knows the embedded task's lines (tasks/pairs/task.py): `6+22=28, need 20: too big`, `check 20-6=14: yes`,
 `\\boxed{6+14}`. Any other line is shown as it is.
@@ -75,7 +75,7 @@ def _answer(stage: str, sample: Mapping[str, Any]) -> str:
 
 
 def mark(text: str) -> str:
-    """`text` of the embedded task as HTML: attempts, verdicts, verifications and the box marked, a line a block."""
+    """`text` of the embedded task as HTML, one block per line: attempts, verdicts, verifications and box are marked."""
     lines = []
     for line in text.rstrip("\n").split("\n"):
         step = STEP_LINE.match(line)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures as the report's pages say them: shares, changes with their intervals, times, names of runs.
+"""Numbers as text for the pages: shares, changes with their intervals, times, values of knobs.
 
 Deliberately not here: sentences (story.py), values on charts (charts.py).
 """
@@ -25,7 +25,7 @@ class Change:
 
     @property
     def clear(self) -> bool:
-        """Whether the interval leaves out zero."""
+        """Whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
 
     def __str__(self) -> str:
@@ -33,12 +33,12 @@ class Change:
 
 
 def change(before: Share, after: Share) -> Change:
-    """What lies between two measured shares."""
+    """The difference of two measured shares."""
     return Change(after["accuracy"] - before["accuracy"], *statistics.difference(triple(before), triple(after)))
 
 
 def of_responses(summary: Mapping[str, Any], name: str) -> dict[str, float] | None:
-    """The share `name` of a stage's responses with its interval, made from their number; None if not measured."""
+    """The share `name` of a stage's responses with Wilson's interval; None if not measured."""
     share, n = summary.get(name), summary.get("n")
     if share is None or not n:
         return None
@@ -67,6 +67,11 @@ def triple(share: Share) -> tuple[float, float, float]:
 
 def tokens(count: float) -> str:
     return f"{count:,.1f}" if count < 100 else f"{count:,.0f}"
+
+
+def signed(moved: Change) -> str:
+    """A change in points with its interval, as a cell of a table."""
+    return f'<b>{points(moved.value)}</b><span class="interval">[{points(moved.low)}, {points(moved.high)}]</span>'
 
 
 def clock(seconds: float) -> str:

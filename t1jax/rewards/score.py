@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -32,18 +32,21 @@ class HostScores(NamedTuple):
     garbled: np.ndarray  # bool[n] broken characters or mixed scripts
 
 
-class Task(Protocol):
+P = TypeVar("P")  # a problem
+
+
+class Task(Protocol[P]):
     """What scoring needs of a task, see tasks/task.py."""
 
-    def problem(self, index: int, split: Any) -> Any: ...
+    def problem(self, index: int, split: str) -> P: ...
 
-    def score(self, problems: Sequence[Any], responses: Sequence[str]) -> list[Outcome]: ...
+    def score(self, problems: Sequence[P], responses: Sequence[str]) -> list[Outcome]: ...
 
 
 Scorer = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], HostScores]
 
 
-def make_scorer(task: Task, split: str, tokenizer: Tokenizer, cfg: RlConfig) -> Scorer:
+def make_scorer(task: Task[P], split: str, tokenizer: Tokenizer, cfg: RlConfig) -> Scorer:
     """A function (problem int32[n], tokens int32[n, T], sampled bool[n, T], stopped bool[n]) -> HostScores.
 
     Rows do not depend on each other, so any shard of a batch can be scored alone.

@@ -12,8 +12,8 @@ math-verify cannot parse is compared as text: any other text is wrong.
 Each worker has its own thread, because the kernel ends a worker when the thread that started it ends.
 
 Where: rollouts -> rewards. Host only. Called from several threads at once: those of io_callback.
-Deliberately not here: the algebra (worker.py), what text and exact numbers can tell (answers.py), how answers are
-written (notation.py, pairing.py).
+Deliberately not here: the algebra (worker.py), what text and exact numbers can tell (answers.py, precheck.py), how
+answers are written (notation.py, pairing.py).
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import atexit
 import logging
 import os
 import queue
-import re
 import sys
 import threading
 from collections import Counter, OrderedDict
@@ -32,19 +31,17 @@ from types import TracebackType
 from typing import Any, Self
 
 from t1jax.config import ConfigError, VerifierConfig
-from t1jax.rewards import answers, notation, pairing
+from t1jax.rewards import answers, notation, precheck
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG, Outcome
+from t1jax.rewards.precheck import Pair
 from t1jax.rewards.process import Died as _Died
 from t1jax.rewards.process import Worker as _Worker
 from t1jax.rewards.worker import UNREAD
 
 logger = logging.getLogger(__name__)
 
-Pair = tuple[str, str]  # answer, gold
-
 BY_TEXT = "by text, number or choice"  # what a verdict rests on
 BY_VALUE = "by value: math-verify"
-AS_TEXT = "as text: math-verify cannot read the gold"
 LOST = "not judged: over verifier.deadline or verifier.memory"
 TOO_MUCH = "not judged: too long, too deeply nested, or too large a number"
 
@@ -53,50 +50,6 @@ _LOST = ("timed_out", "crashed")
 _CACHED = 2**15  # verdicts kept
 _STARTS = 3  # failed starts in a row before the verifier gives up
 _SHORTEST = 0.2  # deadline of a batch that hangs again and again, seconds; 20 times what an ordinary answer takes
-
-# Answers that take for ever or all memory are not asked: each would cost a deadline. No gold of MATH is near these.
-_LONGEST = 1500  # characters
-_DEEPEST = 10  # braces and brackets within each other: nested fractions take twice the time a level
-_MOST_ITEMS = 200  # commas and row ends
-_TALLEST = 10**6  # exponent of an integer
-_HUGE = re.compile(
-    r"[0-9]{5,}[)}\s]*!"  # the factorial of 10000 and more
-    r"|![)}\s]+!"  # a factorial of a factorial
-    r"|[0-9)}]\s*\^\s*\{?[-+(\s]*[0-9]{7,}"  # an exponent of more than _TALLEST
-    r"|(?:[0-9]\s*\^\s*[{(\s]*){3}[0-9]"  # 2^2^2^2
-    r"|(?:\w\s*\^\s*[{(\s]*){6}"  # x^x^x^x^x^x^
-)
-_TOWER = re.compile(r"[0-9]\s*\^\s*[{(\s]*([0-9]+)\s*\^\s*[{(\s]*([0-9]+)")  # 9^{9^9}
-
-
-def intractable(text: str) -> bool:
-    """Whether `text` is too long, too deep or writes too large a number to be compared in reasonable time."""
-    if len(text) > _LONGEST or text.count(",") + text.count("\\\\") > _MOST_ITEMS:
-        return True
-    depth = deepest = 0
-    for character in text:
-        depth += (character in "{([") - (character in "})]")
-        deepest = max(deepest, abs(depth))
-    if deepest > _DEEPEST or _HUGE.search(text):
-        return True
-    return any(len(top) > 2 or int(base) ** int(top) > _TALLEST for base, top in _TOWER.findall(text))
-
-
-def _written(answer: str, gold: str) -> bool | Pair:
-    """Whether `answer` is `gold` once both are in one notation; else the pair in it, for math-verify."""
-    pair = notation.rewrite(answer), notation.rewrite(gold)
-    if (equal := answers.quick(*pair)) is not None:
-        return equal
-    found = pairing.decide(*pair)
-    equal = found if isinstance(found, bool) else answers.quick(*found)
-    return found if equal is None else equal
-
-
-def _as_text(answer: str, gold: str) -> tuple[Outcome, str]:
-    """The verdict by the text alone; nothing can be judged by an empty gold."""
-    if not gold:
-        return UNSCORABLE, "there is no gold"
-    return RIGHT if notation.plain(answer) == notation.plain(gold) else WRONG, AS_TEXT
 
 
 class _Batch:
@@ -159,11 +112,11 @@ class Verifier:
                 counts["cached"] += 1
                 continue
             known = answers.quick(*pair)
-            if known is None and any(map(intractable, pair)):
+            if known is None and any(map(precheck.intractable, pair)):
                 counts["refused"] += 1
                 outcomes[pair] = UNSCORABLE, TOO_MUCH
                 continue
-            found = _written(*pair) if known is None else known
+            found = precheck.by_text(*pair) if known is None else known
             if isinstance(found, bool):
                 counts["quick"] += 1
                 outcomes[pair] = RIGHT if found else WRONG, BY_TEXT
@@ -175,7 +128,8 @@ class Verifier:
         compared = self._compare(set(open_pairs.values())) if open_pairs else {}
         for pair, asked in open_pairs.items():
             found = compared[asked]
-            outcomes[pair] = _as_text(*asked) if found == UNREAD else (Outcome(found), BY_VALUE if found >= 0 else LOST)
+            by_value = BY_VALUE if found >= 0 else LOST
+            outcomes[pair] = precheck.as_text(*asked) if found == UNREAD else (Outcome(found), by_value)
         return [outcomes[pair] for pair in pairs]
 
     def comparable(self, golds: Sequence[str]) -> list[bool]:
@@ -185,13 +139,13 @@ class Verifier:
         """
         asked = {}  # gold -> itself as a pair, where numbers and choices cannot tell
         for gold in golds:
-            if answers.exact(gold) or intractable(gold):
+            if answers.exact(gold) or precheck.intractable(gold):
                 continue
             text = notation.rewrite(gold)
             if not answers.exact(text):
                 asked[gold] = text, text
         found = self._compare(set(asked.values())) if asked else {}
-        return [found[asked[gold]] != UNREAD if gold in asked else not intractable(gold) for gold in golds]
+        return [found[asked[gold]] != UNREAD if gold in asked else not precheck.intractable(gold) for gold in golds]
 
     def ask(self, pairs: Sequence[Pair]) -> list[Any]:
         """What the program's `answer` says to each pair of texts; UNSCORABLE where it hung or died.

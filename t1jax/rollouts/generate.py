@@ -6,7 +6,7 @@ go through it in batches of one size, and random numbers are named by prompt and
 neither on the batch nor on what was sampled before.
 
 Axes: P prompts of a call, R responses per prompt, B = P * R rows, T response positions.
-Deliberately not here: what a response is worth (evaluator.py, responses.py).
+Deliberately not here: what a response is worth (evaluator.py, respond.py).
 """
 
 from __future__ import annotations

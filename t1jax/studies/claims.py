@@ -182,6 +182,24 @@ STUDIES = {
         "kl_start",
         (("rl.baseline", "leave_one_out"),),
     ),
+    "choices": Study(
+        "What the paper leaves open: divisor of the loss, place of the penalty and of the KL",
+        (
+            Arm("as by default"),
+            Arm("divided by tokens", (("rl.loss_normalisation", "token"),)),
+            Arm("penalty after the baseline", (("rl.penalty_site", "advantage"),)),
+            Arm("KL 0.3 in the reward", (STRONG,)),
+            Arm("KL 0.3 in the loss", (STRONG, ("rl.kl_site", "loss"))),
+        ),
+        (
+            Contrast("a response weighs 1: higher accuracy", "accuracy", "as by default", "divided by tokens"),
+            Contrast(
+                "the penalty in the reward: higher accuracy", "accuracy", "as by default", "penalty after the baseline"
+            ),
+            Contrast("the KL in the reward: higher accuracy", "accuracy", "KL 0.3 in the reward", "KL 0.3 in the loss"),
+        ),
+        assumes=(("rl.loss_normalisation", "response"), ("rl.penalty_site", "reward"), ("rl.kl_site", "reward")),
+    ),
     "difficulty": Study(
         "Choice of problems, equal updates",
         (

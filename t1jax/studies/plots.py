@@ -2,7 +2,7 @@
 """The figure of a study, as PNG bytes: arms side by side, reward against KL, or thinking against votes.
 
 Every run is a dot, the bar is the mean over seeds with its 95 % interval.
-Deliberately not here: the numbers (findings.py), the style (plots.py).
+Deliberately not here: the numbers (findings.py), the style (reports/plots.py).
 """
 
 from __future__ import annotations

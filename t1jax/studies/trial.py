@@ -30,11 +30,9 @@ from jax.sharding import Mesh
 from t1jax.config import Config, load
 from t1jax.devices import sharding
 from t1jax.devices.sharding import train_layout
-from t1jax.evaluation import evaluator as evaluation
 from t1jax.evaluation import figures, scaling
 from t1jax.evaluation.evaluator import Evaluator
-from t1jax.evaluation.evaluator import Response as Judged
-from t1jax.evaluation.journal import Response
+from t1jax.evaluation.responses import Response
 from t1jax.evaluation.statistics import majority_at_k
 from t1jax.host import command_line, files, workdir
 from t1jax.host.metrics import MetricsWriter, read_rows
@@ -48,6 +46,8 @@ from t1jax.tasks.task import Task
 from t1jax.text.tokenizer import Tokenizer
 from t1jax.training import rl, selection, sft, stages, step
 from t1jax.training.checkpoint import Checkpoints
+from t1jax.training.scoring import Scorer
+from t1jax.training.setup import RlSetup, rl_setup
 from t1jax.types import Params
 from t1jax.weights import load as weights
 
@@ -86,11 +86,11 @@ class SharedStep:
     def __init__(self) -> None:
         self._made: tuple[Config, Any] | None = None
 
-    def __call__(self, cfg: Config, mesh: Mesh, scorer: step.Scorer, *, stop_tokens: tuple[int, ...], **_: Any) -> Any:
+    def __call__(self, setup: RlSetup, scorer: Scorer, *, stop_tokens: tuple[int, ...], **_: Any) -> Any:
         """As step.make_train_step, without progress. The first run's scorer judges for all: the task is the same."""
-        cfg = dataclasses.replace(cfg, seed=0)
+        cfg = dataclasses.replace(setup.cfg, seed=0)
         if self._made is None:
-            self._made = cfg, step.make_train_step(cfg, mesh, scorer, stop_tokens=stop_tokens)
+            self._made = cfg, step.make_train_step(setup, scorer, stop_tokens=stop_tokens)
         if self._made[0] != cfg or cfg.rl.filter_pass_rate < 1:
             raise ValueError(
                 "a shared step was asked for by runs that differ in more than their seed, or filter their problems"
@@ -141,7 +141,7 @@ def trial(cfg: Config, cold_folder: Path, folder: Path, thinking: bool, out: Pat
                 cfg, work.mesh, chosen, work.tokenizer, work.initial(cold_folder), checkpoints, writer,
                 work.progress, mark.evaluator, work.signals, make_step,
             )  # fmt: skip
-            shapes = step.state_shapes(cfg, work.mesh, rl.make_optimizer(cfg), anchor=True)
+            shapes = rl_setup(cfg, work.mesh).state_shapes()
             marks = [_before(mark, cold_folder)]
             shares = THINKING if thinking else OTHERS
             for number in between(checkpoints.steps(), cfg.rl.num_steps, cfg.checkpoint.every, shares):
@@ -178,8 +178,8 @@ class Marks:
         work = self._work
         with work.progress.stage(f"measure step {number}", total=1):
             responses = self.evaluator.respond(params, self._problems, "held_out")
-            drawn = [response.tokens for response in responses]
-            found = evaluation.summary(responses) | {
+            drawn = [response.ids.tolist() for response in responses]
+            found = figures.summary(responses) | {
                 "step": number,
                 "overlong": sum(ids[-1] not in work.tokenizer.stop_ids for ids in drawn) / len(drawn),
                 "kl_start": self._divergence(params, self.start, self._prompts, drawn) if number else 0.0,
@@ -211,9 +211,9 @@ def _before(mark: Marks, cold_folder: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
-def _spent(responses: Sequence[Judged], budget: int) -> float:
+def _spent(responses: Sequence[Response], budget: int) -> float:
     """Mean tokens of a response whose thinking is cut at a budget; the answer after the cut is not counted."""
-    return sum(min(len(r.tokens), budget) for r in responses) / len(responses)
+    return sum(min(r.tokens, budget) for r in responses) / len(responses)
 
 
 def vote(work: Open, params: Params, problems: Sequence[Any]) -> list[dict[str, float]]:
@@ -228,7 +228,15 @@ def vote(work: Open, params: Params, problems: Sequence[Any]) -> list[dict[str, 
         texts = [tokens.decode(ids) for ids in responses]
         outcomes = work.task.score([problem] * len(texts), texts)
         judged = [
-            Response(problem.index, 0, i, outcome, _plain(answers.last_box(text)), None, False, text, np.array(ids))
+            Response(
+                problem=problem.index,
+                response=i,
+                outcome=outcome,
+                answer=_plain(answers.last_box(text)),
+                text=text,
+                tokens=len(ids),
+                overlong=not ids or ids[-1] not in tokens.stop_ids,
+            )
             for i, (text, outcome, ids) in enumerate(zip(texts, outcomes, responses, strict=True))
         ]
         won.append(majority_at_k(*figures.votes(judged), VOTES))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A page that shows chains and what they were made of: attempts coloured by verdict, notes, merge, rewrite.
+"""A page of chains and what they were made of: attempts coloured by verdict, notes, merge, rewrite.
 
-problems -> attempts -> notes -> chains, for a person who wants to see whether they are any good. One file, which loads
-and runs nothing (page.py); all text of models and files is escaped.
-Deliberately not here: the look of pages (page.py), what the rows hold (record.py).
+problems -> attempts -> notes -> chains, for judging their quality by eye. One file without scripts (reports/page.py);
+all text from models and files is escaped.
+Deliberately not here: the style of pages (reports/assets/), what the rows hold (record.py).
 """
 
 from __future__ import annotations

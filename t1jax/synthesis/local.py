@@ -17,10 +17,9 @@ import jax
 
 from t1jax.config import Config, ConfigError
 from t1jax.devices import sharding
-from t1jax.evaluation.questions import open_weights
-from t1jax.evaluation.responses import checksum
+from t1jax.evaluation.opened import open_checkpoint
+from t1jax.evaluation.respond import checksum
 from t1jax.host.progress import Progress
-from t1jax.model import qwen
 from t1jax.rollouts.generate import Generator
 from t1jax.synthesis.ledger import Ledger, Paid, digest
 from t1jax.synthesis.writers import Completion, Failure, Request
@@ -29,7 +28,6 @@ from t1jax.text.huggingface import HFTokenizer
 from t1jax.text.tokenizer import Tokenizer
 from t1jax.types import Params
 from t1jax.validation import LOCAL
-from t1jax.weights import load as weights
 
 SHORTEST = 32  # positions that prompts are padded to at least, tokens; a program is compiled for each power of two
 
@@ -127,21 +125,21 @@ def open_local(
     Raises:
       ConfigError: there is no checkpoint, or its tokenizer is not one for these problems.
     """
-    cfg, source, tokens = open_weights(cfg, folder, argv)
+    opened = open_checkpoint(cfg, folder, argv)
+    cfg, tokens = opened.cfg, opened.tokenizer
     if embedded == isinstance(tokens, HFTokenizer):
         expected = "a run of the embedded task, or --problems=FILE" if embedded else "a tokenizer.json, for --problems"
         raise ConfigError(f"{cfg.model.checkpoint}: expected {expected}")
     if isinstance(tokens, HFTokenizer) and not tokens.has_chat:
-        raise ConfigError(f"{source.folder}: no chat template; expected a model that answers in chats, for synthesis")
+        where = opened.source.folder
+        raise ConfigError(f"{where}: no chat template; expected a model that answers in chats, for synthesis")
     if isinstance(tokens, HFTokenizer):
         for knob in ("attempt_tokens", "chain_tokens"):
             tokens.refuse_too_long(getattr(cfg.synthesis, knob), f"synthesis.{knob}")
 
     def make(ledger: Ledger, progress: Progress) -> LocalWriter:
         mesh = sharding.make_mesh(cfg.mesh)
-        model = qwen.Transformer(cfg.model, sharding.decode_layout(mesh))
-        params = weights.load(source, model, dtype=cfg.model.compute_dtype)
         name = Path(cfg.model.checkpoint).resolve().name
-        return LocalWriter(cfg, mesh, params, tokens, ledger, progress, name)
+        return LocalWriter(cfg, mesh, opened.params(mesh), tokens, ledger, progress, name)
 
     return cfg, tokens, make

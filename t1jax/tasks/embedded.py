@@ -15,13 +15,13 @@ from t1jax.rewards.verifier import Verifier
 from t1jax.tasks.countdown.task import CountdownTask
 from t1jax.tasks.gym.task import GymTask, make_gym
 from t1jax.tasks.pairs.task import PairsTask
-from t1jax.tasks.task import Task
+from t1jax.tasks.task import P, Task
 from t1jax.text import tokenizer
 from t1jax.text.huggingface import HFTokenizer
 from t1jax.text.tokenizer import Tokenizer
 
 
-class Embedded(Task, Protocol):
+class Embedded(Task[P], Protocol[P]):
     """A task that can also say what a tokenizer of its own is trained on."""
 
     def corpus(self, count: int, seed: int) -> Iterator[str]:

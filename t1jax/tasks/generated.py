@@ -14,7 +14,6 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from t1jax.config import ConfigError, TaskConfig
 from t1jax.rewards import answers
@@ -22,7 +21,6 @@ from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG, Outcome
 from t1jax.tasks.pairs import chains
 from t1jax.text.tokenizer import TokenIds, Tokenizer
 
-Split = Literal["train", "held_out"]
 TRIES = 100_000  # draws for one problem
 
 
@@ -34,7 +32,7 @@ class Problem:
     numbers: tuple[int, ...]  # ascending, distinct, 1..max_value
     target: int  # that can be reached
     difficulty: int  # how many numbers
-    split: Split
+    split: str  # "train" or "held_out"
 
 
 class GeneratedTask(ABC):
@@ -42,6 +40,7 @@ class GeneratedTask(ABC):
 
     salt = ""  # of the problems' random numbers
     cut_answer_prefix = chains.CUT_ANSWER_PREFIX
+    notes: tuple[str, ...] = ()  # nothing is left out
 
     def __init__(self, cfg: TaskConfig) -> None:
         """ConfigError: there can be no such problems."""
@@ -75,7 +74,7 @@ class GeneratedTask(ABC):
     def answered(self, problem: Problem, answer: str) -> bool:
         """Whether what stands in a box is right."""
 
-    def problem(self, index: int, split: Split) -> Problem:
+    def problem(self, index: int, split: str) -> Problem:
         """The problem with this index in this split: always the same one, on every machine."""
         if split not in ("train", "held_out") or index < 0:
             raise ValueError(f"problem {index} of split {split!r}; expected index >= 0 of 'train' or 'held_out'")
@@ -96,7 +95,7 @@ class GeneratedTask(ABC):
         digest = zlib.crc32(f"{self.salt}{numbers} {target}".encode())
         return digest * 100 < self.cfg.held_out_percent * 2**32
 
-    def size(self, split: Split) -> None:
+    def size(self, split: str) -> None:
         """None: a split has no end."""
         return None
 

@@ -8,7 +8,7 @@ A step has three skills, judged apart, so that one slip counts once:
     arithmetic  the sum (of a check: the difference) is right for the operands as written
     verdict     the verdict is right for the result as written and the true target
 Deliberately not here: the lines of other tasks (countdown_analysis.py), whether the answer is right (pairs.py), shares
-and intervals (evaluator.py).
+and intervals (figures.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The interface of a task: its problems, their prompts, judging responses, demonstrations.
 
-The embedded tasks (created by embedded.py) and problems from files (files/problems.py) implement it. A problem is
+The embedded tasks (created by embedded.py) and problems from files (files/task.py) implement it. A problem is
 identified by its index and split, so the compiled step only carries a number.
 Deliberately not here: what a problem is; host only, nothing here imports jax.
 """
@@ -9,7 +9,7 @@ Deliberately not here: what a problem is; host only, nothing here imports jax.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Generic, Protocol, TypeVar
 
 from t1jax.rewards.answers import Outcome
 from t1jax.tasks.honesty import Analysis
@@ -23,11 +23,14 @@ class Problem(Protocol):
     def index(self) -> int: ...
 
     @property
-    def difficulty(self) -> Any: ...
+    def difficulty(self) -> int | str: ...
 
 
-class Task(Protocol):
-    """Problems, prompts, the check, and chains for the cold start."""
+P = TypeVar("P", bound=Problem)
+
+
+class Task(Protocol[P]):
+    """Problems of a kind P, their prompts, the check, and chains for the cold start."""
 
     @property
     def cut_answer_prefix(self) -> str:
@@ -35,31 +38,36 @@ class Task(Protocol):
         ...
 
     @property
-    def difficulties(self) -> Sequence[Any]:
+    def difficulties(self) -> Sequence[int]:
         """What a problem's difficulty can be, easiest first; empty: the task has no order of them."""
         ...
 
-    def size(self, split: Any) -> int | None:
+    @property
+    def notes(self) -> Sequence[str]:
+        """A line for each reason to leave problems or texts out, for the user."""
+        ...
+
+    def size(self, split: str) -> int | None:
         """Problems of a split ("train" or "held_out"); None: without end."""
         ...
 
-    def problem(self, index: int, split: Any) -> Any:
+    def problem(self, index: int, split: str) -> P:
         """The problem with this index: always the same one."""
         ...
 
-    def prompt(self, problem: Any) -> str:
+    def prompt(self, problem: P) -> str:
         """The text that a response continues."""
         ...
 
-    def gold(self, problem: Any) -> str | None:
+    def gold(self, problem: P) -> str | None:
         """A right answer; None if there is none."""
         ...
 
-    def score(self, problems: Sequence[Any], responses: Sequence[str]) -> list[Outcome]:
+    def score(self, problems: Sequence[P], responses: Sequence[str]) -> list[Outcome]:
         """Right, wrong or unscorable, for each response to the problem beside it."""
         ...
 
-    def analyse(self, problem: Any, response: str) -> Analysis | None:
+    def analyse(self, problem: P, response: str) -> Analysis | None:
         """What a response tried and claimed; None if this task cannot tell."""
         ...
 
@@ -78,3 +86,52 @@ class Task(Protocol):
     def demonstration(self, index: int, seed: int) -> tuple[str, str]:
         """(prompt, response without stop token) number `index` for the cold start."""
         ...
+
+
+class Wrapped(Generic[P]):
+    """A Task that is another one, but for what a subclass says."""
+
+    def __init__(self, task: Task[P]) -> None:
+        self._task = task
+
+    @property
+    def cut_answer_prefix(self) -> str:
+        return self._task.cut_answer_prefix
+
+    @property
+    def difficulties(self) -> Sequence[int]:
+        return self._task.difficulties
+
+    @property
+    def notes(self) -> Sequence[str]:
+        return self._task.notes
+
+    def size(self, split: str) -> int | None:
+        return self._task.size(split)
+
+    def problem(self, index: int, split: str) -> P:
+        return self._task.problem(index, split)
+
+    def prompt(self, problem: P) -> str:
+        return self._task.prompt(problem)
+
+    def gold(self, problem: P) -> str | None:
+        return self._task.gold(problem)
+
+    def score(self, problems: Sequence[P], responses: Sequence[str]) -> list[Outcome]:
+        return self._task.score(problems, responses)
+
+    def analyse(self, problem: P, response: str) -> Analysis | None:
+        return self._task.analyse(problem, response)
+
+    def forbid_giving_up(self, tokenizer: Tokenizer) -> tuple[int, tuple[int, ...]] | None:
+        return self._task.forbid_giving_up(tokenizer)
+
+    def thought_end(self, tokens: TokenIds, tokenizer: Tokenizer) -> int | None:
+        return self._task.thought_end(tokens, tokenizer)
+
+    def num_demonstrations(self) -> int | None:
+        return self._task.num_demonstrations()
+
+    def demonstration(self, index: int, seed: int) -> tuple[str, str]:
+        return self._task.demonstration(index, seed)

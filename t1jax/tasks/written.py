@@ -8,27 +8,26 @@ Deliberately not here: texts of the cold start for problems of files (demonstrat
 
 from __future__ import annotations
 
-from typing import Any
-
 from t1jax.config import ConfigError
 from t1jax.tasks.files.demonstrations import PROMPT, RESPONSE
 from t1jax.tasks.files.rows import Dropped, names, read_rows
-from t1jax.tasks.task import Task
+from t1jax.tasks.task import P, Task, Wrapped
 from t1jax.text.tokenizer import Tokenizer
 
 PROBLEM = "problem"
 
 
-class WrittenTask:
+class WrittenTask(Wrapped[P]):
     """A task whose demonstrations are those of `rows`, (prompt, response without stop token) each."""
 
-    def __init__(self, task: Task, rows: list[tuple[str, str]], notes: list[str]) -> None:
-        self._task, self._rows, self.notes = task, rows, notes
+    def __init__(self, task: Task[P], rows: list[tuple[str, str]], notes: list[str]) -> None:
+        super().__init__(task)
+        self._rows, self._notes = rows, notes
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # what copy and pickle ask before there is a task
-            raise AttributeError(name)
-        return getattr(self._task, name)
+    @property
+    def notes(self) -> list[str]:
+        """A line for each reason to leave rows out."""
+        return [*self._task.notes, *self._notes]
 
     def num_demonstrations(self) -> int:
         """How many rows there are."""
@@ -39,7 +38,7 @@ class WrittenTask:
         return self._rows[index]
 
 
-def read_written(path: str, task: Task, tokenizer: Tokenizer) -> WrittenTask:
+def read_written(path: str, task: Task[P], tokenizer: Tokenizer) -> WrittenTask[P]:
     """`task` with the demonstrations of a file.
 
     Raises:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the two training loops share: when something is due, rows that are written one step late, checkpoints.
+"""What the two training loops share: when something is due, rows of metrics, checkpoints.
 
 Deliberately not here: the loops themselves (sft.py, rl.py).
 """
@@ -38,14 +38,13 @@ class Saving:
         self._keep(step, state)
 
     def after(self, step: int, state: TrainState, due: bool, score: float | None = None) -> None:
-        """`step` is done, and its report pushed: saves it if `due`.
+        """`step` is done and its row written: saves it if `due`.
 
         Raises:
           Interrupted: a process of this run was asked to stop; the step is saved.
         """
         asked = multihost.greatest(self._signals.asked)
         if due or asked:
-            self._log.flush()
             self._log.sync()
             self._checkpoints.save(step, state, self._stream.get_state(), score)
         if asked:
@@ -67,31 +66,19 @@ class Saving:
 
 
 class StepLog:
-    """Writes each step's report when the next step is under way, so that the device never waits for a file."""
+    """Writes a row for each step once the step is done."""
 
     def __init__(self, name: str, writer: MetricsWriter, stage: Stage, health: Health) -> None:
         self.name, self._writer, self._stage, self._health = name, writer, stage, health
-        self._waiting: tuple[int, Report] | None = None
         self._began = time.perf_counter()
 
-    def push(self, step: int, report: Report) -> None:
-        """The report of update `step`, whose values may not be computed yet; writes the one before."""
-        self.flush()
-        self._waiting = (step, report)
-        if all(value.is_ready() for value in jax.tree.leaves(report)):  # the call was not asynchronous: on CPU
-            self.flush()
-
-    def flush(self) -> None:
-        """Writes the report that waits, if there is one: waits for its values.
+    def write(self, step: int, report: Report) -> None:
+        """Waits for update `step`, writes its report and looks at its health.
 
         Raises:
           RuntimeError: the scorer failed in that step. All processes raise it, at the same step.
           Stopped: too many steps in a row were skipped.
         """
-        if self._waiting is None:
-            return
-        step, report = self._waiting
-        self._waiting = None
         row = {name: json_ready(value) for name, value in report.items()}
         if row.pop("failed", 0.0):
             raise RuntimeError(f"{self.name} step {step}: the scorer raised an error; it is in the log of its process")

@@ -27,9 +27,8 @@ import jax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from t1jax.config import Config, ConfigError, ModelConfig
+from t1jax.config import Config, ConfigError
 from t1jax.devices import multihost
-from t1jax.devices.sharding import decode_layout, train_layout
 from t1jax.model import attention, qwen
 from t1jax.update import packing
 
@@ -104,27 +103,42 @@ def size(count: float) -> str:
     return f"{count:.2f} GiB"
 
 
-def plan(cfg: Config, mesh: Mesh, device_bytes: int | None = None, on_host: bool | None = None) -> MemoryPlan:
-    """What a step of `cfg` takes on each device of the mesh, with as many lanes as `lanes` says.
+def plan(
+    cfg: Config,
+    learner: qwen.Transformer,
+    sampler: qwen.Transformer,
+    grid: packing.Grid,
+    device_bytes: int | None = None,
+    on_host: bool | None = None,
+) -> MemoryPlan:
+    """What a step of `cfg` takes on each device, with rl.lanes lanes a prompt.
+
+    Where rl.lanes is 0, with the largest divisor of rl.responses_per_prompt whose step fits. What is sampled does not
+    depend on it. setup.py calls this; everybody else reads `RlSetup.memory`.
 
     Args:
       cfg: the whole config.
-      mesh: the devices; only its shape matters if the other two are given.
-      device_bytes: of each device; None: what this machine's devices have.
-      on_host: the devices are the host's processors; None: as this machine's are.
+      learner, sampler: the model under the training and the decode layout; of their mesh only the shape matters if the
+        last two are given.
+      grid: the rows of the update.
+      device_bytes: what a device has; None: asked of the devices.
+      on_host: whether the devices are the host's processors, so that its process is counted; None: asked of the
+        devices.
 
     Raises:
-      ConfigError: as `lanes`.
+      ConfigError: rl.lanes is 0 and not even one lane a prompt fits; names the largest part and the knob that makes it
+        smaller.
     """
+    mesh = learner.layout.mesh
     room = available(mesh) if device_bytes is None else device_bytes
     R = cfg.rl.responses_per_prompt
     if on_host is None:
         on_host = mesh.local_devices[0].platform == "cpu"
-    host = _host_parts(cfg, mesh) if on_host else []
+    host = _host_parts(learner) if on_host else []
     if cfg.rl.lanes:
-        return MemoryPlan((*_parts(cfg, mesh, cfg.rl.lanes), *host), cfg.rl.lanes, room)
+        return MemoryPlan((*_parts(cfg, learner, sampler, grid, cfg.rl.lanes), *host), cfg.rl.lanes, room)
     for G in sorted((g for g in range(1, R + 1) if R % g == 0), reverse=True):
-        found = MemoryPlan((*_parts(cfg, mesh, G), *host), G, room)
+        found = MemoryPlan((*_parts(cfg, learner, sampler, grid, G), *host), G, room)
         if found.fits:
             return found
     most = found.largest
@@ -133,17 +147,6 @@ def plan(cfg: Config, mesh: Mesh, device_bytes: int | None = None, on_host: bool
         f"{size(most.bytes)} of it for {most.name}; expected at most {USABLE:.0%} of the {size(room)} there are: "
         f"{most.knob}, or set rl.lanes to try all the same"
     )
-
-
-def lanes(cfg: Config, mesh: Mesh) -> int:
-    """G: rl.lanes, or where that is 0 the largest divisor of rl.responses_per_prompt whose step fits.
-
-    What is sampled does not depend on it. All processes get the same.
-
-    Raises:
-      ConfigError: not even one fits; names the largest part and the knob that makes it smaller.
-    """
-    return cfg.rl.lanes or plan(cfg, mesh).lanes
 
 
 def available(mesh: Mesh) -> int:
@@ -157,18 +160,17 @@ def available(mesh: Mesh) -> int:
 
 
 @lru_cache
-def _weights(cfg: ModelConfig, mesh: Mesh, training: bool) -> int:
-    """How many weights a device holds."""
-    model = qwen.Transformer(cfg, train_layout(mesh) if training else decode_layout(mesh))
+def _weights(model: qwen.Transformer) -> int:
+    """How many weights a device holds under the model's layout."""
     shapes, lies = nn.unbox(qwen.boxed_shapes(model)), qwen.shardings(model)
     each = jax.tree.map(lambda x, sharding: math.prod(sharding.shard_shape(x.shape)), shapes, lies)
     return sum(jax.tree.leaves(each))
 
 
-def _host_parts(cfg: Config, mesh: Mesh) -> list[Part]:
+def _host_parts(learner: qwen.Transformer) -> list[Part]:
     """What the process takes beside the step, as a device's share of it."""
-    devices = len(mesh.local_devices)
-    state = 4 * FLOAT * _weights(cfg.model, mesh, training=True)
+    devices = len(learner.layout.mesh.local_devices)
+    state = 4 * FLOAT * _weights(learner)
     return [
         Part("host", "Python, libraries, compiled programs", PROCESS // devices, "use a larger machine"),
         Part("host", "a copy of the state, which is written", state, "raise mesh.fsdp"),
@@ -176,18 +178,17 @@ def _host_parts(cfg: Config, mesh: Mesh) -> list[Part]:
     ]
 
 
-def _parts(cfg: Config, mesh: Mesh, G: int) -> list[Part]:
-    """The parts, on one device."""
+def _parts(cfg: Config, learner: qwen.Transformer, sampler: qwen.Transformer, grid: packing.Grid, G: int) -> list[Part]:
+    """The parts, on one device, with G lanes a prompt."""
     m, rl, C = cfg.model, cfg.rl, cfg.data.prompt_length
-    X = train_layout(mesh).batch_shards
+    X, mesh = learner.layout.batch_shards, learner.layout.mesh
     fsdp, tensor = mesh.shape["fsdp"], mesh.shape["tensor"]
     P, R, T = rl.prompts_per_step // X, rl.responses_per_prompt, rl.max_new_tokens
     D, L, H, V = m.hidden_size, m.num_layers, m.head_dim, m.vocab_size // tensor
     N, K, F = m.num_heads // tensor, m.num_kv_heads // tensor, m.mlp_size // tensor
     width = FLOAT if m.compute_dtype == "float32" else 2
-    grid = packing.make_grid(cfg, train_layout(mesh), P * R * X, C)
     tokens, chunk = grid.rows * grid.length, grid.rows * -(-grid.length // rl.vocab_chunks)
-    weights = FLOAT * _weights(cfg.model, mesh, training=True)
+    weights = FLOAT * _weights(learner)
     layer = 2 * D * (N + K) * H + 3 * D * F
 
     window = min(rl.window, T)
@@ -196,7 +197,7 @@ def _parts(cfg: Config, mesh: Mesh, G: int) -> list[Part]:
     ring = -(-T // window) * block
     few = -(-P * G // 4)  # lanes that go on, each with a prompt of its own, when three quarters are idle
     log = 3 * FLOAT * P * G * ((R - 1) * T // G + T if G < R else T)
-    cast = width * _weights(cfg.model, mesh, training=False) if width < FLOAT or fsdp > 1 else 0
+    cast = width * _weights(sampler) if width < FLOAT or fsdp > 1 else 0
 
     plain = grid.length <= attention.PLAIN  # attention keeps what a token attends, before and after its softmax
     scores = 2 * N * grid.length if plain else 0

@@ -8,35 +8,30 @@ Deliberately not here: what a step does (step.py), what a response earns (reward
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import optax
 from jax.sharding import Mesh
 
 from t1jax.config import Config
 from t1jax.devices import multihost
-from t1jax.devices.sharding import train_layout
 from t1jax.evaluation import saved
-from t1jax.evaluation.evaluator import Evaluator, metrics_row
+from t1jax.evaluation.evaluator import Evaluator
+from t1jax.evaluation.figures import metrics_row
 from t1jax.host.metrics import MetricsWriter
 from t1jax.host.progress import Progress
 from t1jax.host.stopping import Signals
 from t1jax.prompts import streams
+from t1jax.prompts.streams import Stream
 from t1jax.rewards.score import make_scorer
 from t1jax.tasks.task import Task
 from t1jax.text.tokenizer import Tokenizer
-from t1jax.training import memory, replicas, step
+from t1jax.training import replicas, step
 from t1jax.training.checkpoint import Checkpoints
 from t1jax.training.health import Health
 from t1jax.training.loop import Saving, StepLog, due
+from t1jax.training.setup import RlSetup, rl_setup
 from t1jax.types import Params, TrainState
-from t1jax.update import optim
-
-
-def make_optimizer(cfg: Config) -> optax.GradientTransformation:
-    """AdamW with warm-up and a constant rate."""
-    return optim.make_optimizer(cfg.rl, cfg.rl.num_steps, "constant")
 
 
 def train(
@@ -60,27 +55,17 @@ def train(
     Raises:
       Interrupted: `signals` were heard; the last step done is saved.
     """
-    layout, optimizer = train_layout(mesh), make_optimizer(cfg)
+    setup = rl_setup(cfg, mesh)
     stream = streams.prompt_stream(cfg, task, tokenizer, "train", cfg.rl.prompts_per_step, cfg.seed + 1)
-    state = checkpoints.restore(step.state_shapes(cfg, mesh, optimizer, anchor=True), stream)
-    if state is None:
-        if params is None:
-            raise ValueError("reinforcement learning needs params or a checkpoint, got neither")
-        state = step.init_state(cfg, mesh, optimizer, params, anchor=True)
+    state = _begin(setup, params, checkpoints, stream)
     start, last = int(state.step), cfg.rl.num_steps
     writer.rewind(start, "rl", "evaluate")
     saved.rewind(writer.workdir, start, last)
-    rows = cfg.rl.prompts_per_step * cfg.rl.responses_per_prompt
-    lanes = memory.lanes(cfg, mesh)
-    progress.note(f"sampling {lanes} of a prompt's {cfg.rl.responses_per_prompt} responses at a time")
-    refill = lanes < cfg.rl.responses_per_prompt
-    what, total = ("response", rows) if refill else ("token", cfg.rl.max_new_tokens)
     train_step = make_train_step(
-        cfg,
-        mesh,
+        setup,
         make_scorer(task, "train", tokenizer, cfg.rl),
         stop_tokens=tokenizer.stop_ids,
-        on_progress=lambda done, live: progress.sampling(done, total, live, what),
+        on_progress=_on_progress(setup, progress),
     )
     problems = evaluator.problems(cfg.eval.quick_problems, start=cfg.eval.num_problems)
     with (
@@ -93,21 +78,47 @@ def train(
         saving = Saving(log, checkpoints, stream, signals)
         saving.begin(start, state)
         for number in range(start + 1, last + 1):
-            batch = multihost.global_batch(next(stream), layout)
+            prompts = multihost.global_batch(next(stream), setup.layout)
             if number == start + 1:
-                replicas.refuse_different(mesh, state=state, batch=batch)
-            state, report = train_step(state, batch)
-            if report["skipped"].item():  # waits for the step, which itself waits for the host to score
-                health.dump(writer.workdir / "sick", number, state, batch, report, tokenizer)
-            log.push(number, report)
+                replicas.refuse_different(mesh, state=state, batch=prompts)
+            state, report = train_step(state, prompts)  # one compiled call; the state is donated
+            if report["skipped"].item():
+                health.dump(writer.workdir / "sick", number, state, prompts, report, tokenizer)
+            log.write(number, report)
             score = None
             if cfg.eval.every and number % cfg.eval.every == 0:
-                log.flush()
-                responses = evaluator.respond(state.params, problems, "quick")
-                saved.save(writer.workdir, evaluator, responses, "rl", number)
-                row = metrics_row(responses) | {"seconds": log.pause()}
-                writer.write("evaluate", number, row)
-                score = row["accuracy"]
+                score = _evaluate(evaluator, problems, state.params, number, writer, log)
             saving.after(number, state, score is not None or due(number, cfg.checkpoint.every, last), score)
     checkpoints.wait()
     return state
+
+
+def _begin(setup: RlSetup, params: Params | None, checkpoints: Checkpoints, stream: Stream[Any]) -> TrainState:
+    """The newest checkpoint's state, and `stream` where it stood then; else a new state from `params`."""
+    state = checkpoints.restore(setup.state_shapes(), stream)
+    if state is not None:
+        return state
+    if params is None:
+        raise ValueError("reinforcement learning needs params or a checkpoint, got neither")
+    return setup.init_state(params)
+
+
+def _on_progress(setup: RlSetup, progress: Progress) -> Callable[[int, int], None]:
+    """What shows how far sampling is: in responses where lanes take several, else in tokens. Notes the lanes."""
+    rl = setup.cfg.rl
+    progress.note(f"sampling {setup.lanes} of a prompt's {rl.responses_per_prompt} responses at a time")
+    what, total = "token", rl.max_new_tokens
+    if setup.lanes < rl.responses_per_prompt:
+        what, total = "response", rl.prompts_per_step * rl.responses_per_prompt
+    return lambda done, live: progress.sampling(done, total, live, what)
+
+
+def _evaluate(
+    evaluator: Evaluator, problems: Sequence[Any], params: Params, number: int, writer: MetricsWriter, log: StepLog
+) -> float:
+    """The accuracy on the quick problems after step `number`; its responses and its row are written."""
+    responses = evaluator.respond(params, problems, "quick")
+    saved.save(writer.workdir, responses, "rl", number, evaluator.cfg.eval.keep_responses)
+    row = metrics_row(responses) | {"seconds": log.pause()}
+    writer.write("evaluate", number, row)
+    return float(row["accuracy"])

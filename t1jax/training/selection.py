@@ -15,38 +15,36 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 
 from t1jax.config import Config, ConfigError
 from t1jax.devices import multihost
+from t1jax.evaluation.figures import pass_rate
 from t1jax.host import files
 from t1jax.host.progress import Progress
-from t1jax.rewards.answers import RIGHT, UNSCORABLE
 from t1jax.rollouts.generate import Generator
-from t1jax.tasks.task import Task
+from t1jax.tasks.task import P, Task, Wrapped
 from t1jax.text.tokenizer import Tokenizer
 from t1jax.types import Params
 
 FILE_NAME = "filter.json"
 
 
-class Selected:
+class Selected(Wrapped[P]):
     """A task whose training problems are some of another's, numbered from 0 on. All else is as the other has it."""
 
-    def __init__(self, task: Task, kept: Sequence[int]) -> None:
-        self._task, self._kept = task, list(kept)
+    def __init__(self, task: Task[P], kept: Sequence[int]) -> None:
+        super().__init__(task)
+        self._kept = list(kept)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._task, name)
-
-    def size(self, split: Any) -> int | None:
+    def size(self, split: str) -> int | None:
         """Problems of a split."""
         return len(self._kept) if split == "train" else self._task.size(split)
 
-    def problem(self, index: int, split: Any) -> Any:
+    def problem(self, index: int, split: str) -> P:
         """The problem with this index; of training, among those kept."""
         return self._task.problem(self._kept[index] if split == "train" else index, split)
 
@@ -94,7 +92,7 @@ def choose(cfg: Config, task: Task, folder: Path) -> Task:
             f"expected at least rl.prompts_per_step = {cfg.rl.prompts_per_step}: raise rl.filter_pass_rate or "
             "rl.filter_problems in another --workdir"
         )
-    return cast(Task, Selected(task, kept))  # it has all that the other has
+    return Selected(task, kept)
 
 
 def _rates(path: Path) -> dict[int, float | None]:
@@ -134,8 +132,7 @@ def pass_rates(
             asked = [problem for problem in problems for _ in range(cfg.rl.filter_samples)]
             outcomes = np.array(_judge(task, asked, texts))
             for index, tries in zip(chosen, outcomes.reshape(len(chosen), -1), strict=True):
-                scorable = int((tries != UNSCORABLE).sum())
-                rates[index] = float((tries == RIGHT).sum()) / scorable if scorable else None
+                rates[index] = pass_rate(tries.tolist()).value
             stage.update(start + len(chosen))
     return rates
 

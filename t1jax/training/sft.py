@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh
 
 from t1jax.config import Config
@@ -29,28 +28,28 @@ from t1jax.prompts import streams
 from t1jax.rollouts import rng
 from t1jax.tasks.task import Task
 from t1jax.text.tokenizer import Tokenizer
-from t1jax.training import replicas, step
+from t1jax.training import replicas
 from t1jax.training.checkpoint import Checkpoints
 from t1jax.training.health import Health
 from t1jax.training.loop import Saving, StepLog, due
+from t1jax.training.setup import Setup, sft_setup
 from t1jax.types import LossScale, Packed, Params, Report, TrainState
 from t1jax.update import losses, optim
+from t1jax.update.logprobs import predictors, token_logprobs_and_entropy
 from t1jax.weights import load as weights
 
 
-def make_optimizer(cfg: Config) -> optax.GradientTransformation:
-    """AdamW or Muon with a cosine schedule over the whole cold start."""
-    return optim.make_optimizer(cfg.sft, cfg.sft.num_steps, "cosine")
+def split(tree: Any, parts: int) -> Any:
+    """Each [B, ...] as [parts, B // parts, ...]: every part takes rows from every shard, so none moves."""
+    return jax.tree.map(lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1), tree)
 
 
-def make_sft_step(cfg: Config, mesh: Mesh) -> Callable[[TrainState, Packed], tuple[TrainState, Report]]:
+def make_sft_step(setup: Setup) -> Callable[[TrainState, Packed], tuple[TrainState, Report]]:
     """The compiled update `state, report = sft_step(state, packed)`; the state is donated."""
-    model = qwen.Transformer(cfg.model, train_layout(mesh))
-    optimizer = make_optimizer(cfg)
-    schedule = optim.make_schedule(cfg.sft, cfg.sft.num_steps, "cosine")
+    model, cfg = setup.learner, setup.cfg.sft
 
     def loss(params: Params, part: Packed, count: jax.Array, scale: LossScale | None) -> tuple[jax.Array, jax.Array]:
-        value = losses.sft_loss(*target_logprobs(model, params, part, cfg.sft.vocab_chunks), count)
+        value = losses.sft_loss(*target_logprobs(model, params, part, cfg.vocab_chunks), count)
         return optim.scaled(value, scale), value
 
     def sft_step(state: TrainState, packed: Packed) -> tuple[TrainState, Report]:
@@ -61,21 +60,20 @@ def make_sft_step(cfg: Config, mesh: Mesh) -> Callable[[TrainState, Packed], tup
             return jax.tree.map(jnp.add, total, (value, gradient)), None
 
         zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params))
-        (value, gradient), _ = jax.lax.scan(accumulate, zero, step.split(packed, cfg.sft.micro_batches))
+        (value, gradient), _ = jax.lax.scan(accumulate, zero, split(packed, cfg.micro_batches))
         gradient = optim.unscaled(gradient, state.loss_scale)
-        params, opt_state, norm, applied = optim.apply_finite(optimizer, gradient, state.opt_state, state.params)
+        params, opt_state, norm, applied = optim.apply_finite(setup.optimizer, gradient, state.opt_state, state.params)
         report = {
             "loss": value,
             "grad_norm": norm,
             "skipped": 1.0 - applied.astype(jnp.float32),
-            "learning_rate": schedule(state.step),
+            "learning_rate": setup.schedule(state.step),
             "tokens": (packed.segment_BT > 0).sum(dtype=jnp.float32),
         }
         scale = optim.next_loss_scale(state.loss_scale, applied)
         return replace(state, step=state.step + 1, params=params, opt_state=opt_state, loss_scale=scale), report
 
-    shardings = step.state_shardings(cfg, mesh, optimizer, anchor=False)
-    return jax.jit(sft_step, donate_argnums=0, out_shardings=(shardings, None))
+    return jax.jit(sft_step, donate_argnums=0, out_shardings=(setup.state_shardings(), None))
 
 
 def target_logprobs(
@@ -84,8 +82,8 @@ def target_logprobs(
     """log pi(token) at temperature 1, float32[B, T] nats, and bool[B, T] which tokens count: the targets. Else 0."""
     hidden_BTD, _ = qwen.forward(model, params, packed.tokens_BT, packed.position_BT, segment_BT=packed.segment_BT)
     counted_BT = losses.sft_counted(packed)
-    logprob_BT, _ = losses.token_logprobs_and_entropy(
-        losses.predictors(hidden_BTD),
+    logprob_BT, _ = token_logprobs_and_entropy(
+        predictors(hidden_BTD),
         qwen.head(params),
         packed.tokens_BT,
         counted_BT,
@@ -121,14 +119,14 @@ def train(
     """
     if not cfg.sft.num_steps:
         raise ValueError("sft.num_steps is 0: there is no cold start")
-    layout, optimizer = train_layout(mesh), make_optimizer(cfg)
+    setup = sft_setup(cfg, mesh)
     stream = streams.sft_stream(cfg, task, tokenizer)
-    state = checkpoints.restore(step.state_shapes(cfg, mesh, optimizer, anchor=False), stream)
+    state = checkpoints.restore(setup.state_shapes(), stream)
     if state is None:
-        state = step.init_state(cfg, mesh, optimizer, initial_params(cfg, mesh), anchor=False)
+        state = setup.init_state(initial_params(cfg, mesh))
     start, last = int(state.step), cfg.sft.num_steps
     writer.rewind(start, "sft")
-    sft_step = make_sft_step(cfg, mesh)
+    sft_step = make_sft_step(setup)
     with (
         contextlib.closing(stream),
         progress.stage("cold start", total=last, done=start) as stage,
@@ -138,11 +136,11 @@ def train(
         saving = Saving(log, checkpoints, stream, signals)
         saving.begin(start, state)
         for number in range(start + 1, last + 1):
-            batch = multihost.global_batch(next(stream), layout)
+            batch = multihost.global_batch(next(stream), setup.layout)
             if number == start + 1:
                 replicas.refuse_different(mesh, state=state, batch=batch)
             state, report = sft_step(state, batch)
-            log.push(number, report)
+            log.write(number, report)
             saving.after(number, state, due(number, cfg.checkpoint.sft_every, last))
     checkpoints.wait()
     return state

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache as cache
@@ -35,9 +35,9 @@ from jax.sharding import Mesh
 from t1jax import validation
 from t1jax.config import Config, ConfigError
 from t1jax.devices import multihost, sharding
-from t1jax.evaluation import evaluator as evaluation
-from t1jax.evaluation import saved, scaling
-from t1jax.evaluation.evaluator import Evaluator, Response
+from t1jax.evaluation import figures, saved, scaling
+from t1jax.evaluation.evaluator import Evaluator
+from t1jax.evaluation.responses import Response
 from t1jax.host import files
 from t1jax.host.metrics import MetricsWriter, read_rows
 from t1jax.host.progress import Progress
@@ -46,7 +46,7 @@ from t1jax.host.workdir import begin, claim, locked, refuse_other_processes
 from t1jax.reports import run_page
 from t1jax.rewards.verifier import Verifier
 from t1jax.tasks.embedded import make_embedded, make_verifier
-from t1jax.tasks.files.problems import ProblemsTask
+from t1jax.tasks.files.task import ProblemsTask
 from t1jax.tasks.task import Task
 from t1jax.tasks.written import read_written
 from t1jax.text import tokenizer
@@ -162,7 +162,7 @@ def open_task(cfg: Config, folder: Path, note: Callable[[str], None]) -> Iterato
     """
     with make_verifier(cfg) as verifier:
         task, tokens = make_task(cfg, folder, verifier)
-        for line in (*getattr(tokens, "notes", ()), *getattr(task, "notes", ())):
+        for line in (*getattr(tokens, "notes", ()), *task.notes):
             note(line)
         yield task, tokens
 
@@ -192,7 +192,7 @@ def make_task(cfg: Config, workdir: Path, verifier: Verifier) -> tuple[Task, Tok
         return ProblemsTask(cfg, tokens, verifier), tokens
     task, tokens = make_embedded(cfg, tokens, verifier)
     if cfg.data.sft and cfg.sft.num_steps:
-        return cast(Task, read_written(cfg.data.sft, task, tokens)), tokens
+        return read_written(cfg.data.sft, task, tokens), tokens
     return task, tokens
 
 
@@ -207,31 +207,31 @@ def measure(evaluator: Evaluator, params: Params, stage: str, workdir: Path) -> 
     cfg = evaluator.cfg
     problems = evaluator.problems(cfg.eval.num_problems)
     responses = evaluator.respond(params, problems, "held_out")
-    saved.save(workdir, evaluator, responses, stage, cfg.rl.num_steps if stage == "rl" else 0, final=stage == "rl")
+    done, last = (cfg.rl.num_steps, True) if stage == "rl" else (0, False)
+    saved.save(workdir, responses, stage, done, cfg.eval.keep_responses, final=last)
     greedy = evaluator.respond(params, problems, "held_out", temperature=0.0)
-    summary = evaluation.summary(responses)
+    summary = figures.summary(responses)
     if evaluator.task.forbid_giving_up(evaluator.tokenizer) is not None:
         forbidden = evaluator.respond(params, problems, "held_out", forbid_giving_up=True)
-        summary["forbidden_to_give_up"] = evaluation.accuracy(forbidden)
+        summary["forbidden_to_give_up"] = figures.accuracy(forbidden)
     return {
         "summary": summary,
-        "greedy": evaluation.accuracy(greedy),
-        "by_difficulty": evaluation.by_difficulty(responses, stage),
-        "samples": [sample(evaluator, response, stage) for response in responses[: cfg.eval.samples]],
+        "greedy": figures.accuracy(greedy),
+        "by_difficulty": figures.by_difficulty(responses, stage),
+        "samples": [sample(response, stage) for response in responses[: cfg.eval.samples]],
         "scaling": scaling.inference_scaling(evaluator, params, responses, stage),
     }
 
 
-def sample(evaluator: Evaluator, response: Response, stage: str) -> dict[str, Any]:
+def sample(response: Response, stage: str) -> dict[str, Any]:
     """A response as the report shows it."""
-    problem = response.problem
     return {
         "stage": stage,
-        "prompt": evaluator.task.prompt(problem),
+        "prompt": response.prompt,
         "response": response.text,
         "correct": response.right,
-        "gold": evaluator.task.gold(problem),
-        "difficulty": problem.difficulty,
+        "gold": response.gold,
+        "difficulty": response.difficulty,
     }
 
 

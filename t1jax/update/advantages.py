@@ -5,39 +5,42 @@ prompts -> rollouts -> rewards -> ADVANTAGES -> update. One equation of the pape
 
     r'_i    = -1 if penalised, else [answer right]           penalised_reward
     rbar_i  = r'_i - mean_{j != i} r'_j                      leave_one_out, less_baseline
-    k_i     = sum_t clip(log pi - log pi_ref, -c, c)         kl_of_response
+    k_i     = sum_t clip(log pi - log pi_ref, -c, c)         kl_of_token, summed by packing.total
     kbar_i  = k_i - mean_{j != i} k_j                        leave_one_out
     A_i     = rbar_i - beta * kbar_i                         advantages
 
 A response whose checker failed (outcome -1, unscorable) has advantage 0 and is in nobody's baseline: it is neither
 right nor wrong.
 
-Axes: P prompts, R responses per prompt, B = P * R rows (b = p * R + r), T response positions.
+Axes: P prompts, R responses per prompt, B = P * R rows (b = p * R + r).
 Source: T1 (arXiv 2501.11651) section 2; the clamp from THUDM/TreeRL.
 Deliberately not here: the rules that score and penalise (rewards/), the loss (losses.py).
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from t1jax.config import RlConfig
-from t1jax.types import Scores
-from t1jax.update.masking import masked, masked_sum
+from t1jax.types import Array, Scores
+from t1jax.update.masking import masked
 
 
-def scorable(scores: Scores) -> jax.Array:
+def scorable(scores: Scores) -> Array:
     """bool[B]: the checker gave an answer, right or wrong. False rows enter no baseline, mean or gradient of reward."""
     return scores.outcome_B >= 0
 
 
-def penalised(scores: Scores) -> jax.Array:
+def penalised(scores: Scores) -> Array:
     """bool[B]: repetitive, overlong or garbled. Source: T1 section 2, penalty."""
     return scores.overlong_B | scores.repetition_B | scores.garbled_B
 
 
-def penalised_reward(outcome_B: jax.Array, penalised_B: jax.Array, penalty: float) -> jax.Array:
+def penalised_reward(outcome_B: Array, penalised_B: Array, penalty: float, xp: Any = jnp) -> Array:
     """r'_i = penalty if penalised, else 1 if right, else 0.
 
     A right answer does not buy off the penalty. Source: T1 section 2, correctness and penalty.
@@ -46,11 +49,18 @@ def penalised_reward(outcome_B: jax.Array, penalised_B: jax.Array, penalty: floa
       outcome_B: int8, 1 right, 0 wrong, -1 unscorable (its value here is meaningless: mask it with `scorable`).
       penalised_B: bool.
       penalty: reward of a penalised response, cfg.rl.penalty.
+      xp: jax.numpy, or numpy for arrays of the host.
 
     Returns:
       float32[B].
     """
-    return jnp.where(penalised_B, jnp.float32(penalty), (outcome_B == 1).astype(jnp.float32))
+    return xp.where(penalised_B, xp.float32(penalty), (outcome_B == 1).astype(xp.float32))
+
+
+def group_reward(scores: Scores, cfg: RlConfig, xp: Any = jnp) -> Array:
+    """float32[B]: the reward that a group's baseline is of; penalised unless cfg.penalty_site is "advantage"."""
+    penalised_B = penalised(scores) & (cfg.penalty_site == "reward")
+    return penalised_reward(scores.outcome_B, penalised_B, cfg.penalty, xp)
 
 
 def leave_one_out(x_PR: jax.Array, valid_PR: jax.Array) -> jax.Array:
@@ -100,23 +110,22 @@ def less_baseline(reward_PR: jax.Array, valid_PR: jax.Array, baseline: str) -> j
     return centred_PR / (jnp.sqrt(variance_P1) + 1e-4)
 
 
-def kl_of_response(
-    logprob_BT: jax.Array, anchor_logprob_BT: jax.Array, sampled_BT: jax.Array, clip: float
-) -> jax.Array:
-    """k_i = sum_t clip(log pi(y_t) - log pi_ref(y_t), -clip, clip): the k1 estimator of KL(pi || pi_ref).
+def kl_of_token(logprob: jax.Array, anchor_logprob: jax.Array, sampled: jax.Array, clip: float) -> jax.Array:
+    """clip(log pi(y_t) - log pi_ref(y_t), -clip, clip): the k1 estimator of KL(pi || pi_ref), a token's share of k_i.
 
+    k_i is its sum over the tokens of response i. All arrays have one shape, any: an entry is a token.
     Source: T1 section 2, on-policy KL normalisation; k1 and the clamp from THUDM/TreeRL.
 
     Args:
-      logprob_BT: float32, of the tokens under the policy, at the sampling temperature.
-      anchor_logprob_BT: float32, under the anchor, at the same temperature.
-      sampled_BT: bool, the tokens that count; elsewhere nothing is read.
+      logprob: float32, of the tokens under the policy, at the sampling temperature.
+      anchor_logprob: float32, under the anchor, at the same temperature.
+      sampled: bool, the tokens that count; elsewhere nothing is read.
       clip: nats, cfg.rl.kl_clip; infinity for no clamp.
 
     Returns:
-      float32[B], nats a response; 0 for a row without tokens.
+      float32, nats; 0 where not sampled.
     """
-    return masked_sum(jnp.clip(logprob_BT - anchor_logprob_BT, -clip, clip), sampled_BT, axis=-1)
+    return masked(jnp.clip(logprob - anchor_logprob, -clip, clip), sampled)
 
 
 def advantages(scores: Scores, kl_B: jax.Array, cfg: RlConfig) -> jax.Array:
@@ -129,7 +138,7 @@ def advantages(scores: Scores, kl_B: jax.Array, cfg: RlConfig) -> jax.Array:
 
     Args:
       scores: of B = P * R responses, the R of a prompt together.
-      kl_B: float32, from `kl_of_response`; not read with kl_site "loss".
+      kl_B: float32, k_i of each response; not read with kl_site "loss".
       cfg: responses_per_prompt, baseline, penalty, penalty_site, kl_site, kl_coef.
 
     Returns:
@@ -138,14 +147,35 @@ def advantages(scores: Scores, kl_B: jax.Array, cfg: RlConfig) -> jax.Array:
     groups = (-1, cfg.responses_per_prompt)
     valid_PR = scorable(scores).reshape(groups)
     penalised_B = penalised(scores)
-    in_reward_B = penalised_B & (cfg.penalty_site == "reward")
-    reward_B = penalised_reward(scores.outcome_B, in_reward_B, cfg.penalty)
-    advantage_PR = less_baseline(reward_B.reshape(groups), valid_PR, cfg.baseline)
+    advantage_PR = less_baseline(group_reward(scores, cfg).reshape(groups), valid_PR, cfg.baseline)
     if cfg.kl_site == "reward":
         advantage_PR = advantage_PR - cfg.kl_coef * leave_one_out(kl_B.reshape(groups), valid_PR)
     if cfg.penalty_site == "advantage":
         advantage_PR = jnp.where(penalised_B.reshape(groups) & valid_PR, cfg.penalty, advantage_PR)
     return jax.lax.stop_gradient(advantage_PR.reshape(-1))
+
+
+def teaches(scores: Scores, cfg: RlConfig) -> np.ndarray:
+    """bool[B]: responses that can have a gradient; all, unless entropy_coef and kl_coef are 0. On the host, in NumPy.
+
+    Without the two, only an advantage gives one: `advantages` is 0 for what is unscorable, and for all of a group whose
+    rewards are equal.
+
+    Args:
+      scores: NumPy arrays of whole groups, the R responses of a prompt together.
+      cfg: as for `advantages`, and entropy_coef.
+    """
+    valid_B, penalised_B = scorable(scores), penalised(scores)
+    if cfg.entropy_coef or cfg.kl_coef:
+        return np.ones_like(valid_B)
+    groups = (-1, cfg.responses_per_prompt)
+    reward_B = group_reward(scores, cfg, np)
+    highest_P = np.where(valid_B, reward_B, -np.inf).reshape(groups).max(-1)
+    lowest_P = np.where(valid_B, reward_B, np.inf).reshape(groups).min(-1)
+    teaches_B = np.repeat(highest_P > lowest_P, cfg.responses_per_prompt)
+    if cfg.penalty_site == "advantage" and cfg.penalty:
+        teaches_B |= penalised_B
+    return teaches_B & valid_B
 
 
 def mixed_groups(scores: Scores, num_responses: int) -> jax.Array:

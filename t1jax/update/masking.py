@@ -6,7 +6,7 @@ NaN there reaches neither a value nor a gradient. A mean is carried as (total, c
 the division happens once, globally.
 
 Axes: any; `axis` says which are summed (None: all).
-Deliberately not here: where masks come from (prompts/streams.py, decode.py), and what is averaged (advantages.py,
+Deliberately not here: where masks come from (prompts/streams.py, rollouts/log.py), and what is averaged (advantages.py,
 losses.py).
 """
 

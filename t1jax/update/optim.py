@@ -59,9 +59,7 @@ def make_schedule(
     return rate
 
 
-def make_optimizer(
-    section: SftConfig | RlConfig, total_steps: int, schedule: Literal["cosine", "constant"]
-) -> optax.GradientTransformation:
+def make_optimizer(section: SftConfig | RlConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
     """clip by global norm -> Adam, or Muon for the matrices -> decoupled decay of matrices and tables -> -lr.
 
     Muon's updates are scaled to the size of Adam's (arXiv 2502.16982), so one learning rate and one decay serve both.
@@ -69,7 +67,7 @@ def make_optimizer(
 
     Args:
       section: cfg.sft or cfg.rl.
-      total_steps, schedule: as for `make_schedule`.
+      schedule: its learning rate, from `make_schedule`.
     """
     direction = optax.scale_by_adam(section.b1, section.b2)
     if isinstance(section, SftConfig) and section.optimizer == "muon":
@@ -81,7 +79,7 @@ def make_optimizer(
         optax.add_decayed_weights(
             section.weight_decay, lambda params: jax.tree.map(lambda k: k != "vector", kinds(params))
         ),
-        optax.scale_by_learning_rate(make_schedule(section, total_steps, schedule)),
+        optax.scale_by_learning_rate(schedule),
     )
 
 

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from t1jax.config import Config, RlConfig
+from t1jax.config import Config
 from t1jax.devices.sharding import Layout
 from t1jax.model import attention
 from t1jax.types import Plan, Prompts, Rollouts
@@ -41,7 +41,7 @@ class Grid(NamedTuple):
     shared: bool  # a prompt stands once in a row for all its responses there
 
 
-def make_grid(cfg: Config, layout: Layout, responses: int, prompt_length: int) -> Grid:
+def make_grid(cfg: Config, layout: Layout) -> Grid:
     """Rows enough for any lengths. Where a row has room for k of the longest, all but the last hold k or more.
 
     A part of a shard has room for responses / micro_batches / shards of the longest responses with their prompts: in
@@ -49,14 +49,14 @@ def make_grid(cfg: Config, layout: Layout, responses: int, prompt_length: int) -
     else in a row for each.
 
     Args:
-      cfg: rl.pack_length, max_new_tokens, micro_batches, and what chooses the kernel.
+      cfg: rl.pack_length, prompts_per_step, responses_per_prompt, max_new_tokens and micro_batches,
+        data.prompt_length, and what chooses the kernel.
       layout: of the update.
-      responses: of all shards.
-      prompt_length: C.
     """
     platform, shards = layout.mesh.devices.flat[0].platform, layout.batch_shards
     shared = attention.shares_prompts(cfg.model, platform)
-    longest = prompt_length + cfg.rl.max_new_tokens
+    responses = cfg.rl.prompts_per_step * cfg.rl.responses_per_prompt
+    longest = cfg.data.prompt_length + cfg.rl.max_new_tokens
     room = responses // cfg.rl.micro_batches // shards
     most = max(longest, attention.longest_row(cfg.model, platform))
     length = cfg.rl.pack_length or (min(longest * room, most) if shared else longest)
@@ -122,31 +122,6 @@ def _places(
     return start_n, prompt_start_n
 
 
-def wanted(scores: Any, cfg: RlConfig) -> np.ndarray:
-    """bool[n]: responses that can have a gradient; all, unless entropy_coef and kl_coef are 0. On the host.
-
-    Without the two, only an advantage gives one: it is 0 for what is unscorable, and for all of a group whose rewards
-    are equal. The rules are those of advantages.py.
-
-    Args:
-      scores: outcome, overlong, repetition, garbled, NumPy, of whole groups.
-      cfg: entropy_coef, kl_coef, penalty, penalty_site, responses_per_prompt.
-    """
-    outcome_n, *flags = (np.asarray(x) for x in scores)
-    if cfg.entropy_coef or cfg.kl_coef:
-        return np.ones(len(outcome_n), bool)
-    valid_n, penalised_n = outcome_n >= 0, np.logical_or.reduce(flags)
-    in_reward = cfg.penalty_site == "reward"
-    reward_n = np.where(penalised_n & in_reward, cfg.penalty, outcome_n == 1)
-    groups = (-1, cfg.responses_per_prompt)
-    highest_p = np.where(valid_n, reward_n, -np.inf).reshape(groups).max(-1)
-    lowest_p = np.where(valid_n, reward_n, np.inf).reshape(groups).min(-1)
-    learns_n = np.repeat(highest_p > lowest_p, cfg.responses_per_prompt)
-    if not in_reward and cfg.penalty:
-        learns_n |= penalised_n
-    return learns_n & valid_n
-
-
 @struct.dataclass
 class Rows:
     """Responses in their rows. A part is one index of the first axis; its rows are split over the shards.
@@ -179,26 +154,18 @@ def _by_shard(layout: Layout, function: Any, *arguments: Any, to_rows: bool, pac
     return jax.shard_map(function, mesh=layout.mesh, in_specs=specs, out_specs=out, check_vma=False)(*arguments)
 
 
-def pack(layout: Layout, grid: Grid, where: Plan, prompts: Prompts, rollouts: Rollouts) -> tuple[Rows, jax.Array]:
-    """The rows of the update; and int32[B], the entry of each response's first token among its shard's [j, b, S]."""
+def pack(layout: Layout, grid: Grid, where: Plan, prompts: Prompts, rollouts: Rollouts) -> Rows:
+    """The rows of the update."""
 
-    def local(where: Plan, prompts: Prompts, rollouts: Rollouts) -> tuple[Rows, jax.Array]:
+    def local(where: Plan, prompts: Prompts, rollouts: Rollouts) -> Rows:
         n, T = rollouts.tokens_BT.shape
         p, C = prompts.tokens_PC.shape
         prompt_p = prompts.valid_PC.sum(-1, dtype=jnp.int32)
-        # texts: the shard's responses, then its prompts
+        # texts x: the shard's responses, then its prompts
         of_prompt_x = jnp.concatenate([jnp.arange(n) // (n // p), jnp.arange(p)])
         length_x = jnp.concatenate([rollouts.sampled_BT.sum(-1, dtype=jnp.int32), prompt_p])
-        slots = grid.parts * grid.rows * grid.length
-
-        def at_row(start_n: jax.Array) -> jax.Array:
-            return jnp.where(where.row_B >= 0, where.row_B * grid.length + start_n, slots)
-
-        begins_s = jnp.full(slots, -1).at[at_row(where.prompt_start_B)].set(n + of_prompt_x[:n], mode="drop")
-        begins_rS = begins_s.at[at_row(where.start_B)].set(jnp.arange(n), mode="drop").reshape(-1, grid.length)
+        text_rS, start_rS = _texts(grid, where, n + of_prompt_x[:n])
         at_S = jnp.arange(grid.length, dtype=jnp.int32)[None]
-        start_rS = jax.lax.cummax(jnp.where(begins_rS >= 0, at_S, 0), axis=1)  # of the text that a position is in
-        text_rS = jnp.take_along_axis(begins_rS, start_rS, axis=1)  # which text; -1 in a row where nothing begins
         x_rS = jnp.maximum(text_rS, 0)
         there_rS = (text_rS >= 0) & (at_S - start_rS < length_x[x_rS])
         sampled_rS = there_rS & (text_rS < n)
@@ -234,27 +201,44 @@ def pack(layout: Layout, grid: Grid, where: Plan, prompts: Prompts, rollouts: Ro
             response_jbS=entries(n_rS),
             logprob_jbS=entries(rollouts.logprob_BT[n_rS, t_rS]),
         )
-        before_rS = jnp.cumsum(sampled_rS, axis=1) - sampled_rS  # tokens of the loss before a position
-        first_n = where.row_B * grid.length + before_rS[where.row_B, where.start_B]
-        shape = (grid.parts, grid.rows, grid.length)
-        return jax.tree.map(lambda x: x.reshape(shape), rows), jnp.where(where.row_B >= 0, first_n, -1)
+        return jax.tree.map(lambda x: x.reshape(grid.parts, grid.rows, grid.length), rows)
 
-    flat, rows = layout.spec("batch"), layout.spec(None, "batch")
-    in_specs, out_specs = (flat, flat, flat), (rows, flat)
-    return jax.shard_map(local, mesh=layout.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)(
-        where, prompts, rollouts
-    )
+    packed: Rows = _by_shard(layout, local, where, prompts, rollouts, to_rows=True)
+    return packed
 
 
-def unpack(layout: Layout, first_B: jax.Array, sampled_BT: jax.Array, x_jbS: jax.Array) -> jax.Array:
-    """[B, T]: the entry of each sampled token; 0 elsewhere and for what is not packed."""
+def _texts(grid: Grid, where: Plan, prompt_text_n: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The text that each position of a shard's rows is in, or comes after, and where it begins; int32[r, S].
 
-    def local(x_jbS: jax.Array, first_n: jax.Array, sampled_nT: jax.Array) -> jax.Array:
-        there_nT = sampled_nT & (first_n >= 0)[:, None]
-        at_nT = first_n[:, None] + jnp.arange(sampled_nT.shape[1], dtype=jnp.int32)[None]
-        return jnp.where(there_nT, x_jbS.reshape(-1)[jnp.where(there_nT, at_nT, 0)], 0)
+    Args:
+      grid: the rows.
+      where: of the shard's n responses, which are the texts 0 to n - 1.
+      prompt_text_n: the number of each response's prompt as a text.
 
-    return _by_shard(layout, local, x_jbS, first_B, sampled_BT, to_rows=False, packed=1)
+    Returns:
+      the text's number, -1 in a row where nothing stands, and the position of its first token.
+    """
+    slots = grid.parts * grid.rows * grid.length
+
+    def at_row(start_n: jax.Array) -> jax.Array:
+        return jnp.where(where.row_B >= 0, where.row_B * grid.length + start_n, slots)
+
+    begins_s = jnp.full(slots, -1).at[at_row(where.prompt_start_B)].set(prompt_text_n, mode="drop")
+    responses_n = jnp.arange(len(prompt_text_n))
+    begins_rS = begins_s.at[at_row(where.start_B)].set(responses_n, mode="drop").reshape(-1, grid.length)
+    at_S = jnp.arange(grid.length, dtype=jnp.int32)[None]
+    start_rS = jax.lax.cummax(jnp.where(begins_rS >= 0, at_S, 0), axis=1)
+    return jnp.take_along_axis(begins_rS, start_rS, axis=1), start_rS
+
+
+def total(layout: Layout, rows: Rows, where: Plan, x_jbS: jax.Array) -> jax.Array:
+    """float32[B]: the sum of the entries of each response; 0 for what is not packed."""
+
+    def local(response_jbS: jax.Array, sampled_jbS: jax.Array, x_jbS: jax.Array, row_n: jax.Array) -> jax.Array:
+        return jnp.zeros(row_n.shape).at[response_jbS].add(jnp.where(sampled_jbS, x_jbS, 0))
+
+    arrays = (rows.response_jbS, rows.sampled_jbS, x_jbS, where.row_B)
+    return _by_shard(layout, local, *arrays, to_rows=False, packed=3)
 
 
 def spread(layout: Layout, rows: Rows, x_B: jax.Array) -> jax.Array:

@@ -1,20 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model families of Hugging Face folders: config.json <-> ModelConfig, and tensor name <-> path in our parameters.
+"""The model families of Hugging Face folders: config.json <-> ModelConfig.
 
-Where: WEIGHTS -> prompts -> rollouts -> ... -> report -> WEIGHTS. A family is a line of FAMILIES, a tensor a line of
-TENSORS; reading and writing go by these two. What this model cannot honour is refused with the file, the key, what was
-found and what was expected: a config.json that is read means what transformers means by it.
+Where: WEIGHTS -> prompts -> rollouts -> ... -> report -> WEIGHTS. A family is a line of FAMILIES; reading and
+writing go by it. What this model cannot honour is refused with the file, the key, what was found and what was expected:
+a config.json that is read means what transformers means by it.
 
-Axes: D width, N query heads, K kv heads, H head dim, F mlp width, V vocabulary, L layers.
 Source: transformers 5.23, configurations of Qwen2, Qwen3 and Llama.
-Deliberately not here: the tensors' bytes (tensors.py), their way to devices (weights/load.py), rope scaling (rope.py).
+Deliberately not here: the tensors' names and shapes (tensor_table.py), rope scaling (rope.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,102 +55,6 @@ FAMILIES = (
     Family("Qwen3ForCausalLM", "qwen3", qkv_bias=False, qk_norm=True, may_lack=()),
     Family("LlamaForCausalLM", "llama", qkv_bias=False, qk_norm=False, may_lack=("head_dim", "num_key_value_heads")),
 )
-
-# Name in the file, path in our parameters, axes in the file (letters that stand together are one axis), our axes.
-TENSORS = (
-    ("model.embed_tokens.weight", ("embedding",), "V D", "VD"),
-    ("lm_head.weight", ("head",), "V D", "DV"),
-    ("model.norm.weight", ("final_norm",), "D", "D"),
-    ("model.layers.{layer}.input_layernorm.weight", ("layers", "attention_norm"), "D", "D"),
-    ("model.layers.{layer}.self_attn.q_proj.weight", ("layers", "q"), "NH D", "DNH"),
-    ("model.layers.{layer}.self_attn.q_proj.bias", ("layers", "q_bias"), "NH", "NH"),
-    ("model.layers.{layer}.self_attn.q_norm.weight", ("layers", "q_norm"), "H", "H"),
-    ("model.layers.{layer}.self_attn.k_proj.weight", ("layers", "k"), "KH D", "DKH"),
-    ("model.layers.{layer}.self_attn.k_proj.bias", ("layers", "k_bias"), "KH", "KH"),
-    ("model.layers.{layer}.self_attn.k_norm.weight", ("layers", "k_norm"), "H", "H"),
-    ("model.layers.{layer}.self_attn.v_proj.weight", ("layers", "v"), "KH D", "DKH"),
-    ("model.layers.{layer}.self_attn.v_proj.bias", ("layers", "v_bias"), "KH", "KH"),
-    ("model.layers.{layer}.self_attn.o_proj.weight", ("layers", "o"), "D NH", "NHD"),
-    ("model.layers.{layer}.post_attention_layernorm.weight", ("layers", "mlp_norm"), "D", "D"),
-    ("model.layers.{layer}.mlp.gate_proj.weight", ("layers", "gate"), "F D", "DF"),
-    ("model.layers.{layer}.mlp.up_proj.weight", ("layers", "up"), "F D", "DF"),
-    ("model.layers.{layer}.mlp.down_proj.weight", ("layers", "down"), "D F", "FD"),
-)
-
-
-# Tensors of older folders that hold no weights: rope's frequencies, which config.json says anyway.
-UNUSED = re.compile(r"model\.(?:layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """One tensor of a Hugging Face folder, and where it lives in our parameters."""
-
-    name: str  # "model.layers.3.self_attn.q_proj.weight"
-    shape: tuple[int, ...]  # in the file
-    path: tuple[str, ...]  # of keys in the parameters of qwen.init_params: ("layers", "q")
-    layer: int | None  # index on axis 0 of our stacked array; None: not stacked
-    split: tuple[int, ...]  # the file's tensor is reshaped to this, e.g. (N, H, D)
-    order: tuple[int, ...]  # ... and transposed by this
-
-    def to_ours(self, x: Any) -> Any:
-        """A file's array of `shape` as one layer of our array: a view, nothing is copied."""
-        return x.reshape(self.split).transpose(self.order)
-
-    def to_file(self, x: Any) -> Any:
-        """The inverse of `to_ours`, exact; a view or a copy."""
-        inverse = sorted(range(len(self.order)), key=self.order.__getitem__)
-        return x.transpose(inverse).reshape(self.shape)
-
-
-def tensors(cfg: ModelConfig) -> list[Tensor]:
-    """Every tensor that a model of these sizes has in a Hugging Face folder, each once; tied: no lm_head."""
-    size = _sizes(cfg)
-    return [
-        Tensor(
-            name=name.format(layer=layer),
-            shape=tuple(math.prod(size[axis] for axis in group) for group in in_file.split()),
-            path=path,
-            layer=layer,
-            split=tuple(size[axis] for axis in in_file if axis != " "),
-            order=tuple(in_file.replace(" ", "").index(axis) for axis in ours),
-        )
-        for name, path, in_file, ours in _rows(cfg)
-        for layer in (range(cfg.num_layers) if path[0] == "layers" else (None,))
-    ]
-
-
-def shapes(cfg: ModelConfig) -> dict[tuple[str, ...], tuple[int, ...]]:
-    """The path of each of our parameters, and its shape: [L, ...] below "layers"."""
-    size = _sizes(cfg)
-    return {
-        path: (cfg.num_layers,) * (path[0] == "layers") + tuple(size[axis] for axis in ours)
-        for _, path, _, ours in _rows(cfg)
-    }
-
-
-def _sizes(cfg: ModelConfig) -> dict[str, int]:
-    return {
-        "V": cfg.vocab_size,
-        "D": cfg.hidden_size,
-        "N": cfg.num_heads,
-        "K": cfg.num_kv_heads,
-        "H": cfg.head_dim,
-        "F": cfg.mlp_size,
-    }
-
-
-def _rows(cfg: ModelConfig) -> list[tuple[str, tuple[str, ...], str, str]]:
-    """The lines of TENSORS that this model has."""
-    absent = set()
-    if cfg.tie_embeddings:
-        absent.add("head")
-    if not cfg.qkv_bias:
-        absent |= {"q_bias", "k_bias", "v_bias"}
-    if not cfg.qk_norm:
-        absent |= {"q_norm", "k_norm"}
-    return [row for row in TENSORS if row[1][-1] not in absent]
-
 
 # Our knob, its name in config.json, and the most that is believed: a typing error must not allocate a petabyte.
 SIZES = (

@@ -3,17 +3,17 @@
 
 Where: WEIGHTS -> prompts -> rollouts -> ... -> report. Whatever the folder, its parameters are arrays of which any part
 can be read by itself; `load` puts on each device what its shards need, and nothing else is read.
-Deliberately not here: bytes of files (weights/safetensors_files.py, weights/orbax_arrays.py), the table of names
-(weights/families.py), writing (convert.py), going on with a run (checkpoint.py).
+Deliberately not here: the arrays (weights/arrays.py), bytes of files (weights/safetensors_files.py,
+weights/orbax_arrays.py), the table of names (weights/tensor_table.py), writing (conversion.py),
+going on with a run (checkpoint.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,40 +22,13 @@ import numpy as np
 from t1jax.config import ConfigError, ModelConfig
 from t1jax.model import parameters, qwen
 from t1jax.types import Params
-from t1jax.weights import families, orbax_arrays, safetensors_files, strict
-from t1jax.weights.families import Tensor
-from t1jax.weights.orbax_arrays import Index, KeyPath, StoredArray
-from t1jax.weights.safetensors_files import StoredTensor, several
+from t1jax.weights import families, safetensors_files, strict
+from t1jax.weights.arrays import PARAMS, STATE, Array, Source, arrays
+from t1jax.weights.orbax_arrays import KeyPath
 
-PARAMS, STATE, METADATA = "params", "state", "_METADATA"
+METADATA = "_METADATA"
 # knobs of `model` that say how it runs, not what it is
 NOT_STORED = ("checkpoint", "compute_dtype", "remat", "attention")
-HEAD, EMBEDDING = "lm_head.weight", ("embedding",)
-
-
-@dataclass(frozen=True)
-class Source:
-    """A folder with weights; made by `find`."""
-
-    folder: Path  # holds config.json where there is one, and the tokenizer's files
-    kind: Literal["hf", "orbax", "run"]
-    step: Path | None  # of a run: the step's folder, with `state`
-
-
-class Array(Protocol):
-    """A parameter that is not read yet."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    @property
-    def dtype(self) -> np.dtype: ...
-
-    def read(self, index: Index) -> np.ndarray:
-        """A part of it, and only that. ConfigError: the files are damaged."""
-
-    def where(self, layer: int | None) -> str:
-        """The file and the name, for errors."""
 
 
 def find(path: str | Path) -> Source:
@@ -163,151 +136,9 @@ def load(source: Source, model: qwen.Transformer, dtype: str = "float32", which:
     return params
 
 
-def arrays(source: Source, cfg: ModelConfig, which: str = "policy") -> dict[KeyPath, Array]:
-    """The parameters of `cfg`'s model by key path; none is read yet. What the folder holds is used exactly once.
-
-    Raises:
-      ConfigError: lists what is missing or left over, or has another shape or dtype; or there is no such `which`.
-    """
-    if which not in ("policy", "anchor"):
-        raise ConfigError(f"which is {which!r}; expected policy or anchor")
-    if which == "anchor" and source.step is None:
-        raise ConfigError(f"{source.folder} is no run; expected the checkpoints of one for the anchor")
-    if source.kind == "hf":
-        return _stacked(source, cfg)
-    if source.step is None:
-        return dict(_stored(source.folder / PARAMS, "", cfg))
-    params = _stored(source.step / STATE, "params", cfg)
-    if which == "policy":
-        return dict(params)
-    offsets = _stored(source.step / STATE, "anchor_offset", cfg)
-    return {path: _Anchor(params[path], offsets[path]) for path in params}
-
-
 def _describing(source: Source) -> Path:
     """The file that says what the model is."""
     return source.folder / "config.json" if source.step is None else source.step / "config" / "metadata"
-
-
-@dataclass(frozen=True)
-class _Stacked:
-    """A parameter as tensors of a Hugging Face folder: one, or one a layer."""
-
-    rows: Sequence[Tensor]
-    files: Sequence[StoredTensor]
-    twin: StoredTensor | None = None  # a tensor that must equal the only one
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        row = self.rows[0]
-        return (len(self.rows),) * (row.layer is not None) + tuple(row.split[axis] for axis in row.order)
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.files[0].dtype
-
-    def read(self, index: Index) -> np.ndarray:
-        if self.rows[0].layer is None:
-            part = np.array(self.rows[0].to_ours(self.files[0].view())[index])
-            if self.twin is not None and (part != self.rows[0].to_ours(self.twin.view())[index]).any():
-                raise ConfigError(
-                    f"{self.twin.file}: tensor {self.twin.name} differs from {self.rows[0].name}; expected the same or "
-                    "none, because config.json says tie_word_embeddings"
-                )
-            return part
-        part = np.empty([len(range(n)[each]) for n, each in zip(self.shape, index, strict=True)], self.dtype)
-        for place, layer in enumerate(range(len(self.rows))[index[0]]):
-            part[place] = self.rows[layer].to_ours(self.files[layer].view())[index[1:]]
-        return part
-
-    def where(self, layer: int | None) -> str:
-        file = self.files[layer or 0]
-        return f"{file.file}: tensor {file.name}"
-
-
-@dataclass(frozen=True)
-class _Anchor:
-    """theta_ref = theta + delta, of a run."""
-
-    params: StoredArray
-    offset: StoredArray
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.params.shape
-
-    @property
-    def dtype(self) -> np.dtype:
-        return np.dtype(np.float32)
-
-    def read(self, index: Index) -> np.ndarray:
-        return self.params.read(index).astype(np.float32) + self.offset.read(index)
-
-    def where(self, layer: int | None) -> str:
-        return f"{self.params.where(layer)} + {self.offset.name}"
-
-
-def _stacked(source: Source, cfg: ModelConfig) -> dict[KeyPath, Array]:
-    """The arrays of a Hugging Face folder."""
-    folder = source.folder
-    found = {
-        name: tensor
-        for name, tensor in safetensors_files.open_tensors(folder).items()
-        if not families.UNUSED.fullmatch(name)
-    }
-    expected = {tensor.name: tensor for tensor in families.tensors(cfg)}
-    # Some folders of tied models keep a copy of the embedding as the head (Qwen3-0.6B); it must be the same.
-    twin = found.pop(HEAD) if cfg.tie_embeddings and HEAD in found else None
-    shapes = {name: tensor.shape for name, tensor in expected.items()}
-    if twin is not None and twin.shape != (embedding := (cfg.vocab_size, cfg.hidden_size)):
-        raise ConfigError(f"{twin.file}: tensor {twin.name} has shape {twin.shape}; expected {embedding}")
-    _refuse_other_shapes(f"{folder}", {name: tensor.shape for name, tensor in found.items()}, shapes)
-    grouped: dict[KeyPath, list[Tensor]] = {}
-    for tensor in expected.values():
-        grouped.setdefault(tensor.path, []).append(tensor)
-    opened: dict[KeyPath, Array] = {}
-    for path, rows in grouped.items():
-        files = [found[row.name] for row in rows]
-        for file in files:
-            if file.dtype != files[0].dtype:
-                raise ConfigError(
-                    f"{file.file}: tensor {file.name} is {file.dtype}; expected {files[0].dtype}, as {files[0].name} is"
-                )
-        opened[path] = _Stacked(rows, files, twin if path == EMBEDDING else None)
-    return opened
-
-
-def _stored(folder: Path, below: str, cfg: ModelConfig) -> dict[KeyPath, StoredArray]:
-    """The arrays of an Orbax folder below a key."""
-    found = orbax_arrays.open_arrays(folder, below)
-    if not found:
-        raise ConfigError(f"{folder} holds no {below or 'arrays'}; expected them in the checkpoint")
-    names = {path: ".".join(path) for path in {**found, **families.shapes(cfg)}}
-    shapes = {names[path]: shape for path, shape in families.shapes(cfg).items()}
-    _refuse_other_shapes(f"{folder}", {names[path]: array.shape for path, array in found.items()}, shapes)
-    for array in found.values():
-        if array.dtype not in safetensors_files.DTYPES.values():
-            expected = ", ".join(str(dtype) for dtype in safetensors_files.DTYPES.values())
-            raise ConfigError(f"{folder}: {array.name} is {array.dtype}; expected one of {expected}")
-    return found
-
-
-def _refuse_other_shapes(
-    where: str, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
-) -> None:
-    """Checks that both have the same names, each once, with the same shapes."""
-    for what, names, shapes in (
-        ("lacks", expected.keys() - found.keys(), expected),
-        ("has", found.keys() - expected.keys(), found),
-    ):
-        if names:
-            listed = several(f"{name} {shapes[name]}" for name in names)
-            reason = "which the model needs" if what == "lacks" else "which the model has no place for"
-            counts = f"found {len(found)} tensors, expected {len(expected)}"
-            raise ConfigError(f"{where} {what} {listed}, {reason}; {counts}")
-    if wrong := [name for name, shape in expected.items() if found[name] != shape]:
-        listed = several(f"{name} {found[name]}, not {expected[name]}" for name in wrong)
-        raise ConfigError(f"{where} has another shape than config.json asks for: {listed}")
 
 
 def _refuse_not_finite(params: Params, given: Mapping[KeyPath, Array], model: qwen.Transformer) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from configs import tiny
 from t1jax import config
-from t1jax.behaviour import behaviour, prose
+from t1jax.behaviour import behaviour, phrases, prose
 from t1jax.evaluation.statistics import wilson
 from t1jax.rewards import answers
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
@@ -175,18 +175,18 @@ def test_words_are_whole_and_in_any_case():
 
 def test_turns_are_told_of_right_responses_alone():
     assert prose.read(TWO.replace("42}", "43}"), "42", WRONG).turns == ()
-    assert prose.opening("**Perhaps** the sum") == "perhaps" and prose.opening("We see, then") == "we see"
+    assert phrases.opening("**Perhaps** the sum") == "perhaps" and phrases.opening("We see, then") == "we see"
 
 
 def test_marks_are_phrases_and_boxes_in_order():
-    assert [(TWO[a:b], kind) for a, b, kind in prose.marks(TWO)] == [
+    assert [(TWO[a:b], kind) for a, b, kind in phrases.marks(TWO)] == [
         ("Wait", "reflection"),
         ("that's wrong", "backtrack"),
         ("Let me verify", "verification"),
         ("\\boxed{42}", "answer"),
     ]
-    assert [kind for _, _, kind in prose.marks("So \\boxed{maybe 5}, perhaps")] == ["answer", "reflection"]
-    places = [place for start, end, _ in prose.marks(TWO * 3) for place in (start, end)]
+    assert [kind for _, _, kind in phrases.marks("So \\boxed{maybe 5}, perhaps")] == ["answer", "reflection"]
+    places = [place for start, end, _ in phrases.marks(TWO * 3) for place in (start, end)]
     assert places == sorted(places)
 
 
@@ -206,7 +206,7 @@ HOSTILE = (
 def test_a_hostile_text_is_read_in_time_that_its_length_allows(text):
     """Each of these takes minutes or for ever where something is quadratic; no clock is asked."""
     assert prose.read(text, "1", WRONG).attempts
-    prose.marks(text)
+    phrases.marks(text)
 
 
 def test_the_last_box_of_all_boxes_is_the_final_answer():
@@ -281,8 +281,8 @@ def test_the_interval_of_a_mean_is_that_of_its_spread():
 
 def test_the_document_lists_the_words():
     text = (Path(__file__).parents[2] / "docs/behaviour.md").read_text(encoding="utf-8")
-    for english, chinese in prose.KINDS.values():
+    for english, chinese in phrases.KINDS.values():
         for phrase in (*english, *chinese):
             assert f"`{phrase}`" in text.replace("\\|", "|"), phrase
     listed = re.findall(r"^\| (reflection|backtrack|verification|giving up) \|", text, re.MULTILINE)
-    assert listed == list(prose.KINDS)
+    assert listed == list(phrases.KINDS)

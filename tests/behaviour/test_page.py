@@ -11,7 +11,7 @@ import pytest
 import responses_files as made
 
 from t1jax import analyze
-from t1jax.behaviour import page as browse
+from t1jax.behaviour import records as embedded
 from t1jax.reports.page import visible
 
 pytestmark = browser.needs_browser
@@ -247,7 +247,7 @@ def test_running_text_has_its_words_marked(tmp_path):
 
 
 def test_what_there_is_no_room_for_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(browse, "MOST", 4 * 1500)
+    monkeypatch.setattr(embedded, "MOST", 4 * 1500)
     monkeypatch.setattr(analyze, "pictures", lambda summaries: [])
     folder = made.workdir(tmp_path / "run")
     analyze.analyze(folder, folder)

@@ -14,17 +14,19 @@ import several
 import small
 import weight_folders
 
-from t1jax import config, convert
+from t1jax import config
 from t1jax.devices import multihost, sharding
 from t1jax.host.progress import Progress
 from t1jax.host.stopping import EXIT_FAILED, Stopped
 from t1jax.model import qwen
 from t1jax.rollouts.generate import Generator
-from t1jax.training import replicas, rl, sft, step
+from t1jax.training import replicas, sft, step
 from t1jax.training.checkpoint import Checkpoints
+from t1jax.training.scoring import make_score
+from t1jax.training.setup import rl_setup, sft_setup
 from t1jax.types import Rollouts
+from t1jax.weights import arrays, conversion, orbax_arrays
 from t1jax.weights import load as weights
-from t1jax.weights import orbax_arrays
 
 STEPS, P, R = 2, 4, 2
 KNOBS = {
@@ -117,10 +119,10 @@ def test_digests_depend_on_where_bits_stand():
 def on_mesh(shape: tuple[int, int, int]) -> dict[str, Any]:
     """Two steps of RL, two of the cold start and some responses: their reports, and what this process's scorer saw."""
     cfg, mesh, scorer = small.make_config(**KNOBS), small.make_mesh(shape), small.Recorder()
-    train_step = step.make_train_step(cfg, mesh, scorer, stop_tokens=small.STOPS)
-    sft_step = sft.make_sft_step(cfg, mesh)
+    train_step = step.make_train_step(rl_setup(cfg, mesh), scorer, stop_tokens=small.STOPS)
+    sft_step = sft.make_sft_step(sft_setup(cfg, mesh))
     state = small.start(cfg, mesh)
-    other = step.init_state(cfg, mesh, sft.make_optimizer(cfg), small.make_params(cfg, mesh), anchor=False)
+    other = sft_setup(cfg, mesh).init_state(small.make_params(cfg, mesh))
     reports: dict[str, list[Any]] = {"rl": [], "sft": []}
     for seed in range(STEPS):
         prompts = small.on_devices(jax.tree.map(lambda x: x[:P], small.prompt_rows(seed)), mesh)
@@ -182,7 +184,7 @@ def together(*shapes: tuple[int, int, int]) -> dict[str, Any]:
         B = small.P * small.R
         ones = np.ones((B, small.T), np.int32)
         rollouts = Rollouts(ones, ones > 0, 0.0 * ones, 0.0 * ones, ones[:, 0] > 0)
-        score = jax.jit(step.make_score(small.make_config(), mesh, scorer))
+        score = jax.jit(make_score(rl_setup(small.make_config(), mesh), scorer))
         scores, _ = score(*(small.on_devices(rows, mesh) for rows in (prompts, rollouts)))
         assert (multihost.to_host(scores.outcome_B) == 1).all()
         said["scored"].append([int(problem) for call in scorer.take() for problem in call[0]])
@@ -219,7 +221,7 @@ def move(read: str, write: str) -> list[float]:
     nobody: Any = types.SimpleNamespace(save=lambda folder: None)
     stream: Any = types.SimpleNamespace(set_state=lambda state: seen.append(state["next_index"]))
     seen: list[float] = []
-    shapes = step.state_shapes(cfg, mesh, rl.make_optimizer(cfg), anchor=True)
+    shapes = rl_setup(cfg, mesh).state_shapes()
     with Checkpoints(read, cfg, nobody) as there, Checkpoints(write, cfg, nobody) as here:
         state = there.restore(shapes, stream)
         if state is None:
@@ -245,7 +247,7 @@ def load(*folders: str) -> list[dict[str, Any]]:
     """Loads each folder on two processes of two devices; what this one read and got."""
     mesh = small.make_mesh((1, 4, 1))
     read: list[int] = []
-    for array in (weights._Stacked, orbax_arrays.StoredArray):
+    for array in (arrays._Stacked, orbax_arrays.StoredArray):
 
         def counting(self, index, original=array.read):
             part = original(self, index)
@@ -266,7 +268,7 @@ def load(*folders: str) -> list[dict[str, Any]]:
 
 def test_each_of_two_processes_reads_only_its_share_of_the_weights(tmp_path):
     weight_folders.write(tmp_path / "hf", "qwen3", shards=2)
-    convert.hf_to_orbax(tmp_path / "hf", tmp_path / "orbax", Progress())
+    conversion.hf_to_orbax(tmp_path / "hf", tmp_path / "orbax", Progress())
     folders = (str(tmp_path / "hf"), str(tmp_path / "orbax"))
     said = several.said(several.start("test_multihost.load", *folders, processes=2, devices=2))
     source, mesh = weights.find(tmp_path / "hf"), small.make_mesh()

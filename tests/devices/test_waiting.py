@@ -17,7 +17,8 @@ from t1jax import validation
 from t1jax.config import ConfigError
 from t1jax.devices import waiting
 from t1jax.host import command_line
-from t1jax.training import step
+from t1jax.training.scoring import make_score
+from t1jax.training.setup import rl_setup
 from t1jax.types import Rollouts
 
 ENDS_SOON = (
@@ -35,7 +36,7 @@ def score(seconds: float, patient: bool) -> float:
         return small.parity(problem, *rest)
 
     mesh = small.make_mesh((1, 2, 1))
-    judge = step.make_score(small.make_config(), mesh, slow)
+    judge = make_score(rl_setup(small.make_config(), mesh), slow)
     ones = np.ones((small.P * small.R, small.T), np.int32)
     rows = small.prompt_rows(), Rollouts(ones, ones > 0, 0.0 * ones, 0.0 * ones, ones[:, 0] > 0)
     mean = jax.jit(lambda prompts, rollouts: judge(prompts, rollouts)[0].outcome_B.mean(dtype=jnp.float32))

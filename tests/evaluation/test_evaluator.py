@@ -8,19 +8,11 @@ import dataclasses
 import jax
 import pytest
 import small
+from pairs_evaluation import CFG, TASK, TOKENS
 
 from t1jax.evaluation import evaluator as evaluation
-from t1jax.evaluation import scaling
-from t1jax.tasks.pairs.task import PairsTask
-from t1jax.text import tokenizer
-
-CFG = small.make_config(
-    data__prompt_length=24, rl__max_new_tokens=24, rl__window=24, eval__batch_size=8, scaling__budgets=(3, 8, 16, 24)
-)
-TASK = PairsTask(CFG.task)
-TOKENS = tokenizer.SentencePieceTokenizer(
-    tokenizer.train_sentencepiece(TASK.corpus(300, 0), CFG.model.vocab_size, TASK.symbols())
-)
+from t1jax.evaluation import figures, scaling
+from t1jax.rewards.answers import UNSCORABLE
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +28,10 @@ def params():
 def response(evaluator, index, text):
     (judged,) = evaluator.judge([TASK.problem(index, "held_out")], [[*TOKENS.encode(text), *TOKENS.stop_ids]])
     return judged
+
+
+def drawn(responses):
+    return [response.ids.tolist() for response in responses]
 
 
 def write(problem, verified=True):
@@ -54,27 +50,27 @@ def test_the_summary_by_hand(evaluator):
     texts = [write(problems[0]), write(problems[1]), write(problems[2], verified=False), lie]
     responses = [response(evaluator, i, text) for i, text in enumerate(texts)]
     assert low + high != problems[3].target
-    row = evaluation.summary(responses)
+    row = figures.summary(responses)
     assert (row["accuracy"], row["n"], row["gave_up"], row["false_claims"]) == (0.75, 4, 0.25, 0.25)
     assert 0.3 < row["low"] < 0.75 < row["high"] < 1
     assert row["response_length"] == sum(len(TOKENS.encode(text)) + 1 for text in texts) / 4
     assert row["skills"]["arithmetic"] == 4 / 5  # three sums and two checks, of which the lie's sum is wrong
     assert row["skills"]["late_arithmetic"] is None
-    flat = evaluation.metrics_row(responses)
+    flat = figures.metrics_row(responses)
     assert flat["arithmetic"] == 4 / 5 and "skills" not in flat
 
 
 def test_an_unscorable_response_is_neither_right_nor_wrong(evaluator):
     right = response(evaluator, 0, write(evaluator.problems(1)[0]))
-    unscorable = dataclasses.replace(right, outcome=-1)
-    assert evaluation.accuracy([right, unscorable])["n"] == 1
-    assert evaluation.accuracy([right, unscorable])["accuracy"] == 1.0
-    assert evaluation.summary([right, unscorable])["strict_accuracy"] == 0.5
+    unscorable = dataclasses.replace(right, outcome=UNSCORABLE)
+    assert figures.accuracy([right, unscorable])["n"] == 1
+    assert figures.accuracy([right, unscorable])["accuracy"] == 1.0
+    assert figures.summary([right, unscorable])["strict_accuracy"] == 0.5
 
 
 def test_difficulties_share_out_all_responses(evaluator):
     responses = [response(evaluator, i, write(p, False)) for i, p in enumerate(evaluator.problems(30))]
-    parts = evaluation.by_difficulty(responses, "rl")
+    parts = figures.by_difficulty(responses, "rl")
     assert sum(part["n"] for part in parts) == 30 and [part["stage"] for part in parts] == ["rl"] * len(parts)
     assert [part["difficulty"] for part in parts] == sorted({p.difficulty for p in evaluator.problems(30)})
 
@@ -85,14 +81,14 @@ def test_batches_change_no_response(evaluator, params):
     cfg = dataclasses.replace(CFG, eval=dataclasses.replace(CFG.eval, batch_size=3))
     other = evaluation.Evaluator(cfg, small.make_mesh(), TASK, TOKENS)
     one, two = (e.respond(params, problems, "x") for e in (evaluator, other))
-    assert [r.tokens for r in one] == [r.tokens for r in two]
-    assert [r.problem for r in one] == problems and len({r.tokens for r in one}) > 8
-    assert [r.tokens for r in evaluator.respond(params, problems, "y")] != [r.tokens for r in one]
+    assert drawn(one) == drawn(two)
+    assert [r.problem for r in one] == [p.index for p in problems] and len({*map(tuple, drawn(one))}) > 8
+    assert [r.ids.tolist() for r in evaluator.respond(params, problems, "y")] != drawn(one)
 
 
 def test_greedy_does_not_depend_on_the_random_stream(evaluator, params):
     one, two = (evaluator.respond(params, evaluator.problems(8), name, temperature=0.0) for name in "ab")
-    assert [r.tokens for r in one] == [r.tokens for r in two]
+    assert drawn(one) == drawn(two)
 
 
 def test_forbidden_to_give_up_the_thinking_ends_only_after_a_yes(evaluator):
@@ -102,9 +98,9 @@ def test_forbidden_to_give_up_the_thinking_ends_only_after_a_yes(evaluator):
     params["final_norm"] = params["final_norm"] + 1
     params["embedding"] = params["embedding"].at[token].set(1.0) + 1e-2
     free = evaluator.respond(params, evaluator.problems(8), "x", temperature=0.05)
-    assert all(token in r.tokens for r in free)
+    assert all(token in ids for ids in drawn(free))
     banned = evaluator.respond(params, evaluator.problems(8), "x", temperature=0.05, forbid_giving_up=True)
-    followed = [r.tokens[i - 1] if i else None for r in banned for i, t in enumerate(r.tokens) if t == token]
+    followed = [ids[i - 1] if i else None for ids in drawn(banned) for i, t in enumerate(ids) if t == token]
     assert all(before in allowed for before in followed)
 
 

@@ -6,14 +6,13 @@ from __future__ import annotations
 import io
 import json
 
-import numpy as np
 import pytest
 from rich.console import Console
 
-from t1jax.evaluation import scoreboard
 from t1jax.evaluation.figures import measure, powers, votes
-from t1jax.evaluation.journal import Response
+from t1jax.evaluation.responses import Response
 from t1jax.evaluation.statistics import wilson
+from t1jax.evaluation.tables import markdown, percent, sheets, show
 from t1jax.host import files
 from t1jax.reports import plots
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
@@ -28,8 +27,8 @@ def said(index, *answers, gold="2", tokens=3):
     """Responses to a problem: "2" is right, None no answer, "?" unscorable."""
     return [
         Response(
-            index, index + 1, r, UNSCORABLE if a == "?" else RIGHT if a == gold else WRONG, a, gold, a is None, "",
-            np.zeros(tokens, np.int32),
+            problem=index, row=index + 1, response=r, text="", answer=a, gold=gold, tokens=tokens, overlong=a is None,
+            outcome=UNSCORABLE if a == "?" else RIGHT if a == gold else WRONG,
         )
         for r, a in enumerate(answers)
     ]  # fmt: skip
@@ -74,7 +73,7 @@ def test_unscorable_responses_are_left_out_and_counted():
 def test_where_nothing_can_be_judged_there_is_no_figure():
     found = measure([problem(0)], said(0, "?"), 1)
     assert found["pass@1"] == {"value": None, "low": None, "high": None, "problems": 0}
-    assert scoreboard.percent(found["pass@1"]) == "-"
+    assert percent(found["pass@1"]) == "-"
 
 
 def test_problems_that_all_agree_have_an_interval_nevertheless():
@@ -136,10 +135,10 @@ def results():
 
 
 def test_the_terminal_and_the_markdown_show_the_same(results):
-    tables = scoreboard.sheets(results)
+    tables = sheets(results)
     console = Console(file=io.StringIO(), width=200)
-    scoreboard.show(tables, console)
-    text, marked = console.file.getvalue(), scoreboard.markdown(tables, ["a note"])
+    show(tables, console)
+    text, marked = console.file.getvalue(), markdown(tables, ["a note"])
     for part in ("aime24", "no answer %", "25.0 [0.0, 50.0]", "9.2 / 30.5 / 50.6", "2,048"):
         assert part in text and part in marked, part
     assert "* a note" in marked and "| a\\|b |" in marked and "| &lt;i> |" in marked and "a|b" in text
@@ -153,25 +152,25 @@ def test_the_terminal_and_the_markdown_show_the_same(results):
 
 
 def test_what_counts_unscorable_responses_as_wrong_stands_beside_pass_at_1(results):
-    sheet = scoreboard.sheets(results)[0]
+    sheet = sheets(results)[0]
     assert sheet.header[:4] == ["benchmark", "asked", "strict %", "pass@1 %"]
     assert sheet.rows[0][:4] == ["aime24", "2x2", "25.0", "25.0 [0.0, 50.0]"]
     problems = [problem(0)]
-    (row,) = scoreboard.sheets({"b": {**measure(problems, said(0, "2", "?", "?", "3"), 4), "budgets": []}})[0].rows
+    (row,) = sheets({"b": {**measure(problems, said(0, "2", "?", "?", "3"), 4), "budgets": []}})[0].rows
     assert row[1:3] == ["1x4", "25.0"] and row[3].startswith("50.0 [")
 
 
 def test_the_paper_is_named_only_where_it_has_a_figure(results):
-    assert scoreboard.sheets(results)[0].header[-1] == "T1 9B / 14B / 32B"
-    assert scoreboard.sheets({"other": results["other"]})[0].header[-1] == "pass@1 %"
+    assert sheets(results)[0].header[-1] == "T1 9B / 14B / 32B"
+    assert sheets({"other": results["other"]})[0].header[-1] == "pass@1 %"
 
 
 def test_tables_of_real_sizes_fit_on_a_terminal(results):
     names = {"omni_math_500": results["other"], **results}
     wide = {name: {**result, "problems": 1319, "samples": 32} for name, result in names.items()}
     console = Console(file=io.StringIO(), width=80)
-    tables = scoreboard.sheets(wide)
-    scoreboard.show(tables, console)
+    tables = sheets(wide)
+    show(tables, console)
     lines = console.file.getvalue().splitlines()
     for row in [row for table in tables for row in (table.header, *table.rows)]:
         assert any(all(cell in line for cell in row) for line in lines), row

@@ -3,48 +3,74 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import types
 
+import numpy as np
 import responses_files as made
 
 from t1jax.evaluation import saved
-from t1jax.evaluation.evaluator import Response
+from t1jax.evaluation.responses import Response
 from t1jax.rewards.answers import UNSCORABLE
-from t1jax.tasks.pairs.task import PairsTask
-
-
-def evaluator(keep):
-    tokenizer = types.SimpleNamespace(stop_ids=(2,))
-    cfg = types.SimpleNamespace(eval=types.SimpleNamespace(keep_responses=keep))
-    return types.SimpleNamespace(cfg=cfg, tokenizer=tokenizer, task=PairsTask(made.CFG.task))
 
 
 def responses(count):
-    problems = [made.TASK.problem(i, "held_out") for i in range(count)]
-    ends = [(5, 2), (5, 5), ()]
-    return [Response(p, ends[i % 3], f"text {i} \u2028 \ud800", UNSCORABLE, None) for i, p in enumerate(problems)]
+    return [
+        Response(
+            problem=i, text=f"text {i} \u2028 \ud800", outcome=UNSCORABLE, tokens=2, overlong=i % 2 == 1,
+            prompt=f"ask {i}", difficulty=4, ids=np.array([5, 6], np.int32),
+        )
+        for i in range(count)
+    ]  # fmt: skip
 
 
-def test_the_first_responses_are_kept_and_cut_ones_are_told(tmp_path):
-    saved.save(tmp_path, evaluator(4), responses(6), "rl", 9)
+def test_the_first_responses_are_kept_and_read_back(tmp_path):
+    saved.save(tmp_path, responses(6), "rl", 9, keep=4)
     lines = (tmp_path / "responses/rl-000009.jsonl").read_bytes().decode("ascii").splitlines()
-    rows = [json.loads(line) for line in lines]
-    assert [row["response"] for row in rows] == [f"text {i} \u2028 \ud800" for i in range(4)]
-    assert [(row["tokens"], row["overlong"]) for row in rows] == [(2, False), (2, True), (0, True), (2, False)]
-    assert {(row["stage"], row["step"], row["outcome"]) for row in rows} == {("rl", 9, "unscorable")}
-    assert rows[1]["prompt"] == made.TASK.prompt(made.TASK.problem(1, "held_out"))
+    assert len(lines) == 4 and "ids" not in json.loads(lines[0])
+    (found,), notes = saved.collect(tmp_path)
+    assert (found.name, found.stage, found.step, found.final, notes) == ("rl-000009", "rl", 9, False, [])
+    assert list(found.responses) == [dataclasses.replace(r, stage="rl", step=9) for r in responses(4)]
+
+
+def test_files_as_runs_used_to_write_them_are_read(tmp_path):
+    """`response` was the text, and there was no `answer`."""
+    made.workdir(tmp_path / "new")
+    for path in (tmp_path / "new/responses").iterdir():
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        before = (
+            "stage",
+            "step",
+            "problem",
+            "difficulty",
+            "prompt",
+            "response",
+            "gold",
+            "outcome",
+            "tokens",
+            "overlong",
+        )
+        rows = [{name: (row | {"response": row["text"]})[name] for name in before} for row in rows]
+        made.write(tmp_path / "old/responses" / path.name, rows)
+    new, _ = saved.collect(tmp_path / "new")
+    old, notes = saved.collect(tmp_path / "old")
+    assert notes == [] and [(e.name, e.stage, e.step, e.final) for e in old] == [
+        (e.name, e.stage, e.step, e.final) for e in new
+    ]
+    for one, other in zip(old, new, strict=True):
+        assert one.responses == tuple(dataclasses.replace(r, answer=None) for r in other.responses)
+        assert any(r.answer for r in other.responses)
 
 
 def test_none_are_kept_where_none_are_asked_for(tmp_path):
-    saved.save(tmp_path, evaluator(0), responses(3), "rl", 9)
-    saved.save(tmp_path, evaluator(4), [], "rl", 9)
+    saved.save(tmp_path, responses(3), "rl", 9, keep=0)
+    saved.save(tmp_path, [], "rl", 9, keep=4)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_measurement_does_not_replace_the_last_glance(tmp_path):
-    saved.save(tmp_path, evaluator(4), responses(1), "rl", 12)
-    saved.save(tmp_path, evaluator(4), responses(2), "rl", 12, final=True)
+    saved.save(tmp_path, responses(1), "rl", 12, keep=4)
+    saved.save(tmp_path, responses(2), "rl", 12, keep=4, final=True)
     assert sorted(path.name for path in (tmp_path / "responses").iterdir()) == ["rl-000012.jsonl", "rl-final.jsonl"]
 
 

@@ -7,7 +7,7 @@ import random
 
 import pytest
 import small
-from test_evaluator import CFG, TASK, TOKENS
+from pairs_evaluation import CFG, TASK, TOKENS
 
 from t1jax.evaluation import evaluator as evaluation
 from t1jax.evaluation import scaling
@@ -79,7 +79,7 @@ def test_accuracy_rises_with_the_budget_up_to_the_responses_own(evaluator):
     responses = patient_chains(evaluator, 30)
     found = points(evaluator, responses)
     closing, _ = TASK.forbid_giving_up(TOKENS)
-    needed = [r.tokens.index(closing) for r in responses]
+    needed = [r.ids.tolist().index(closing) for r in responses]
     assert [point["accuracy"] for point in found] == [sum(n <= b for n in needed) / 30 for b in BUDGETS]
     assert 0 < found[-1]["accuracy"] and found[0]["accuracy"] < found[-1]["accuracy"]
     assert all((point["stage"], point["n"]) == ("rl", 30) for point in found)
@@ -100,8 +100,8 @@ def test_a_cut_text_is_one_that_a_writer_could_have_written(evaluator):
             question, _, thought = text.partition("<think>\n")
             thought, prefix, rest = thought.rpartition("\n</think>\n\\boxed{")
             assert prefix and not rest and not thought.endswith("\n")
-            response = next(r for r in responses if TASK.prompt(r.problem).startswith(question))
-            assert TOKENS.decode(response.tokens[:budget]) in (thought, thought + "\n")
+            response = next(r for r in responses if r.prompt.startswith(question))
+            assert TOKENS.decode(response.ids[:budget].tolist()) in (thought, thought + "\n")
             assert TOKENS.encode(text) == list(prompt)
             seen += 1
     assert seen > 10

@@ -327,7 +327,7 @@ def test_figures_show_what_the_row_has():
 
 def test_progress_and_metrics_load_neither_tensorboard_nor_matplotlib():
     code = (
-        "import sys, t1jax.metrics, t1jax.progress, t1jax.reports.run_page; "
+        "import sys, t1jax.host.metrics, t1jax.host.progress, t1jax.reports.run_page; "
         "sys.exit(any(m in sys.modules for m in ('tensorboardX', 'matplotlib')))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -20,7 +20,7 @@ import pytest
 import several
 import small
 from absl import flags
-from test_stages import KNOBS, rows_of
+from tiny_run import KNOBS, rows_of
 
 from t1jax.config import ConfigError
 from t1jax.host import command_line, processes, workdir
@@ -79,7 +79,7 @@ class Group:
         return Group(1, self.processes * self.devices, self.mesh)
 
     def start(self, workdir: Path, last: Sequence[str] = ()) -> list[subprocess.Popen[str]]:
-        """The training program, with the sizes of training/test_stages.py and as many kv heads as any mesh here splits.
+        """The training program, with the sizes of support/tiny_run.py and as many kv heads as any mesh here splits.
 
         `last`: arguments of the last process.
         """

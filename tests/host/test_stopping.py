@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: F811  (the fixture `unbroken`)
 """A signal at any moment: the step is ended and saved, the exit code is the documented one, and the run goes on."""
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from test_stages import CFG, last_state, rows_of, unbroken  # noqa: F401 (a fixture)
+from tiny_run import CFG, last_state, rows_of
 
 from t1jax.evaluation import evaluator
 from t1jax.host.stopping import Interrupted, Signals
@@ -26,18 +25,19 @@ BUSY = "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"  # minut
 CHILD = """
 import sys
 from pathlib import Path
-sys.path[:0] = [{tests!r}, {root!r}]
-import small, test_pipeline
-from t1jax import cli, pipeline
-knobs = {{**test_pipeline.KNOBS, **{knobs!r}}}
+sys.path[:0] = [{support!r}, {root!r}]
+import small, tiny_run
+from t1jax.host import command_line
+from t1jax.training import stages
+cfg = small.make_config(**{{**tiny_run.KNOBS, **{knobs!r}}})
 print("begun", flush=True)
-cli.leave(cli.call("t1jax", "", lambda _: pipeline.run(small.make_config(**knobs), Path({folder!r})), sys.argv))
+command_line.leave(command_line.call("t1jax", "", lambda _: stages.run(cfg, Path({folder!r})), sys.argv))
 """
 
 
 def child(folder: Path, before: str = "", **knobs) -> subprocess.Popen[str]:
-    """The small run of test_pipeline in a process of its own; `before` is Python to run first."""
-    code = before + CHILD.format(tests=str(ROOT / "tests"), root=str(ROOT), knobs=knobs, folder=str(folder))
+    """The small run of tiny_run.py in a process of its own; `before` is Python to run first."""
+    code = before + CHILD.format(support=str(ROOT / "tests/support"), root=str(ROOT), knobs=knobs, folder=str(folder))
     command = [sys.executable, "-c", code]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -66,7 +66,10 @@ def test_outside_of_a_loop_a_signal_ends_the_run_there():
 )
 def test_after_a_signal_the_interpreter_is_not_taken_down_and_nothing_said_is_lost(code, said):
     """What the devices still compute would crash it there."""
-    program = f"import atexit; from t1jax.host import command_line; atexit.register(print, 'taken down'); print('said'); command_line.leave({code})"
+    program = (
+        "import atexit; from t1jax.host import command_line; atexit.register(print, 'taken down'); "
+        f"print('said'); command_line.leave({code})"
+    )
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, env=buffered, capture_output=True, text=True, timeout=60
@@ -130,7 +133,7 @@ def stop(folder, monkeypatch, owner, name, count, number) -> Interrupted:
     "owner, name, count, number, said, stage, step_saved",
     [
         (sft.multihost, "global_batch", 3, signal.SIGTERM, "stopped after sft step 3", "sft", 3),
-        (loop.StepLog, "push", 5 + 3, signal.SIGINT, "stopped after rl step 3", "rl", 3),
+        (loop.StepLog, "write", 5 + 3, signal.SIGINT, "stopped after rl step 3", "rl", 3),
         (evaluator.Evaluator, "respond", 1, signal.SIGTERM, "stopped", "sft", 5),
     ],
     ids=["cold start", "reinforcement", "measuring"],

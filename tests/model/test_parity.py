@@ -14,7 +14,7 @@ from configs import tiny
 from t1jax import config
 from t1jax.devices import sharding
 from t1jax.model import attention, qwen
-from t1jax.weights import families
+from t1jax.weights import families, tensor_table
 
 LIKE = config.load(tiny.get_config()).model
 LENGTH, ORIGINAL = 48, 16  # tokens in these tests; positions before scaling
@@ -81,8 +81,8 @@ def saved(cfg, folder):
 
 def to_params(cfg, state):
     """Our parameters from a dict of the file's numpy arrays, through the table."""
-    flat = {path: np.full(shape, np.nan, np.float32) for path, shape in families.shapes(cfg).items()}
-    for t in families.tensors(cfg):
+    flat = {path: np.full(shape, np.nan, np.float32) for path, shape in tensor_table.shapes(cfg).items()}
+    for t in tensor_table.tensors(cfg):
         assert state[t.name].shape == t.shape, t.name
         flat[t.path][... if t.layer is None else t.layer] = t.to_ours(state[t.name])
     params = {path[0]: value for path, value in flat.items() if len(path) == 1}
@@ -147,7 +147,7 @@ def test_gradients_equal_transformers(name, tmp_path):
     logits = theirs(torch.tensor(tokens)).logits[:, :-1]
     torch.nn.functional.cross_entropy(logits.reshape(-1, 40), torch.tensor(tokens)[:, 1:].reshape(-1)).backward()
     expected = {key: p.grad.numpy() for key, p in theirs.named_parameters()}
-    for t in families.tensors(cfg):
+    for t in tensor_table.tensors(cfg):
         ours, their = t.to_file(at(gradient, t)), expected.pop(t.name)
         if not t.name.endswith("k_proj.bias"):  # softmax does not see a shift of all keys: rounding only
             assert np.abs(ours - their).max() <= 1e-4 * np.abs(their).max(), t.name
@@ -161,7 +161,7 @@ def test_the_table_has_each_tensor_and_each_parameter_once(name):
     state = {key: tuple(value.shape) for key, value in transformers_model(theirs_config).state_dict().items()}
     if cfg.tie_embeddings:
         assert state.pop("lm_head.weight") == state["model.embed_tokens.weight"]
-    table = families.tensors(cfg)
+    table = tensor_table.tensors(cfg)
     assert len({t.name for t in table}) == len(table)
     assert {t.name: t.shape for t in table} == state
 
@@ -169,7 +169,7 @@ def test_the_table_has_each_tensor_and_each_parameter_once(name):
         tuple(key.key for key in path if isinstance(key, jax.tree_util.DictKey)): leaf.shape
         for path, leaf in jax.tree_util.tree_leaves_with_path(qwen.boxed_shapes(make_model(cfg)))
     }
-    assert families.shapes(cfg) == ours
+    assert tensor_table.shapes(cfg) == ours
     filled = [(t.path, t.layer) for t in table]
     assert len(set(filled)) == len(filled)
     for path, shape in ours.items():

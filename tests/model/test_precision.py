@@ -19,6 +19,8 @@ from t1jax.devices import sharding
 from t1jax.model import attention, parameters, precision, qwen
 from t1jax.planning import slices
 from t1jax.training import sft, step
+from t1jax.training.setup import rl_setup, sft_setup
+from t1jax.training.step_report import mismatch
 from t1jax.types import LossScale, Packed
 from t1jax.update import losses, optim
 
@@ -90,8 +92,8 @@ def test_nothing_is_added_up_in_bfloat16():
         cfg = small.make_config(model__compute_dtype="bfloat16", model__remat=remat, model__qkv_bias=True)
         mesh = small.make_mesh()
         state = small.start(cfg, mesh)
-        train = step.make_train_step(cfg, mesh, small.parity, stop_tokens=small.STOPS)
-        cold = sft.make_sft_step(cfg, mesh)
+        train = step.make_train_step(rl_setup(cfg, mesh), small.parity, stop_tokens=small.STOPS)
+        cold = sft.make_sft_step(sft_setup(cfg, mesh))
         jaxprs = (
             jax.make_jaxpr(train)(state, small.prompt_rows()),
             jax.make_jaxpr(cold)(dataclasses.replace(state, anchor_offset=None), small.packed_rows(cfg)),
@@ -157,8 +159,8 @@ def test_a_tpu_adds_up_no_gradient_in_bfloat16(shape):
     packed = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((8, length), x.dtype, sharding=rows), small.packed_rows(small.make_config())
     )
-    state = step.state_shapes(cfg, mesh, sft.make_optimizer(cfg), anchor=False)
-    text = sft.make_sft_step(cfg, mesh).lower(state, packed).compile().as_text()
+    state = sft_setup(cfg, mesh).state_shapes()
+    text = sft.make_sft_step(sft_setup(cfg, mesh)).lower(state, packed).compile().as_text()
     found = re.findall(r" = \(?(\w+)\[([\d,]*)\][^=]*? (scatter|all-reduce|reduce-scatter)(?:-start)?\(", text)
     rounded = {(name, dims) for dtype, dims, name in found if dtype == "bf16"}
     activations = {(name, dims) for name, dims in rounded if {"1024", "512"} & set(dims.split(",")[1:-1])}
@@ -214,7 +216,7 @@ def test_kl_is_of_like_with_like_so_0_at_the_first_step():
     rollouts = dataclasses.replace(rollouts, logprob_BT=rollouts.logprob_BT + 0.01)
     cfg = dataclasses.replace(one.cfg, model=dataclasses.replace(one.cfg.model, compute_dtype="bfloat16"))
     state = dataclasses.replace(one.start(), anchor_offset=jax.tree.map(jnp.zeros_like, one.start().params))
-    report = jax.jit(step.make_update(cfg, one.mesh))(state, prompts, rollouts, *rest)[1]
+    report = jax.jit(step.make_update(rl_setup(cfg, one.mesh)))(state, prompts, rollouts, *rest)[1]
     assert abs(report["kl_anchor"]) < 1e-6
     np.testing.assert_allclose(report["log_ratio_mean"], -0.01, atol=0.005)
 
@@ -227,7 +229,9 @@ def test_kl_of_the_advantage_by_the_learner_does_not_see_what_the_sampler_said()
     def losses_of(update):
         return [float(update(one.start(), prompts, x, *rest)[1]["loss"]) for x in (rollouts, moved)]
 
-    first, second = losses_of(jax.jit(step.make_update(small.with_rl(one.cfg, kl_logprobs="learner"), one.mesh)))
+    first, second = losses_of(
+        jax.jit(step.make_update(rl_setup(small.with_rl(one.cfg, kl_logprobs="learner"), one.mesh)))
+    )
     assert first == second
     first, second = losses_of(small.update())
     assert abs(first - second) > 1e-4
@@ -237,7 +241,8 @@ def test_mismatch_by_hand():
     sampler = jnp.array([[-1.0, -2.0, -3.0], [-1.0, -1.0, jnp.nan], [jnp.nan] * 3])
     learner = jnp.array([[-0.9, -2.0, -2.8], [-1.1, -1.0, 5.0], [7.0] * 3])
     counted = jnp.array([[True] * 3, [True, True, False], [False] * 3])
-    report = step.mismatch(learner, sampler, counted)
+    of_response = jnp.where(counted, learner - sampler, 0).sum(-1)
+    report = mismatch(learner - sampler, counted, of_response, counted.any(-1))
     differences = np.array([0.1, 0, 0.2, -0.1, 0])
     expected = {
         "logprob_gap": 0.2,
@@ -275,12 +280,12 @@ def cold():
     @functools.cache
     def compiled(dtype):
         cfg, mesh = small.make_config(model__compute_dtype=dtype, sft__weight_decay=0.0), small.make_mesh()
-        return cfg, mesh, sft.make_sft_step(cfg, mesh)
+        return cfg, mesh, sft.make_sft_step(sft_setup(cfg, mesh))
 
     def run(dtype, scale=None, change=lambda params: params):
         cfg, mesh, sft_step = compiled(dtype)
         params = change(small.make_params(cfg, mesh))
-        state = step.init_state(cfg, mesh, sft.make_optimizer(cfg), params, anchor=False)
+        state = sft_setup(cfg, mesh).init_state(params)
         if scale is not None:
             state = dataclasses.replace(state, loss_scale=LossScale(jnp.float32(scale), jnp.int32(0)))
         before = small.to_numpy(state)

@@ -21,8 +21,8 @@ from flax import linen as nn
 from t1jax.devices import sharding
 from t1jax.model import attention, parameters, qwen
 from t1jax.training import step
+from t1jax.training.setup import rl_setup, sft_setup
 from t1jax.types import Prompts
-from t1jax.update import optim
 
 LANES = {16, 4}  # of a shard: what has a row a lane is no weight
 MESHES = [(2, 2, 2), (1, 4, 2)]
@@ -46,12 +46,12 @@ CFG = small.make_config(
 def text(shape: tuple[int, int, int]) -> str:
     """The optimised program of a step."""
     mesh = small.make_mesh(shape)
-    optimizer = optim.make_optimizer(CFG.rl, CFG.rl.num_steps, "constant")
-    state = step.state_shapes(CFG, mesh, optimizer, anchor=True)
+    setup = rl_setup(CFG, mesh)
+    state = setup.state_shapes()
     P, C, rows = CFG.rl.prompts_per_step, CFG.data.prompt_length, sharding.train_layout(mesh).sharding("batch")
     kinds = (((P, C), jnp.int32), ((P, C), bool), ((P,), jnp.int32))
     prompts = Prompts(*(jax.ShapeDtypeStruct(shape, dtype, sharding=rows) for shape, dtype in kinds))
-    program = step.make_train_step(CFG, mesh, small.parity, stop_tokens=small.STOPS)
+    program = step.make_train_step(setup, small.parity, stop_tokens=small.STOPS)
     return program.lower(state, prompts).compile().as_text()
 
 
@@ -102,7 +102,7 @@ def results(lines: list[str], *kinds: str) -> list[tuple[tuple[int, ...], str]]:
 def weight_shapes(shape: tuple[int, int, int]) -> dict[tuple[int, ...], str]:
     """Shapes, sorted, without ones, of the matrices, whole and as they lie: all layers' and one layer's."""
     model = qwen.Transformer(CFG.model, sharding.decode_layout(small.make_mesh(shape)))
-    state = step.state_shapes(CFG, small.make_mesh(shape), optim.make_optimizer(CFG.rl, 1, "constant"), anchor=False)
+    state = sft_setup(CFG, small.make_mesh(shape)).state_shapes()
     found = {}
     for (path, x), lies in zip(
         jax.tree_util.tree_leaves_with_path(state.params), jax.tree.leaves(qwen.shardings(model)), strict=True

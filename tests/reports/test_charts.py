@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from made_up import HOSTILE, Reader
 
-from t1jax.reports import charts, curves
-from t1jax.reports.charts import Chart, Series, figure, number, ticks_between
-from t1jax.reports.page import DARK, LIGHT
+from t1jax.reports import axes, curves
+from t1jax.reports.axes import number, ticks_between
+from t1jax.reports.charts import Chart, Series, figure
+from t1jax.reports.page import assets
 
 
 def drawn(chart):
@@ -96,7 +97,7 @@ def test_labels_that_would_touch_stay_out_and_those_for_wide_screens_are_marked(
     shown = [text for _, _, text in found]
     assert set(shown) <= {str(b) for b in budgets} and len(shown) >= 7
     places = [float(at) for roomy, at, _ in found if not roomy]
-    assert np.diff(places).min() >= 100 * charts.NARROW and len(places) >= 4
+    assert np.diff(places).min() >= 100 * axes.NARROW and len(places) >= 4
     close = figure(chart(Series("", "after", [4, 64, 66, 128], [0.1] * 4), log=True))
     assert re.findall(r'class="gx.*?>(\d+)<', close) == ["4", "64", "128"]
 
@@ -153,10 +154,20 @@ def contrast(one, other):
     return (bright + 0.05) / (dim + 0.05)
 
 
-@pytest.mark.parametrize("colours", [LIGHT, DARK], ids=["light", "dark"])
-def test_lines_and_words_stand_out_from_their_background(colours):
+def themes():
+    """The custom properties of colours.css: light, dark by the system's setting, dark by the button."""
+    blocks = re.findall(r":root[^{]*\{([^}]*)\}", assets("colours.css"))
+    return [dict(re.findall(r"--([\w-]+): (#\w{6});", block)) for block in blocks]
+
+
+def test_dark_is_the_same_by_the_system_and_by_the_button():
+    light, system, button = themes()
+    assert system == button != light and system.keys() == light.keys()
+
+
+@pytest.mark.parametrize("of", themes()[:2], ids=["light", "dark"])
+def test_lines_and_words_stand_out_from_their_background(of):
     """WCAG: at least 3 for graphics, 4.5 for text."""
-    of = dict(re.findall(r"--([\w-]+): (#\w{6})", colours))
     for name in ("before", "after", "s1", "s2", "s3", "s4", "s5", "s6"):
         assert contrast(of[name], of["card"]) >= 3, name
     for name in ("ink", "faint"):

@@ -51,9 +51,9 @@ def test_only_knobs_that_differ_are_listed(folders):
 
 def test_runs_measured_on_other_terms_are_marked(folders):
     html, text = render(*folders)
-    assert "They were not measured on the same terms: scaling.budgets." in text
+    assert "They were not measured in the same way: scaling.budgets." in text
     _, same = render(folders[0], folders[2])
-    assert "not measured on the same terms" not in same and "Not finished: open." in same
+    assert "not measured in the same way" not in same and "Not finished: open." in same
 
 
 def test_the_best_run_is_named_as_clearly_as_the_intervals_allow(folders, tmp_path):

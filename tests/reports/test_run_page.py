@@ -17,8 +17,8 @@ from made_up import GOOD, SHOWN, Reader, example_results, example_rows, share
 
 from t1jax.evaluation.statistics import wilson
 from t1jax.host import files, metrics
-from t1jax.reports import hover, plots
-from t1jax.reports.page import escape, page, visible
+from t1jax.reports import columns, plots, training_plots
+from t1jax.reports.page import assets, escape, page, visible
 from t1jax.reports.run_page import write_report
 from t1jax.reports.transcript import mark
 
@@ -91,9 +91,9 @@ def test_the_page_loads_nothing_and_runs_only_our_script(workdir, reader):
             assert re.match(r"#\w+$|https://arxiv\.org/", attributes["href"])
     assert "url(" not in raw and "@import" not in raw
     run = [a for name, a in reader.tags if name == "script" and a.get("type") != "application/json"]
-    assert run == [{}] and f"<script>{hover.SCRIPT}</script>" in raw
+    assert run == [{}] and f"<script>{assets('charts.js')}</script>" in raw
     (policy,) = [a["content"] for _, a in reader.tags if a.get("http-equiv") == "Content-Security-Policy"]
-    digest = base64.b64encode(hashlib.sha256(hover.SCRIPT.encode()).digest()).decode()
+    digest = base64.b64encode(hashlib.sha256(assets("charts.js").encode()).digest()).decode()
     assert policy.startswith(f"default-src 'none'; script-src 'sha256-{digest}'; ")
     assert "unsafe" not in policy.replace("style-src 'unsafe-inline'", "")
 
@@ -199,21 +199,21 @@ def test_a_failed_write_keeps_the_old_report(tmp_path, monkeypatch):
 
 def test_smooth_is_a_running_mean_and_keeps_constants_and_length():
     values = np.random.default_rng(0).normal(size=50)
-    smoothed = plots.smooth(values, 7)
+    smoothed = columns.smooth(values, 7)
     assert smoothed.shape == values.shape
     np.testing.assert_allclose(smoothed[20], values[17:24].mean())
     np.testing.assert_allclose(smoothed[0], values[:4].mean())
     np.testing.assert_allclose(smoothed[-2], values[-5:].mean())
-    np.testing.assert_allclose(plots.smooth(np.full(9, 2.5), 5), 2.5)
+    np.testing.assert_allclose(columns.smooth(np.full(9, 2.5), 5), 2.5)
 
 
 def test_series_leaves_out_steps_without_a_value():
-    steps, values = plots.series(example_rows(), "rl", "kl_anchor")
+    steps, values = columns.series(example_rows(), "rl", "kl_anchor")
     assert len(steps) == len(values) == 29 and 7 not in steps
 
 
 def test_a_curve_without_values_is_not_drawn():
-    assert plots.draw_curve(plots.CURVES[0], example_rows()[:40], {}, plots.LIGHT) is None
+    assert training_plots.draw_curve(columns.CURVES[0], example_rows()[:40], {}, plots.LIGHT) is None
 
 
 def drawn(monkeypatch, draw):
@@ -249,10 +249,10 @@ def test_a_budget_of_no_thinking_has_its_place_on_the_axis(monkeypatch):
 
 def test_cold_start_and_rl_have_an_axis_each_and_held_out_points_their_intervals(monkeypatch):
     rows, results = example_rows(), example_results()
-    loss = plots.HEALTH[0]
-    axes = drawn(monkeypatch, lambda: plots.draw_curve(loss, rows, results, plots.LIGHT)).axes
+    loss = columns.HEALTH[0]
+    axes = drawn(monkeypatch, lambda: training_plots.draw_curve(loss, rows, results, plots.LIGHT)).axes
     assert [ax.get_xlabel() for ax in axes] == ["step of cold start", "step of RL"]
-    (ax,) = drawn(monkeypatch, lambda: plots.draw_curve(plots.CURVES[1], rows, results, plots.LIGHT)).axes
+    (ax,) = drawn(monkeypatch, lambda: training_plots.draw_curve(columns.CURVES[1], rows, results, plots.LIGHT)).axes
     points = [tuple(c.lines[0].get_xydata()[0]) for c in ax.containers]
     np.testing.assert_allclose(points, [(0, 0.271), (30, 0.854), (15, 0.3)])
     low, high = ax.containers[2].lines[2][0].get_segments()[0][:, 1]

@@ -13,6 +13,7 @@ from t1jax import report
 from t1jax.config import ConfigError
 from t1jax.host import metrics
 from t1jax.reports import run_page, runs
+from t1jax.reports.checks import check_results
 from t1jax.reports.runs import Run
 
 
@@ -50,7 +51,7 @@ def test_accuracy_with_unscorable_responses_as_wrong_is_shown_where_there_are_an
     shown = page(unscorable=0.25, strict_accuracy=0.625)
     assert "Strict accuracy" in shown and "62.5 %" in shown
     with pytest.raises(ConfigError, match="strict_accuracy"):
-        runs._check(folder / "a", {**results, "rl": {**results["rl"], "strict_accuracy": "much"}})
+        check_results(folder / "a", {**results, "rl": {**results["rl"], "strict_accuracy": "much"}})
 
 
 def test_several_workdirs_get_one_page_and_stay_as_they_are(folder, tmp_path, capsys):

@@ -47,7 +47,7 @@ def test_the_story_of_a_whole_run(run):
         "responses to each problem: 18,432 responses, sampled at temperature 1.2."
     )
     assert "27.1 % [24.4, 29.9] are right before RL and 85.0 % [82.7, 87.1] after it: +57.9 points" in parts["Accuracy"]
-    assert "a clear gain. Half of the gain is there by step 9." in parts["Accuracy"]
+    assert "a clear gain. Half of the gain is reached by step 9." in parts["Accuracy"]
     assert "41.0 % and 91.0 %: +50.0 points" in parts["Accuracy"]
     assert "reaches 60.0 % [56.9, 63.0]; RL against that: +25.0 points" in parts["Accuracy"]
     assert "become longer: 21.5 tokens before, 48.8 after" in parts["Behaviour"]

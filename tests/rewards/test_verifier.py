@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from t1jax.config import ConfigError, VerifierConfig
-from t1jax.rewards import answers, notation, process, verifier
+from t1jax.rewards import answers, notation, precheck, process, verifier
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
 from t1jax.rewards.verifier import Verifier
 
@@ -240,7 +240,7 @@ def test_a_gold_that_math_verify_cannot_read_is_compared_as_text(real):
     others = ["f:A\\to B\\text{ is Onto.}", "f: A \\to C \\text{ is onto}", "5", ""]
     assert real.check([(answer, gold) for answer in others]) == [RIGHT, WRONG, WRONG, WRONG]
     assert real.counts()["unread"] == before + 3  # equal text is not asked
-    assert real.explain([("5", gold)]) == [(WRONG, verifier.AS_TEXT)]
+    assert real.explain([("5", gold)]) == [(WRONG, precheck.AS_TEXT)]
 
 
 def test_which_golds_can_be_compared_by_value(real):
@@ -527,7 +527,7 @@ print(*[worker.process.pid for worker in pool._workers], flush=True)
 )
 def test_no_worker_outlives_the_program(tmp_path, stub, end, status):
     """Idle, spinning and stuck workers; the program's own main runs once."""
-    path = tmp_path / "planning/hlo.py"
+    path = tmp_path / "program.py"
     path.write_text(textwrap.dedent(PROGRAM.format(root=str(ROOT), stub=str(stub), end=end)))
     start = time.monotonic()
     with open(tmp_path / "out", "w+") as out:

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_decode import ONE, T, V, draw, make_params, make_prompts, same, sampler
+from small_sampler import ONE, T, V, draw, make_params, make_prompts, same, sampler
 
 from t1jax.rollouts import decode
+from t1jax.rollouts import lanes as lane
 from t1jax.rollouts.sampling import SamplingSettings
 
 
@@ -52,11 +53,11 @@ def test_moving_live_lanes_together_changes_no_sample(mesh_shape, monkeypatch):
     prompts = make_prompts(8)
     stops = (3, 11, 20, 5, 7)
     how = {"R": 4, "length": 24, "window": 5, "stops": stops}
-    monkeypatch.setattr(decode, "FEW", 10**9)
-    assert decode._quarters(32) == []
+    monkeypatch.setattr(lane, "FEW", 10**9)
+    assert lane.quarters(32) == []
     still = draw(prompts, **how)
-    monkeypatch.setattr(decode, "FEW", 1)
-    assert decode._quarters(32) == [8, 2, 1]
+    monkeypatch.setattr(lane, "FEW", 1)
+    assert lane.quarters(32) == [8, 2, 1]
     for lanes in (4, 2):
         same(draw(prompts, mesh_shape=mesh_shape, lanes=lanes, **how), still, atol=1e-4)
     lengths = still.sampled_BT.sum(-1)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from test_decode import T, draw, make_prompts, same
+from small_sampler import T, draw, make_prompts, same
 
 from t1jax.rewards import penalties
 from t1jax.rollouts import repeats

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from t1jax.config import ConfigError
 from t1jax.reports import transcript
-from t1jax.rewards import answers, notation, pairing, penalties, verifier
+from t1jax.rewards import answers, notation, pairing, penalties, precheck
 from t1jax.tasks import honesty
 from t1jax.tasks.files import overlap, problems
 
@@ -147,7 +147,7 @@ CHECKS: dict[str, Check] = {
     "tidy": _tidy,
     "quick": _quick,
     "compare": lambda text: answers.compare(text, (2, 3, 5), 5) in (True, False),
-    "intractable": lambda text: verifier.intractable(text) in (True, False),
+    "intractable": lambda text: precheck.intractable(text) in (True, False),
     "rewrite": _rewritten,
     "decide": lambda text: bool(pairing.decide(text[:750], text[750:1500])) in (True, False),
     "plain": lambda text: isinstance(notation.plain(text[:1500]), str),

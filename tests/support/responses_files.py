@@ -11,6 +11,7 @@ from typing import Any
 from configs import tiny
 from t1jax import config
 from t1jax.host import files
+from t1jax.rewards.answers import final_answer
 from t1jax.tasks.pairs.task import PairsTask
 
 CFG = config.load(tiny.get_config())
@@ -27,11 +28,13 @@ def row(index: int, text: str, stage: str, step: int, **more: Any) -> dict[str, 
         "problem": index,
         "difficulty": problem.difficulty,
         "prompt": TASK.prompt(problem),
-        "response": text,
-        "gold": TASK.gold(problem),
+        "response": 0,
         "outcome": outcome.name.lower(),
+        "answer": final_answer(text),
+        "gold": TASK.gold(problem),
         "tokens": len(text) // 2,
         "overlong": False,
+        "text": text,
     } | more
 
 

@@ -8,9 +8,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from rich.console import Console
+
 from configs import base
 from t1jax import config
+from t1jax.host.progress import Progress
 from t1jax.rewards.answers import RIGHT, WRONG
+from t1jax.synthesis import pipeline, subjects
+from t1jax.synthesis.record import Item
 from t1jax.synthesis.writers import Completion, Failure, Request
 
 CFG = config.load(base.get_config())
@@ -123,3 +128,30 @@ class Plain:
 
     def check(self, pairs: Sequence[tuple[str, str]]) -> list[Any]:
         return [RIGHT if answer.replace("dfrac", "frac") == gold else WRONG for answer, gold in pairs]
+
+
+def items():
+    return [Item(i, i + 1, text["problem"], text["gold"], None) for i, text in enumerate(TEXTS)]
+
+
+def quiet():
+    return Progress(Console(file=open("/dev/null", "w")))
+
+
+def run(say=script, cfg=None, **writers):
+    cfg = cfg or make_config()
+    writers = writers or {"sage": Scribe(say=say)}
+    subject = subjects.FileSubject(Plain())
+    stories = pipeline.Synthesis(cfg, subject, writers, quiet()).run(items())
+    return stories, writers
+
+
+def but(role, said, row="0"):
+    """The script, except for a role in the problem with this number."""
+
+    def say(key, message):
+        if role_of(message) == role and TEXTS[int(row)]["problem"] in message:
+            return said
+        return script(key, message)
+
+    return say

@@ -21,7 +21,9 @@ from t1jax import config
 from t1jax.devices import multihost, sharding
 from t1jax.model import qwen
 from t1jax.rewards.score import HostScores
-from t1jax.training import rl, step
+from t1jax.training import step
+from t1jax.training.scoring import make_score
+from t1jax.training.setup import RlSetup, rl_setup
 from t1jax.types import Packed, Plan, Prompts, Rollouts, Scores, TrainState
 
 ONE = (1, 1, 1)
@@ -167,7 +169,7 @@ class Recorder:
 
 def start(cfg: config.Config, mesh: jax.sharding.Mesh, seed: int = 0) -> TrainState:
     """A state whose anchor is not its policy."""
-    state = step.init_state(cfg, mesh, rl.make_optimizer(cfg), make_params(cfg, mesh, seed), anchor=True)
+    state = rl_setup(cfg, mesh).init_state(make_params(cfg, mesh, seed))
     random = np.random.default_rng(7)
     offset = jax.tree.map(
         lambda x: jax.device_put(random.normal(0, 0.02, x.shape).astype(np.float32), x.sharding), state.anchor_offset
@@ -179,10 +181,20 @@ def start(cfg: config.Config, mesh: jax.sharding.Mesh, seed: int = 0) -> TrainSt
 class Fused:
     """A train step and what belongs to it. `step` is compiled by its first call."""
 
-    cfg: config.Config
-    mesh: jax.sharding.Mesh
+    setup: RlSetup
     scorer: Recorder
-    step: Any
+
+    @property
+    def cfg(self) -> config.Config:
+        return self.setup.cfg
+
+    @property
+    def mesh(self) -> jax.sharding.Mesh:
+        return self.setup.mesh
+
+    @functools.cached_property
+    def step(self) -> Any:
+        return step.make_train_step(self.setup, self.scorer, stop_tokens=STOPS)
 
     def start(self) -> TrainState:
         return start(self.cfg, self.mesh)
@@ -203,7 +215,7 @@ class Fused:
 def fused(shape: tuple[int, int, int]) -> Fused:
     """The train step on a mesh, shared by all tests of a run."""
     cfg, mesh, scorer = make_config(), make_mesh(shape), Recorder()
-    return Fused(cfg, mesh, scorer, step.make_train_step(cfg, mesh, scorer, stop_tokens=STOPS))
+    return Fused(rl_setup(cfg, mesh), scorer)
 
 
 @functools.cache
@@ -211,21 +223,26 @@ def drawn() -> tuple[Prompts, Rollouts, Scores, Plan]:
     """What the first step of `fused(ONE)` samples and scores, by the pieces: prompts, rollouts, scores, plan."""
     one = fused(ONE)
     state, prompts = one.start(), one.prompts()
-    rollouts = jax.jit(step.make_sample(one.cfg, one.mesh, STOPS))(state.params, prompts, state.rng, state.step)
-    return prompts, rollouts, *jax.jit(step.make_score(one.cfg, one.mesh, parity))(prompts, rollouts)
+    rollouts = jax.jit(step.make_sample(one.setup, STOPS))(state.params, prompts, state.rng, state.step)
+    return prompts, rollouts, *jax.jit(make_score(one.setup, parity))(prompts, rollouts)
 
 
 def planned(cfg: config.Config) -> Plan:
     """Where `drawn` responses stand in the rows of another config: their length depends on its parts."""
     prompts, rollouts, *_ = drawn()
-    return jax.jit(step.make_score(cfg, fused(ONE).mesh, parity))(prompts, rollouts)[1]
+    return jax.jit(make_score(rl_setup(cfg, fused(ONE).mesh), parity))(prompts, rollouts)[1]
 
 
 @functools.cache
 def update() -> Any:
     """The update of `fused(ONE)` as a program of its own; nothing is donated."""
     one = fused(ONE)
-    return jax.jit(step.make_update(one.cfg, one.mesh))
+    return jax.jit(step.make_update(one.setup))
+
+
+def each_token(x_B: jax.Array, like_BT: jax.Array) -> jax.Array:
+    """What is said of a response, beside each of its tokens."""
+    return jnp.broadcast_to(x_B[:, None], like_BT.shape)
 
 
 def keeping_the_gradient() -> optax.GradientTransformation:
@@ -265,3 +282,16 @@ def counting_compilations() -> Iterator[list[str]]:
 
 def with_rl(cfg: config.Config, **knobs: Any) -> config.Config:
     return dataclasses.replace(cfg, rl=dataclasses.replace(cfg.rl, **knobs))
+
+
+def poison(tree, value, *path):
+    """`tree` with `value` in one element of the array at `path`."""
+    leaf = tree
+    for key in path:
+        leaf = leaf[key]
+    changed = leaf.at[(0,) * leaf.ndim].set(value)
+
+    def build(node, keys):
+        return changed if not keys else {**node, keys[0]: build(node[keys[0]], keys[1:])}
+
+    return build(tree, path)

@@ -50,10 +50,10 @@ def sample() -> dict[str, float]:
 
 def run(steps: int, workdir: Path) -> list[dict[str, float]]:
     """A row a step."""
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path.insert(0, str(Path(__file__).parent))
     import jax
     import small
-    import test_pipeline
+    import tiny_run
 
     from t1jax.training import checkpoint, loop, stages
 
@@ -62,21 +62,21 @@ def run(steps: int, workdir: Path) -> list[dict[str, float]]:
         "mesh__data": 1, "mesh__fsdp": 1, "mesh__tensor": 1, "rl__num_steps": steps, "rl__max_new_tokens": 16,
         "rl__learning_rate": 1e-9, "eval__every": every, "checkpoint__every": every,
     }  # fmt: skip
-    cfg = small.make_config(**test_pipeline.KNOBS | knobs)
+    cfg = small.make_config(**tiny_run.KNOBS | knobs)
     rows: list[dict[str, float]] = []
     compiled: list[str] = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, *_, **__: compiled.append(event) if event.endswith("backend_compile_duration") else None
     )
-    push, save = loop.StepLog.push, checkpoint.Checkpoints.save
+    write, save = loop.StepLog.write, checkpoint.Checkpoints.save
     saving: list[checkpoint.Checkpoints] = []
 
     def saved(self: checkpoint.Checkpoints, *args: Any) -> None:
         saving[:] = [self]
         save(self, *args)
 
-    def pushed(log: Any, step: int, report: Any) -> None:
-        push(log, step, report)
+    def written(log: Any, step: int, report: Any) -> None:
+        write(log, step, report)
         if log.name == "rl":
             if saving and step % every == every - 1:  # now and then no save is under way, however slow the disk
                 saving[0].wait()
@@ -84,7 +84,7 @@ def run(steps: int, workdir: Path) -> list[dict[str, float]]:
             if len(rows) == steps // 10:  # what compiling left, else given back at any time, would hide what grows
                 ctypes.CDLL(None).malloc_trim(0)
 
-    loop.StepLog.push = pushed  # type: ignore[method-assign]
+    loop.StepLog.write = written  # type: ignore[method-assign]
     checkpoint.Checkpoints.save = saved  # type: ignore[method-assign]
     stages.run(cfg, workdir)
     return rows

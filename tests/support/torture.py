@@ -174,15 +174,15 @@ def watch(folder: Path, fall: Callable[[], None]) -> None:
 
 def knobs(run: str, folder: Path) -> dict[str, Any]:
     """The config of a run on one device, as nested dicts; puts the files that it names into `folder`."""
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path.insert(0, str(Path(__file__).parent))
+    import files_run
     import small
-    import test_files_run
-    import test_pipeline
+    import tiny_run
 
     one = {"mesh__data": 1, "mesh__fsdp": 1, "mesh__tensor": 1}
     if run == "pairs":
-        return small.make_config(**test_pipeline.KNOBS | one).to_dict()
-    from test_evaluate import make_folder
+        return small.make_config(**tiny_run.KNOBS | one).to_dict()
+    from random_qwen import make_folder
 
     from t1jax.weights import load as weights
 
@@ -190,11 +190,11 @@ def knobs(run: str, folder: Path) -> dict[str, Any]:
     sums = [{"question": f"{n} and one", "answer": f"x+{n % 4}"} for n in range(32)]  # only math-verify can compare
     texts = [{"prompt": row["question"], "response": f"\\boxed{{{n % 4}}}"} for n, row in enumerate(sums)]
     cfg = small.make_config(
-        **test_files_run.KNOBS | one | {"rl__num_steps": 6},
+        **files_run.KNOBS | one | {"rl__num_steps": 6},
         model__checkpoint=str(make_folder(folder / "hf")),
-        data__train=test_files_run.write_rows(folder / "train.jsonl", sums[:20]),
-        data__eval=test_files_run.write_rows(folder / "eval.jsonl", sums[20:]),
-        data__sft=test_files_run.write_rows(folder / "sft.jsonl", texts),
+        data__train=files_run.write_rows(folder / "train.jsonl", sums[:20]),
+        data__eval=files_run.write_rows(folder / "eval.jsonl", sums[20:]),
+        data__sft=files_run.write_rows(folder / "sft.jsonl", texts),
     )
     model = weights.model_config(weights.find(folder / "hf"), cfg.model)
     return dataclasses.replace(cfg, model=model).to_dict()
@@ -256,14 +256,14 @@ def outcome(workdir: Path) -> dict[str, Any]:
     from t1jax.devices import sharding
     from t1jax.host import metrics
     from t1jax.text import tokenizer
-    from t1jax.training import checkpoint, rl, sft, step
+    from t1jax.training import checkpoint, setup
 
     cfg, *_ = main.parse(["t1jax", f"--config={workdir.parent / 'config.py'}", f"--workdir={workdir}"])
     mesh = sharding.make_mesh(cfg.mesh, jax.devices()[:1])
     rows = metrics.read_rows(workdir)
     found: dict[str, Any] = {"rows": [{k: v for k, v in row.items() if k not in CLOCK} for row in rows]}
-    for stage, module in (("sft", sft), ("rl", rl)):
-        shapes = step.state_shapes(cfg, mesh, module.make_optimizer(cfg), anchor=stage == "rl")
+    for stage, make_setup in (("sft", setup.sft_setup), ("rl", setup.rl_setup)):
+        shapes = make_setup(cfg, mesh).state_shapes()
         tokens = tokenizer.load(workdir / "tokenizer")
         with checkpoint.Checkpoints(workdir / "checkpoints" / stage, cfg, tokens) as kept:
             state = kept.restore(shapes)

@@ -15,9 +15,10 @@ from flax import struct
 
 from t1jax.devices.sharding import train_layout
 from t1jax.model import qwen
-from t1jax.training.step import split
+from t1jax.training.sft import split
 from t1jax.types import Prompts, Rollouts
 from t1jax.update import advantages, losses, optim
+from t1jax.update.logprobs import predictors, token_logprobs_and_entropy
 
 
 @struct.dataclass
@@ -70,8 +71,8 @@ def make_reference(cfg: Any, mesh: Any) -> Any:
         """log-probabilities and entropies, [b, T], of the sampled tokens of some rows."""
         hidden_bSD, _ = qwen.forward(model, params, rows.tokens_BS, rows.position_BS, segment_BT=rows.segment_BS)
         T = rows.rollouts.tokens_BT.shape[1]
-        return losses.token_logprobs_and_entropy(
-            losses.predictors(hidden_bSD)[:, -T:],
+        return token_logprobs_and_entropy(
+            predictors(hidden_bSD)[:, -T:],
             qwen.head_weight(model, params),
             rows.rollouts.tokens_BT,
             rows.rollouts.sampled_BT,
@@ -83,7 +84,8 @@ def make_reference(cfg: Any, mesh: Any) -> Any:
         rows = join(prompts, rollouts)
         anchor = optim.anchor_params(state.anchor_offset, state.params)
         anchor_logprob_BT = merge(jax.lax.map(lambda part: token_stats(anchor, part)[0], split(rows, parts)))
-        kl_B = advantages.kl_of_response(rollouts.logprob_BT, anchor_logprob_BT, rollouts.sampled_BT, cfg.rl.kl_clip)
+        kl_BT = advantages.kl_of_token(rollouts.logprob_BT, anchor_logprob_BT, rollouts.sampled_BT, cfg.rl.kl_clip)
+        kl_B = kl_BT.sum(-1)
         scorable_B = advantages.scorable(scores)
         advantage_B = advantages.advantages(scores, kl_B, cfg.rl)
         counts = losses.loss_counts(rollouts.sampled_BT, scorable_B, cfg.rl.loss_normalisation)
@@ -92,8 +94,11 @@ def make_reference(cfg: Any, mesh: Any) -> Any:
             rows, anchor_logprob_bT, scorable_b, advantage_b = part
             logprob_bT, entropy_bT = token_stats(params, rows)
             sampled_bT = rows.rollouts.sampled_BT
+            scorable_bT, advantage_bT = (
+                jnp.broadcast_to(x_b[:, None], logprob_bT.shape) for x_b in (scorable_b, advantage_b)
+            )
             share = losses.policy_loss(
-                logprob_bT, entropy_bT, anchor_logprob_bT, sampled_bT, scorable_b, advantage_b, counts, cfg.rl
+                logprob_bT, entropy_bT, anchor_logprob_bT, sampled_bT, scorable_bT, advantage_bT, counts, cfg.rl
             )
             gap_bT = jnp.where(sampled_bT, jnp.abs(logprob_bT - rows.rollouts.logprob_BT), 0.0)
             return share, gap_bT.max()

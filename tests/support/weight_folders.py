@@ -8,12 +8,15 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+import small
 from safetensors.numpy import load_file, save_file
 
 from configs import tiny
 from t1jax import config
-from t1jax.weights import families
+from t1jax.training.checkpoint import Checkpoints
+from t1jax.weights import families, tensor_table
 
 LIKE = config.load(tiny.get_config()).model
 SIZES = {
@@ -46,7 +49,7 @@ def write(folder: Path, name: str = "qwen2", dtype: Any = np.float32, shards: in
     (folder / "generation_config.json").write_text('{"eos_token_id": [3, 1]}')
     random = np.random.default_rng(seed)
     cfg = families.model_config(hf, LIKE, "config.json")
-    tensors = {t.name: random.normal(0, 0.5, t.shape).astype(dtype) for t in families.tensors(cfg)}
+    tensors = {t.name: random.normal(0, 0.5, t.shape).astype(dtype) for t in tensor_table.tensors(cfg)}
     save(folder, tensors, shards)
     return tensors
 
@@ -91,3 +94,29 @@ def same(a: Tensors, b: Tensors) -> None:
     for name in a:
         assert (a[name].dtype, a[name].shape) == (b[name].dtype, b[name].shape), name
         assert a[name].tobytes() == b[name].tobytes(), name
+
+
+class Beside:
+    """Stands for a tokenizer: puts some files beside the checkpoints."""
+
+    def __init__(self, **files):
+        self.files = {"tokenizer.model": "pieces"} | files
+
+    def save(self, directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, text in self.files.items():
+            (directory / name).write_text(text)
+
+
+def make_run(workdir, mesh=(1, 1, 1), stages=("rl",), steps=(1,), **files):
+    """A workdir whose last checkpoint is of the state that is returned."""
+    cfg = small.make_config()
+    for stage in stages:
+        state = small.start(cfg, small.make_mesh(mesh))
+        if stage == "sft":
+            state = state.replace(anchor_offset=None)
+        with Checkpoints(workdir / "checkpoints" / stage, cfg, Beside(**files)) as checkpoints:
+            for step in steps:
+                params = jax.tree.map(lambda x, step=step: x + step / 8, state.params)
+                checkpoints.save(step, state.replace(params=params))
+    return state.replace(params=params)

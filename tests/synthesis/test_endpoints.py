@@ -19,9 +19,10 @@ from pathlib import Path
 
 import bad_server as bad
 import pytest
+from asking import LONG, config_of, endpoint_threads, requests_of
 from bad_server import BadServer, chunk, events, ok
 
-from t1jax.config import ConfigError, EndpointConfig
+from t1jax.config import ConfigError
 from t1jax.host.stopping import Stopped
 from t1jax.synthesis import endpoints, exchange, limits
 from t1jax.synthesis.endpoints import EndpointWriter
@@ -31,7 +32,6 @@ from t1jax.synthesis.writers import Completion, Failure, Request
 
 SECRET = "sk-0123456789abcdefghijklmnop"
 ROOT = Path(__file__).parents[2]
-LONG = 120.0  # seconds of silence that a test does not mean to meet
 
 
 @pytest.fixture(autouse=True)
@@ -46,22 +46,6 @@ def quick(monkeypatch):
 def ledger(tmp_path):
     with Ledger(tmp_path / "out.ledger.jsonl") as found:
         yield found
-
-
-def config_of(server, **changes):
-    cfg = EndpointConfig(
-        url=server.url, model="m", key_variable="", concurrency=1, requests_per_minute=0, tokens_per_minute=0,
-        price_in=2.0, price_out=10.0, timeout=LONG, retries=2,
-    )  # fmt: skip
-    return dataclasses.replace(cfg, **changes)
-
-
-def requests_of(count, **changes):
-    base = Request("", (), 64, 0.7, 3)
-    return [
-        dataclasses.replace(base, key=f"attempt/{i}", messages=({"role": "user", "content": f"q{i}"},), **changes)
-        for i in range(count)
-    ]
 
 
 def write(server, ledger, count=1, **changes):
@@ -441,10 +425,6 @@ def test_an_answer_is_in_the_ledger_before_it_is_handed_on_and_no_earlier_than_i
         assert len(ledger) == 2
 
 
-def endpoint_threads():
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("endpoint-")]
-
-
 @pytest.mark.parametrize("how", ["close", "throw", "drop"])
 def test_leaving_early_leaves_no_thread_and_no_request(ledger, caplog, how):
     with BadServer(then_ok(ok(), bad.hang_within, bad.hang_before)) as server:
@@ -546,8 +526,8 @@ def test_without_openai_the_extra_is_named(ledger, monkeypatch):
 PROGRAM = """
 import sys, threading
 from pathlib import Path
-sys.path.insert(0, "tests")
-import test_endpoints as t
+sys.path.insert(0, "tests/support")
+import asking
 from t1jax.synthesis.endpoints import EndpointWriter
 from t1jax.synthesis.ledger import Ledger
 
@@ -556,11 +536,11 @@ class Server:
 
 with Ledger(Path(sys.argv[2])) as ledger:
     try:
-        writer = EndpointWriter("big", t.config_of(Server, concurrency=4), ledger)
-        for request, result in writer.write(t.requests_of(12)):
+        writer = EndpointWriter("big", asking.config_of(Server, concurrency=4), ledger)
+        for request, result in writer.write(asking.requests_of(12)):
             print(request.key, flush=True)
     except KeyboardInterrupt:
-        print("interrupted", t.endpoint_threads(), flush=True)
+        print("interrupted", asking.endpoint_threads(), flush=True)
         sys.exit(130)
 """
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import browser
 import pytest
-from scribes import TEXTS, Failure, script
-from test_synthesize import but, run
+from scribes import TEXTS, Failure, but, run, script
 
 from t1jax.synthesis import gallery, record
 

@@ -98,7 +98,7 @@ with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "l.ledger.js
         request = Request("a", ({"role": "user", "content": "q"},), 64, 0.7, 3)
         list(EndpointWriter("big", cfg, ledger).write([request]))
 """
-    env = os.environ | {"A_KEY": SECRET, "NO_PROXY": "127.0.0.1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    env = os.environ | {"A_KEY": SECRET, "NO_PROXY": "127.0.0.1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests/support'}"}
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env, cwd=ROOT)
     assert ran.returncode == 0, ran.stderr
     assert "receive_response_headers" in ran.stdout and "[key]" in ran.stdout

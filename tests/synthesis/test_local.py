@@ -9,8 +9,8 @@ import json
 import pytest
 import scribes
 import small
+from random_qwen import KNOBS
 from rich.console import Console
-from test_evaluate import KNOBS, checkpoint  # noqa: F401
 
 from configs import base, tiny
 from t1jax import config
@@ -126,7 +126,7 @@ FLAGS = [knob for knob in KNOBS if "max_new_tokens" not in knob] + [
 ]
 
 
-def test_problems_of_a_file_by_a_checkpoint_of_hugging_face(checkpoint, tmp_path, capsys):  # noqa: F811
+def test_problems_of_a_file_by_a_checkpoint_of_hugging_face(checkpoint, tmp_path, capsys):
     """A random model whose boxes hold 0 to 3: its attempts are sampled, judged, counted, and kept."""
     data, out = tmp_path / "p.jsonl", tmp_path / "chains.jsonl"
     rows = [{"problem": text, "answer": "7"} for text in ("one less one", "one", "two", "<stop3> two")]
@@ -153,7 +153,7 @@ def short(**knobs):
     )
 
 
-def test_answers_beyond_the_positions_of_the_model_are_refused_and_long_requests_given_up(checkpoint):  # noqa: F811
+def test_answers_beyond_the_positions_of_the_model_are_refused_and_long_requests_given_up(checkpoint):
     for knob in ("attempt_tokens", "chain_tokens"):
         with pytest.raises(ConfigError, match=f"synthesis.{knob} is 257; expected at most 256, the positions that"):
             local.open_local(short(**{knob: 257}), str(checkpoint), [], embedded=False)
@@ -165,7 +165,7 @@ def test_answers_beyond_the_positions_of_the_model_are_refused_and_long_requests
     assert "the request's tokens + those it may write is " in str(failure) and "at most 256" in str(failure)
 
 
-def test_a_request_with_a_control_token_is_given_up(checkpoint, tmp_path):  # noqa: F811
+def test_a_request_with_a_control_token_is_given_up(checkpoint, tmp_path):
     """What another model wrote may hold one: here it would end the turn."""
     cfg, tokens, _ = local.open_local(short(), str(checkpoint), [], embedded=False)
     writer = object.__new__(local.LocalWriter)
@@ -176,7 +176,7 @@ def test_a_request_with_a_control_token_is_given_up(checkpoint, tmp_path):  # no
     assert failure == Failure("the request holds the text of a special token")
 
 
-def test_a_checkpoint_of_the_other_kind_is_refused(checkpoint):  # noqa: F811
+def test_a_checkpoint_of_the_other_kind_is_refused(checkpoint):
     with pytest.raises(ConfigError, match="expected a run of the embedded task, or --problems=FILE"):
         local.open_local(config.load(base.get_config()), str(checkpoint), [], embedded=True)
 

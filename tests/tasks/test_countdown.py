@@ -16,7 +16,8 @@ import small
 from configs import countdown
 from t1jax import config
 from t1jax.config import ConfigError
-from t1jax.evaluation import evaluator
+from t1jax.evaluation import figures
+from t1jax.evaluation.responses import Response
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
 from t1jax.rewards.verifier import Verifier
 from t1jax.tasks.countdown import chains as writer
@@ -289,11 +290,12 @@ def test_attempts_at_the_same_are_repeated_however_they_are_written():
 
 def test_the_summary_has_no_orders():
     analysed = [
-        evaluator.Response(EXAMPLE, (1,), text, 1, read(text)) for text in (VERIFIED + END, "</think>\n\\boxed{1+7}")
+        Response(problem=0, text=text, outcome=RIGHT, tokens=1, overlong=False, analysis=read(text))
+        for text in (VERIFIED + END, "</think>\n\\boxed{1+7}")
     ]
-    row = evaluator.summary(analysed)
+    row = figures.summary(analysed)
     assert "orders" not in row and row["gave_up"] == 0.5 and row["skills"]["verdicts"] == 1.0
-    assert "order_row" not in evaluator.metrics_row(analysed)
+    assert "order_row" not in figures.metrics_row(analysed)
 
 
 # tokens

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import hf_folders
 import pytest
-from test_prompts import LETTERS
+from letters import LETTERS
 
 from configs import base
 from t1jax import config

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from test_prompts import LETTERS, Letters
+from letters import LETTERS, Letters
 
 from configs import base
 from t1jax import config
@@ -20,8 +20,9 @@ from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
 from t1jax.rewards.verifier import Verifier
 from t1jax.tasks.files import problems
 from t1jax.tasks.files.overlap import normalise
-from t1jax.tasks.files.problems import ProblemsTask, read_problems, usable, verifiable
+from t1jax.tasks.files.problems import read_problems, usable, verifiable
 from t1jax.tasks.files.prompts import render
+from t1jax.tasks.files.task import ProblemsTask
 
 CFG = config.load(base.get_config())
 SHARED = Path(__file__).parents[3] / "shared" / "data"

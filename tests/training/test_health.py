@@ -13,27 +13,16 @@ import numpy as np
 import optax
 import pytest
 import small
-from small import ONE, STOPS, P, R, V
-from test_stages import KNOBS
+from small import ONE, STOPS, P, R, V, poison
+from tiny_run import KNOBS
 
 from t1jax import replay
 from t1jax.host.stopping import EXIT_FAILED, EXIT_SICK, Signals, Stopped
 from t1jax.rewards.score import HostScores
-from t1jax.training import health, loop, rl, stages, step
+from t1jax.training import health, loop, stages, step
+from t1jax.training.scoring import make_score
+from t1jax.training.setup import RlSetup
 from t1jax.update import optim
-
-
-def poison(tree, value, *path):
-    """`tree` with `value` in one element of the array at `path`."""
-    leaf = tree
-    for key in path:
-        leaf = leaf[key]
-    changed = leaf.at[(0,) * leaf.ndim].set(value)
-
-    def build(node, keys):
-        return changed if not keys else {**node, keys[0]: build(node[keys[0]], keys[1:])}
-
-    return build(tree, path)
 
 
 def moments(state):
@@ -91,7 +80,8 @@ def test_the_rate_that_is_told_is_the_one_applied_after_skipped_steps_too(stage)
     if stage == "rl":
         section = dataclasses.replace(section, warmup_fraction=1.0)
     section = dataclasses.replace(section, weight_decay=0.0, grad_clip=1e9)
-    optimizer, schedule = optim.make_optimizer(section, 5, name), optim.make_schedule(section, 5, name)
+    schedule = optim.make_schedule(section, 5, name)
+    optimizer = optim.make_optimizer(section, schedule)
     params = {"final_norm": jnp.zeros(3)}
     state = optimizer.init(params)
     for number, value in enumerate([1.0, np.nan, np.inf, 1.0, 1.0]):
@@ -140,7 +130,7 @@ def test_an_empty_response_counts_for_nothing():
     one = small.fused(ONE)
     prompts, rollouts, scores, _ = small.drawn()
     empty = dataclasses.replace(rollouts, sampled_BT=rollouts.sampled_BT.at[5].set(False))
-    plan = jax.jit(step.make_score(one.cfg, one.mesh, small.parity))(prompts, empty)[1]
+    plan = jax.jit(make_score(one.setup, small.parity))(prompts, empty)[1]
     _, report = small.update()(one.start(), prompts, empty, scores, plan)
     assert report["skipped"] == 0 and np.isfinite(report["loss"])
     assert report["tokens"] == empty.sampled_BT.sum()
@@ -149,7 +139,7 @@ def test_an_empty_response_counts_for_nothing():
 def test_a_sampler_of_sick_weights_still_draws_tokens():
     """Whatever the scores are, an id that does not exist is never drawn: the step can be judged, and skipped."""
     one = small.fused(ONE)
-    sample = jax.jit(step.make_sample(one.cfg, one.mesh, STOPS))
+    sample = jax.jit(step.make_sample(one.setup, STOPS))
     for value in (np.nan, np.inf):
         for path in (("final_norm",), ("layers", "gate"), ("embedding",)):
             state = one.start()
@@ -228,10 +218,12 @@ def test_a_gap_that_float32_cannot_explain_ends_the_run_before_the_step_is_saved
     log = loop.StepLog("rl", fake, fake, health.Health(small.make_config(), "rl", print))
     saving = loop.Saving(log, fake, fake, Signals())
     for number, gap in ((1, 1e-6), (2, 0.77)):
-        log._waiting = (number, {name: jnp.float32(x) for name, x in row(logprob_gap=gap, tokens=9.0).items()})
+        report = {name: jnp.float32(x) for name, x in row(logprob_gap=gap, tokens=9.0).items()}
         if number == 1:
+            log.write(number, report)
             saving.after(number, None, due=True)
     with pytest.raises(Stopped, match="rl step 2"):
+        log.write(2, report)
         saving.after(2, None, due=True)
     assert kept == [1]
 
@@ -256,13 +248,13 @@ def test_in_half_precision_a_gap_out_of_line_with_the_run_is_told_at_once(dtype)
 
 
 def test_a_sick_step_is_kept_and_the_run_ends_and_the_step_can_be_done_again(tmp_path, monkeypatch, capsys):
-    begin = step.init_state
+    begin = RlSetup.init_state
 
-    def with_a_sick_anchor(*args, anchor):
-        state = begin(*args, anchor=anchor)
-        return state.replace(anchor_offset=poison(state.anchor_offset, jnp.nan, "final_norm")) if anchor else state
+    def with_a_sick_anchor(setup, params):
+        state = begin(setup, params)
+        return state.replace(anchor_offset=poison(state.anchor_offset, jnp.nan, "final_norm"))
 
-    monkeypatch.setattr(rl.step, "init_state", with_a_sick_anchor)
+    monkeypatch.setattr(RlSetup, "init_state", with_a_sick_anchor)
     cfg = small.make_config(**KNOBS, rl__max_skipped=2)
     with pytest.raises(Stopped, match="for 2 steps in a row") as error:
         stages.run(cfg, tmp_path / "run")

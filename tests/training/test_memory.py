@@ -22,8 +22,8 @@ from t1jax import config
 from t1jax.devices import multihost, sharding
 from t1jax.host import command_line
 from t1jax.training import memory, step
+from t1jax.training.setup import RlSetup, rl_setup
 from t1jax.types import Prompts
-from t1jax.update import optim
 
 ROOT = Path(__file__).parents[2]
 WIDE = {
@@ -46,13 +46,18 @@ LONG = WIDE | {
 }
 
 
+def memory_plan(*args, **named):
+    """What `rl_setup` of the same arguments says of the memory."""
+    return rl_setup(*args, **named).memory
+
+
 def compiled(cfg, mesh):
     """The step's program, and the shapes of the state it takes."""
-    state = step.state_shapes(cfg, mesh, optim.make_optimizer(cfg.rl, cfg.rl.num_steps, "constant"), anchor=True)
+    state = rl_setup(cfg, mesh).state_shapes()
     P, C, rows = cfg.rl.prompts_per_step, cfg.data.prompt_length, sharding.train_layout(mesh).sharding("batch")
     kinds = (((P, C), jnp.int32), ((P, C), bool), ((P,), jnp.int32))
     prompts = Prompts(*(jax.ShapeDtypeStruct(shape, dtype, sharding=rows) for shape, dtype in kinds))
-    program = step.make_train_step(cfg, mesh, small.parity, stop_tokens=small.STOPS)
+    program = step.make_train_step(rl_setup(cfg, mesh), small.parity, stop_tokens=small.STOPS)
     return program.lower(state, prompts).compile()
 
 
@@ -66,7 +71,7 @@ def compiled(cfg, mesh):
 )
 def test_the_plan_is_near_what_the_compiler_takes(shape, knobs, peak):
     cfg, mesh = small.make_config(**knobs), small.make_mesh(shape)
-    plan = memory.plan(cfg, mesh)
+    plan = memory_plan(cfg, mesh)
     program = workload.program_bytes(compiled(cfg, mesh))
     assert plan.peak == peak
     assert program / 1.25 < plan.program < program * 1.25, f"compiled: {memory.size(program)}\n{plan}"
@@ -75,12 +80,12 @@ def test_the_plan_is_near_what_the_compiler_takes(shape, knobs, peak):
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2), (1, 4, 2)])
 def test_parameters_optimiser_and_anchor_are_counted_to_the_byte(shape):
     cfg, mesh = small.make_config(), small.make_mesh(shape)
-    state = step.state_shapes(cfg, mesh, optim.make_optimizer(cfg.rl, cfg.rl.num_steps, "constant"), anchor=True)
+    state = rl_setup(cfg, mesh).state_shapes()
 
     def held(tree):
         return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
-    parts = {part.name: part.bytes for part in memory.plan(cfg, mesh).parts}
+    parts = {part.name: part.bytes for part in memory_plan(cfg, mesh).parts}
     counters = 2 * 4  # of Adam and of the schedule
     assert parts["parameters"] == held(state.params)
     assert parts["optimiser"] == held(state.opt_state) - counters
@@ -90,7 +95,7 @@ def test_parameters_optimiser_and_anchor_are_counted_to_the_byte(shape):
 def test_bytes_of_the_caches_by_hand():
     """L 2, K 2, H 8, C 7, P 8, R 4, float32; T 12 in blocks of 5 is 15 columns; 2 shards of the batch, 2 of heads."""
     cfg = small.make_config(rl__window=5, rl__lanes=2)
-    parts = {part.name: part.bytes for part in memory.plan(cfg, small.make_mesh((2, 1, 2))).parts}
+    parts = {part.name: part.bytes for part in memory_plan(cfg, small.make_mesh((2, 1, 2))).parts}
     key = 2 * 2 * 1 * 8 * 4
     assert parts["lanes' keys and values"] == 4 * 2 * 15 * key
     assert parts["prompts' keys and values"] == 2 * 4 * 7 * key
@@ -99,31 +104,31 @@ def test_bytes_of_the_caches_by_hand():
 
 def needed(cfg, mesh, lanes):
     """Bytes a device must have for so many lanes."""
-    return math.ceil(memory.plan(small.with_rl(cfg, lanes=lanes), mesh, 1, on_host=False).total / memory.USABLE)
+    return math.ceil(memory_plan(small.with_rl(cfg, lanes=lanes), mesh, 1, on_host=False).total / memory.USABLE)
 
 
 def test_lanes_are_the_largest_divisor_that_fits():
     how = LONG | {"rl__responses_per_prompt": 12, "rl__micro_batches": 48, "model__remat": "full"}
     cfg, mesh = small.make_config(**how), small.make_mesh()
     for lanes, fewer in ((12, 6), (6, 4), (4, 3)):
-        assert memory.plan(cfg, mesh, needed(cfg, mesh, lanes), on_host=False).lanes == lanes
-        assert memory.plan(cfg, mesh, needed(cfg, mesh, lanes) - 2, on_host=False).lanes == fewer
+        assert memory_plan(cfg, mesh, needed(cfg, mesh, lanes), on_host=False).lanes == lanes
+        assert memory_plan(cfg, mesh, needed(cfg, mesh, lanes) - 2, on_host=False).lanes == fewer
 
 
 def test_where_nothing_fits_the_largest_part_and_its_knob_are_named():
     cfg, mesh = small.make_config(**WIDE), small.make_mesh()
     with pytest.raises(config.ConfigError) as error:
-        memory.plan(cfg, mesh, 1 << 20, on_host=False)
+        memory_plan(cfg, mesh, 1 << 20, on_host=False)
     assert "\n" not in str(error.value)
     assert "rl.lanes is 0" in str(error.value) and "expected at most 90% of the 1.0 MiB there are" in str(error.value)
     assert "for values kept for the backward pass" in str(error.value)
     assert "raise rl.micro_batches" in str(error.value)
-    assert memory.plan(small.with_rl(cfg, lanes=2), mesh, 1 << 20, on_host=False).lanes == 2  # said by the user: tried
+    assert memory_plan(small.with_rl(cfg, lanes=2), mesh, 1 << 20, on_host=False).lanes == 2  # said by the user: tried
 
 
 def test_lanes_that_are_said_ask_no_device(monkeypatch):
     monkeypatch.setattr(memory, "available", lambda mesh: pytest.fail("a device was asked"))
-    assert memory.lanes(small.make_config(rl__lanes=2), small.make_mesh()) == 2
+    assert rl_setup(small.make_config(rl__lanes=2), small.make_mesh()).lanes == 2
 
 
 class Device:
@@ -147,11 +152,11 @@ def test_what_is_sampled_does_not_depend_on_the_memory_there_is(monkeypatch):
     cfg, mesh, one = small.make_config(), small.make_mesh(), small.fused(small.ONE)
     prompts, all_lanes, *_ = small.drawn()
     monkeypatch.setattr(memory, "available", lambda mesh: 1 << 40)
-    assert memory.lanes(cfg, mesh) == cfg.rl.responses_per_prompt
+    assert rl_setup(cfg, mesh).lanes == cfg.rl.responses_per_prompt
     state = one.start()
     asked = []
-    monkeypatch.setattr(memory, "lanes", lambda cfg, mesh: asked.append(cfg) or 2)
-    few = jax.jit(step.make_sample(cfg, mesh, small.STOPS))
+    monkeypatch.setattr(RlSetup, "lanes", property(lambda setup: asked.append(setup.cfg) or 2))
+    few = jax.jit(step.make_sample(rl_setup(cfg, mesh), small.STOPS))
     assert asked  # the sampler takes what the plan says
     rollouts = few(state.params, prompts, state.rng, state.step)
     np.testing.assert_array_equal(rollouts.tokens_BT, all_lanes.tokens_BT)
@@ -161,11 +166,11 @@ def test_what_is_sampled_does_not_depend_on_the_memory_there_is(monkeypatch):
 
 def test_on_a_host_the_process_and_the_copy_that_is_written_are_counted():
     cfg, mesh = small.make_config(), small.make_mesh((1, 4, 2))
-    device, host = (memory.plan(cfg, mesh, 1 << 40, on_host=on_host) for on_host in (False, True))
+    device, host = (memory_plan(cfg, mesh, 1 << 40, on_host=on_host) for on_host in (False, True))
     assert device.total == device.program == host.program
     state = sum(part.bytes for part in device.parts if part.name in ("parameters", "optimiser", "anchor"))
     assert host.total == host.program + state + ((1 << 30) + (1 << 30)) // 8
-    assert memory.plan(cfg, mesh, 1 << 40).total == host.total  # the tests' devices are the host's
+    assert memory_plan(cfg, mesh, 1 << 40).total == host.total  # the tests' devices are the host's
 
 
 @pytest.mark.slow
@@ -187,13 +192,13 @@ def test_the_plan_is_near_the_peak_of_a_whole_process(tmp_path):
     command = [sys.executable, "-m", "t1jax.main", *argv, f"--workdir={tmp_path / 'run'}"]
     subprocess.run(command, cwd=ROOT, env=one, check=True, timeout=3000)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10  # of the largest child: Linux counts KiB
-    plan = memory.plan(cfg, small.make_mesh((1, 1, 1)))
+    plan = memory_plan(cfg, small.make_mesh((1, 1, 1)))
     print(f"peak {memory.size(peak)}\n{plan}")
     assert peak / 1.25 < plan.total < peak * 1.25, f"peak: {memory.size(peak)}\n{plan}"
 
 
 def test_the_table_has_a_line_a_part_and_the_peak():
-    plan = memory.plan(small.make_config(), small.make_mesh(), 1 << 30)
+    plan = memory_plan(small.make_config(), small.make_mesh(), 1 << 30, on_host=False)
     lines = str(plan).splitlines()
     assert len(lines) == len(plan.parts) + 1
     assert plan.peak in lines[-1] and memory.size(plan.total) in lines[-1] and "of 1.00 GiB, 90% usable" in lines[-1]

@@ -16,6 +16,7 @@ from t1jax import config
 from t1jax.rewards.answers import Outcome
 from t1jax.rewards.score import HostScores, make_scorer
 from t1jax.training import checkpoint, health, loop, step
+from t1jax.training.setup import rl_setup
 
 
 def equal(a, b):
@@ -49,7 +50,7 @@ def test_trap_1_the_ratio_to_the_sampler_is_1_at_every_token():
 def test_trap_1_a_learner_at_temperature_1_is_seen():
     one = small.fused(ONE)
     cfg = small.with_rl(one.cfg, logprob_temperature=1.0)
-    _, report = jax.jit(step.make_update(cfg, one.mesh))(one.start(), *small.drawn())
+    _, report = jax.jit(step.make_update(rl_setup(cfg, one.mesh)))(one.start(), *small.drawn())
     assert report["logprob_gap"] > 0.1
 
 
@@ -221,35 +222,18 @@ class Written(list):
         self[-1] += (step,)
 
 
-class Later:
-    """A value that the device is still computing."""
-
-    def __init__(self, value, ready=False):
-        self.value, self.ready = value, ready
-
-    def is_ready(self):
-        return self.ready
-
-    def __array__(self, dtype=None, copy=None):
-        return np.asarray(self.value, np.float32)
+def report(**values):
+    return {name: jnp.float32(value) for name, value in ({"loss": 0.5, "tokens": 10.0} | values).items()}
 
 
-def report(ready=False, **values):
-    return {name: Later(value, ready) for name, value in ({"loss": 0.5, "tokens": 10.0} | values).items()}
-
-
-def test_the_log_writes_each_step_once_in_order_and_waits_for_none_but_the_one_before():
+def test_the_log_writes_each_step_at_once():
     written = Written()
     log = loop.StepLog("rl", written, written, health.Health(small.make_config(), "rl", print))
     for number in (1, 2, 3):
-        log.push(number, report(loss=number, failed=0.0))
-        assert len(written) == number - 1
-    log.flush()
-    log.flush()
-    log.push(4, report(ready=True, loss=4))
-    assert [(stage, number, row["loss"], told) for stage, number, row, told in written] == [
-        ("rl", n, float(n), n) for n in (1, 2, 3, 4)
-    ]
+        log.write(number, report(loss=number, failed=0.0))
+        assert [(stage, number, row["loss"], told) for stage, number, row, told in written] == [
+            ("rl", n, float(n), n) for n in range(1, number + 1)
+        ]
     for _, _, row, _ in written:
         assert row["seconds"] > 0 and "failed" not in row
         np.testing.assert_allclose(row["tokens_per_second"] * row["seconds"], 10.0)
@@ -259,8 +243,7 @@ def test_a_failed_scorer_ends_the_loop_before_anything_is_written():
     written = Written()
     log = loop.StepLog("rl", written, written, health.Health(small.make_config(), "rl", print))
     with pytest.raises(RuntimeError, match="rl step 7: the scorer raised"):
-        log.push(7, report(failed=0.25))
-        log.flush()
+        log.write(7, report(failed=0.25))
     assert not written
 
 

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
+from float64_model import reference_logits
 from small import ONE
-from test_step import reference_logits
 
-from t1jax.training import sft, step
+from t1jax.training import sft
+from t1jax.training.setup import sft_setup
 from t1jax.update import optim
 
 CFG = small.make_config()
@@ -34,10 +35,11 @@ def make(shape=ONE, parts=1, steps=None):
     with pytest.MonkeyPatch.context() as patch:
         if steps is None:
             patch.setattr(optim, "make_optimizer", lambda *_: small.keeping_the_gradient())
-        update, optimizer = sft.make_sft_step(cfg, mesh), sft.make_optimizer(cfg)
+        setup = sft_setup(cfg, mesh)
+        update = sft.make_sft_step(setup)
 
     def start():
-        return step.init_state(cfg, mesh, optimizer, small.make_params(cfg, mesh), anchor=False)
+        return setup.init_state(small.make_params(cfg, mesh))
 
     return update, start, mesh
 

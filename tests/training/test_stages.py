@@ -9,57 +9,11 @@ import jax
 import numpy as np
 import pytest
 import small
+from tiny_run import CFG, KNOBS, last_state, rows_of
 
 from t1jax.config import ConfigError
 from t1jax.host import files
 from t1jax.training import checkpoint, replicas, stages
-
-KNOBS = {
-    "data__prompt_length": 24,
-    "mesh__fsdp": 1,
-    "mesh__data": 8,
-    "sft__num_steps": 5,
-    "sft__sequence_length": 64,
-    "rl__num_steps": 5,
-    "rl__max_new_tokens": 24,
-    "rl__window": 12,
-    "eval__num_problems": 12,
-    "eval__batch_size": 8,
-    "eval__quick_problems": 8,
-    "eval__every": 4,
-    "eval__samples": 2,
-    "eval__keep_responses": 10,
-    "scaling__budgets": (4, 16),
-    "checkpoint__sft_every": 2,
-    "checkpoint__every": 2,
-}
-CFG = small.make_config(**KNOBS)
-TIMES = ("seconds", "tokens_per_second")
-
-
-def rows_of(workdir):
-    """The metrics rows without what a clock says."""
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
-
-
-def last_state(workdir):
-    """Every array of the last RL checkpoint."""
-    from t1jax.training import rl, step
-
-    mesh = stages.sharding.make_mesh(CFG.mesh)
-    shapes = step.state_shapes(CFG, mesh, rl.make_optimizer(CFG), anchor=True)
-    tokens = stages.tokenizer.load(workdir / "tokenizer")
-    with checkpoint.Checkpoints(workdir / "checkpoints/rl", CFG, tokens) as kept:
-        assert kept.latest() == CFG.rl.num_steps
-        return jax.tree.map(np.asarray, kept.restore(shapes))
-
-
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("unbroken") / "run"
-    stages.run(CFG, workdir)
-    return workdir
 
 
 def test_a_run_leaves_what_it_promises(unbroken):
@@ -109,9 +63,10 @@ def test_a_run_saves_the_responses_that_its_figures_are_made_of(unbroken):
     assert [row["problem"] for row in quick] == list(range(12, 20))  # others
     results = json.loads((unbroken / "results.json").read_text())
     for shown, row in zip(results["samples"], (*first[:2], *last[:2]), strict=True):
-        assert {k: shown[k] for k in ("stage", "prompt", "response", "gold", "difficulty")} == {
-            k: row[k] for k in ("stage", "prompt", "response", "gold", "difficulty")
+        assert {k: shown[k] for k in ("stage", "prompt", "gold", "difficulty")} == {
+            k: row[k] for k in ("stage", "prompt", "gold", "difficulty")
         }
+        assert shown["response"] == row["text"]
         assert shown["correct"] == (row["outcome"] == "right")
     longest = CFG.rl.max_new_tokens
     for row in (*first, *quick, *last):

@@ -13,12 +13,14 @@ import optax
 import pytest
 import small
 import unpacked
+from float64_model import reference_logits
 from small import ONE, P, R, T
 
 from t1jax.devices import sharding
 from t1jax.model import parameters
 from t1jax.rewards.score import HostScores
-from t1jax.training import rl, sft, step
+from t1jax.training import sft, step
+from t1jax.training.setup import rl_setup, sft_setup
 from t1jax.types import Plan, Prompts, Rollouts, Scores
 from t1jax.update import optim
 
@@ -94,7 +96,7 @@ def test_nothing_of_the_size_of_a_parameter_leaves_the_devices(shape):
 def test_the_new_state_lies_where_the_old_one_lay():
     for shape in (ONE, (2, 2, 2)):
         one = small.fused(shape)
-        expected = step.state_shardings(one.cfg, one.mesh, rl.make_optimizer(one.cfg), anchor=True)
+        expected = one.setup.state_shardings()
         state = one.start()
         after, _ = one.step(jax.tree.map(jnp.copy, state), one.prompts())
         for tree in (state, after):
@@ -106,7 +108,7 @@ def test_all_that_mirrors_the_parameters_lies_like_them(optimizer):
     """Moments and anchor are split over fsdp and tensor as the weights are; the anchor is always float32."""
     cfg = small.make_config(sft__optimizer=optimizer, model__compute_dtype="bfloat16")
     mesh = small.make_mesh((2, 2, 2))
-    shapes = step.state_shapes(cfg, mesh, sft.make_optimizer(cfg), anchor=True)
+    shapes = dataclasses.replace(sft_setup(cfg, mesh), anchored=True).state_shapes()
     weights = {x.shape: x.sharding for x in jax.tree.leaves(shapes.params)}
     moments = [x for x in jax.tree.leaves(shapes.opt_state) if x.shape in weights]
     assert len(moments) == 2 * 14 - (len(parameters.MATRICES) if optimizer == "muon" else 0)  # Muon has one a matrix
@@ -116,7 +118,7 @@ def test_all_that_mirrors_the_parameters_lies_like_them(optimizer):
     jax.tree.map(lambda a, p: (a == p and a.sharding == p.sharding) or pytest.fail(str(a)), shapes.anchor_offset,
                  shapes.params)  # fmt: skip
     assert {x.dtype for x in jax.tree.leaves((shapes.params, shapes.anchor_offset))} == {jnp.dtype("float32")}
-    assert step.state_shapes(cfg, mesh, sft.make_optimizer(cfg), anchor=False).anchor_offset is None
+    assert sft_setup(cfg, mesh).state_shapes().anchor_offset is None
 
 
 # Pieces, parts, devices.
@@ -141,7 +143,7 @@ def test_the_pieces_apart_are_the_step(drawn, updated):
 def test_parts_of_a_batch_add_up_to_the_batch(drawn, updated):
     one = small.fused(ONE)
     cfg = small.with_rl(one.cfg, micro_batches=8)
-    state, report = jax.jit(step.make_update(cfg, one.mesh))(one.start(), *drawn[:3], small.planned(cfg))
+    state, report = jax.jit(step.make_update(rl_setup(cfg, one.mesh)))(one.start(), *drawn[:3], small.planned(cfg))
     assert abs(report["loss"] - updated[1]["loss"]) < 1e-6 * max(1, abs(updated[1]["loss"]))
     share = report.pop("packed_rows")  # of rows as long as a part: how much of them is used depends on their length
     close(report, {name: x for name, x in updated[1].items() if name != "packed_rows"}, rtol=1e-5, atol=1e-6)
@@ -152,7 +154,7 @@ def test_parts_of_a_batch_add_up_to_the_batch(drawn, updated):
 
 def test_split_takes_rows_from_every_shard_and_merge_is_its_inverse():
     rows = {"a": jnp.arange(12), "b": jnp.arange(24).reshape(12, 2)}
-    parts = step.split(rows, 3)
+    parts = sft.split(rows, 3)
     np.testing.assert_array_equal(parts["a"], [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]])
     assert parts["b"].shape == (3, 4, 2) and parts["b"][1, 2].tolist() == [14, 15]
     equal(unpacked.merge(parts), rows)
@@ -281,35 +283,6 @@ def test_a_scorer_that_fails_is_seen_and_no_device_waits_for_it(shape, fault, ca
 # The gradient, against the equations in float64.
 
 
-def reference_logits(params, tokens_S, cfg):
-    """float64[S, V]: Qwen2.5 on one row without padding, written from the paper's equations, one head at a time."""
-    S, H = len(tokens_S), cfg.head_dim
-    angle = np.arange(S)[:, None] * cfg.rope_theta ** (-np.arange(H // 2) / (H // 2))[None]
-
-    def norm(x, scale):
-        return x / np.sqrt((x**2).mean(-1, keepdims=True) + cfg.norm_eps) * scale
-
-    def rotate(x):
-        a, b = x[:, : H // 2], x[:, H // 2 :]
-        return np.concatenate([a * np.cos(angle) - b * np.sin(angle), b * np.cos(angle) + a * np.sin(angle)], -1)
-
-    x = params["embedding"][tokens_S]
-    for layer in range(cfg.num_layers):
-        w = {name: value[layer] for name, value in params["layers"].items()}
-        y = norm(x, w["attention_norm"])
-        for n in range(cfg.num_heads):
-            k = n // (cfg.num_heads // cfg.num_kv_heads)
-            query = rotate(y @ w["q"][:, n] + w["q_bias"][n])
-            key = rotate(y @ w["k"][:, k] + w["k_bias"][k])
-            score = np.where(np.tri(S, dtype=bool), query @ key.T / np.sqrt(H), -np.inf)
-            weight = np.exp(score - score.max(-1, keepdims=True))
-            x = x + (weight / weight.sum(-1, keepdims=True)) @ (y @ w["v"][:, k] + w["v_bias"][k]) @ w["o"][n]
-        y = norm(x, w["mlp_norm"])
-        gate = y @ w["gate"]
-        x = x + (gate / (1 + np.exp(-gate)) * (y @ w["up"])) @ w["down"]
-    return norm(x, params["final_norm"]) @ params["embedding"].T
-
-
 def reference_tokens(params, row, cfg):
     """(log-probability, entropy) of each response token, float64, at the learner's temperature."""
     prompt, response = row
@@ -374,7 +347,7 @@ def test_the_gradient_is_that_of_the_equations(drawn, knobs, monkeypatch):
     scores = dataclasses.replace(scores, outcome_B=scores.outcome_B.at[jnp.array([1, 6, 8, 9, 10])].set(-1))
     before = one.start()
     before = before.replace(opt_state=keep.init(before.params))
-    state, report = jax.jit(step.make_update(cfg, one.mesh))(before, prompts, rollouts, scores, plan)
+    state, report = jax.jit(step.make_update(rl_setup(cfg, one.mesh)))(before, prompts, rollouts, scores, plan)
     gradient = state.opt_state
 
     params = jax.tree.map(lambda x: np.asarray(x, np.float64), before.params)

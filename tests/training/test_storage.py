@@ -19,9 +19,8 @@ import jax
 import numpy as np
 import pytest
 import small
-import test_checkpoint as checkpoints_test
-from test_checkpoint import CFG, abstract, assert_same, make_mesh, make_state, tokens  # noqa: F401 (a fixture)
-from test_stages import KNOBS as PIPELINE
+from saved_states import CFG, abstract, assert_same, make_mesh, make_state, make_tokens
+from tiny_run import KNOBS as PIPELINE
 
 from t1jax import config
 from t1jax.config import ConfigError
@@ -29,7 +28,9 @@ from t1jax.host import workdir
 from t1jax.host.stopping import EXIT_STORAGE, Stopped
 from t1jax.training import stages
 from t1jax.training.checkpoint import Checkpoints
+from t1jax.training.setup import rl_setup
 
+ROOT = Path(__file__).parents[2]
 ONE = make_mesh(1, 1, 1)
 SIZES = {"empty": 0, "one byte": 1, "half": None, "but one byte": -1, "gone": None}
 
@@ -38,7 +39,7 @@ def state_of(step: int):
     return make_state(ONE, scale=float(step)).replace(step=np.int32(step))
 
 
-def save(folder: Path, tokens, *steps: int, notes: list[str] | None = None) -> None:  # noqa: F811
+def save(folder: Path, tokens, *steps: int, notes: list[str] | None = None) -> None:
     with Checkpoints(folder, CFG, tokens, (notes if notes is not None else []).append) as checkpoints:
         for step in steps:
             checkpoints.save(step, state_of(step), {"next_index": step})
@@ -46,7 +47,12 @@ def save(folder: Path, tokens, *steps: int, notes: list[str] | None = None) -> N
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory, tokens):  # noqa: F811
+def tokens():
+    return make_tokens()
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory, tokens):
     """Checkpoints of steps 1 and 2."""
     folder = tmp_path_factory.mktemp("two")
     save(folder, tokens, 1, 2)
@@ -67,7 +73,7 @@ class Stream:
 
 
 @pytest.mark.parametrize("how", ["empty", "one byte", "half", "but one byte", "gone"])
-def test_whatever_file_of_the_newest_is_damaged_an_older_or_the_same_state_comes_back(two, tokens, tmp_path, how):  # noqa: F811
+def test_whatever_file_of_the_newest_is_damaged_an_older_or_the_same_state_comes_back(two, tokens, tmp_path, how):
     """Never another state, and the user is told which was taken; then training can save that step again."""
     walked = 0
     files = [path.relative_to(two) for path in (two / "2").rglob("*") if path.is_file()]
@@ -95,7 +101,7 @@ def test_whatever_file_of_the_newest_is_damaged_an_older_or_the_same_state_comes
     assert walked >= 4  # the arrays, their list, the config, the stream: without them there is no state
 
 
-def test_a_file_left_over_or_a_temporary_folder_is_no_checkpoint(two, tokens, tmp_path):  # noqa: F811
+def test_a_file_left_over_or_a_temporary_folder_is_no_checkpoint(two, tokens, tmp_path):
     shutil.copytree(two, tmp_path / "copy")
     (tmp_path / "copy/3.orbax-checkpoint-tmp/state").mkdir(parents=True)
     (tmp_path / "copy/notes.txt").write_text("7")
@@ -103,7 +109,7 @@ def test_a_file_left_over_or_a_temporary_folder_is_no_checkpoint(two, tokens, tm
         assert_same(checkpoints.restore(abstract(state_of(1), ONE)), state_of(2))  # type: ignore[arg-type]
 
 
-def test_where_none_can_be_read_the_run_ends_and_nothing_is_deleted(two, tokens, tmp_path):  # noqa: F811
+def test_where_none_can_be_read_the_run_ends_and_nothing_is_deleted(two, tokens, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(two, folder)
     for step in (1, 2):
@@ -126,7 +132,7 @@ def no_file_over(size: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_disk_that_is_full_for_a_while_costs_only_the_checkpoints_of_that_while(tmp_path, tokens):  # noqa: F811
+def test_a_disk_that_is_full_for_a_while_costs_only_the_checkpoints_of_that_while(tmp_path, tokens):
     notes: list[str] = []
     with Checkpoints(tmp_path, CFG, tokens, notes.append) as checkpoints:
         checkpoints.save(1, state_of(1))
@@ -149,7 +155,7 @@ def test_a_disk_that_is_full_for_a_while_costs_only_the_checkpoints_of_that_whil
     assert not left and checkpoints.steps() == [1, 4]
 
 
-def test_a_last_checkpoint_that_cannot_be_written_ends_the_run_with_the_reason(tmp_path, tokens):  # noqa: F811
+def test_a_last_checkpoint_that_cannot_be_written_ends_the_run_with_the_reason(tmp_path, tokens):
     with Checkpoints(tmp_path, CFG, tokens, lambda note: None) as checkpoints:
         checkpoints.save(1, state_of(1))
         checkpoints.wait()
@@ -161,7 +167,7 @@ def test_a_last_checkpoint_that_cannot_be_written_ends_the_run_with_the_reason(t
         assert_same(checkpoints.restore(abstract(state_of(1), ONE)), state_of(1))  # type: ignore[arg-type]
 
 
-def test_a_folder_that_may_not_be_written_keeps_what_is_in_it(tokens):  # noqa: F811
+def test_a_folder_that_may_not_be_written_keeps_what_is_in_it(tokens):
     with tempfile.TemporaryDirectory() as name:
         folder, notes = Path(name) / "checkpoints", []
         os.chmod(name, 0o755)
@@ -188,8 +194,7 @@ def test_one_process_at_a_time_runs_in_a_workdir(tmp_path):
         f"with workdir.locked(Path({str(tmp_path)!r})): print('mine', flush=True); sys.stdin.read()\n"
     )
     command = [sys.executable, "-c", code]
-    root = checkpoints_test.__file__.rpartition("/tests/")[0]
-    with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "mine\n"
         with pytest.raises(ConfigError, match=rf"is in use by process {other.pid} on .*another --workdir"):
             with workdir.locked(tmp_path):
@@ -268,10 +273,9 @@ def test_a_raised_number_of_steps_continues_as_if_it_had_been_so_from_the_start(
 @pytest.mark.slow
 def test_a_run_goes_on_with_fewer_devices(tmp_path):
     """Eight devices, then four, then one: the same steps; sums over more devices round otherwise, so nearly."""
-    from t1jax.training import rl, step
 
     def states(folder, mesh):
-        shapes = step.state_shapes(shorter(), mesh, rl.make_optimizer(shorter()), anchor=True)
+        shapes = rl_setup(shorter(), mesh).state_shapes()
         beside = stages.tokenizer.load(folder / "tokenizer")
         with Checkpoints(folder / "checkpoints/rl", shorter(), beside) as kept:
             return kept.latest(), small.to_numpy(kept.restore(shapes))

@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 
 from configs import tiny
 from t1jax import config
 from t1jax.rollouts.sampling import SamplingSettings, sample
 from t1jax.types import Scores
 from t1jax.update import advantages, losses, optim
+from t1jax.update.logprobs import token_logprobs_and_entropy
 
 CFG = dataclasses.replace(config.load(tiny.get_config()).rl, responses_per_prompt=4)
 
@@ -37,7 +39,7 @@ def test_1_the_learner_speaks_at_the_temperature_of_the_sampler():
     def ratio(temperature):
         counted = jnp.ones((rows, length), bool)
         args = (hidden, w, tokens.reshape(rows, length), counted, temperature, 2)
-        learner, learner_entropy = losses.token_logprobs_and_entropy(*args)
+        learner, learner_entropy = token_logprobs_and_entropy(*args)
         return jnp.exp(learner.reshape(-1) - logprob), learner_entropy.reshape(-1) - entropy
 
     assert CFG.temperature == CFG.learner_temperature == 1.2
@@ -54,10 +56,8 @@ def test_2_the_kl_in_the_loss_pulls_and_k1_would_not():
     counts = losses.LossCounts(jnp.float32(1), jnp.float32(1))
 
     def ours(own, ref):
-        one = jnp.ones((1,))
-        return losses.policy_loss(
-            own[None, None], jnp.zeros((1, 1)), ref[None, None], one[None] == 1, one == 1, 0 * one, counts, cfg
-        )
+        zero, yes = jnp.zeros(()), jnp.array(True)
+        return losses.policy_loss(own, zero, ref, yes, yes, zero, counts, cfg)
 
     def descend(term):
         def expected(z):  # tokens are drawn from the policy as it is; only the term has a gradient
@@ -121,10 +121,11 @@ def test_5_masks_are_carried_and_never_guessed_from_tokens():
     scorable, advantage = jnp.ones((2,), bool), jnp.array([1.0, -0.5])
 
     def loss(w, tokens):
-        logprob, entropy = losses.token_logprobs_and_entropy(hidden, w, tokens, sampled, 1.2, 1)
+        logprob, entropy = token_logprobs_and_entropy(hidden, w, tokens, sampled, 1.2, 1)
         counts = losses.loss_counts(sampled, scorable, "token")
-        kl = advantages.kl_of_response(logprob, logprob - 1.0, sampled, 0.5)
-        value = losses.policy_loss(logprob, entropy, logprob, sampled, scorable, advantage, counts, CFG)
+        kl = advantages.kl_of_token(logprob, logprob - 1.0, sampled, 0.5).sum(-1)
+        of_responses = (small.each_token(x, logprob) for x in (scorable, advantage))
+        value = losses.policy_loss(logprob, entropy, logprob, sampled, *of_responses, counts, CFG)
         return value, (logprob, counts, kl)
 
     f = jax.jit(jax.value_and_grad(loss, has_aux=True))
@@ -162,11 +163,12 @@ def test_7_an_unscorable_response_is_not_a_wrong_one(normalisation, kl_site):
         scores = make_scores(outcome)
         scorable = advantages.scorable(scores)
         counts = losses.loss_counts(sampled[rows], scorable, normalisation)
-        kl = advantages.kl_of_response(logprob[rows], anchor[rows], sampled[rows], cfg.kl_clip)
+        kl = advantages.kl_of_token(logprob[rows], anchor[rows], sampled[rows], cfg.kl_clip).sum(-1)
         advantage = advantages.advantages(scores, kl, own_cfg)
         f = jax.value_and_grad(losses.policy_loss)
         zero = jnp.zeros((len(rows), 3))
-        value, gradient = f(logprob[rows], zero, anchor[rows], sampled[rows], scorable, advantage, counts, own_cfg)
+        of_responses = (small.each_token(x, zero) for x in (scorable, advantage))
+        value, gradient = f(logprob[rows], zero, anchor[rows], sampled[rows], *of_responses, counts, own_cfg)
         return advantage, value, gradient
 
     everyone, scored = np.arange(4), np.array([0, 1, 3])

@@ -59,15 +59,15 @@ def test_leave_one_out_equals_the_loop():
     np.testing.assert_allclose(got, loop_leave_one_out(x, valid), atol=1e-6)
 
 
-def test_kl_of_response_by_hand():
+def test_kl_of_token_by_hand():
     logprob = jnp.array([[-1.0, -2.0, NAN], [-0.1, -3.0, -1.0], [NAN, NAN, NAN]])
     anchor = jnp.array([[-1.25, -1.9, 0.0], [-2.1, -1.8, NAN], [0.0, NAN, NAN]])
     sampled = jnp.array([[True, True, False], [True, True, False], [False, False, False]])
-    got = adv.kl_of_response(logprob, anchor, sampled, 0.5)
-    np.testing.assert_allclose(got, [0.25 - 0.1, 0.5 - 0.5, 0.0], atol=1e-6)
-    got = adv.kl_of_response(logprob, anchor, sampled, 1.5)
-    np.testing.assert_allclose(got, [0.25 - 0.1, 1.5 - 1.2, 0.0], atol=1e-6)
-    got = adv.kl_of_response(logprob[:, :1], anchor[:, :1], sampled[:, :1], float("inf"))
+    got = adv.kl_of_token(logprob, anchor, sampled, 0.5)
+    np.testing.assert_allclose(got, [[0.25, -0.1, 0], [0.5, -0.5, 0], [0, 0, 0]], atol=1e-6)
+    got = adv.kl_of_token(logprob, anchor, sampled, 1.5)
+    np.testing.assert_allclose(got, [[0.25, -0.1, 0], [1.5, -1.2, 0], [0, 0, 0]], atol=1e-6)
+    got = adv.kl_of_token(logprob[:, 0], anchor[:, 0], sampled[:, 0], float("inf"))
     np.testing.assert_allclose(got, [0.25, 2.0, 0.0], atol=1e-6)
 
 
@@ -144,3 +144,27 @@ def test_the_advantage_takes_the_baseline_of_the_config():
     np.testing.assert_allclose(by["leave_one_out"], [2 / 3, -2 / 3, -2 / 3, 2 / 3], atol=1e-6)
     np.testing.assert_allclose(by["group_mean"], [0.5, -0.5, -0.5, 0.5], atol=1e-6)
     np.testing.assert_allclose(by["group_mean_std"], np.array([0.5, -0.5, -0.5, 0.5]) / np.sqrt(1 / 3), rtol=1e-3)
+
+
+@pytest.mark.parametrize("site", ["reward", "advantage"])
+def test_what_does_not_teach_is_what_has_no_advantage(site):
+    """With entropy or KL, all teach."""
+    cfg = dataclasses.replace(CFG, kl_coef=0.0, entropy_coef=0.0, penalty_site=site)
+    P, R = 8, cfg.responses_per_prompt
+    B = P * R
+    shares = []
+    for seed in range(100):
+        random = np.random.default_rng(seed)
+        rare = random.random(3)[:, None] * 0.4
+        outcome = random.choice([-1, 0, 0, 0, 1], B) if seed % 2 else random.choice([-1, 1], B)
+        flags = random.random((3, B)) < rare**2
+        scores = Scores(jnp.int8(outcome), *map(jnp.asarray, flags))
+        advantage = np.asarray(adv.advantages(scores, jnp.zeros(B), cfg))
+        teaches = adv.teaches(Scores(outcome, *flags), cfg)
+        assert (advantage[~teaches] == 0).all()
+        own_group = np.repeat((np.abs(advantage).reshape(P, R) > 1e-6).any(-1), R)
+        np.testing.assert_array_equal(teaches, teaches & own_group)
+        shares.append(teaches.mean())
+        for knob in ("kl_coef", "entropy_coef"):
+            assert adv.teaches(Scores(outcome, *flags), dataclasses.replace(cfg, **{knob: 1e-3})).all()
+    assert min(shares) < 0.3 and max(shares) > 0.7

@@ -9,13 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
+from small import each_token
 
 from configs import tiny
 from t1jax import config
 from t1jax.devices import sharding
 from t1jax.types import Packed, Scores
 from t1jax.update import losses
-from t1jax.update.advantages import advantages, kl_of_response, scorable
+from t1jax.update.advantages import advantages, kl_of_token, scorable
+from t1jax.update.logprobs import (
+    logprob_and_entropy,
+    logprob_and_entropy_gradient,
+    predictors,
+    token_logprobs_and_entropy,
+)
 
 NAN = float("nan")
 B, T, D, V = 4, 5, 3, 7
@@ -77,13 +84,14 @@ def reference_loss(hidden, w, anchor, advantage, cfg, outcome):
 def whole_loss(hidden, w, anchor, cfg, outcome, chunks=2):
     """Ours, from hidden states to the loss."""
     sampled, tokens = jnp.array(SAMPLED), jnp.array(TOKENS, jnp.int32)
-    logprob, entropy = losses.token_logprobs_and_entropy(hidden, w, tokens, sampled, cfg.logprob_temperature, chunks)
+    logprob, entropy = token_logprobs_and_entropy(hidden, w, tokens, sampled, cfg.logprob_temperature, chunks)
     no = jnp.zeros((B,), bool)
     scores = Scores(jnp.array(outcome), no, no, no)
-    kl = kl_of_response(logprob, anchor, sampled, cfg.kl_clip)
+    kl = kl_of_token(logprob, anchor, sampled, cfg.kl_clip).sum(-1)
     counts = losses.loss_counts(sampled, scorable(scores), cfg.loss_normalisation)
     a = advantages(scores, kl, cfg)
-    return losses.policy_loss(logprob, entropy, anchor, sampled, scorable(scores), a, counts, cfg)
+    of_responses = (each_token(x, logprob) for x in (scorable(scores), a))
+    return losses.policy_loss(logprob, entropy, anchor, sampled, *of_responses, counts, cfg)
 
 
 def finite_difference(f, x, step=1e-5):
@@ -129,7 +137,7 @@ def test_gradient_of_the_whole_loss_is_the_finite_difference(kl_site, normalisat
 @pytest.mark.parametrize("chunks", [1, 2, 3, 5, 9])
 def test_values_do_not_depend_on_chunks(chunks, temperature):
     hidden, w, _ = arrays()
-    got = losses.token_logprobs_and_entropy(
+    got = token_logprobs_and_entropy(
         jnp.array(hidden), jnp.array(w), jnp.array(TOKENS), jnp.array(SAMPLED), temperature, chunks
     )
     for ours, expected in zip(got, reference_stats(hidden, w, temperature), strict=True):
@@ -141,7 +149,7 @@ def test_by_hand():
     """Logits 0, 0, log 2 at temperature 1: probabilities 1/4, 1/4, 1/2; entropy 1.5 log 2."""
     w = jnp.array([[0.0, 0.0, np.log(2.0)]])
     args = (jnp.ones((1, 2, 1)), w, jnp.array([[0, 2]]), jnp.ones((1, 2), bool), 1.0, 1)
-    logprob, entropy = losses.token_logprobs_and_entropy(*args)
+    logprob, entropy = token_logprobs_and_entropy(*args)
     np.testing.assert_allclose(logprob, [[-2 * np.log(2), -np.log(2)]], atol=1e-6)
     np.testing.assert_allclose(entropy, [[1.5 * np.log(2)] * 2], atol=1e-6)
 
@@ -152,7 +160,7 @@ def test_padding_may_hold_anything():
     tokens = jnp.where(SAMPLED, TOKENS, 10**6)
 
     def total(h, w):
-        logprob, entropy = losses.token_logprobs_and_entropy(h, w, tokens, jnp.array(SAMPLED), 1.2, 2)
+        logprob, entropy = token_logprobs_and_entropy(h, w, tokens, jnp.array(SAMPLED), 1.2, 2)
         return (logprob + 0.5 * entropy).sum()
 
     f = jax.jit(jax.value_and_grad(total, (0, 1)))
@@ -167,10 +175,10 @@ def test_nothing_counted_is_zero_with_zero_gradients():
     w, none = jnp.ones_like(w), jnp.zeros((B, T), bool)
 
     def loss(h, w):
-        stats = losses.token_logprobs_and_entropy(h, w, jnp.array(TOKENS), none, 1.2, 2)
+        stats = token_logprobs_and_entropy(h, w, jnp.array(TOKENS), none, 1.2, 2)
         counts = losses.loss_counts(none, jnp.zeros((B,), bool), "token")
-        advantage = jnp.full((B,), NAN)
-        return losses.policy_loss(*stats, anchor, none, jnp.zeros((B,), bool), advantage, counts, CFG)
+        advantage = jnp.full(none.shape, NAN)
+        return losses.policy_loss(*stats, anchor, none, none, advantage, counts, CFG)
 
     value, gradients = jax.jit(jax.value_and_grad(loss, (0, 1)))(hidden, w)
     assert value == 0.0 and not any(np.any(g) for g in gradients)
@@ -180,14 +188,14 @@ def test_forbidden_tokens_weigh_nothing():
     """Scores of -inf: value and gradient equal those of the smaller vocabulary."""
     z = jnp.array([[[0.3, -jnp.inf, 1.0, -jnp.inf, -0.5]]])
     keep = np.array([0, 2, 4])
-    own, entropy, lse = losses.logprob_and_entropy(z, jnp.array([[2]]))
-    small = losses.logprob_and_entropy(z[..., keep], jnp.array([[1]]))
+    own, entropy, lse = logprob_and_entropy(z, jnp.array([[2]]))
+    small = logprob_and_entropy(z[..., keep], jnp.array([[1]]))
     np.testing.assert_allclose((own, entropy, lse), small, atol=1e-6)
     g, h = jnp.array([[0.7]]), jnp.array([[-0.4]])
-    got = losses.logprob_and_entropy_gradient(z, jnp.array([[2]]), lse, entropy, g, h)
+    got = logprob_and_entropy_gradient(z, jnp.array([[2]]), lse, entropy, g, h)
 
     def pulled(z):
-        own, entropy, _ = losses.logprob_and_entropy(z, jnp.array([[1]]))
+        own, entropy, _ = logprob_and_entropy(z, jnp.array([[1]]))
         return (g * own + h * entropy).sum()
 
     expected = jax.jit(jax.grad(pulled))
@@ -200,7 +208,7 @@ def test_huge_scores_do_not_overflow():
     w = jnp.array([[1.0, -1.0, 0.0]])
 
     def f(h):
-        return losses.token_logprobs_and_entropy(h, w, jnp.array([[0, 0]]), jnp.ones((1, 2), bool), 1.0, 1)
+        return token_logprobs_and_entropy(h, w, jnp.array([[0, 0]]), jnp.ones((1, 2), bool), 1.0, 1)
 
     logprob, entropy = f(hidden)
     np.testing.assert_allclose(logprob, [[0.0, -600.0]], atol=1e-4)
@@ -221,7 +229,7 @@ def test_the_logits_are_never_whole_in_memory():
     f = jax.value_and_grad(
         lambda h, w: sum(
             x.sum()
-            for x in losses.token_logprobs_and_entropy(
+            for x in token_logprobs_and_entropy(
                 h, w, jnp.zeros((rows, length), jnp.int32), jnp.ones((rows, length), bool), 1.0, chunks
             )
         ),
@@ -237,7 +245,7 @@ def test_head_gradient_of_bfloat16_chunks_is_summed_in_float32():
     hidden = jnp.ones((1, length, 1), jnp.bfloat16)
     w = jnp.zeros((1, 2), jnp.bfloat16)
     args = (jnp.zeros((1, length), jnp.int32), jnp.ones((1, length), bool), 1.0, length)
-    gradient = jax.grad(lambda w: losses.token_logprobs_and_entropy(hidden, w, *args)[0].sum())(w)
+    gradient = jax.grad(lambda w: token_logprobs_and_entropy(hidden, w, *args)[0].sum())(w)
     np.testing.assert_allclose(gradient.astype(jnp.float32), [[length / 2, -length / 2]], rtol=1e-2)
 
 
@@ -251,7 +259,7 @@ def test_a_split_batch_and_vocabulary_give_the_same(shape):
 
     def f(h, w, tokens, counted):
         def loss(h, w):
-            a, b = losses.token_logprobs_and_entropy(h, w, tokens, counted, 1.2, 3)
+            a, b = token_logprobs_and_entropy(h, w, tokens, counted, 1.2, 3)
             return (a + 0.3 * b).sum()
 
         return jax.value_and_grad(loss, (0, 1))(h, w)
@@ -263,6 +271,13 @@ def test_a_split_batch_and_vocabulary_give_the_same(shape):
 
 
 # ---- the policy loss
+
+
+def test_what_is_said_of_a_response_must_stand_beside_each_token():
+    x, yes = jnp.zeros((2, 3)), jnp.ones((2, 3), bool)
+    counts = losses.LossCounts(jnp.float32(1), jnp.float32(1))
+    with pytest.raises(ValueError, match=r"got .*\(2, 1\).*: expected one shape"):
+        losses.policy_loss(x, x, x, yes, yes[:, :1], x, counts, CFG)
 
 
 def test_policy_loss_by_hand():
@@ -284,7 +299,8 @@ def test_policy_loss_by_hand():
         cfg = dataclasses.replace(CFG, kl_site=kl_site, loss_normalisation=normalisation)
         counts = losses.loss_counts(sampled, valid, normalisation)
         f = jax.value_and_grad(losses.policy_loss, (0, 1))
-        got, (d_logprob, d_entropy) = f(logprob, entropy, anchor, sampled, valid, advantage, counts, cfg)
+        of_responses = (each_token(x, logprob) for x in (valid, advantage))
+        got, (d_logprob, d_entropy) = f(logprob, entropy, anchor, sampled, *of_responses, counts, cfg)
         np.testing.assert_allclose(got, expected, rtol=1e-6)
         pull = (
             0.2 * (kl_site == "loss") * np.array([[0.0, -1.0], [-0.5, 0.0], [0.0, 0.0]])
@@ -306,7 +322,8 @@ def test_ratio_cap_by_hand():
     def run(cap):
         cfg = dataclasses.replace(CFG, ratio_cap=cap, kl_site="reward", entropy_coef=0.0)
         f = jax.value_and_grad(losses.policy_loss)
-        return f(logprob, entropy, logprob, sampled, valid, advantage, counts, cfg, sampler)
+        of_responses = (each_token(x, logprob) for x in (valid, advantage))
+        return f(logprob, entropy, logprob, sampled, *of_responses, counts, cfg, sampler)
 
     value, slope = run(2.0)  # weights 0.5, 2 (of 10), 1
     np.testing.assert_allclose(value, -(1.0 * (0.5 * -1.0 + 2.0 * -2.0) - 3.0 * -1.0) / 2, rtol=1e-5)
@@ -336,8 +353,9 @@ def test_shares_of_micro_batches_add_up(normalisation):
 
     def share(w, hidden, *rows):
         tokens, sampled, anchor, valid, advantage = rows
-        stats = losses.token_logprobs_and_entropy(hidden, w, tokens, sampled, 1.2, 2)
-        return losses.policy_loss(*stats, anchor, sampled, valid, advantage, counts, cfg)
+        stats = token_logprobs_and_entropy(hidden, w, tokens, sampled, 1.2, 2)
+        of_responses = (each_token(x, anchor) for x in (valid, advantage))
+        return losses.policy_loss(*stats, anchor, sampled, *of_responses, counts, cfg)
 
     f = jax.jit(jax.value_and_grad(share, (0, 1)))
     rows = (hidden, jnp.array(TOKENS), sampled, anchor, valid, advantage)
@@ -367,11 +385,11 @@ def expected_gradient(estimator):
 def policy_kl_term(logprob, anchor):
     """The KL term of `policy_loss` for each token alone, beta = 1."""
     cfg = dataclasses.replace(CFG, kl_site="loss", kl_coef=1.0, entropy_coef=0.0)
-    one, zero = jnp.ones((1,)), jnp.zeros((1, 1))
+    zero, yes = jnp.zeros(()), jnp.array(True)
     counts = losses.LossCounts(jnp.float32(1), jnp.float32(1))
 
     def term(p, q):
-        return losses.policy_loss(p[None, None], zero, q[None, None], zero == 0, one == 1, 0 * one, counts, cfg)
+        return losses.policy_loss(p, zero, q, yes, yes, zero, counts, cfg)
 
     return jax.vmap(term)(logprob, anchor)
 
@@ -410,7 +428,7 @@ def test_the_kl_term_of_a_text_is_each_tokens_with_the_text_before_it_held_fixed
         for a, b in texts:
             own, ref = (jnp.stack([x[0, a], x[1 + a, b]])[None] for x in (p, anchor))
             chance = jnp.exp(before[0, a] + before[1 + a, b])
-            total += chance * losses.policy_loss(own, 0 * own, ref, yes, yes[:, 0], jnp.zeros((1,)), counts, cfg)
+            total += chance * losses.policy_loss(own, 0 * own, ref, yes, yes, 0 * own, counts, cfg)
         return total
 
     def exact(theta):
@@ -426,8 +444,8 @@ def test_the_kl_term_of_a_text_is_each_tokens_with_the_text_before_it_held_fixed
 
 def test_the_shift():
     x = jnp.arange(6.0).reshape(1, 3, 2) + 1
-    np.testing.assert_array_equal(losses.predictors(x), [[[0, 0], [1, 2], [3, 4]]])
-    np.testing.assert_array_equal(losses.predictors(jnp.array([[5, 6, 7]])), [[0, 5, 6]])
+    np.testing.assert_array_equal(predictors(x), [[[0, 0], [1, 2], [3, 4]]])
+    np.testing.assert_array_equal(predictors(jnp.array([[5, 6, 7]])), [[0, 5, 6]])
 
 
 def test_sft_counts_targets_that_their_own_text_predicts():

@@ -46,7 +46,7 @@ PARAMS, GRADIENT = make_params(0), make_params(1)
 
 @functools.cache
 def compiled(section, total, schedule):
-    optimizer = optim.make_optimizer(section, total, schedule)
+    optimizer = optim.make_optimizer(section, optim.make_schedule(section, total, schedule))
     return jax.jit(optimizer.init), jax.jit(optimizer.update)
 
 

@@ -16,9 +16,11 @@ from small import ONE, C, P, R, T
 
 from t1jax import config, validation
 from t1jax.devices.sharding import train_layout
-from t1jax.training import step
+from t1jax.training import passes, step
+from t1jax.training.scoring import make_score
+from t1jax.training.setup import rl_setup
 from t1jax.types import Plan, Prompts, Rollouts, Scores
-from t1jax.update import advantages, optim, packing
+from t1jax.update import optim, packing
 
 B = P * R
 
@@ -32,7 +34,7 @@ B = P * R
 def test_a_plan_places_each_response_once_and_its_rows_always_suffice(kind, pack_length, shared, monkeypatch):
     monkeypatch.setattr(packing.attention, "shares_prompts", lambda *_: shared)
     cfg = small.make_config(rl__pack_length=pack_length, rl__micro_batches=4)
-    grid = packing.make_grid(cfg, train_layout(small.make_mesh()), B, C)
+    grid = packing.make_grid(cfg, train_layout(small.make_mesh()))
     for seed in range(50):
         random = np.random.default_rng(seed)
         length, prompt = random.integers(0, T + 1, B), np.repeat(random.integers(1, C + 1, P), R)
@@ -77,38 +79,16 @@ def test_a_response_that_fits_nowhere_is_refused():
     with pytest.raises(ValueError, match=r"2 \+ 9 positions fits in no row"):
         packing.plan(np.array([2]), np.array([9]), np.ones(1, bool), 1, packing.Grid(1, 1, 10, True))
     with pytest.raises(ValueError, match="pack_length is 18; expected at least 19"):
-        packing.make_grid(small.make_config(rl__pack_length=18), train_layout(small.make_mesh()), B, C)
+        packing.make_grid(small.make_config(rl__pack_length=18), train_layout(small.make_mesh()))
 
 
 def test_an_automatic_row_is_no_longer_than_the_kernel_takes(monkeypatch):
     layout, cfg = train_layout(small.make_mesh()), small.make_config(rl__micro_batches=2)
-    assert packing.make_grid(cfg, layout, B, C) == packing.Grid(2, 1, 16 * (C + T), True)
+    assert packing.make_grid(cfg, layout) == packing.Grid(2, 1, 16 * (C + T), True)
     monkeypatch.setattr(packing.attention, "longest_row", lambda *_: 100)  # five of the longest: 19 positions each
-    assert packing.make_grid(cfg, layout, B, C) == packing.Grid(3, 3, 100, True)
+    assert packing.make_grid(cfg, layout) == packing.Grid(3, 3, 100, True)
     monkeypatch.setattr(packing.attention, "longest_row", lambda *_: 1)
-    assert packing.make_grid(cfg, layout, B, C) == packing.Grid(2, 16, C + T, True)
-
-
-@pytest.mark.parametrize("site", ["reward", "advantage"])
-def test_what_is_not_wanted_is_what_has_no_advantage(site):
-    """Against advantages.py, whose rules the host repeats in NumPy; with entropy or KL, all are wanted."""
-    cfg = small.make_config(rl__kl_coef=0.0, rl__entropy_coef=0.0, rl__penalty_site=site).rl
-    shares = []
-    for seed in range(100):
-        random = np.random.default_rng(seed)
-        rare = random.random(3)[:, None] * 0.4
-        outcome = random.choice([-1, 0, 0, 0, 1], B) if seed % 2 else random.choice([-1, 1], B)
-        flags = random.random((3, B)) < rare**2
-        scores = Scores(jnp.int8(outcome), *map(jnp.asarray, flags))
-        advantage = np.asarray(advantages.advantages(scores, jnp.zeros(B), cfg))
-        wanted = packing.wanted((outcome, *flags), cfg)
-        assert (advantage[~wanted] == 0).all()
-        own_group = np.repeat((np.abs(advantage).reshape(P, R) > 1e-6).any(-1), R)
-        np.testing.assert_array_equal(wanted, wanted & own_group)
-        shares.append(wanted.mean())
-        for knob in ("kl_coef", "entropy_coef"):
-            assert packing.wanted((outcome, *flags), dataclasses.replace(cfg, **{knob: 1e-3})).all()
-    assert min(shares) < 0.3 and max(shares) > 0.7
+    assert packing.make_grid(cfg, layout) == packing.Grid(2, 16, C + T, True)
 
 
 def test_pack_length_that_is_too_short_is_a_one_line_error():
@@ -134,12 +114,12 @@ def test_rows_by_hand(shared):
     layout, grid = train_layout(mesh), packing.Grid(2, 2, 9, shared)
 
     def through(where, prompts, rollouts):
-        rows, first = packing.pack(layout, grid, where, prompts, rollouts)
-        back = packing.unpack(layout, first, rollouts.sampled_BT, rows.logprob_jbS)
+        rows = packing.pack(layout, grid, where, prompts, rollouts)
+        sums = packing.total(layout, rows, where, jnp.where(rows.sampled_jbS, rows.logprob_jbS, jnp.nan))
         spread = packing.spread(layout, rows, jnp.array([1.0, 2.0, 3.0, 4.0]))
-        return rows, first, back, spread, packing.filled(layout, grid, where)
+        return rows, sums, spread, packing.filled(layout, grid, where)
 
-    rows, first, back, spread, (parts, share) = jax.jit(through)(where, prompts, rollouts)
+    rows, sums, spread, (parts, share) = jax.jit(through)(where, prompts, rollouts)
     empty = [[0] * 9] * 2
     second = [4, 25, 26] + [0] * 6
     if shared:
@@ -157,8 +137,8 @@ def test_rows_by_hand(shared):
     assert rows.target_jbS.tolist() == [[[21, 22, 23, 24] + [0] * 5, [25, 26] + [0] * 7], empty]
     assert rows.sampled_jbS[0].sum(-1).tolist() == [4, 2] and rows.sampled_jbS[0, :, 0].all()
     assert rows.response_jbS[0].tolist() == [[0, 0, 0, 1] + [0] * 5, [2, 2] + [0] * 7]
-    assert first.tolist() == [0, 3, 9, -1]
-    np.testing.assert_allclose(back, [[2.1, 2.2, 2.3], [2.4, 0, 0], [2.5, 2.6, 0], [0, 0, 0]], rtol=1e-6)
+    np.testing.assert_allclose(rows.logprob_jbS[0, 0, :5], [2.1, 2.2, 2.3, 2.4, 0], rtol=1e-6)
+    np.testing.assert_allclose(sums, [2.1 + 2.2 + 2.3, 2.4, 2.5 + 2.6, 0], rtol=1e-6)
     assert spread[0].tolist() == [[1, 1, 1, 2] + [0] * 5, [3, 3] + [0] * 7] and not spread[1].any()
     assert (int(parts), float(share)) == (1, 0.5)
 
@@ -179,8 +159,8 @@ def packed_gradient(cfg, shape, rollouts, scores, monkeypatch):
     monkeypatch.setattr(optim, "make_optimizer", lambda *_: keep)
     state = small.start(cfg, mesh)
     state = state.replace(opt_state=jax.tree.map(jnp.zeros_like, state.params))
-    given, plan = jax.jit(step.make_score(cfg, mesh, scorer))(prompts, rollouts)
-    after, report = jax.jit(step.make_update(cfg, mesh))(state, prompts, rollouts, given, plan)
+    given, plan = jax.jit(make_score(rl_setup(cfg, mesh), scorer))(prompts, rollouts)
+    after, report = jax.jit(step.make_update(rl_setup(cfg, mesh)))(state, prompts, rollouts, given, plan)
     return report, small.to_numpy(after.opt_state), small.to_numpy(plan)
 
 
@@ -223,7 +203,7 @@ def unpacked_gradient(cfg):
     ],
 )
 def test_the_gradient_is_the_unpacked_one(shape, knobs, shared, monkeypatch):
-    monkeypatch.setattr(step.attention, "shares_prompts", lambda *_: shared)
+    monkeypatch.setattr(packing.attention, "shares_prompts", lambda *_: shared)
     rollouts, scores = awkward()
     cfg = small.with_rl(small.make_config(), **{"kl_coef": 0.5, "entropy_coef": 0.3, "kl_clip": 0.1} | knobs)
     expected = unpacked_gradient(cfg)
@@ -244,13 +224,13 @@ def test_parts_beyond_the_last_filled_row_are_not_computed(monkeypatch):
     """A forward is counted by a callback from inside the program: two a filled part, none for the rest."""
     cfg = small.make_config(rl__micro_batches=16, rl__kl_coef=0.0, rl__entropy_coef=0.0)
     calls: list[int] = []
-    forward = step.qwen.forward
+    forward = passes.qwen.forward
 
     def counted(*args, **named):
         jax.debug.callback(lambda: calls.append(1))
         return forward(*args, **named)
 
-    monkeypatch.setattr(step.qwen, "forward", counted)
+    monkeypatch.setattr(passes.qwen, "forward", counted)
     rollouts, scores = awkward()
     report, _, plan = packed_gradient(cfg, ONE, rollouts, scores, monkeypatch)
     jax.effects_barrier()

@@ -11,14 +11,14 @@ import pytest
 from configs import tiny
 from t1jax import config
 from t1jax.config import ConfigError
-from t1jax.weights import families, rope
+from t1jax.weights import families, rope, tensor_table
 
 LIKE = config.load(tiny.get_config()).model
 
 
 def test_a_tensor_goes_to_ours_without_a_copy_and_back_exactly():
     cfg = families.model_config(hub.QWEN3 | {"num_hidden_layers": 1, "vocab_size": 8}, LIKE, "config.json")
-    for t in families.tensors(dataclasses.replace(cfg, tie_embeddings=False)):
+    for t in tensor_table.tensors(dataclasses.replace(cfg, tie_embeddings=False)):
         x = np.arange(math.prod(t.shape), dtype=np.uint32).reshape(t.shape)
         ours = t.to_ours(x)
         assert np.shares_memory(ours, x)
@@ -63,8 +63,8 @@ def test_without_a_file_the_special_tokens_are_null():
 def test_files_of_the_hub_are_read(name):
     file, count = hub.HUB[name]
     cfg = families.model_config(file, LIKE, "config.json")
-    assert sum(math.prod(shape) for shape in families.shapes(cfg).values()) == count
-    assert sum(math.prod(t.shape) for t in families.tensors(cfg)) == count
+    assert sum(math.prod(shape) for shape in tensor_table.shapes(cfg).values()) == count
+    assert sum(math.prod(t.shape) for t in tensor_table.tensors(cfg)) == count
     runs = ("compute_dtype", "remat", "attention", "checkpoint")
     assert [getattr(cfg, knob) for knob in runs] == [getattr(LIKE, knob) for knob in runs]
     assert families.hf_config(cfg, file) == file

@@ -14,30 +14,19 @@ import orbax.checkpoint as ocp
 import pytest
 import small
 import weight_folders as folders
+from weight_folders import Beside, make_run
 
-from t1jax import convert
 from t1jax.config import ConfigError
 from t1jax.devices import sharding
 from t1jax.host.progress import Progress
 from t1jax.model import qwen
 from t1jax.training.checkpoint import Checkpoints
 from t1jax.update import optim
+from t1jax.weights import conversion
 from t1jax.weights import load as weights
 from t1jax.weights.safetensors_files import StoredTensor
 
 MESHES = [(1, 1, 1), (2, 2, 2)]
-
-
-class Beside:
-    """Stands for a tokenizer: puts some files beside the checkpoints."""
-
-    def __init__(self, **files):
-        self.files = {"tokenizer.model": "pieces"} | files
-
-    def save(self, directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, text in self.files.items():
-            (directory / name).write_text(text)
 
 
 def model(source, mesh=(1, 1, 1)):
@@ -108,7 +97,7 @@ def by_hand(tensors, name):
 @pytest.mark.parametrize("name", folders.MODELS)
 def test_both_forms_give_the_same_parameters_on_any_mesh(tmp_path, name):
     tensors = folders.write(tmp_path / "hf", name, ml_dtypes.bfloat16, shards=2)
-    convert.hf_to_orbax(tmp_path / "hf", tmp_path / "orbax", Progress())
+    conversion.hf_to_orbax(tmp_path / "hf", tmp_path / "orbax", Progress())
     expected = by_hand({key: x.astype(np.float32) for key, x in tensors.items()}, name)
     for mesh in MESHES:
         for form in ("hf", "orbax"):
@@ -138,7 +127,7 @@ def test_the_rotary_frequencies_of_older_folders_are_no_weights(tmp_path, name):
     more = {name.format(layer): np.ones(4, np.float32) for layer in range(3)}
     folders.save(tmp_path / "hf", tensors | more, shards=2)
     same(load(tmp_path / "hf"), before)
-    convert.hf_to_orbax(tmp_path / "hf", tmp_path / "orbax", Progress())
+    conversion.hf_to_orbax(tmp_path / "hf", tmp_path / "orbax", Progress())
     same(load(tmp_path / "orbax"), before)
     folders.save(tmp_path / "hf", tensors | {"model.layers.0.self_attn.inv_freq": np.ones(4, np.float32)})
     with pytest.raises(ConfigError, match=r"inv_freq \(4,\)', which the model has no place for"):
@@ -163,20 +152,6 @@ def test_a_shard_is_read_without_its_neighbours(tmp_path, monkeypatch):
             assert sum(Spy.taken) == part.nbytes
             smaller += part.nbytes < whole.nbytes
     assert smaller > 20
-
-
-def make_run(workdir, mesh=(1, 1, 1), stages=("rl",), steps=(1,), **files):
-    """A workdir whose last checkpoint is of the state that is returned."""
-    cfg = small.make_config()
-    for stage in stages:
-        state = small.start(cfg, small.make_mesh(mesh))
-        if stage == "sft":
-            state = state.replace(anchor_offset=None)
-        with Checkpoints(workdir / "checkpoints" / stage, cfg, Beside(**files)) as checkpoints:
-            for step in steps:
-                params = jax.tree.map(lambda x, step=step: x + step / 8, state.params)
-                checkpoints.save(step, state.replace(params=params))
-    return state.replace(params=params)
 
 
 def test_a_runs_policy_and_anchor_are_what_it_trained(tmp_path):
@@ -314,7 +289,7 @@ def rewrite(folder, change):
 )
 def test_an_orbax_folder_is_used_exactly_or_refused(tmp_path, change, words):
     folders.write(tmp_path / "hf", "llama")
-    convert.hf_to_orbax(tmp_path / "hf", tmp_path / "orbax", Progress())
+    conversion.hf_to_orbax(tmp_path / "hf", tmp_path / "orbax", Progress())
     rewrite(tmp_path / "orbax", change)
     with pytest.raises(ConfigError, match=words):
         load(tmp_path / "orbax")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Problems from files, as a task (tasks/task.py): reads, cleans, prompts and judges them.
+"""Problems from files: reads them and drops what cannot be used.
 
 Unusable rows are dropped when the files are read; `notes` says how many, why, and which:
     no problem or no answer; the same problem as an earlier row (the first one stays); the text of a special token;
@@ -14,8 +14,9 @@ never unscorable; or, with data.text_golds, its problem is dropped too. A gold o
 value.
 All this depends only on the files, the tokenizer and the data knobs, never on time: equal text is right without a
 deadline. So every process, and every resumed run, gives problems the same indices.
-Deliberately not here: files (rows.py), which columns (columns.py), what makes two texts the same (overlap.py), prompts
-(prompts.py), the cold start's texts (demonstrations.py), comparing answers (rewards/).
+Deliberately not here: the task that asks them (task.py), files (rows.py), which columns (columns.py), what makes two
+texts the same (overlap.py), prompts (prompts.py), the cold start's texts (demonstrations.py), comparing answers
+(rewards/).
 """
 
 from __future__ import annotations
@@ -29,11 +30,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from t1jax.config import Config, ConfigError, DataConfig
+from t1jax.config import ConfigError, DataConfig
 from t1jax.rewards import answers, numerals
-from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG, Outcome
+from t1jax.rewards.answers import RIGHT, WRONG, Outcome
 from t1jax.tasks.files.columns import Columns, choose, first_gold, is_short, is_solution, marked, several
-from t1jax.tasks.files.demonstrations import read_demonstrations
 from t1jax.tasks.files.overlap import Known, normalise
 from t1jax.tasks.files.prompts import ChatTokenizer, has_any, render
 from t1jax.tasks.files.rows import Dropped, Row, one_line, read_rows, text_of, value_of
@@ -69,80 +69,6 @@ class Checker(Protocol):
     def check(self, pairs: Sequence[tuple[str, str]]) -> list[Outcome]: ...
 
     def comparable(self, golds: Sequence[str]) -> list[bool]: ...
-
-
-class ProblemsTask:
-    """The problems of data.train and data.eval, and the texts of data.sft if there is a cold start."""
-
-    def __init__(self, cfg: Config, tokenizer: ChatTokenizer, verifier: Checker) -> None:
-        self.cfg, self._tokenizer, self._verifier = cfg, tokenizer, verifier
-        self.cut_answer_prefix = cfg.scaling.answer_prefix
-        self.difficulties = ()
-        self.notes: list[str] = []  # a line for each reason to leave rows out
-        held_out = self._noted(read_problems(cfg.data.eval, cfg.data, "held_out"))
-        train = self._noted(read_problems(cfg.data.train, cfg.data, "train"))
-        known = Known(problem.text for problem in held_out)
-        train = self._noted(_others(train, known, f"also in {cfg.data.eval}"))
-        train = self._noted(usable(train, cfg.data, tokenizer))
-        train = self._noted(comparable(train, verifier, cfg.data.text_golds))
-        train = self._noted(verifiable(train, verifier, "dropped"))
-        held_out = self._noted(usable(held_out, cfg.data, tokenizer))
-        held_out = _numbered(self._noted(comparable(held_out, verifier, cfg.data.text_golds)))
-        self._scorable = {problem.index for problem in self._noted(verifiable(held_out, verifier, "unscorable"))}
-        self._problems = {"train": _numbered(train), "held_out": held_out}
-        self._demonstrations: list[tuple[str, str]] = []
-        if cfg.data.sft and cfg.sft.num_steps:
-            self._demonstrations = self._noted(read_demonstrations(cfg.data.sft, cfg, tokenizer, known))
-
-    def size(self, split: str) -> int:
-        """Problems of "train" or "held_out"."""
-        return len(self._problems[split])
-
-    def problem(self, index: int, split: str) -> Problem:
-        """The problem with this index: the same one as long as the files and the data knobs stay the same."""
-        if split not in self._problems or not 0 <= index < self.size(split):
-            sizes = {name: len(problems) for name, problems in self._problems.items()}
-            raise ValueError(f"problem {index} of split {split!r}; expected an index from 0 to below one of {sizes}")
-        return self._problems[split][index]
-
-    def prompt(self, problem: Problem) -> str:
-        """The problem in template and chat, and the response's beginning."""
-        return render(problem.text, self.cfg.data, self._tokenizer, problem.before)
-
-    def gold(self, problem: Problem) -> str | None:
-        """The right answer; None if the verifier cannot judge it."""
-        unscorable = problem.split == "held_out" and problem.index not in self._scorable
-        return None if unscorable else problem.gold
-
-    def score(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[Outcome]:
-        """Whether the final answer of each response is that of the problem beside it; all checked at once."""
-        golds = [self.gold(problem) for problem in problems]
-        pairs = [(text, gold) for text, gold in zip(responses, golds, strict=True) if gold is not None]
-        outcomes = iter(judge(pairs, self._verifier))
-        return [UNSCORABLE if gold is None else next(outcomes) for gold in golds]
-
-    def analyse(self, problem: Problem, response: str) -> None:
-        """None: what such a response tried and claimed cannot be checked."""
-
-    def forbid_giving_up(self, tokenizer: Tokenizer) -> None:
-        """None: nobody can tell from the tokens where such a response gives up."""
-
-    def thought_end(self, tokens: TokenIds, tokenizer: Tokenizer) -> int | None:
-        """Tokens before the first </think>; None without it."""
-        return thought_end(tokens, tokenizer)
-
-    def num_demonstrations(self) -> int:
-        """Texts of data.sft; 0 without a cold start."""
-        return len(self._demonstrations)
-
-    def demonstration(self, index: int, seed: int) -> tuple[str, str]:
-        """(prompt, response without stop token) number `index` of data.sft, whatever the seed."""
-        return self._demonstrations[index]
-
-    def _noted(self, found: tuple[list[T], list[str]]) -> list[T]:
-        kept, notes = found
-        self.notes += notes
-        return kept
 
 
 def thought_end(tokens: TokenIds, tokenizer: Tokenizer) -> int | None:
@@ -251,7 +177,7 @@ def judge(pairs: Sequence[tuple[str, str]], verifier: Checker) -> list[Outcome]:
     return [WRONG if answer is None else next(outcomes) for answer in found]
 
 
-def _others(problems: Sequence[Problem], known: Known, reason: str) -> tuple[list[Problem], list[str]]:
+def not_in(problems: Sequence[Problem], known: Known, reason: str) -> tuple[list[Problem], list[str]]:
     """The problems that are not known, and what to say of the others."""
     kept, dropped = [], Dropped(problems[0].source)
     for problem in problems:
@@ -262,7 +188,8 @@ def _others(problems: Sequence[Problem], known: Known, reason: str) -> tuple[lis
     return dropped.rest(kept)
 
 
-def _numbered(problems: Sequence[Problem]) -> list[Problem]:
+def numbered(problems: Sequence[Problem]) -> list[Problem]:
+    """The problems with their places as indices."""
     return [dataclasses.replace(problem, index=index) for index, problem in enumerate(problems)]
 
 

@@ -36,7 +36,6 @@ from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG, Outcome
 from t1jax.rewards.verifier import Verifier
 from t1jax.tasks.files import problems
 from t1jax.tasks.files.prompts import after, has_any, render
-from t1jax.tasks.generated import Split
 from t1jax.tasks.pairs import chains
 from t1jax.text.huggingface import HFTokenizer
 from t1jax.text.tokenizer import TokenIds, Tokenizer
@@ -65,14 +64,14 @@ class Problem:
     item: int  # its number in the dataset
     question: str
     gold: str
-    split: Split
+    split: str
     difficulty: str = ""  # unknown
 
 
 class GymTask:
     """Problems, prompts, demonstrations and the check of one dataset."""
 
-    difficulties = ()
+    difficulties: tuple[int, ...] = ()
 
     def __init__(self, cfg: Config, gym: Verifier, tokenizer: Tokenizer | None = None) -> None:
         """`gym`: what make_gym gave. `tokenizer`: None before there is one; then no item is left out because of it."""
@@ -83,10 +82,10 @@ class GymTask:
         refuse(cfg, *gym.ask([("describe", "")]))
         self.notes = self._probe()
 
-    def size(self, split: Split) -> None:
+    def size(self, split: str) -> None:
         """None: a split has no end, though a dataset may have few items that differ."""
 
-    def problem(self, index: int, split: Split) -> Problem:
+    def problem(self, index: int, split: str) -> Problem:
         """The problem with this index in this split: always the same one, on every machine.
 
         Raises:
@@ -94,7 +93,7 @@ class GymTask:
         """
         return self._cached(index, split)
 
-    def _find(self, index: int, split: Split) -> Problem:
+    def _find(self, index: int, split: str) -> Problem:
         if split not in ("train", "held_out") or index < 0:
             raise ValueError(f"problem {index} of split {split!r}; expected index >= 0 of 'train' or 'held_out'")
         rng = random.Random(f"gym {split} {index}")

@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names of the regions of the compiled step, for `jax.named_scope`.
+
+The compiler writes them into the program's text; planning/ reads them there to tell stages apart and to say how often a
+loop runs, and a profiler shows them. Each is named here once, so that a rename reaches both sides.
+"""
+
+TOKEN_LOOP = "token_loop"  # one iteration a token; around ALL_LANES and FEW_LANES
+ALL_LANES = "all_lanes"  # the loop while every lane is in use
+FEW_LANES = "few_lanes"  # the loops after most lanes fell idle
+DRAWING = "drawing"  # a token from its scores
+ANCHOR_PARTS = "anchor_parts"  # log-probabilities for the KL, a part of the rows at a time
+UPDATE_PARTS = "update_parts"  # gradients, a part of the rows at a time
+HEAD_CHUNKS = "head_chunks"  # scores of the vocabulary, a chunk of positions at a time

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Thoughts cut at a budget of tokens, and closed so that only the answer is left to write.
+
+A response whose thinking ends within the budget, or that ends itself, is not cut: it keeps its own answer.
+Source: T1 (arXiv 2501.11651) section 3, inference scaling.
+Deliberately not here: sampling the answers (scaling.py for a run, evaluate.py for files of problems).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+from t1jax.config import Config
+from t1jax.text.tokenizer import TokenIds, Tokenizer
+
+BUCKET = 64  # prompts with cut thoughts are padded to a multiple of this many tokens: few shapes to compile
+
+
+def cut(
+    responses: Sequence[TokenIds],
+    budgets: Iterable[int],
+    thought_end: Callable[[TokenIds], int | None],
+    prefix: str,
+    tokenizer: Tokenizer,
+) -> dict[int, dict[int, list[int]]]:
+    """{budget: {i: the thought of responses[i], cut and closed}}, where its thinking does not end within the budget.
+
+    Args:
+      responses: token ids of each, the stop token included.
+      thought_end: how many tokens of a response come before the end of its thinking; None: it does not end.
+      prefix: text that ends a thought and begins the answer.
+    """
+    budgets = list(budgets)
+    ends = [_end(ids, thought_end(ids), tokenizer) for ids in responses] if budgets else []
+    return {
+        budget: {
+            i: _close(ids[:budget], prefix, tokenizer)
+            for i, (ids, end) in enumerate(zip(responses, ends, strict=True))
+            if end > budget
+        }
+        for budget in budgets
+    }
+
+
+def padded_length(cfg: Config, budget: int, prefix: str, tokenizer: Tokenizer) -> int:
+    """Positions, in tokens, that prompts with thoughts cut at `budget` are padded to."""
+    longest = cfg.data.prompt_length + min(budget, cfg.rl.max_new_tokens) + len(tokenizer.encode(prefix))
+    return -(-longest // BUCKET) * BUCKET
+
+
+def _end(tokens: TokenIds, thought_end: int | None, tokenizer: Tokenizer) -> float:
+    """Tokens before a response ends its thinking, or itself; infinite if it does neither."""
+    stopped = len(tokens) > 0 and tokens[-1] in tokenizer.stop_ids
+    return min(math.inf if thought_end is None else thought_end, len(tokens) - 1 if stopped else math.inf)
+
+
+def _close(tokens: TokenIds, prefix: str, tokenizer: Tokenizer) -> list[int]:
+    """The thought and the prefix. A line that is whole stays whole: the prefix does not end it again."""
+    text = tokenizer.decode(tokens)
+    if not text or text.endswith("\n"):
+        prefix = prefix.removeprefix("\n")
+    return [*tokens, *tokenizer.encode(prefix)]

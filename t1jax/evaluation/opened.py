@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A checkpoint, opened to sample from: its weights, its tokenizer and a config with its model's sizes, checked.
+
+**checkpoint** -> prompts -> rollouts -> ..., for every command that does not train: evaluate, filter, sample and
+synthesize. The sizes of the model are the checkpoint's, whatever the config says, so that one config serves any model.
+Deliberately not here: formats of weights (weights/), the checkpoints of a run that trains (training/checkpoint.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+from jax.sharding import Mesh
+
+from t1jax import validation
+from t1jax.config import Config, ConfigError
+from t1jax.devices import sharding
+from t1jax.model import qwen
+from t1jax.text import tokenizer
+from t1jax.text.huggingface import HFTokenizer
+from t1jax.text.tokenizer import Tokenizer
+from t1jax.types import Params
+from t1jax.weights import load as weights
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint whose weights are not read yet."""
+
+    cfg: Config  # with the sizes of the checkpoint's model
+    source: weights.Source
+    tokenizer: Tokenizer  # of either kind
+
+    @property
+    def where(self) -> str:
+        """The folder that holds the weights."""
+        return str(self.source.step or self.source.folder)
+
+    def params(self, mesh: Mesh) -> Params:
+        """The weights, in compute dtype and laid out for decode."""
+        model = qwen.Transformer(self.cfg.model, sharding.decode_layout(mesh))
+        return weights.load(self.source, model, dtype=self.cfg.model.compute_dtype)
+
+    def for_files(self, budgets: Sequence[int] = ()) -> HFTokenizer:
+        """The tokenizer, of the kind that problems from files need.
+
+        Args:
+          budgets: of thinking, in tokens, after which answers are sampled.
+
+        Raises:
+          ConfigError: it is of another kind, or responses are longer than the model was trained for.
+        """
+        if not isinstance(self.tokenizer, HFTokenizer):
+            raise ConfigError(f"{self.source.folder} has no tokenizer.json; expected one: problems of files need it")
+        tokenizer.refuse_too_long(self.tokenizer, self.cfg, budgets)
+        return self.tokenizer
+
+
+def open_checkpoint(cfg: Config, folder: str | None, argv: Sequence[str] = ()) -> Opened:
+    """The checkpoint in `folder`, else the config's.
+
+    Args:
+      argv: the command line: a size of the model in it would be ignored, and is refused.
+
+    Raises:
+      ConfigError: there is no checkpoint, its tokenizer is another model's, or a knob cannot work.
+    """
+    folder = folder or cfg.model.checkpoint
+    if not folder:
+        raise ConfigError("--checkpoint is missing; expected a folder of weights, see --help")
+    for arg in argv:
+        match = re.match(r"--?(?:no)?config\.model\.([^=]*)", arg)
+        if match and match[1] not in weights.NOT_STORED:
+            raise ConfigError(f"{arg}: the model is that of {folder}; expected no knob of it: leave this one out")
+    source = weights.find(folder)
+    model = dataclasses.replace(weights.model_config(source, cfg.model), checkpoint=folder)
+    cfg = dataclasses.replace(cfg, model=model)
+    validation.validate(cfg, jax.device_count())
+    tokens = tokenizer.load(source.folder)
+    tokenizer.refuse_too_big(tokens, cfg.model.vocab_size, str(source.folder))
+    return Opened(cfg, source, tokens)

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sentences on what RL changed: accuracy, behaviour, and what more thinking is worth. Part of story.py.
+
+A change is called a gain or a loss only if its 95 % interval leaves out zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from t1jax.reports.runs import Run, held_out
+from t1jax.reports.wording import Change, Share, change, interval, of_responses, percent, tokens
+
+
+def accuracy(run: Run) -> list[str]:
+    """What RL did to accuracy on held-out problems."""
+    before, after = run.results.get("sft"), run.results.get("rl")
+    if not before:
+        return []
+    if not after:
+        start = f"{percent(before['accuracy'])} {interval(before)}"
+        said = [f"Before RL, {start} of {before['n']:,} held-out problems are right."]
+        points = [(step, row) for step, row in held_out(run) if step]
+        if points:
+            step, row = points[-1]
+            said.append(f"After {step:,} steps of RL it is {percent(row['accuracy'])} {interval(row)} of {row['n']:,}.")
+        return said
+    moved = change(before, after)
+    said = [
+        f"Of {after['n']:,} held-out problems, <b>{percent(before['accuracy'])}</b> {interval(before)} are right "
+        f"before RL and <b>{percent(after['accuracy'])}</b> {interval(after)} after it: "
+        f"{_moved(moved, 'a clear gain', 'a clear loss')}."
+    ]
+    if moved.low > 0:
+        half = before["accuracy"] + moved.value / 2
+        during = [(step, row) for step, row in held_out(run)[1:-1] if row["accuracy"] >= half]
+        if during:
+            said.append(f"Half of the gain is reached by step {during[0][0]:,}.")
+    greedy = run.results.get("greedy") or {}
+    if isinstance(greedy.get("sft"), Mapping) and isinstance(greedy.get("rl"), Mapping):
+        said.append(
+            f"With greedy decoding, {percent(greedy['sft']['accuracy'])} and "
+            f"{percent(greedy['rl']['accuracy'])}: {_moved(change(greedy['sft'], greedy['rl']), 'a gain', 'a loss')}."
+        )
+    forbidden = before.get("forbidden_to_give_up")
+    if forbidden:
+        more = _moved(change(forbidden, after), "so it taught more than patience", "so it is behind")
+        said.append(
+            f"Forbidding the first model to give up, which trains nothing, reaches {percent(forbidden['accuracy'])} "
+            f"{interval(forbidden)}; RL against that: {more}."
+        )
+    return said
+
+
+def _moved(moved: Change, gain: str, loss: str) -> str:
+    """The change in words, as far as its interval allows."""
+    if not moved.clear:
+        return f"{moved}, which could be chance"
+    return f"{moved}, {gain if moved.value > 0 else loss}"
+
+
+def behaviour(run: Run) -> list[str]:
+    """What RL did to lengths, attempts and claims."""
+    before, after = run.results.get("sft"), run.results.get("rl")
+    if not before or not after:
+        return []
+    said = []
+    lengths = before.get("response_length"), after.get("response_length")
+    if lengths[0] and lengths[1]:
+        ratio = lengths[1] / lengths[0]
+        how = "stay about as long" if 0.95 < ratio < 1.05 else "become longer" if ratio > 1 else "become shorter"
+        said.append(f"Responses {how}: {tokens(lengths[0])} tokens before, {tokens(lengths[1])} after.")
+    if before.get("attempts") is not None and after.get("attempts") is not None:
+        said.append(f"They make {before['attempts']:.1f} attempts before and {after['attempts']:.1f} after.")
+    for name, words in (("gave_up", "The share that gives up"), ("false_claims", "The share with a false claim")):
+        b, a = of_responses(before, name), of_responses(after, name)
+        if b and a:
+            said.append(_share_moved(words, b, a))
+    orders = [(summary.get("orders") or {}).get("two_pointer") for summary in (before, after)]
+    if None not in orders:
+        b, a = (of_responses({**s, "order": o}, "order") for s, o in zip((before, after), orders, strict=True))
+        if b and a:
+            said.append(_share_moved("The share that closes in from both ends, the shorter way,", b, a))
+    return said
+
+
+def _share_moved(words: str, before: Share, after: Share) -> str:
+    moved = change(before, after)
+    ends = f"from {percent(before['accuracy'])} to {percent(after['accuracy'])}"
+    if not moved.clear:
+        return f"{words} does not clearly change ({ends})."
+    return f"{words} {'rises' if moved.value > 0 else 'falls'} {ends}: {moved}."
+
+
+def thinking(run: Run) -> list[str]:
+    """Whether more thinking helps, before and after RL."""
+    stages: dict[str, list[Share]] = {}
+    for point in sorted(run.results.get("scaling") or [], key=lambda point: point["budget"]):
+        stages.setdefault(point["stage"], []).append(point)
+    said = []
+    for stage, words in (("sft", "Before RL"), ("rl", "After RL")):
+        points = stages.get(stage, [])
+        if len(points) > 1:
+            said.append(f"{words}, {_pays(points)}.")
+    if stages.keys() >= {"sft", "rl"}:
+        said += _lead(stages["sft"], stages["rl"])
+    return said
+
+
+def _pays(points: Sequence[Share]) -> str:
+    """The budget up to which more thinking helps, in words."""
+    first, last = points[0], points[-1]
+    whole = change(first, last)
+    ends = (
+        f"{percent(first['accuracy'])} at {first['budget']:,} thinking tokens and {percent(last['accuracy'])} at "
+        f"{last['budget']:,}"
+    )
+    if not whole.clear:
+        return f"more thinking makes no clear difference: {ends}"
+    if whole.value < 0:
+        return f"more thinking hurts: {ends}"
+    enough = next(i for i, point in enumerate(points) if change(point, last).low <= 0)
+    if enough == len(points) - 1:
+        return f"accuracy grows with thinking to the longest budget: {ends}"
+    return f"accuracy grows with thinking: {ends}; beyond {points[enough]['budget']:,} tokens nothing clear is gained"
+
+
+def _lead(before: Sequence[Share], after: Sequence[Share]) -> list[str]:
+    """Where one stage is ahead of the other at equal budgets."""
+    theirs = {point["budget"]: point for point in before}
+    moves = [(p["budget"], change(theirs[p["budget"]], p)) for p in after if p["budget"] in theirs]
+    ahead = [budget for budget, moved in moves if moved.low > 0]
+    behind = [budget for budget, moved in moves if moved.high < 0]
+    said = []
+    if ahead:
+        said.append(f"At equal budgets the model after RL is clearly ahead at {_range(ahead, moves)}.")
+    if behind:
+        said.append(f"It is clearly behind at {_range(behind, moves)}.")
+    return said
+
+
+def _range(budgets: Sequence[int], moves: Sequence[tuple[int, Change]]) -> str:
+    every = [budget for budget, _ in moves]
+    if len(budgets) == len(every):
+        return "every one"
+    if budgets == every[len(every) - len(budgets) :]:
+        return f"{budgets[0]:,} tokens and more"
+    return f"{', '.join(f'{budget:,}' for budget in budgets)} tokens"

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Problems from files as a task (tasks/task.py): numbered, asked, judged.
+
+Where: the prompts of the sentence, and the rule that checks an answer. `notes` says which rows were left out, and why.
+Deliberately not here: reading and cleaning the problems (problems.py), prompts (prompts.py), the cold start's texts
+(demonstrations.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from t1jax.config import Config
+from t1jax.rewards.answers import UNSCORABLE, Outcome
+from t1jax.tasks.files.demonstrations import read_demonstrations
+from t1jax.tasks.files.overlap import Known
+from t1jax.tasks.files.problems import (
+    Checker,
+    Problem,
+    comparable,
+    judge,
+    not_in,
+    numbered,
+    read_problems,
+    thought_end,
+    usable,
+    verifiable,
+)
+from t1jax.tasks.files.prompts import ChatTokenizer, render
+from t1jax.text.tokenizer import TokenIds, Tokenizer
+
+T = TypeVar("T")
+
+
+class ProblemsTask:
+    """The problems of data.train and data.eval, and the texts of data.sft if there is a cold start."""
+
+    def __init__(self, cfg: Config, tokenizer: ChatTokenizer, verifier: Checker) -> None:
+        self.cfg, self._tokenizer, self._verifier = cfg, tokenizer, verifier
+        self.cut_answer_prefix = cfg.scaling.answer_prefix
+        self.difficulties: tuple[int, ...] = ()
+        self.notes: list[str] = []  # a line for each reason to leave rows out
+        held_out = self._noted(read_problems(cfg.data.eval, cfg.data, "held_out"))
+        train = self._noted(read_problems(cfg.data.train, cfg.data, "train"))
+        known = Known(problem.text for problem in held_out)
+        train = self._noted(not_in(train, known, f"also in {cfg.data.eval}"))
+        train = self._noted(usable(train, cfg.data, tokenizer))
+        train = self._noted(comparable(train, verifier, cfg.data.text_golds))
+        train = self._noted(verifiable(train, verifier, "dropped"))
+        held_out = self._noted(usable(held_out, cfg.data, tokenizer))
+        held_out = numbered(self._noted(comparable(held_out, verifier, cfg.data.text_golds)))
+        self._scorable = {problem.index for problem in self._noted(verifiable(held_out, verifier, "unscorable"))}
+        self._problems = {"train": numbered(train), "held_out": held_out}
+        self._demonstrations: list[tuple[str, str]] = []
+        if cfg.data.sft and cfg.sft.num_steps:
+            self._demonstrations = self._noted(read_demonstrations(cfg.data.sft, cfg, tokenizer, known))
+
+    def size(self, split: str) -> int:
+        """Problems of "train" or "held_out"."""
+        return len(self._problems[split])
+
+    def problem(self, index: int, split: str) -> Problem:
+        """The problem with this index: the same one as long as the files and the data knobs stay the same."""
+        if split not in self._problems or not 0 <= index < self.size(split):
+            sizes = {name: len(problems) for name, problems in self._problems.items()}
+            raise ValueError(f"problem {index} of split {split!r}; expected an index from 0 to below one of {sizes}")
+        return self._problems[split][index]
+
+    def prompt(self, problem: Problem) -> str:
+        """The problem in template and chat, and the response's beginning."""
+        return render(problem.text, self.cfg.data, self._tokenizer, problem.before)
+
+    def gold(self, problem: Problem) -> str | None:
+        """The right answer; None if the verifier cannot judge it."""
+        unscorable = problem.split == "held_out" and problem.index not in self._scorable
+        return None if unscorable else problem.gold
+
+    def score(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[Outcome]:
+        """Whether the final answer of each response is that of the problem beside it; all checked at once."""
+        golds = [self.gold(problem) for problem in problems]
+        pairs = [(text, gold) for text, gold in zip(responses, golds, strict=True) if gold is not None]
+        outcomes = iter(judge(pairs, self._verifier))
+        return [UNSCORABLE if gold is None else next(outcomes) for gold in golds]
+
+    def analyse(self, problem: Problem, response: str) -> None:
+        """None: what such a response tried and claimed cannot be checked."""
+
+    def forbid_giving_up(self, tokenizer: Tokenizer) -> None:
+        """None: nobody can tell from the tokens where such a response gives up."""
+
+    def thought_end(self, tokens: TokenIds, tokenizer: Tokenizer) -> int | None:
+        """Tokens before the first </think>; None without it."""
+        return thought_end(tokens, tokenizer)
+
+    def num_demonstrations(self) -> int:
+        """Texts of data.sft; 0 without a cold start."""
+        return len(self._demonstrations)
+
+    def demonstration(self, index: int, seed: int) -> tuple[str, str]:
+        """(prompt, response without stop token) number `index` of data.sft, whatever the seed."""
+        return self._demonstrations[index]
+
+    def _noted(self, found: tuple[list[T], list[str]]) -> list[T]:
+        kept, notes = found
+        self.notes += notes
+        return kept

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Judging responses on the host, from inside the compiled step.
+
+prompts -> rollouts -> REWARDS -> advantages -> update.
+
+Axes: P prompts, R responses per prompt, B = P*R responses (p*R + r), C prompt positions, T response positions.
+Deliberately not here: what a response earns (rewards/), where it stands in the update's rows (packing.py).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import io_callback
+
+from t1jax.training.setup import RlSetup
+from t1jax.training.step_report import FAILED
+from t1jax.types import Plan, Prompts, Rollouts, Scores
+from t1jax.update import advantages, packing
+
+# (problem_B, tokens_BT, sampled_BT, stopped_B) -> outcome, overlong, repetition, garbled; NumPy in and out
+Scorer = Callable[..., Any]
+
+logger = logging.getLogger(__name__)
+
+
+def make_score(setup: RlSetup, scorer: Scorer) -> Callable[[Prompts, Rollouts], tuple[Scores, Plan]]:
+    """A traceable `score(prompts, rollouts) -> (scores, plan)`: `scorer` judges, packing.py plans, on the host.
+
+    Each shard of the batch hands its own rows to the process it lives on; nothing else leaves the devices. Where
+    devices hold copies of the same rows (mesh.tensor > 1), the first of them asks and tells the others. A scorer that
+    raises gives FAILED: an error inside the program would leave the other devices waiting for this one for ever.
+    """
+    rows, R = setup.layout.spec("batch"), setup.cfg.rl.responses_per_prompt
+
+    def judge(*arrays: Any) -> list[np.ndarray]:
+        B = len(arrays[0])
+        try:
+            return [np.asarray(x, np.int32).reshape(B) for x in scorer(*(np.asarray(x) for x in arrays))]
+        except Exception:
+            logger.exception("the scorer failed on %d responses", B)
+            no = np.zeros(B, np.int32)
+            return [no + FAILED, no, no, no]
+
+    def host(prompt: Any, problem: Any, tokens: Any, sampled: Any, stopped: Any) -> list[np.ndarray]:
+        scores = judge(problem, tokens, sampled, stopped)
+        wanted = advantages.teaches(Scores(scores[0], *(x.astype(bool) for x in scores[1:])), setup.cfg.rl)
+        return [*scores, *packing.plan(np.asarray(prompt), np.asarray(sampled).sum(-1), wanted, R, setup.grid)]
+
+    def local(prompts: Prompts, rollouts: Rollouts) -> tuple[Scores, Plan]:
+        shapes = [jax.ShapeDtypeStruct(rollouts.stopped_B.shape, jnp.int32)] * 7
+
+        def ask(_: None) -> Any:
+            prompt_P = prompts.valid_PC.sum(-1, dtype=jnp.int32)
+            each = (jnp.repeat(x_P, R) for x_P in (prompt_P, prompts.problem_P))
+            return io_callback(host, shapes, *each, rollouts.tokens_BT, rollouts.sampled_BT, rollouts.stopped_B)
+
+        def wait(_: None) -> Any:
+            return [jnp.zeros(x.shape, x.dtype) for x in shapes]
+
+        mine = jax.lax.cond(jax.lax.axis_index("tensor") == 0, ask, wait, None)
+        outcome_B, *rest = jax.lax.psum(mine, "tensor")
+        return Scores(outcome_B.astype(jnp.int8), *(x.astype(bool) for x in rest[:3])), Plan(*rest[3:])
+
+    return jax.shard_map(local, mesh=setup.mesh, in_specs=(rows, rows), out_specs=rows, check_vma=False)

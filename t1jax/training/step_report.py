@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a metrics row says of a step's responses, and of how far learner and sampler are apart. Runs inside the step.
+
+Axes: P prompts, R responses per prompt, B = P*R responses, T response positions.
+Deliberately not here: loss, gradient and learning rate, which the update adds (step.py); writing rows (loop.py).
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from t1jax.config import RlConfig
+from t1jax.types import Report, Rollouts, Scores
+from t1jax.update import advantages
+from t1jax.update.masking import Mean, masked
+
+FAILED = -2  # outcome of responses whose scorer raised: nothing is learnt from them, and the loop ends (loop.py)
+LOG_RATIO = math.log(1.25)  # a response's log pi / mu beyond which, or its negative, the two policies are apart
+
+
+def describe(rollouts: Rollouts, scores: Scores, cfg: RlConfig) -> Report:
+    """What a metrics row says of a step's responses: float32[] means over all rows, or over the rows named."""
+    scorable_B = advantages.scorable(scores)
+    reward_B = advantages.penalised_reward(scores.outcome_B, advantages.penalised(scores), cfg.penalty)
+    length_B = rollouts.sampled_BT.sum(-1, dtype=jnp.float32)
+    mixed_P = advantages.mixed_groups(scores, cfg.responses_per_prompt)
+    return {
+        "reward": Mean.of(reward_B, scorable_B).value(),
+        "accuracy": Mean.of(scores.outcome_B == 1, scorable_B).value(),
+        "response_length": length_B.mean(),
+        "tokens": length_B.sum(),
+        "entropy": Mean.of(rollouts.entropy_BT, rollouts.sampled_BT).value(),
+        "overlong": scores.overlong_B.mean(dtype=jnp.float32),
+        "repetition": scores.repetition_B.mean(dtype=jnp.float32),
+        "garbled": scores.garbled_B.mean(dtype=jnp.float32),
+        "right": (scores.outcome_B == 1).mean(dtype=jnp.float32),
+        "wrong": (scores.outcome_B == 0).mean(dtype=jnp.float32),
+        "unscorable": 1.0 - scorable_B.mean(dtype=jnp.float32),
+        "failed": (scores.outcome_B == FAILED).mean(dtype=jnp.float32),
+        "mixed_groups": mixed_P.mean(dtype=jnp.float32),
+    }
+
+
+def mismatch(log_ratio: jax.Array, sampled: jax.Array, log_ratio_B: jax.Array, counted_B: jax.Array) -> Report:
+    """How far log pi of the learner is from the sampler's, of the same weights: float32[]; 0 but for rounding.
+
+    logprob_gap: the largest difference of a token. log_ratio_mean, log_ratio_std: of a token's log pi - log mu.
+    log_ratio_std_response: std of their sums over responses. ratio_outside: share of responses whose ratio pi / mu is
+    below 0.8 or above 1.25. All nats but the last.
+
+    Args:
+      log_ratio: float32, log pi - log mu, an entry a token, any shape.
+      sampled: bool, entries that hold a token.
+      log_ratio_B: float32, the sum over the tokens of each response.
+      counted_B: bool, responses that have a token there.
+    """
+
+    def std(x: jax.Array, mask: jax.Array) -> jax.Array:
+        return jnp.sqrt(Mean.of(jnp.square(x - Mean.of(x, mask).value()), mask).value())
+
+    return {
+        "logprob_gap": jnp.abs(masked(log_ratio, sampled)).max(),
+        "log_ratio_mean": Mean.of(log_ratio, sampled).value(),
+        "log_ratio_std": std(log_ratio, sampled),
+        "log_ratio_std_response": std(log_ratio_B, counted_B),
+        "ratio_outside": Mean.of(jnp.abs(log_ratio_B) > LOG_RATIO, counted_B).value(),
+    }
