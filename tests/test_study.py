@@ -184,7 +184,7 @@ def test_a_signal_to_all_at_the_terminal_reaches_each_run_once(tmp_path, number)
         time.sleep(0.02)
     os.killpg(running.pid, number)
     _, error = running.communicate(timeout=60)
-    assert running.returncode == 128 + number and f"stopped ({number.name}); the same command continues" in error
+    assert running.returncode == 128 + number and f"stopped ({number.name}); the same command resumes" in error
     assert (found[0].parent / "heard").read_text() == str(int(signal.SIGTERM))
     with pytest.raises(ProcessLookupError):
         os.kill(int(found[0].read_text()), 0)

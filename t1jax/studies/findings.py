@@ -4,7 +4,7 @@
 ... -> evaluate -> **report**, over several runs. The unit is a run: intervals are over seeds, by Student's
 distribution, and two arms are compared seed by seed, because runs with the same seed start from the same weights and
 answer the same problems. With one seed there is no interval, and no claim is tested.
-Source: statistics.py. Deliberately not here: which arms and claims (studies/claims.py), figures (study_plots.py).
+Source: statistics.py. Deliberately not here: which arms and claims (studies/claims.py), figures (studies/plots.py).
 """
 
 from __future__ import annotations

@@ -231,7 +231,7 @@ class EndpointWriter:
         if self._unanswered >= IN_A_ROW:
             raise ConfigError(
                 f"synthesis.endpoints.{self._name}: {IN_A_ROW} requests in a row got no answer, the last because of: "
-                f"{reason}; mend that, and the same command continues: paid responses are kept"
+                f"{reason}; fix that, and the same command resumes: paid responses are kept"
             )
         return Failure(reason, passing)
 

@@ -209,7 +209,7 @@ def test_a_wrong_key_url_or_model_ends_the_run(ledger, code):
     ],
 )
 def test_a_spent_quota_ends_the_run_and_says_what_to_do(ledger, spent):
-    with BadServer(spent) as server, pytest.raises(ConfigError, match="has no quota or money left: fill it up"):
+    with BadServer(spent) as server, pytest.raises(ConfigError, match="has no quota or money left: top it up"):
         write(server, ledger, 50)
     assert len(server.bodies) == 1
 

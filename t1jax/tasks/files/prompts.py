@@ -2,7 +2,7 @@
 """The text that a response continues, from a problem of a file: template, chat, beginning of the response.
 
 Where: the prompts of the sentence, for sampling, the cold start and evaluation alike, so that all three ask the same.
-Deliberately not here: the chat template itself (text/huggingface.py), the embedded task's prompt (pairs.py).
+Deliberately not here: the chat template itself (text/huggingface.py), the embedded task's prompt (tasks/pairs/task.py).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ an answer is a program that the model wrote. So after the start the process ends
 start a program, open a connection, load a library, or change a file. That stops accidents and what a policy could
 stumble on; it is no sandbox against somebody who knows Python well.
 Where: tasks -> rewards. Only the standard library and reasoning-gym are imported.
-Deliberately not here: deadlines and memory (rewards/verifier.py), which item is whose (gym.py).
+Deliberately not here: deadlines and memory (rewards/verifier.py), which item is whose (task.py).
 """
 
 from __future__ import annotations
