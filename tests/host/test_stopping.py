@@ -105,7 +105,7 @@ def test_a_short_grace_saves_the_last_step_inside_a_call_that_lasts_minutes(tmp_
         f"    s.keep(lambda: pathlib.Path({str(tmp_path / 'saved')!r}).touch())\n"
         f"    threading.Thread(target=ask, daemon=True).start(); {BUSY}\n"
     )
-    assert done.returncode == 130 and (tmp_path / "saved").exists() and "in the middle of a step" in done.stderr
+    assert done.returncode == 130 and (tmp_path / "saved").exists() and "stopped during a step" in done.stderr
 
 
 def kill_at(monkeypatch, owner, name: str, count: int, number: int) -> None:
@@ -194,7 +194,7 @@ def test_a_grace_shorter_than_a_step_loses_no_step(unbroken, tmp_path):
             if line == "hangs\n":
                 process.send_signal(signal.SIGTERM)
         assert process.wait() == 143, said
-    assert "in the middle of a step" in said and saved(folder, "rl") == [2]
+    assert "stopped during a step" in said and saved(folder, "rl") == [2]
     again = child(folder, checkpoint__grace_seconds=4.0, checkpoint__every=100)
     said = again.communicate()[0]
     assert again.returncode == 0, said
