@@ -70,9 +70,9 @@ def _plan(argv: list[str]) -> int:
         raise ConfigError(f"--length is {values.length}; expected 1 to rl.max_new_tokens = {cfg.rl.max_new_tokens}")
     where = slices.find(values.topology)
     length = float(values.length or cfg.rl.max_new_tokens)
-    from t1jax.planning import fit
+    from t1jax.planning import fit, suggest
 
-    better = fit.suggest(cfg, where, length, compiled=not values.fast) if values.suggest else None
+    better = suggest.suggest(cfg, where, length, compiled=not values.fast) if values.suggest else None
     found: Found | None = None
     why = ""
     try:
@@ -116,7 +116,8 @@ def table(found: Found) -> str:
         lines += [
             "Memory per chip, as compiled",
             f"  state and prompts {told.arguments / GIB:.2f} GiB + temporaries {told.temporaries / GIB:.2f} GiB + "
-            f"code {told.code / GIB:.2f} GiB = {found.total / GIB:.2f} GiB",
+            f"code {told.code / GIB:.2f} GiB + process {found.memory.of('host') / GIB:.2f} GiB = "
+            f"{found.total / GIB:.2f} GiB",
             "",
             "Communication between chips",
             *(

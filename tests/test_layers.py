@@ -178,7 +178,7 @@ def test_every_file_says_its_licence_and_what_it_is():
 def test_no_file_is_a_dumping_ground():
     for module, path in FILES.items():
         assert module.rpartition(".")[2] not in ("utils", "util", "common", "helpers", "misc"), module
-        assert len(path.read_text(encoding="utf-8").splitlines()) < 400, module
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 300, module
 
 
 def test_importing_does_no_device_work_and_reads_no_flag(tmp_path):

@@ -17,7 +17,7 @@ import small
 
 from t1jax import config
 from t1jax.config import ConfigError
-from t1jax.planning import estimate, fit, hlo, slices
+from t1jax.planning import estimate, fit, hlo, slices, suggest
 
 ROOT = Path(__file__).parent.parent
 TINY = slices.Chip("tiny", 2 * slices.GIB, 1e12, 1e11, 1e10)
@@ -49,7 +49,7 @@ def test_the_command_line_prints_json_alone_and_the_config_fits():
     assert found["batch_shards_fed_by"] == [[0]] * 8
     assert found["devices"] == 8 and found["mesh"] == {"data": 1, "fsdp": 8, "tensor": 1}
     assert found["exchanged_bytes_per_chip"]["elsewhere"]["all-gather"] > 0
-    parts = ("argument", "temporary", "code")
+    parts = ("argument", "temporary", "code", "host")
     assert found["total_bytes_per_chip"] == sum(found[f"{part}_bytes_per_chip"] for part in parts)
     assert found["seconds"]["total"] == pytest.approx(sum(found["seconds"][x] for x in ("prefill", "decode", "update")))
 
@@ -168,14 +168,14 @@ def test_remat_is_counted():
 
 def test_the_suggestion_fits_and_is_estimated_fastest():
     cfg, where = on_mesh((1, 8, 1)), a_slice()
-    now, better = (f(cfg, where, 16.0, compiled=False) for f in (fit.plan, fit.suggest))
+    now, better = (f(cfg, where, 16.0, compiled=False) for f in (fit.plan, suggest.suggest))
     assert better.fits and better.seconds.total <= now.seconds.total
-    again = fit.plan(fit._as(cfg, better), where, 16.0, compiled=False)
+    again = fit.plan(suggest._as(cfg, better), where, 16.0, compiled=False)
     assert (again.seconds, again.memory, again.mesh) == (better.seconds, better.memory, better.mesh)
     scarce = a_slice(chip=dataclasses.replace(TINY, memory=better.total))  # 90 % of it are not enough
-    other = fit.suggest(cfg, scarce, 16.0, compiled=False)
+    other = suggest.suggest(cfg, scarce, 16.0, compiled=False)
     assert other.fits and other.knobs() != better.knobs()
-    assert fit.suggest(cfg, a_slice(chip=dataclasses.replace(TINY, memory=1000)), 16.0, compiled=False) is None
+    assert suggest.suggest(cfg, a_slice(chip=dataclasses.replace(TINY, memory=1000)), 16.0, compiled=False) is None
 
 
 def test_time_follows_what_is_asked():

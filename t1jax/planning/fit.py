@@ -35,7 +35,6 @@ from t1jax.training.setup import RlSetup, rl_setup
 from t1jax.types import Prompts
 
 STAGES = {"decode": scopes.TOKEN_LOOP, "anchor": scopes.ANCHOR_PARTS, "update": scopes.UPDATE_PARTS}
-TRIED = 3  # suggestions that are compiled before giving up
 
 
 @dataclass(frozen=True)
@@ -153,6 +152,7 @@ class Found:
             "argument_bytes_per_chip": told.arguments if told and asked else None,
             "temporary_bytes_per_chip": told.temporaries if told and asked else None,
             "code_bytes_per_chip": told.code if told and asked else None,
+            "host_bytes_per_chip": self.memory.of("host"),  # of the process, where the devices are its processors
             "total_bytes_per_chip": self.total,
             "hbm_bytes_per_chip": chip.memory,
             "fits": self.fits,
@@ -268,43 +268,3 @@ def _compile(setup: RlSetup, where: Slice, trips: dict[str, float]) -> Compiled:
         stages={stage: text.flops(trips, scope) for stage, scope in STAGES.items()},
         exchanges=tuple(text.collectives(trips)),
     )
-
-
-def suggest(cfg: Config, where: Slice, length: float, *, compiled: bool) -> Found | None:
-    """The mesh, lanes and micro-batches that are estimated fastest of those that fit; None: none does.
-
-    All are counted from shapes; then the fastest are compiled, one after the other, until one fits.
-    """
-    found: list[Found] = []
-    devices, responses = len(where.devices), cfg.rl.prompts_per_step * cfg.rl.responses_per_prompt
-    for tensor in _divisors(devices):
-        for fsdp in _divisors(devices // tensor):
-            mesh = dataclasses.replace(cfg.mesh, data=devices // tensor // fsdp, fsdp=fsdp, tensor=tensor)
-            for micro_batches in _divisors(responses):
-                rl = dataclasses.replace(cfg.rl, lanes=0, micro_batches=micro_batches)
-                try:
-                    one = plan(dataclasses.replace(cfg, mesh=mesh, rl=rl), where, length, compiled=False)
-                except ConfigError:  # this mesh cannot work, or rows are too few for so many parts
-                    continue
-                if one.fits:
-                    found.append(one)
-    found.sort(key=lambda one: (one.seconds.total, one.total))
-    if not compiled:
-        return found[0] if found else None
-    for one in found[:TRIED]:
-        tried = plan(_as(cfg, one), where, length, compiled=True)
-        if tried.fits:
-            return tried
-    return None
-
-
-def _as(cfg: Config, found: Found) -> Config:
-    """`cfg` with the mesh, lanes and micro-batches of `found`."""
-    data, fsdp, tensor = found.mesh
-    mesh = dataclasses.replace(cfg.mesh, data=data, fsdp=fsdp, tensor=tensor)
-    rl = dataclasses.replace(cfg.rl, lanes=found.memory.lanes, micro_batches=found.cfg.rl.micro_batches)
-    return dataclasses.replace(cfg, mesh=mesh, rl=rl)
-
-
-def _divisors(n: int) -> list[int]:
-    return [d for d in range(1, n + 1) if n % d == 0]
