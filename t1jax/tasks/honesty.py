@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read a response's attempts back: what was tried, what was claimed, and whether it is true.
 
-Here: what all embedded tasks share, and the lines of the demo's (pairs.py).
+Here: what all embedded tasks share, and the lines of the demo's (pairs/task.py).
 Where: rewards and evaluation. Nothing here is rewarded: it tells whether a gain in accuracy is honest.
 A step has three skills, judged apart, so that one slip counts once:
     copying     the operands are two different members of the list, and the target is restated right
     arithmetic  the sum (of a check: the difference) is right for the operands as written
     verdict     the verdict is right for the result as written and the true target
-Deliberately not here: the lines of other tasks (countdown_analysis.py), whether the answer is right (pairs.py), shares
+Deliberately not here: the lines of other tasks (countdown/analysis.py), whether the answer is right (pairs/task.py), shares
 and intervals (figures.py).
 """
 
