@@ -7,8 +7,8 @@ A step has three skills, judged apart, so that one slip counts once:
     copying     the operands are two different members of the list, and the target is restated right
     arithmetic  the sum (of a check: the difference) is right for the operands as written
     verdict     the verdict is right for the result as written and the true target
-Deliberately not here: the lines of other tasks (countdown/analysis.py), whether the answer is right (pairs/task.py), shares
-and intervals (figures.py).
+Deliberately not here: the lines of other tasks (countdown/analysis.py), whether the answer is right (pairs/task.py),
+shares and intervals (evaluation/figures.py).
 """
 
 from __future__ import annotations
