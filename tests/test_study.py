@@ -138,7 +138,7 @@ def test_an_out_that_is_no_folder_or_damaged_is_one_line(tmp_path, capsys):
     (tmp_path / "damaged/base.json").write_text("{")
     for name, said in {
         "file": "File exists; expected a writable folder",
-        "file/below": "Not a directory; expected a folder",
+        "file/below": "Not a directory; expected a writable folder",
         "damaged": "expected what t1jax wrote: delete it, or give another --out",
     }.items():
         assert study.main(["t1jax.study", "penalties", f"--out={tmp_path / name}"]) == 2
@@ -158,7 +158,7 @@ def test_a_disk_that_is_full_is_one_line(tmp_path, monkeypatch, capsys):
 STUDY = """
 import sys
 from t1jax import study
-from t1jax.cli import leave
+from t1jax.host.command_line import leave
 study.PROGRAM, study.POLL = (sys.argv[1],), 0.01
 study._tokenizer = lambda *_: None
 leave(study.main(["t1jax.study", "penalties", "--out=" + sys.argv[2], "--seeds=1", "--jobs=2"]))

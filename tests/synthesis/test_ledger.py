@@ -168,8 +168,8 @@ def test_a_full_disk_stops_the_run_and_the_next_start_mends_the_file(path, monke
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="Is a directory; expected a file of paid answers"):
+    with pytest.raises(ConfigError, match="Is a directory; expected a writable file of paid responses"):
         Ledger(tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="expected a file of paid answers"):
+    with pytest.raises(ConfigError, match="expected a writable file of paid responses"):
         Ledger(tmp_path / "file" / "below")
