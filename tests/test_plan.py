@@ -92,7 +92,9 @@ def test_a_mistake_is_one_line(flags, said):
     assert said in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
-@pytest.mark.parametrize(("shape", "kinds"), [((1, 8, 1), {"all-gather"}), ((1, 1, 8), {"all-reduce"})])
+@pytest.mark.parametrize(
+    ("shape", "kinds"), [pytest.param((1, 8, 1), {"all-gather"}, marks=pytest.mark.slow), ((1, 1, 8), {"all-reduce"})]
+)
 def test_exchanges_are_told_apart(shape, kinds):
     """Shards of weights move outside of the token loop only; shards of heads are added up inside of it too."""
     knobs = {"model__num_heads": 8, "model__num_kv_heads": 8, "model__mlp_size": 32} if shape[2] > 1 else {}
@@ -107,7 +109,7 @@ def test_exchanges_are_told_apart(shape, kinds):
         assert moved["token_loop"]["all-reduce"] >= least
 
 
-@pytest.mark.parametrize("vocab_chunks", [1, 4])
+@pytest.mark.parametrize("vocab_chunks", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_compiled_flops_of_one_device_are_near_the_count(vocab_chunks):
     """All matrix products; attention does whole rows here and not halves, and rows of the update have gaps."""
     model = {"model__hidden_size": 128, "model__mlp_size": 384, "model__vocab_size": 512, "model__remat": "none"}

@@ -54,7 +54,7 @@ def alone(code: str) -> subprocess.CompletedProcess[str]:
 
 def test_outside_of_a_loop_a_signal_ends_the_run_there():
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        with pytest.raises(Interrupted, match=f"stopped .{number.name}.; the same command continues") as error:
+        with pytest.raises(Interrupted, match=f"stopped .{number.name}.; the same command resumes") as error:
             with Signals():
                 os.kill(os.getpid(), number)
                 time.sleep(5)

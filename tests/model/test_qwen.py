@@ -62,7 +62,9 @@ def test_packed_texts_do_not_see_each_other():
         np.testing.assert_allclose(packed[:, start:stop], alone, atol=1e-5)
 
 
-@pytest.mark.parametrize("changes", [{}, QWEN3, YARN], ids=["qwen2", "qwen3", "yarn"])
+@pytest.mark.parametrize(
+    "changes", [{}, QWEN3, pytest.param(YARN, marks=pytest.mark.slow)], ids=["qwen2", "qwen3", "yarn"]
+)
 def test_prefill_and_cache_equal_the_full_forward(changes):
     """Two prompts of different length, two lanes each; two columns a block, and the ring goes round."""
     model = make_model(decode=True, **changes)
@@ -94,7 +96,7 @@ def test_prefill_and_cache_equal_the_full_forward(changes):
             np.testing.assert_allclose(lanes[text, b], full[0, length[p] :], atol=1e-5)
 
 
-@pytest.mark.parametrize("remat", ["dots", "full"])
+@pytest.mark.parametrize("remat", ["dots", pytest.param("full", marks=pytest.mark.slow)])
 def test_remat_changes_no_number(remat):
     tokens = np.random.default_rng(0).integers(0, 40, (2, 9)).astype(np.int32)
     position = np.broadcast_to(np.arange(9, dtype=np.int32), tokens.shape)
@@ -112,7 +114,9 @@ def test_remat_changes_no_number(remat):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), gradient("none"), gradient(remat))
 
 
-@pytest.mark.parametrize("mesh_shape", [(2, 2, 2), (1, 4, 2), (8, 1, 1)])
+@pytest.mark.parametrize(
+    "mesh_shape", [(2, 2, 2), *(pytest.param(shape, marks=pytest.mark.slow) for shape in ((1, 4, 2), (8, 1, 1)))]
+)
 def test_parameters_are_born_sharded_and_the_mesh_changes_no_logit(mesh_shape):
     tokens = np.random.default_rng(0).integers(0, 40, (8, 9)).astype(np.int32)
     position = np.broadcast_to(np.arange(9, dtype=np.int32), tokens.shape)

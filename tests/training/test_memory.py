@@ -65,7 +65,7 @@ def compiled(cfg, mesh):
     ("shape", "knobs", "peak"),
     [
         ((1, 1, 1), WIDE, "update"),
-        ((2, 2, 2), WIDE | {"model__remat": "dots"}, "update"),
+        pytest.param((2, 2, 2), WIDE | {"model__remat": "dots"}, "update", marks=pytest.mark.slow),
         ((1, 1, 1), LONG | {"model__remat": "full"}, "sampling"),
     ],
 )

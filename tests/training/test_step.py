@@ -189,7 +189,11 @@ def test_each_step_draws_afresh_from_its_seed_and_number():
         assert (samples(**change) != first).any(-1).mean() > 0.9
 
 
-MESHES = [(1, 1, 2), (2, 2, 2), (8, 1, 1), (1, 8, 1), (4, 1, 2), (1, 4, 2)]
+MESHES = [
+    (1, 1, 2),
+    (2, 2, 2),
+    *(pytest.param(shape, marks=pytest.mark.slow) for shape in ((8, 1, 1), (1, 8, 1), (4, 1, 2), (1, 4, 2))),
+]
 
 
 @pytest.fixture(scope="module")

@@ -217,7 +217,7 @@ def test_a_changed_knob_is_refused_with_the_difference_unless_it_is_allowed(tmp_
     assert claim(tmp_path, mesh__fsdp=4) == {}
     with pytest.raises(ConfigError, match=r"rl\.num_steps is 30, was 20; rl\.kl_coef is 0\.5, was 0\.1; .*"):
         claim(tmp_path, rl__num_steps=30, rl__kl_coef=0.5)
-    with pytest.raises(ConfigError, match=r"--allow_change=rl\.num_steps, or another --workdir"):
+    with pytest.raises(ConfigError, match=r"--allow_change=rl\.num_steps, or give another --workdir"):
         claim(tmp_path, rl__num_steps=30)
     assert claim(tmp_path, "rl.num_steps", rl__num_steps=30) == {"rl.num_steps": (20, 30)}
     with pytest.raises(ConfigError, match=r"rl\.kl_coef is 0\.5"):

@@ -194,12 +194,16 @@ def unpacked_gradient(cfg):
 
 @pytest.mark.parametrize(
     "shape, knobs, shared",
-    [(ONE, KNOBS[0], True), (ONE, KNOBS[1], True), (ONE, KNOBS[2], False), (ONE, KNOBS[3], True)]
+    [(ONE, KNOBS[0], True), (ONE, KNOBS[2], False), ((2, 2, 2), KNOBS[1], True)]
     + [
-        ((2, 2, 2), KNOBS[1], True),
-        ((2, 2, 2), KNOBS[2], True),
-        ((8, 1, 1), KNOBS[3], True),
-        ((8, 1, 1), KNOBS[0], False),
+        pytest.param(*case, marks=pytest.mark.slow)
+        for case in (
+            (ONE, KNOBS[1], True),
+            (ONE, KNOBS[3], True),
+            ((2, 2, 2), KNOBS[2], True),
+            ((8, 1, 1), KNOBS[3], True),
+            ((8, 1, 1), KNOBS[0], False),
+        )
     ],
 )
 def test_the_gradient_is_the_unpacked_one(shape, knobs, shared, monkeypatch):
