@@ -101,7 +101,7 @@ def claim(cfg: Config, workdir: Path, allowed: Sequence[str] = ()) -> dict[str, 
     if refused:
         listed = "; ".join(f"{name} is {changed[name][1]}, was {changed[name][0]}" for name in refused)
         could = [name for name in refused if not _is(name, FIXED) or _is(name, NOT_FIXED)]
-        flag = f", --allow_change={','.join(could)}" if could == refused else ""
+        flag = f", pass --allow_change={','.join(could)}" if could == refused else ""
         raise ConfigError(
             f"{workdir} was started with other settings: {listed}; set them back{flag}, or give another --workdir"
         )
