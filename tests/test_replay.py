@@ -38,7 +38,7 @@ KEPT = [3 * index + 1 for index in range(10)]
 def judged_step(task, tokens, golds):
     """In place of the compiled step: answers every problem by `golds`, and reports what the scorer says of each."""
 
-    def make(cfg, mesh, scorer, **_):
+    def make(setup, scorer, **_):
         def train_step(state, prompts):
             ids = [tokens.encode(f"\\boxed{{{gold}}}") for gold in golds]
             sampled = np.array([[place < len(row) for place in range(99)] for row in ids])
@@ -51,7 +51,7 @@ def judged_step(task, tokens, golds):
     return make
 
 
-def draw_nothing(cfg, mesh, stop_tokens):
+def draw_nothing(setup, stop_tokens):
     nothing = jnp.zeros((1, 1))
     return lambda params, prompts, rng, number: Rollouts(nothing, nothing > 0, nothing, nothing, nothing[0] > 0)
 

@@ -83,7 +83,7 @@ def test_a_finished_run_says_so_and_changes_nothing(unbroken, capsys):
 
 def test_a_workdir_of_other_knobs_is_refused_and_left_alone(unbroken):
     before = {path: path.stat().st_mtime_ns for path in unbroken.rglob("*")}
-    with pytest.raises(ConfigError, match=r"rl\.temperature is 1\.0, was 1\.2; set them back, --allow_change"):
+    with pytest.raises(ConfigError, match=r"rl\.temperature is 1\.0, was 1\.2; set them back, pass --allow_change"):
         stages.run(small.make_config(**KNOBS, rl__temperature=1.0), unbroken)
     assert {path: path.stat().st_mtime_ns for path in unbroken.rglob("*")} == before
 
