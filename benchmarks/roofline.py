@@ -153,7 +153,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "read_gb_s": round(ceiling["read"] / 1e9, 2),
         "copy_gb_s": round(ceiling["copy"] / 1e9, 2),
         "parts": shares(found, pieces, ceiling["matmul"], ceiling["read"]),
-        "plan_mb": setup.memory.total >> 20,
+        "plan_mb": setup.memory.program >> 20,
         "cores": cores,
         "other_cores_busy": round(meter.others(), 2),
     }

@@ -66,7 +66,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         compiling + sum(seconds[:warm]),
         parts[warm:],
         memory_mb={
-            "plan": setup.memory.total >> 20,
+            "plan": setup.memory.program >> 20,
             "program": workload.program_bytes(train_step) >> 20,
             "process": (growth.bytes() + sum(x.nbytes for x in jax.tree.leaves(state))) >> 20,
         },
