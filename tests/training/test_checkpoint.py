@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from t1jax.config import ConfigError
 from t1jax.host.stopping import Stopped
 from t1jax.prompts import streams as data
 from t1jax.text import tokenizer
-from t1jax.training import checkpoint
+from t1jax.training import checkpoint, memory
 from t1jax.training.checkpoint import Checkpoints
 from t1jax.types import TrainState
 
@@ -178,6 +179,22 @@ def test_saving_says_nothing(tmp_path, tokens, caplog, capfd):
     with caplog.at_level(logging.WARNING), Checkpoints(tmp_path, CFG, tokens) as checkpoints:
         save_all(checkpoints, [0.3, None])
     assert caplog.records == [] and capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("platform, limit", [("cpu", {"save_concurrent_gb": memory.WRITING}), ("tpu", {})])
+def test_where_devices_share_the_hosts_memory_little_is_written_at_a_time(
+    tmp_path, tokens, monkeypatch, platform, limit
+):
+    made = []
+    handler = checkpoint.ocp.StandardCheckpointHandler
+    monkeypatch.setattr(
+        checkpoint.ocp, "StandardCheckpointHandler", lambda **knobs: made.append(knobs) or handler(**knobs)
+    )
+    device = types.SimpleNamespace(platform=platform)
+    monkeypatch.setattr(checkpoint.jax, "devices", lambda: [device])
+    with Checkpoints(tmp_path, CFG, tokens):
+        pass
+    assert made == [limit]
 
 
 def test_fields_that_are_saved_are_all_there_are():
