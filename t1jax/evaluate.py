@@ -10,8 +10,7 @@ checkpoint -> prompts -> rollouts -> rewards -> **evaluate** -> report. In --out
     results.json           all figures; results.md the same as tables
     samples.png, scaling.png, NAME/groups.png
 
-Deliberately not here: how any of it is done (questions.py, respond.py, evaluation/figures.py, tables.py,
-plots.py).
+Deliberately not here: how any of it is done (evaluation/, reports/plots.py).
 """
 
 from __future__ import annotations
@@ -29,9 +28,10 @@ from t1jax.config import BenchmarkConfig, Config, ConfigError
 from t1jax.host import command_line
 
 if TYPE_CHECKING:
+    from t1jax.evaluation.evaluator import Evaluator
     from t1jax.evaluation.opened import Opened
-    from t1jax.evaluation.respond import Question, Responder
     from t1jax.tasks.files.problems import Problem
+    from t1jax.types import Params
 
 USAGE = """\
 usage: python -m t1jax.evaluate --checkpoint=DIR --data=FILE --out=DIR [--samples=N] [--temperature=T] ...
@@ -71,32 +71,39 @@ def main(argv: list[str]) -> int:
 
 
 def evaluate(
-    responder: Responder,
+    evaluator: Evaluator,
+    params: Params,
+    origin: Mapping[str, Any],
     name: str,
     benchmark: BenchmarkConfig,
     problems: Sequence[Problem],
-    questions: Sequence[Question],
     folder: Path,
     temperature: float,
     budgets: Sequence[int],
 ) -> dict[str, Any]:
-    """What results.json says of a benchmark; its files are in `folder`."""
-    from t1jax.evaluation.cut import padded_length
+    """What results.json says of a benchmark; its files are in `folder`. `origin`: see Opened.evaluator."""
+    from t1jax.evaluation.cut import cut_thoughts, padded_length
     from t1jax.evaluation.figures import STRICT, measure
-    from t1jax.evaluation.questions import cut_thoughts
+    from t1jax.evaluation.journal import Journal
+    from t1jax.evaluation.questions import ask_file
 
-    cfg, samples = responder.cfg, benchmark.samples
+    cfg, task, tokenizer, samples = evaluator.cfg, evaluator.task, evaluator.tokenizer, benchmark.samples
     folder.mkdir(parents=True, exist_ok=True)
-    responses = responder.respond(
-        folder / "responses.jsonl", name, questions, data=benchmark.data, samples=samples, temperature=temperature,
-        length=cfg.data.prompt_length, new_tokens=cfg.rl.max_new_tokens,
+
+    def journal(file: str) -> Journal:
+        return Journal(folder / file, {**origin, "data": benchmark.data})
+
+    questions = ask_file(task, tokenizer, problems)
+    responses = evaluator.respond(
+        params, name, questions, samples=samples, temperature=temperature, truncate=True,
+        journal=journal("responses.jsonl"),
     )  # fmt: skip
     result = {"data": benchmark.data, **measure(problems, responses, samples), "budgets": []}
-    for budget, cut in cut_thoughts(responder, questions, responses, samples, budgets).items():
-        length = padded_length(cfg, budget, cfg.scaling.answer_prefix, responder.tokenizer)
-        answered = responder.respond(
-            folder / f"budget-{budget}.jsonl", f"{name} at {budget}", cut, data=benchmark.data, samples=1,
-            temperature=temperature, length=length, new_tokens=cfg.scaling.answer_tokens,
+    for budget, cut in cut_thoughts(task, tokenizer, questions, responses, samples, budgets).items():
+        answered = evaluator.respond(
+            params, f"{name} at {budget}", cut, temperature=temperature, truncate=True,
+            length=padded_length(cfg, budget, task.cut_answer_prefix, tokenizer), new_tokens=cfg.scaling.answer_tokens,
+            journal=journal(f"budget-{budget}.jsonl"),
         )  # fmt: skip
         judged = {(r.problem, r.response): r for r in [*responses, *answered]}  # a cut response replaces the whole one
         point = measure(problems, list(judged.values()), samples)
@@ -133,33 +140,34 @@ def _run(argv: list[str]) -> None:
 
     from t1jax.devices import multihost
     from t1jax.evaluation.opened import open_checkpoint
-    from t1jax.evaluation.questions import make_responder, read_questions
     from t1jax.evaluation.tables import sheets, show
     from t1jax.host.progress import Progress
     from t1jax.rewards.verifier import Verifier
+    from t1jax.tasks.files.task import FileGrader
 
     opened = open_checkpoint(cfg, values.checkpoint, argv)
     tokens = opened.for_files(budgets)
 
     found: dict[str, Any] = {}
     with Progress() as progress, Verifier(cfg.verifier) as verifier:
+        task = FileGrader(opened.cfg, tokens, verifier)
         read = {}
         for name, benchmark in benchmarks.items():
             try:
-                read[name] = read_questions(benchmark.data, opened.cfg, tokens, verifier, values.limit)
+                read[name] = task.read(benchmark.data, values.limit)
             except ConfigError as error:
                 if values.data:
                     raise
                 raise ConfigError(f"{error}; set --config.benchmarks.{name}.data=FILE") from error
-            for note in read[name][2]:
+            for note in read[name][1]:
                 progress.note(note)
-        responder = make_responder(opened, verifier, progress)
-        for name, (problems, questions, _) in read.items():
+        evaluator, params, origin = opened.evaluator(task, progress)
+        for name, (problems, _) in read.items():
             found[name] = evaluate(
-                responder, name, benchmarks[name], problems, questions, out / name, values.temperature, budgets
+                evaluator, params, origin, name, benchmarks[name], problems, out / name, values.temperature, budgets
             )
             if multihost.is_main():
-                notes = [note for others in read.values() for note in others[2]]
+                notes = [note for _, others in read.values() for note in others]
                 _report(out, opened, values.temperature, found, notes)
         if multihost.is_main():
             tables = sheets(found)

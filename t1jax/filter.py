@@ -7,7 +7,7 @@ It selects the prompts of RL. A problem that the model nearly always solves teac
 reward of a group of right answers is zero. Sampling uses RL's temperature, so the pass rate is the one that training
 will see.
 Source: T1 (arXiv 2501.11651) section 3: solved in at most 30 % of 16 attempts.
-Deliberately not here: sampling and judging (respond.py).
+Deliberately not here: sampling and judging (evaluation/evaluator.py).
 """
 
 from __future__ import annotations
@@ -65,12 +65,9 @@ def main(argv: list[str]) -> int:
 
 def pass_rates(responses: Sequence[Response]) -> dict[int, float | None]:
     """row of the file -> share of right responses among the scorable ones; None if there is none."""
-    from t1jax.evaluation.figures import pass_rate
+    from t1jax.evaluation import figures
 
-    outcomes: dict[int, list[int]] = {}
-    for response in responses:
-        outcomes.setdefault(response.row, []).append(response.outcome)
-    return {row: pass_rate(mine).value for row, mine in outcomes.items()}
+    return figures.pass_rates((response.row, response.outcome) for response in responses)
 
 
 def verdict(rate: float | None, lowest: float, highest: float) -> str:
@@ -130,20 +127,24 @@ def _run(argv: list[str]) -> None:
         raise ConfigError(f"--temperature=0 with {values.samples} samples, which would all be the same; expected more")
 
     from t1jax.devices import multihost
+    from t1jax.evaluation.journal import Journal
     from t1jax.evaluation.opened import open_checkpoint
-    from t1jax.evaluation.questions import make_responder, read_questions
+    from t1jax.evaluation.questions import ask_file
     from t1jax.host.progress import Progress
     from t1jax.rewards.verifier import Verifier
+    from t1jax.tasks.files.task import FileGrader
 
     opened = open_checkpoint(cfg, values.checkpoint, argv)
     cfg, tokens = opened.cfg, opened.for_files()
     with Progress() as progress, Verifier(cfg.verifier) as verifier:
-        _, questions, notes = read_questions(data, cfg, tokens, verifier, values.limit)
+        task = FileGrader(cfg, tokens, verifier)
+        problems, notes = task.read(data, values.limit)
         for note in notes:
             progress.note(note)
-        responses = make_responder(opened, verifier, progress).respond(
-            out.with_suffix(".responses.jsonl"), "filter", questions, data=data, samples=values.samples,
-            temperature=temperature, length=cfg.data.prompt_length, new_tokens=cfg.rl.max_new_tokens,
+        evaluator, params, origin = opened.evaluator(task, progress)
+        responses = evaluator.respond(
+            params, "filter", ask_file(task, tokens, problems), samples=values.samples, temperature=temperature,
+            truncate=True, journal=Journal(out.with_suffix(".responses.jsonl"), {**origin, "data": data}),
         )  # fmt: skip
     if multihost.is_main():
         counts = write_kept(data, out, pass_rates(responses), values.min_pass_rate, values.max_pass_rate)

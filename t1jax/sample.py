@@ -210,9 +210,7 @@ def _sample(cfg: Config, folder: str, problem: str, temperature: float, new_toke
             length=len(ids),
             new_tokens=new_tokens,
             temperature=temperature,
-            top_k=cfg.rl.top_k,
-            top_p=cfg.rl.top_p,
-            min_p=cfg.rl.min_p,
+            truncate=True,
             on_tokens=on_tokens,
         )
         return answer

@@ -21,11 +21,12 @@ import small
 from random_qwen import KNOBS, PROBLEMS, rows
 
 from t1jax import evaluate
-from t1jax.evaluation.questions import cut_thoughts
-from t1jax.evaluation.respond import Question
+from t1jax.evaluation.cut import cut_thoughts
+from t1jax.evaluation.questions import Question
 from t1jax.evaluation.responses import Response
 from t1jax.host import command_line
 from t1jax.rewards import answers
+from t1jax.tasks.files.task import FileGrader
 from t1jax.text.huggingface import HFTokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -101,18 +102,19 @@ def test_thoughts_are_cut_at_the_budget(done):
 def test_a_thought_as_long_as_the_budget_is_not_cut(checkpoint):
     """Nor is a response that ends by itself after as many tokens; one token more, and the prompt holds the cut one."""
     tokens = HFTokenizer(checkpoint)
-    responder: Any = SimpleNamespace(tokenizer=tokens, cfg=small.make_config(scaling__answer_prefix="</think>"))
+    grader: Any = FileGrader(small.make_config(scaling__answer_prefix="</think>"), tokens, None)
     (close,), (filler,), stop = tokens.encode("</think>"), tokens.encode("\\boxed{2}"), tokens.stop_ids[0]
-    question = Question(7, 7, 8, (1, 2), "2")
+    problem: Any = SimpleNamespace(index=7)
+    question = Question(7, problem, (1, 2), "2", row=8)
     for end in ([close, filler, stop], [stop]):
         for length, cut in ((4, 0), (5, 1)):
             ids = np.array([filler] * length + end, np.int32)
             response = Response(
                 problem=7, row=8, response=1, outcome=answers.RIGHT, text="", tokens=len(ids), overlong=False, ids=ids
             )
-            found = cut_thoughts(responder, [question], [response], 3, [4])[4]
+            found = cut_thoughts(grader, tokens, [question], [response], 3, [4])[4]
             thought = (filler,) * 4 + (close,)
-            expected = Question(7 * 3 + 1, 7, 8, (1, 2, *thought), "2", response=1, begun=thought)
+            expected = Question(7 * 3 + 1, problem, (1, 2, *thought), "2", row=8, response=1, begun=thought)
             assert found == [expected] * cut
 
 

@@ -128,9 +128,13 @@ def test_the_flags_reach_the_sampler(model, script, capsys):
     assert run("--checkpoint", str(model), *arguments, "2 <|im_end|>") == 0
     tokens = HFTokenizer(model)
     assert script.asked["prompts"] == [tokens.encode("2 ") + [END]]
-    expected = {"temperature": 0.25, "new_tokens": 7, "top_k": 5, "top_p": 1.0, "min_p": 0.0, "length": 3}
+    expected = {"temperature": 0.25, "new_tokens": 7, "truncate": True, "length": 3}
     assert {name: script.asked[name] for name in expected} == expected
-    assert script.asked["cfg"].seed == 3 and script.asked["cfg"].model.num_layers == 2
+    assert (
+        script.asked["cfg"].rl.top_k == 5
+        and script.asked["cfg"].seed == 3
+        and script.asked["cfg"].model.num_layers == 2
+    )
     captured = capsys.readouterr()
     assert captured.out == tokens.decode([50]) + "\n"
     assert re.fullmatch(FIGURES + "\n", captured.err)[1] == "2"  # it stopped by itself: nothing is said of a cut

@@ -3,15 +3,19 @@
 
 A response whose thinking ends within the budget, or that ends itself, is not cut: it keeps its own answer.
 Source: T1 (arXiv 2501.11651) section 3, inference scaling.
-Deliberately not here: sampling the answers (scaling.py for a run, evaluate.py for files of problems).
+Deliberately not here: sampling the answers (scaling.py for a run, t1jax/evaluate.py for files of problems).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
 
 from t1jax.config import Config
+from t1jax.evaluation.questions import Question
+from t1jax.evaluation.responses import Response
+from t1jax.tasks.task import Grader
 from t1jax.text.tokenizer import TokenIds, Tokenizer
 
 BUCKET = 64  # prompts with cut thoughts are padded to a multiple of this many tokens: few shapes to compile
@@ -40,6 +44,38 @@ def cut(
             if end > budget
         }
         for budget in budgets
+    }
+
+
+def cut_thoughts(
+    task: Grader,
+    tokenizer: Tokenizer,
+    questions: Sequence[Question],
+    responses: Sequence[Response],
+    samples: int,
+    budgets: Iterable[int],
+) -> dict[int, list[Question]]:
+    """{budget: what to ask where the thinking does not end within it: prompt, cut thought, answer prefix}.
+
+    Args:
+      responses: at most `samples` to each question, with their ids.
+    """
+    asked = {question.problem.index: question for question in questions}
+    ids = [response.ids.tolist() for response in responses]
+    thoughts = cut(ids, budgets, lambda ids: task.thought_end(ids, tokenizer), task.cut_answer_prefix, tokenizer)
+
+    def to_ask(response: Response, thought: list[int]) -> Question:
+        question = asked[response.problem]
+        return dataclasses.replace(
+            question,
+            id=question.id * samples + response.response,
+            prompt=(*question.prompt, *thought),
+            response=response.response,
+            begun=tuple(thought),
+        )
+
+    return {
+        budget: [to_ask(responses[i], thought) for i, thought in found.items()] for budget, found in thoughts.items()
     }
 
 

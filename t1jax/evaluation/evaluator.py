@@ -1,16 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Held-out problems of a run's task -> sampled and judged responses, with the weights of the moment.
+"""Questions -> sampled and judged responses: of a run, its filter and a study, and of evaluate and filter.
 
-prompts -> rollouts -> rewards, at a temperature, greedy, or forbidden to give up: a baseline that needs no training.
-The sampler is the one of training, compiled once for all of these.
+prompts -> rollouts -> rewards, outside training, with the sampler of training, compiled once for a length of prompts, a
+number of new tokens and a number of responses. What is sampled depends on the weights,
+the questions and the name of the random stream alone. Responses may be kept in a journal: a resumed call then samples
+the batches of an unbroken one, so their files are the same. Only an answer on which the verifier runs out of time may
+be judged otherwise the second time.
 
 Source: T1 (arXiv 2501.11651) section 3.
-Deliberately not here: what the responses show (figures.py), cutting the thinking at budgets (scaling.py).
+Deliberately not here: what is asked (questions.py), what the responses show (figures.py), the journal's file
+(journal.py), cutting the thinking at budgets (scaling.py), tokens that nobody judges (rollouts/generate.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import jax.numpy as jnp
@@ -19,115 +26,169 @@ from jax.sharding import Mesh
 
 from t1jax.config import Config
 from t1jax.devices import multihost
+from t1jax.devices.sharding import decode_layout
+from t1jax.evaluation.figures import pass_rate
+from t1jax.evaluation.journal import Journal
+from t1jax.evaluation.questions import Question, digest
 from t1jax.evaluation.responses import Response
+from t1jax.host.progress import Progress
 from t1jax.rewards import answers
 from t1jax.rewards.answers import Outcome
 from t1jax.rollouts import decode
 from t1jax.rollouts.generate import Generator
-from t1jax.tasks.task import Problem, Task
+from t1jax.tasks.task import Grader
 from t1jax.text.tokenizer import Tokenizer
 from t1jax.types import Params
 
+Drawn = Sequence[Sequence[Sequence[int]]]  # of each question, of each response: token ids
+Batch = tuple[int, Sequence[Question]]  # number of the first response, what is asked
+
 
 class Evaluator:
-    """Samples responses to held-out problems with the weights of the moment."""
+    """Samples responses with any weights of the config's shape, and judges them by one task's rules."""
 
     def __init__(
-        self,
-        cfg: Config,
-        mesh: Mesh,
-        task: Task,
-        tokenizer: Tokenizer,
-        on_progress: Callable[[int, int], None] | None = None,
+        self, cfg: Config, mesh: Mesh, task: Grader, tokenizer: Tokenizer, progress: Progress | None = None
     ) -> None:
-        self.cfg, self.task, self.tokenizer = cfg, task, tokenizer
-        self._generate = Generator(cfg, mesh, tokenizer, on_progress)
-
-    def problems(self, count: int, start: int = 0) -> list[Any]:
-        """`count` held-out problems from number `start` on, always the same ones; a small file gives what it has."""
-        size = self.task.size("held_out")
-        if size is not None and size < start + count:
-            start, count = 0, min(count, size)
-        return [self.task.problem(start + i, "held_out") for i in range(count)]
+        """`progress` shows how far sampling is. Without it no program calls the host, so JAX can keep all of them."""
+        self.cfg, self.task, self.tokenizer, self._progress = cfg, task, tokenizer, progress
+        self._shards = decode_layout(mesh).batch_shards
+        self._generate = Generator(cfg, mesh, tokenizer, progress.sampling if progress else None)
 
     def respond(
         self,
         params: Params,
-        problems: Sequence[Problem],
         name: str,
+        questions: Sequence[Question],
         *,
+        samples: int = 1,
         temperature: float = 1.0,
+        truncate: bool = False,
         forbid_giving_up: bool = False,
+        length: int | None = None,
+        new_tokens: int | None = None,
+        journal: Journal | None = None,
     ) -> list[Response]:
-        """One response to each problem.
+        """`samples` responses to each question, one question after the other; with a journal in the order of its lines.
 
         Args:
-          params: float32 master weights.
-          problems: any number.
+          params: in float32 or compute dtype.
           name: of the random stream; the same name gives the same numbers.
           temperature: 0 for greedy.
+          truncate: leave out unlikely tokens, as cfg.rl.top_k, top_p and min_p say.
           forbid_giving_up: thinking may end only after a line that claims "yes".
-        """
-        prompts = [self.tokenizer.encode(self.task.prompt(problem)) for problem in problems]
-        tokens = self.continue_from(
-            params,
-            prompts,
-            name,
-            length=self.cfg.data.prompt_length,
-            new_tokens=self.cfg.rl.max_new_tokens,
-            temperature=temperature,
-            forbid_giving_up=forbid_giving_up,
-        )
-        return self.judge(problems, tokens)
+          length: positions that prompts are padded to, tokens; none may be longer. Default: cfg.data.prompt_length.
+          new_tokens: most tokens of a response, begun ones not counted. Default: cfg.rl.max_new_tokens.
+          journal: keeps the responses. Those that it has are not sampled again.
 
-    def judge(self, problems: Sequence[Any], responses: Sequence[Sequence[int]]) -> list[Response]:
-        """Each response, as token ids, with its outcome and what it tried and claimed."""
-        texts = [self.tokenizer.decode(tokens) for tokens in responses]
+        Raises:
+          ConfigError: the journal belongs to other settings, or is damaged.
+        """
+        rl, ban = self.cfg.rl, self._ban(forbid_giving_up)
+        length, new_tokens = length or self.cfg.data.prompt_length, new_tokens or rl.max_new_tokens
+
+        def draw(stream: str, part: Sequence[Question], responses: int) -> Drawn:
+            return self._generate(
+                params, [q.prompt for q in part], stream, length=length, new_tokens=new_tokens, responses=responses,
+                temperature=temperature, truncate=truncate, forbid=ban, ids=[q.id for q in part],
+            )  # fmt: skip
+
+        if journal is None:
+            return self.judge(questions, draw(name, questions, samples))
+        rounds, size = self._batch_shape(samples)
+        batches = [
+            (first, questions[start : start + size])
+            for first in range(0, samples, rounds)
+            for start in range(0, len(questions), size)
+        ]
+        settings = {
+            "questions": digest(questions), "name": name, "samples": samples, "responses_per_call": rounds,
+            "temperature": temperature, "top_k": rl.top_k if truncate else 0, "top_p": rl.top_p if truncate else 1.0,
+            "min_p": rl.min_p if truncate else 0.0, "seed": self.cfg.seed, "prompt_length": length,
+            "new_tokens": new_tokens, "compute_dtype": self.cfg.model.compute_dtype,
+        }  # fmt: skip
+        return self._complete(journal, settings, batches, lambda first, part: draw(f"{name}/{first}", part, rounds))
+
+    def judge(self, questions: Sequence[Question], drawn: Drawn, first: int = 0) -> list[Response]:
+        """The responses that `drawn` holds to each question, from number `first` on; the processes share them out."""
+        rows = [
+            (question, question.response + first + r, np.array([*question.begun, *ids], np.int32), ids)
+            for question, responses in zip(questions, drawn, strict=True)
+            for r, ids in enumerate(responses)
+        ]
+        problems = [question.problem for question, *_ in rows]
+        texts = [self.tokenizer.decode(ids) for _, _, ids, _ in rows]
         outcomes = multihost.divided(lambda part: self.task.score(problems[part], texts[part]), len(texts))
+        stops = self.tokenizer.stop_ids
         return [
             Response(
-                problem=problem.index,
+                problem=q.problem.index,
+                row=q.row,
+                difficulty=None if q.row else q.problem.difficulty,  # of a file the row tells it, and the prompt
+                prompt=None if q.row else q.text,
+                gold=q.gold,
+                response=number,
                 text=text,
                 outcome=Outcome(outcome),
-                tokens=len(tokens),
-                overlong=not tokens or tokens[-1] not in self.tokenizer.stop_ids,
                 answer=answers.final_answer(text),
-                gold=self.task.gold(problem),
-                difficulty=problem.difficulty,
-                prompt=self.task.prompt(problem),
-                ids=np.array(tokens, np.int32),
-                analysis=self.task.analyse(problem, text),
+                tokens=len(ids),
+                overlong=not new or new[-1] not in stops,
+                ids=ids,
+                analysis=self.task.analyse(q.problem, text),
             )
-            for problem, tokens, text, outcome in zip(problems, responses, texts, outcomes, strict=True)
+            for (q, number, ids, new), text, outcome in zip(rows, texts, outcomes, strict=True)
         ]
 
-    def continue_from(
-        self,
-        params: Params,
-        prompts: Sequence[Sequence[int]],
-        name: str,
-        *,
-        length: int,
-        new_tokens: int,
-        temperature: float = 1.0,
-        forbid_giving_up: bool = False,
-    ) -> list[list[int]]:
-        """Sampled tokens after each prompt (token ids of at most `length`), in batches of cfg.eval.batch_size."""
-        answers = self._generate(
-            params,
-            prompts,
-            name,
-            length=length,
-            new_tokens=new_tokens,
-            temperature=temperature,
-            forbid=self._forbid(forbid_giving_up),
-        )
-        return [answer for (answer,) in answers]
+    def _batch_shape(self, samples: int) -> tuple[int, int]:
+        """(responses of a question in one call, questions in one call), for cfg.eval.batch_size rows.
 
-    def _forbid(self, giving_up: bool) -> decode.Forbid | None:
+        As many responses as fit and divide `samples`, so that every call has the same shape.
+        """
+        rows = max(1, self.cfg.eval.batch_size // self._shards)  # of one shard
+        rounds = max(r for r in range(1, min(samples, rows) + 1) if samples % r == 0)
+        return rounds, rows // rounds * self._shards
+
+    def _complete(
+        self,
+        journal: Journal,
+        settings: Mapping[str, Any],
+        batches: Sequence[Batch],
+        draw: Callable[[int, Sequence[Question]], Drawn],
+    ) -> list[Response]:
+        """The responses of `batches`, in their order; those that `journal` lacks are drawn, and appended to it."""
+        rounds = settings["responses_per_call"]
+        keys = [[(q.problem.index, q.response + first + r) for q in qs for r in range(rounds)] for first, qs in batches]
+        done = journal.resume(settings, keys)
+        whole = [0, *itertools.accumulate(map(len, keys))].index(len(done))
+        total = sum(map(len, keys))
+        with self._progress.stage(settings["name"], total, len(done)) if self._progress else nullcontext() as stage:
+            for first, part in batches[whole:]:
+                began = time.monotonic()
+                drawn = draw(first, part)
+                seconds = time.monotonic() - began
+                batch = self.judge(part, drawn, first)
+                journal.append(batch)
+                done += batch
+                if stage:
+                    speed = sum(len(ids) for responses in drawn for ids in responses) / seconds
+                    stage.update(len(done), _figures(done) | {"tokens_per_second": speed})
+        return done
+
+    def _ban(self, giving_up: bool) -> decode.Forbid | None:
+        """A ban on giving up, if the task can tell; where `giving_up` is False one on nothing, by the same program."""
         ban = self.task.forbid_giving_up(self.tokenizer)
         if ban is None:
             return None
         token, allowed = ban
         after_V = np.isin(np.arange(self.cfg.model.vocab_size), allowed)
         return decode.Forbid(jnp.int32(token if giving_up else -1), jnp.asarray(after_V))
+
+
+def _figures(responses: Sequence[Response]) -> dict[str, float]:
+    """What a person watches of the responses so far."""
+    rate = pass_rate(response.outcome for response in responses)
+    row = {
+        "response_length": sum(response.tokens for response in responses) / len(responses),
+        "unscorable": (len(responses) - rate.n) / len(responses),
+    }
+    return row if rate.value is None else row | {"accuracy": rate.value}

@@ -10,7 +10,7 @@ has no unbiased estimate and is left out of that k; `problems` says over how man
 answer is wrong, and casts no vote. The vote does not know the gold answer: two answers are one where their text or
 their number is the same (rewards/answers.py), and not where only algebra tells.
 Axes: P problems, Y measures.
-Source: statistics.py. Deliberately not here: tables and files (tables.py), sampling (evaluator.py, respond.py).
+Source: statistics.py. Deliberately not here: tables and files (tables.py), sampling (evaluator.py).
 """
 
 from __future__ import annotations
@@ -43,6 +43,14 @@ def pass_rate(outcomes: Iterable[int]) -> Share:
     """
     counts = Counter(map(int, outcomes))
     return Share(counts[RIGHT], counts.total() - counts[UNSCORABLE])
+
+
+def pass_rates(outcomes: Iterable[tuple[int, int]]) -> dict[int, float | None]:
+    """problem -> its `pass_rate` over its (problem, outcome)s; None without scorable ones."""
+    of_problem: dict[int, list[int]] = {}
+    for problem, outcome in outcomes:
+        of_problem.setdefault(problem, []).append(outcome)
+    return {problem: pass_rate(mine).value for problem, mine in of_problem.items()}
 
 
 def powers(samples: int) -> list[int]:

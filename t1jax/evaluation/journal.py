@@ -3,7 +3,7 @@
 
 What the responses depend on stands in a file beside, and going on with anything else is refused. Lines reach the disk
 a batch at a time. After a kill, the lines of a batch that is not whole are cut off, to be sampled again.
-Deliberately not here: sampling and judging (respond.py).
+Deliberately not here: sampling and judging (evaluator.py).
 """
 
 from __future__ import annotations
@@ -29,19 +29,22 @@ TOLD = ("checkpoint", "data")  # settings for people; what they stand for is com
 class Journal:
     """The file at `path`, and its settings beside it: PATH without .jsonl + .settings.json. Process 0 alone writes."""
 
-    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, origin: Mapping[str, Any]) -> None:
+        """`origin`: settings that sampling does not know: the checkpoint, its weights, the file of problems."""
         self.path, self.beside = path, path.with_suffix(".settings.json")
-        self._settings = files.json_ready({"format": FORMAT, **settings})
+        self._settings = {"format": FORMAT, **origin}
 
-    def resume(self, batches: Sequence[Sequence[tuple[int, int]]]) -> list[Response]:
+    def resume(self, settings: Mapping[str, Any], batches: Sequence[Sequence[tuple[int, int]]]) -> list[Response]:
         """The responses of the whole batches that the file begins with; what follows them is cut off.
 
         Args:
+          settings: all else that responses depend on.
           batches: (problem, response) of the lines of each batch, in order.
 
         Raises:
           ConfigError: the file is damaged, has other settings, or is not the same for all processes.
         """
+        self._settings = files.json_ready({**self._settings, **settings})
         self._refuse_other_settings()
         found = list(self._read()) if self.path.exists() else []
         keys = list(itertools.chain(*batches))

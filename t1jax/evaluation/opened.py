@@ -12,6 +12,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -19,7 +20,11 @@ from jax.sharding import Mesh
 from t1jax import validation
 from t1jax.config import Config, ConfigError
 from t1jax.devices import sharding
+from t1jax.evaluation.evaluator import Evaluator
+from t1jax.host.progress import Progress
 from t1jax.model import qwen
+from t1jax.model.parameters import checksum
+from t1jax.tasks.task import Grader
 from t1jax.text import tokenizer
 from t1jax.text.huggingface import HFTokenizer
 from t1jax.text.tokenizer import Tokenizer
@@ -44,6 +49,15 @@ class Opened:
         """The weights, in compute dtype and laid out for decode."""
         model = qwen.Transformer(self.cfg.model, sharding.decode_layout(mesh))
         return weights.load(self.source, model, dtype=self.cfg.model.compute_dtype)
+
+    def evaluator(self, task: Grader, progress: Progress) -> tuple[Evaluator, Params, dict[str, Any]]:
+        """Reads the weights: (what samples responses, the weights, what a journal says of them)."""
+        for note in getattr(self.tokenizer, "notes", ()):
+            progress.note(note)
+        mesh = sharding.make_mesh(self.cfg.mesh)
+        params = self.params(mesh)
+        origin = {"checkpoint": self.where, "weights": checksum(params)}
+        return Evaluator(self.cfg, mesh, task, self.tokenizer, progress), params, origin
 
     def for_files(self, budgets: Sequence[int] = ()) -> HFTokenizer:
         """The tokenizer, of the kind that problems from files need.

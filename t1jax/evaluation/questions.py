@@ -1,89 +1,67 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A file of problems -> what to ask the model: token ids, and the answers to judge by.
+"""What the model is asked: a problem, the tokens that a response continues, and what names its random numbers.
 
-**prompts** -> rollouts -> ..., for evaluation and for the filter.
-Deliberately not here: the checkpoint (opened.py), the command lines (evaluate.py, filter.py), sampling (respond.py).
+**prompts** -> rollouts -> ..., outside training.
+Deliberately not here: problems (tasks/), sampling and judging (evaluator.py), cut thoughts (cut.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from t1jax.config import Config
-from t1jax.devices import sharding
-from t1jax.evaluation.cut import cut
-from t1jax.evaluation.opened import Opened
-from t1jax.evaluation.respond import Question, Responder
-from t1jax.evaluation.responses import Response
-from t1jax.host.progress import Progress
-from t1jax.tasks.files.problems import Checker, Problem, comparable, read_problems, thought_end, usable, verifiable
-from t1jax.tasks.files.prompts import render
-from t1jax.text.huggingface import HFTokenizer
+from t1jax.tasks.files.problems import Problem as FileProblem
+from t1jax.tasks.task import Grader, P, Problem, Task
+from t1jax.text.tokenizer import Tokenizer
 
 
-def make_responder(opened: Opened, verifier: Checker, progress: Progress) -> Responder:
-    """Reads the checkpoint's weights, to answer questions with."""
-    for note in getattr(opened.tokenizer, "notes", ()):
-        progress.note(note)
-    mesh = sharding.make_mesh(opened.cfg.mesh)
-    return Responder(opened.cfg, mesh, opened.params(mesh), opened.tokenizer, verifier, progress, opened.where)
+@dataclass(frozen=True)
+class Question:
+    """What responses are sampled to, and what they are judged by."""
+
+    id: int  # names the random numbers: int32, different for each question of a call
+    problem: Problem
+    prompt: tuple[int, ...]  # token ids
+    gold: str | None  # None: there is none that responses can be judged by
+    text: str = ""  # of the prompt
+    row: int = 0  # of the problem in its file, from 1; 0: not of a file
+    response: int = 0  # number of the first response
+    begun: tuple[int, ...] = ()  # tokens at the end of the prompt that are part of the response
 
 
-def read_questions(
-    path: str, cfg: Config, tokens: HFTokenizer, verifier: Checker, limit: int | None = None
-) -> tuple[list[Problem], list[Question], list[str]]:
-    """(the problems of a file that can be asked, what to ask, a line for each reason to leave some out).
-
-    A problem whose answer does not verify against itself is asked, and all its responses are unscorable. For one whose
-    answer cannot be compared by value see data.text_golds.
-
-    Args:
-      limit: at most so many problems, the first ones.
-
-    Raises:
-      ConfigError: the file cannot be used.
-    """
-    problems, notes = read_problems(path, cfg.data, "held_out")
-    problems, unusable = usable(problems[:limit], cfg.data, tokens)
-    problems, as_text = comparable(problems, verifier, cfg.data.text_golds)
-    scorable, unscorable = verifiable(problems, verifier, "unscorable")
-    known = {problem.index for problem in scorable}
-    questions = [
-        Question(
-            id=problem.index,
-            problem=problem.index,
-            row=problem.row,
-            prompt=tuple(tokens.encode(render(problem.text, cfg.data, tokens, problem.before))),
-            gold=problem.gold if problem.index in known else None,
-        )
-        for problem in problems
+def ask(task: Grader[P], tokenizer: Tokenizer, problems: Iterable[P]) -> list[Question]:
+    """A question for each problem, whose place names the random numbers."""
+    asked = [(problem, task.prompt(problem)) for problem in problems]
+    return [
+        Question(place, problem, tuple(tokenizer.encode(text)), task.gold(problem), text)
+        for place, (problem, text) in enumerate(asked)
     ]
-    return problems, questions, [*notes, *unusable, *as_text, *unscorable]
 
 
-def cut_thoughts(
-    responder: Responder,
-    questions: Sequence[Question],
-    responses: Sequence[Response],
-    samples: int,
-    budgets: Sequence[int],
-) -> dict[int, list[Question]]:
-    """For each budget, what to ask where the thinking does not end within it: prompt, cut thought, answer prefix."""
-    tokens, prefix = responder.tokenizer, responder.cfg.scaling.answer_prefix
-    asked = {question.problem: question for question in questions}
-    thoughts = cut([r.ids.tolist() for r in responses], budgets, lambda ids: thought_end(ids, tokens), prefix, tokens)
+def ask_held_out(task: Task[P], tokenizer: Tokenizer, count: int, start: int = 0) -> list[Question]:
+    """`count` held-out problems from number `start` on, always the same ones; a small file gives what it has."""
+    size = task.size("held_out")
+    if size is not None and size < start + count:
+        start, count = 0, min(count, size)
+    return ask(task, tokenizer, [task.problem(start + i, "held_out") for i in range(count)])
 
-    def to_ask(response: Response, thought: list[int]) -> Question:
-        question = asked[response.problem]
-        return dataclasses.replace(
-            question,
-            id=question.id * samples + response.response,
-            prompt=(*question.prompt, *thought),
-            response=response.response,
-            begun=tuple(thought),
+
+def ask_file(task: Grader[FileProblem], tokenizer: Tokenizer, problems: Sequence[FileProblem]) -> list[Question]:
+    """A question for each problem of a file, whose number names the random numbers."""
+    return [
+        dataclasses.replace(question, id=problem.index, row=problem.row)
+        for question, problem in zip(ask(task, tokenizer, problems), problems, strict=True)
+    ]
+
+
+def digest(questions: Sequence[Question]) -> str:
+    """12 hex digits that differ when any question does: its prompt, its answer, where a response of it begins."""
+    digest = hashlib.sha256()
+    for q in questions:
+        digest.update(  # as older versions wrote it, so that their files can be continued
+            f"Question(id={q.id}, problem={q.problem.index}, row={q.row}, prompt={q.prompt}, gold={q.gold!r}, "
+            f"response={q.response}, begun={q.begun})".encode()
         )
-
-    return {
-        budget: [to_ask(responses[i], thought) for i, thought in found.items()] for budget, found in thoughts.items()
-    }
+    return digest.hexdigest()[:12]

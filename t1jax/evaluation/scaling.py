@@ -5,53 +5,44 @@ One generation's thinking is cut at a budget of tokens (cut.py), the model write
 that is scored; repeated over budgets.
 
 Source: T1 (arXiv 2501.11651) section 3, inference scaling.
-Deliberately not here: the plot (plots.py), the same for files of problems (evaluate.py).
+Deliberately not here: the plot (plots.py), the same for files of problems (t1jax/evaluate.py).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from t1jax.evaluation.cut import cut, padded_length
+from t1jax.evaluation.cut import cut_thoughts, padded_length
 from t1jax.evaluation.evaluator import Evaluator
 from t1jax.evaluation.figures import accuracy
+from t1jax.evaluation.questions import Question
 from t1jax.evaluation.responses import Response
 from t1jax.types import Params
 
 
 def inference_scaling(
-    evaluator: Evaluator, params: Params, responses: Sequence[Response], stage: str
+    evaluator: Evaluator, params: Params, questions: Sequence[Question], responses: Sequence[Response], stage: str
 ) -> list[dict[str, Any]]:
     """[{stage, budget, accuracy, low, high, n}] over cfg.scaling.budgets, from one generation's responses.
 
     Args:
       evaluator: samples the answers, at temperature 1.
       params: the weights that wrote `responses`.
-      responses: one a problem, sampled at temperature 1.
+      responses: one to each question, sampled at temperature 1.
       stage: "sft" or "rl".
     """
     cfg, task, tokenizer = evaluator.cfg, evaluator.task, evaluator.tokenizer
-    prefix = task.cut_answer_prefix
-    written = [response.ids.tolist() for response in responses]
     points = []
-    for budget, thoughts in cut(
-        written, cfg.scaling.budgets, lambda ids: task.thought_end(ids, tokenizer), prefix, tokenizer
-    ).items():
-        problems = [task.problem(responses[i].problem, "held_out") for i in thoughts]
-        answers = evaluator.continue_from(
+    for budget, asked in cut_thoughts(task, tokenizer, questions, responses, 1, cfg.scaling.budgets).items():
+        answered = evaluator.respond(
             params,
-            [
-                tokenizer.encode(task.prompt(p)) + thought
-                for p, thought in zip(problems, thoughts.values(), strict=True)
-            ],
             f"scaling/{stage}/{budget}",
-            length=padded_length(cfg, budget, prefix, tokenizer),
+            [dataclasses.replace(question, id=place) for place, question in enumerate(asked)],
+            length=padded_length(cfg, budget, task.cut_answer_prefix, tokenizer),
             new_tokens=cfg.scaling.answer_tokens,
         )
-        judged = list(responses)
-        completed = [thought + answer for thought, answer in zip(thoughts.values(), answers, strict=True)]
-        for i, response in zip(thoughts, evaluator.judge(problems, completed), strict=True):
-            judged[i] = response
-        points.append({"stage": stage, "budget": budget, **accuracy(judged)})
+        judged = {response.problem: response for response in [*responses, *answered]}  # a cut one replaces the whole
+        points.append({"stage": stage, "budget": budget, **accuracy(list(judged.values()))})
     return points

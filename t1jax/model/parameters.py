@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which parameters are matrices, tables and vectors; and the copy of them for decoding.
+"""Which parameters are matrices, tables and vectors; the copy of them for decoding; a checksum of all.
 
 Axes: L layers (stacked on axis 0), D width, N query heads, K kv heads, H head dim, F mlp width.
 Deliberately not here: the parameters themselves (qwen.py), what an update does to each kind (update/optim.py).
@@ -7,11 +7,15 @@ Deliberately not here: the parameters themselves (qwen.py), what an update does 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
+from t1jax.devices import multihost
 from t1jax.model import qwen
 from t1jax.types import Params
 
@@ -60,3 +64,15 @@ def cast_for_decode(model: qwen.Transformer, params: Params) -> Params:
         return jax.lax.with_sharding_constraint(x if kind == "vector" else x.astype(dtype), sharding)
 
     return jax.tree.map(cast, params, kinds(params), qwen.shardings(model))
+
+
+def checksum(params: Params) -> str:
+    """12 hex digits that differ when any weight does, wherever the weights are from and however they are sharded."""
+
+    def total(x: jax.Array) -> jax.Array:
+        bits = jax.lax.bitcast_convert_type(x, jnp.uint32 if x.dtype.itemsize == 4 else jnp.uint16)
+        return jnp.sum(bits.astype(jnp.uint32))  # modulo 2^32: the same in any order
+
+    sums = multihost.to_host(jax.jit(lambda tree: jax.tree.map(total, tree))(params))
+    named = [(jax.tree_util.keystr(path), int(value)) for path, value in jax.tree_util.tree_leaves_with_path(sums)]
+    return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:12]

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prompts -> sampled responses, for programs that do not train: evaluation, filtering, one answer on a terminal.
+"""Prompts -> sampled tokens, outside training: for evaluation, a text on a terminal, chains for the cold start.
 
 The sampler is the one of training (decode.py), compiled once for a prompt length and a number of new tokens. Prompts
 go through it in batches of one size, and random numbers are named by prompt and response: what is sampled depends
 neither on the batch nor on what was sampled before.
 
 Axes: P prompts of a call, R responses per prompt, B = P * R rows, T response positions.
-Deliberately not here: what a response is worth (evaluator.py, respond.py).
+Deliberately not here: what a response is worth (evaluation/evaluator.py).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,9 +36,9 @@ class Generator:
     """Samples responses to any prompts with any weights of the config's shape."""
 
     def __init__(
-        self, cfg: Config, mesh: Mesh, tokenizer: Tokenizer, on_progress: Callable[[int, int], None] | None = None
+        self, cfg: Config, mesh: Mesh, tokenizer: Tokenizer, on_progress: Callable[[int, int, int], None] | None = None
     ) -> None:
-        """`on_progress` is told (tokens done a row, rows live) while a batch is sampled."""
+        """`on_progress` is told (tokens done a row, new_tokens, rows live) while a batch is sampled."""
         self.cfg, self.tokenizer = cfg, tokenizer
         self._layout = decode_layout(mesh)
         self._on_progress = on_progress
@@ -53,9 +54,7 @@ class Generator:
         new_tokens: int,
         responses: int = 1,
         temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
+        truncate: bool = False,
         forbid: decode.Forbid | None = None,
         ids: Sequence[int] | None = None,
         on_tokens: decode.OnTokens | None = None,
@@ -70,12 +69,14 @@ class Generator:
           new_tokens: most tokens of a response; a program is compiled for each.
           responses: R, of each prompt.
           temperature: 0 for greedy.
-          top_k, top_p, min_p: as in cfg.rl.
+          truncate: leave out unlikely tokens, as cfg.rl.top_k, top_p and min_p say.
           forbid: a ban on some token, see decode.py.
           ids: what names each prompt's random numbers, int32; default: its place among `prompts`.
           on_tokens: told (tokens int32[B, T], how many of T are drawn) every few tokens, in no order: for a terminal.
         """
-        settings = SamplingSettings(jnp.float32(temperature), top_k, top_p, min_p)
+        rl, settings = self.cfg.rl, SamplingSettings(jnp.float32(temperature))
+        if truncate:
+            settings = dataclasses.replace(settings, top_k=rl.top_k, top_p=rl.top_p, min_p=rl.min_p)
         sampler = self._sampler(new_tokens, responses, on_tokens)
         key = rng.key_for(jax.random.key(self.cfg.seed), name, 0)
         ids = range(len(prompts)) if ids is None else ids
@@ -100,13 +101,14 @@ class Generator:
         which = (new_tokens, responses, on_tokens)
         if which not in self._samplers:
             model = qwen.Transformer(self.cfg.model, self._layout)
+            tell = self._on_progress
             rollout = decode.make_rollout(
                 model,
                 num_responses=responses,
                 max_new_tokens=new_tokens,
                 window=min(self.cfg.rl.window, new_tokens),
                 stop_tokens=self.tokenizer.stop_ids,
-                on_progress=self._on_progress,
+                on_progress=tell and (lambda done, live: tell(done, new_tokens, live)),
                 on_tokens=on_tokens,
             )
 

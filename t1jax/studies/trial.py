@@ -32,6 +32,7 @@ from t1jax.devices import sharding
 from t1jax.devices.sharding import train_layout
 from t1jax.evaluation import figures, scaling
 from t1jax.evaluation.evaluator import Evaluator
+from t1jax.evaluation.questions import Question, ask_held_out
 from t1jax.evaluation.responses import Response
 from t1jax.evaluation.statistics import majority_at_k
 from t1jax.host import command_line, files, workdir
@@ -40,7 +41,6 @@ from t1jax.host.progress import Progress
 from t1jax.host.stopping import Signals
 from t1jax.model import qwen
 from t1jax.rewards import answers
-from t1jax.rollouts.generate import Generator
 from t1jax.studies.divergence import make_divergence
 from t1jax.tasks.task import Task
 from t1jax.text.tokenizer import Tokenizer
@@ -170,25 +170,25 @@ class Marks:
         self.start, self.evaluator = start, Evaluator(work.cfg, work.mesh, work.task, work.tokenizer)
         self._work, self.thinking = work, thinking
         self._divergence = make_divergence(work.cfg, work.mesh)
-        self._problems = self.evaluator.problems(work.cfg.eval.num_problems)
-        self._prompts = [work.tokenizer.encode(work.task.prompt(problem)) for problem in self._problems]
+        self._questions = ask_held_out(work.task, work.tokenizer, work.cfg.eval.num_problems)
 
     def __call__(self, params: Params, number: int) -> dict[str, Any]:
         """What is measured of the weights after `number` steps of RL."""
         work = self._work
         with work.progress.stage(f"measure step {number}", total=1):
-            responses = self.evaluator.respond(params, self._problems, "held_out")
+            responses = self.evaluator.respond(params, "held_out", self._questions)
+            prompts = [question.prompt for question in self._questions]
             drawn = [response.ids.tolist() for response in responses]
             found = figures.summary(responses) | {
                 "step": number,
                 "overlong": sum(ids[-1] not in work.tokenizer.stop_ids for ids in drawn) / len(drawn),
-                "kl_start": self._divergence(params, self.start, self._prompts, drawn) if number else 0.0,
+                "kl_start": self._divergence(params, self.start, prompts, drawn) if number else 0.0,
             }
             if self.thinking:
                 stage = f"rl{number}" if number else "sft"
-                points = scaling.inference_scaling(self.evaluator, params, responses, stage)
+                points = scaling.inference_scaling(self.evaluator, params, self._questions, responses, stage)
                 found["scaling"] = [point | {"tokens": _spent(responses, point["budget"])} for point in points]
-                found["votes"] = vote(work, params, self._problems[:VOTERS])
+                found["votes"] = vote(self.evaluator, params, self._questions[:VOTERS])
         return found
 
 
@@ -216,31 +216,14 @@ def _spent(responses: Sequence[Response], budget: int) -> float:
     return sum(min(r.tokens, budget) for r in responses) / len(responses)
 
 
-def vote(work: Open, params: Params, problems: Sequence[Any]) -> list[dict[str, float]]:
-    """[{k, accuracy, tokens}]: maj@k of k of the responses to a problem, at temperature 1, and their mean tokens."""
-    cfg, tokens = work.cfg, work.tokenizer
-    drawn = Generator(cfg, work.mesh, tokens)(
-        params, [tokens.encode(work.task.prompt(problem)) for problem in problems], "votes",
-        length=cfg.data.prompt_length, new_tokens=cfg.rl.max_new_tokens, responses=max(VOTES),
-    )  # fmt: skip
-    won: list[list[float]] = []
-    for problem, responses in zip(problems, drawn, strict=True):
-        texts = [tokens.decode(ids) for ids in responses]
-        outcomes = work.task.score([problem] * len(texts), texts)
-        judged = [
-            Response(
-                problem=problem.index,
-                response=i,
-                outcome=outcome,
-                answer=_plain(answers.last_box(text)),
-                text=text,
-                tokens=len(ids),
-                overlong=not ids or ids[-1] not in tokens.stop_ids,
-            )
-            for i, (text, outcome, ids) in enumerate(zip(texts, outcomes, responses, strict=True))
-        ]
-        won.append(majority_at_k(*figures.votes(judged), VOTES))
-    length = sum(len(ids) for responses in drawn for ids in responses) / len(drawn) / max(VOTES)
+def vote(evaluator: Evaluator, params: Params, questions: Sequence[Question]) -> list[dict[str, float]]:
+    """[{k, accuracy, tokens}]: maj@k of k of the responses to a question, at temperature 1, and their mean tokens."""
+    voters = max(VOTES)
+    responses = evaluator.respond(params, "votes", questions, samples=voters)
+    plain = [dataclasses.replace(r, answer=_plain(answers.last_box(r.text))) for r in responses]
+    parts = [plain[start : start + voters] for start in range(0, len(plain), voters)]
+    won = [majority_at_k(*figures.votes(part), VOTES) for part in parts]
+    length = sum(response.tokens for response in responses) / len(responses)
     return [
         {"k": k, "accuracy": float(np.mean([row[i] for row in won])), "tokens": k * length} for i, k in enumerate(VOTES)
     ]

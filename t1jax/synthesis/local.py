@@ -18,8 +18,8 @@ import jax
 from t1jax.config import Config, ConfigError
 from t1jax.devices import sharding
 from t1jax.evaluation.opened import open_checkpoint
-from t1jax.evaluation.respond import checksum
 from t1jax.host.progress import Progress
+from t1jax.model.parameters import checksum
 from t1jax.rollouts.generate import Generator
 from t1jax.synthesis.ledger import Ledger, Paid, digest
 from t1jax.synthesis.writers import Completion, Failure, Request
@@ -44,10 +44,8 @@ class LocalWriter:
         """`model`: what the weights are called, for people."""
         self.cfg, self.tokenizer, self.weights = cfg, tokenizer, checksum(params)
         self.model = f"{model}@{self.weights}"
-        self._params, self._ledger, self._progress = params, ledger, progress
-        self._new_tokens = 0
-        self._stopped = False
-        self._generate = Generator(cfg, mesh, tokenizer, self._tell)
+        self._params, self._ledger, self._stopped = params, ledger, False
+        self._generate = Generator(cfg, mesh, tokenizer, progress.sampling)
 
     def write(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Completion | Failure]]:
         """Each request once; one that cannot be put to this model is a Failure. In order within batches."""
@@ -93,12 +91,11 @@ class LocalWriter:
 
     def _sample(self, batch: Sequence[tuple[Request, list[int]]]) -> list[list[int]]:
         """Token ids of a response to each prompt; all requests have the same limit and temperature."""
-        first, rl = batch[0][0], self.cfg.rl
-        self._new_tokens = first.max_tokens
+        first = batch[0][0]
         longest = max(SHORTEST, *(len(prompt) for _, prompt in batch))
         drawn = self._generate(
             self._params, [prompt for _, prompt in batch], "synthesize", length=1 << (longest - 1).bit_length(),
-            new_tokens=first.max_tokens, temperature=first.temperature, top_k=rl.top_k, top_p=rl.top_p, min_p=rl.min_p,
+            new_tokens=first.max_tokens, temperature=first.temperature, truncate=True,
             ids=[zlib.crc32(f"{request.key} {request.seed}".encode()) >> 1 for request, _ in batch],
         )  # fmt: skip
         return [ids for (ids,) in drawn]
@@ -112,9 +109,6 @@ class LocalWriter:
         ids = self.tokenizer.encode(self.tokenizer.chat(request.messages))
         self.tokenizer.refuse_too_long(len(ids) + request.max_tokens, "the request's tokens + those it may write")
         return ids
-
-    def _tell(self, done: int, live: int) -> None:
-        self._progress.sampling(int(done), self._new_tokens, int(live))
 
 
 def open_local(

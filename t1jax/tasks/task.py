@@ -27,15 +27,44 @@ class Problem(Protocol):
 
 
 P = TypeVar("P", bound=Problem)
+P_in = TypeVar("P_in", bound=Problem, contravariant=True)
 
 
-class Task(Protocol[P]):
-    """Problems of a kind P, their prompts, the check, and chains for the cold start."""
+class Grader(Protocol[P_in]):
+    """Prompts of problems of a kind P_in, and the check of responses to them: what evaluation needs of a task."""
 
     @property
     def cut_answer_prefix(self) -> str:
         """What ends a cut thought and begins the answer."""
         ...
+
+    def prompt(self, problem: P_in) -> str:
+        """The text that a response continues."""
+        ...
+
+    def gold(self, problem: P_in) -> str | None:
+        """A right answer; None if there is none."""
+        ...
+
+    def score(self, problems: Sequence[P_in], responses: Sequence[str]) -> list[Outcome]:
+        """Right, wrong or unscorable, for each response to the problem beside it."""
+        ...
+
+    def analyse(self, problem: P_in, response: str) -> Analysis | None:
+        """What a response tried and claimed; None if this task cannot tell."""
+        ...
+
+    def forbid_giving_up(self, tokenizer: Tokenizer) -> tuple[int, tuple[int, ...]] | None:
+        """(the token that ends the thinking, the tokens it may follow); None if this task cannot tell."""
+        ...
+
+    def thought_end(self, tokens: TokenIds, tokenizer: Tokenizer) -> int | None:
+        """How many of a response's tokens come before the end of its thinking; None if it does not end."""
+        ...
+
+
+class Task(Grader[P], Protocol[P]):
+    """Problems of a kind P, their prompts, the check, and chains for the cold start."""
 
     @property
     def difficulties(self) -> Sequence[int]:
@@ -53,30 +82,6 @@ class Task(Protocol[P]):
 
     def problem(self, index: int, split: str) -> P:
         """The problem with this index: always the same one."""
-        ...
-
-    def prompt(self, problem: P) -> str:
-        """The text that a response continues."""
-        ...
-
-    def gold(self, problem: P) -> str | None:
-        """A right answer; None if there is none."""
-        ...
-
-    def score(self, problems: Sequence[P], responses: Sequence[str]) -> list[Outcome]:
-        """Right, wrong or unscorable, for each response to the problem beside it."""
-        ...
-
-    def analyse(self, problem: P, response: str) -> Analysis | None:
-        """What a response tried and claimed; None if this task cannot tell."""
-        ...
-
-    def forbid_giving_up(self, tokenizer: Tokenizer) -> tuple[int, tuple[int, ...]] | None:
-        """(the token that ends the thinking, the tokens it may follow); None if this task cannot tell."""
-        ...
-
-    def thought_end(self, tokens: TokenIds, tokenizer: Tokenizer) -> int | None:
-        """How many of a response's tokens come before the end of its thinking; None if it does not end."""
         ...
 
     def num_demonstrations(self) -> int | None:

@@ -18,6 +18,7 @@ from t1jax.devices import multihost
 from t1jax.evaluation import saved
 from t1jax.evaluation.evaluator import Evaluator
 from t1jax.evaluation.figures import metrics_row
+from t1jax.evaluation.questions import Question, ask_held_out
 from t1jax.host.metrics import MetricsWriter
 from t1jax.host.progress import Progress
 from t1jax.host.stopping import Signals
@@ -67,7 +68,7 @@ def train(
         stop_tokens=tokenizer.stop_ids,
         on_progress=_on_progress(setup, progress),
     )
-    problems = evaluator.problems(cfg.eval.quick_problems, start=cfg.eval.num_problems)
+    questions = ask_held_out(task, tokenizer, cfg.eval.quick_problems, start=cfg.eval.num_problems)
     with (
         contextlib.closing(stream),
         progress.stage("reinforcement", total=last, done=start) as stage,
@@ -87,7 +88,7 @@ def train(
             log.write(number, report)
             score = None
             if cfg.eval.every and number % cfg.eval.every == 0:
-                score = _evaluate(evaluator, problems, state.params, number, writer, log)
+                score = _evaluate(evaluator, questions, state.params, number, writer, log)
             saving.after(number, state, score is not None or due(number, cfg.checkpoint.every, last), score)
     checkpoints.wait()
     return state
@@ -114,10 +115,15 @@ def _on_progress(setup: RlSetup, progress: Progress) -> Callable[[int, int], Non
 
 
 def _evaluate(
-    evaluator: Evaluator, problems: Sequence[Any], params: Params, number: int, writer: MetricsWriter, log: StepLog
+    evaluator: Evaluator,
+    questions: Sequence[Question],
+    params: Params,
+    number: int,
+    writer: MetricsWriter,
+    log: StepLog,
 ) -> float:
     """The accuracy on the quick problems after step `number`; its responses and its row are written."""
-    responses = evaluator.respond(params, problems, "quick")
+    responses = evaluator.respond(params, "quick", questions)
     saved.save(writer.workdir, responses, "rl", number, evaluator.cfg.eval.keep_responses)
     row = metrics_row(responses) | {"seconds": log.pause()}
     writer.write("evaluate", number, row)

@@ -12,20 +12,21 @@ Deliberately not here: the same for a file of problems and any checkpoint, by it
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 
 from t1jax.config import Config, ConfigError
 from t1jax.devices import multihost
-from t1jax.evaluation.figures import pass_rate
+from t1jax.evaluation import figures
+from t1jax.evaluation.evaluator import Evaluator
+from t1jax.evaluation.questions import ask
 from t1jax.host import files
 from t1jax.host.progress import Progress
-from t1jax.rollouts.generate import Generator
 from t1jax.tasks.task import P, Task, Wrapped
 from t1jax.text.tokenizer import Tokenizer
 from t1jax.types import Params
@@ -107,39 +108,24 @@ def pass_rates(
     cfg: Config, mesh: Mesh, task: Task, tokenizer: Tokenizer, params: Params, progress: Progress
 ) -> dict[int, float | None]:
     """index -> share of right tries at that training problem among those that can be scored; None if there is none."""
+    evaluator = Evaluator(cfg, mesh, task, tokenizer)
     indices = candidates(task.size("train"), cfg.rl.filter_problems, cfg.seed)
-    generate = Generator(cfg, mesh, tokenizer)
     part = max(cfg.eval.batch_size // cfg.rl.filter_samples, 1)
     rates: dict[int, float | None] = {}
     with progress.stage("filter", total=len(indices)) as stage:
         for start in range(0, len(indices), part):
-            chosen = indices[start : start + part]
-            problems = [task.problem(index, "train") for index in chosen]
-            sampled = generate(
+            questions = ask(task, tokenizer, [task.problem(index, "train") for index in indices[start : start + part]])
+            tries = evaluator.respond(
                 params,
-                [tokenizer.encode(task.prompt(problem)) for problem in problems],
                 "filter",
-                length=cfg.data.prompt_length,
-                new_tokens=cfg.rl.max_new_tokens,
-                responses=cfg.rl.filter_samples,
+                [dataclasses.replace(question, id=question.problem.index) for question in questions],
+                samples=cfg.rl.filter_samples,
                 temperature=cfg.rl.temperature,
-                top_k=cfg.rl.top_k,
-                top_p=cfg.rl.top_p,
-                min_p=cfg.rl.min_p,
-                ids=chosen,
+                truncate=True,
             )
-            texts = [tokenizer.decode(tokens) for responses in sampled for tokens in responses]
-            asked = [problem for problem in problems for _ in range(cfg.rl.filter_samples)]
-            outcomes = np.array(_judge(task, asked, texts))
-            for index, tries in zip(chosen, outcomes.reshape(len(chosen), -1), strict=True):
-                rates[index] = pass_rate(tries.tolist()).value
-            stage.update(start + len(chosen))
+            rates |= figures.pass_rates((response.problem, response.outcome) for response in tries)
+            stage.update(len(rates))
     return rates
-
-
-def _judge(task: Task, problems: Sequence[Any], texts: Sequence[str]) -> list[int]:
-    """The outcome of each text; the processes of the run share them out."""
-    return multihost.divided(lambda part: task.score(problems[part], texts[part]), len(texts))
 
 
 def candidates(size: int | None, count: int, seed: int) -> list[int]:

@@ -37,6 +37,7 @@ from t1jax.config import Config, ConfigError
 from t1jax.devices import multihost, sharding
 from t1jax.evaluation import figures, saved, scaling
 from t1jax.evaluation.evaluator import Evaluator
+from t1jax.evaluation.questions import ask_held_out
 from t1jax.evaluation.responses import Response
 from t1jax.host import files
 from t1jax.host.metrics import MetricsWriter, read_rows
@@ -110,9 +111,7 @@ def stages(
     signals: Signals,
 ) -> Path:
     """What is left of the stages, one after the other; returns the path of the report."""
-    evaluator = Evaluator(
-        cfg, mesh, task, tokens, lambda done, live: progress.sampling(int(done), cfg.rl.max_new_tokens, int(live))
-    )
+    evaluator = Evaluator(cfg, mesh, task, tokens, progress)
     with (
         Checkpoints(workdir / "checkpoints/sft", cfg, tokens, progress.note) as sft_checkpoints,
         Checkpoints(workdir / "checkpoints/rl", cfg, tokens, progress.note) as rl_checkpoints,
@@ -124,10 +123,10 @@ def stages(
                 before = sft.train(cfg, mesh, task, tokens, sft_checkpoints, writer, progress, signals).params
             else:
                 before = sft.initial_params(cfg, mesh)
-        first = measured("sft", workdir, progress, lambda: measure(evaluator, before, "sft", workdir))
+        first = measured("sft", workdir, progress, lambda: measure(evaluator, task, before, "sft", workdir))
         chosen = selection.select(cfg, mesh, task, tokens, before, workdir, progress)
         after = rl.train(cfg, mesh, chosen, tokens, before, rl_checkpoints, writer, progress, evaluator, signals).params
-        last = measured("rl", workdir, progress, lambda: measure(evaluator, after, "rl", workdir))
+        last = measured("rl", workdir, progress, lambda: measure(evaluator, task, after, "rl", workdir))
     return finish(cfg, workdir, first, last)
 
 
@@ -202,24 +201,24 @@ def resume_after(sft_checkpoints: Checkpoints, rl_checkpoints: Checkpoints) -> d
     return {stage: step for stage, step in done.items() if step is not None}
 
 
-def measure(evaluator: Evaluator, params: Params, stage: str, workdir: Path) -> dict[str, Any]:
+def measure(evaluator: Evaluator, task: Task, params: Params, stage: str, workdir: Path) -> dict[str, Any]:
     """All that is measured of one stage's weights, on the same held-out problems; responses are saved in `workdir`."""
     cfg = evaluator.cfg
-    problems = evaluator.problems(cfg.eval.num_problems)
-    responses = evaluator.respond(params, problems, "held_out")
+    questions = ask_held_out(task, evaluator.tokenizer, cfg.eval.num_problems)
+    responses = evaluator.respond(params, "held_out", questions)
     done, last = (cfg.rl.num_steps, True) if stage == "rl" else (0, False)
     saved.save(workdir, responses, stage, done, cfg.eval.keep_responses, final=last)
-    greedy = evaluator.respond(params, problems, "held_out", temperature=0.0)
+    greedy = evaluator.respond(params, "held_out", questions, temperature=0.0)
     summary = figures.summary(responses)
-    if evaluator.task.forbid_giving_up(evaluator.tokenizer) is not None:
-        forbidden = evaluator.respond(params, problems, "held_out", forbid_giving_up=True)
+    if task.forbid_giving_up(evaluator.tokenizer) is not None:
+        forbidden = evaluator.respond(params, "held_out", questions, forbid_giving_up=True)
         summary["forbidden_to_give_up"] = figures.accuracy(forbidden)
     return {
         "summary": summary,
         "greedy": figures.accuracy(greedy),
         "by_difficulty": figures.by_difficulty(responses, stage),
         "samples": [sample(response, stage) for response in responses[: cfg.eval.samples]],
-        "scaling": scaling.inference_scaling(evaluator, params, responses, stage),
+        "scaling": scaling.inference_scaling(evaluator, params, questions, responses, stage),
     }
 
 

@@ -11,6 +11,7 @@ from pairs_evaluation import CFG, TASK, TOKENS
 
 from t1jax.evaluation import evaluator as evaluation
 from t1jax.evaluation import scaling
+from t1jax.evaluation.questions import ask
 from t1jax.rewards.answers import RIGHT
 
 BUDGETS = CFG.scaling.budgets
@@ -21,13 +22,19 @@ class Wrong(evaluation.Evaluator):
 
     def __init__(self):
         super().__init__(CFG, small.make_mesh(), TASK, TOKENS)
-        self.asked = []
+        self.asked, self._generate = [], self.answer
 
-    def continue_from(self, params, prompts, name, *, length, new_tokens, **rest):
-        assert (params, new_tokens, rest) == ("weights", CFG.scaling.answer_tokens, {})
+    def answer(self, params, prompts, name, *, length, new_tokens, responses, temperature, ids, **rest):
+        assert (params, new_tokens, temperature, responses) == ("weights", CFG.scaling.answer_tokens, 1.0, 1)
+        assert list(ids) == list(range(len(prompts)))
         assert all(len(prompt) <= length for prompt in prompts)
         self.asked.append(prompts)
-        return [[*TOKENS.encode("1+1}"), *TOKENS.stop_ids] for _ in prompts]
+        return [[[*TOKENS.encode("1+1}"), *TOKENS.stop_ids]] for _ in prompts]
+
+    def judged(self, problem, ids):
+        """The response with these token ids."""
+        (response,) = self.judge(ask(TASK, TOKENS, [problem]), [[ids]])
+        return response
 
 
 @pytest.fixture
@@ -41,14 +48,15 @@ def patient_chains(evaluator, count):
     while len(chosen) < count:
         problem = TASK.problem(seed, "held_out")
         tokens = [*TOKENS.encode(TASK.chain(problem, random.Random(seed))), *TOKENS.stop_ids]
-        (response,) = evaluator.judge([problem], [tokens])
+        response = evaluator.judged(problem, tokens)
         chosen += [response] * (response.outcome == RIGHT)
         seed += 1
     return chosen
 
 
 def points(evaluator, responses):
-    return scaling.inference_scaling(evaluator, "weights", responses, "rl")
+    questions = ask(TASK, TOKENS, [TASK.problem(response.problem, "held_out") for response in responses])
+    return scaling.inference_scaling(evaluator, "weights", questions, responses, "rl")
 
 
 def test_a_thought_as_long_as_the_budget_keeps_its_own_answer(evaluator):
@@ -58,7 +66,7 @@ def test_a_thought_as_long_as_the_budget_keeps_its_own_answer(evaluator):
     filler = TOKENS.encode("7+7=14, need 15: too small\n")
     assert len(filler) >= 8 and 8 in BUDGETS
     for length, right in ((8, 1.0), (9, 0.0)):
-        (response,) = evaluator.judge([problem], [[*(filler * 2)[:length], *answer, *TOKENS.stop_ids]])
+        response = evaluator.judged(problem, [*(filler * 2)[:length], *answer, *TOKENS.stop_ids])
         assert response.right
         found = {point["budget"]: point["accuracy"] for point in points(evaluator, [response])}
         assert found[8] == right
@@ -67,7 +75,7 @@ def test_a_thought_as_long_as_the_budget_keeps_its_own_answer(evaluator):
 
 def test_a_response_that_ended_without_an_answer_is_not_asked_for_one(evaluator):
     """It stopped by itself in the middle of its thinking: nothing was cut."""
-    (response,) = evaluator.judge([TASK.problem(0, "held_out")], [[*TOKENS.encode("7+7"), *TOKENS.stop_ids]])
+    response = evaluator.judged(TASK.problem(0, "held_out"), [*TOKENS.encode("7+7"), *TOKENS.stop_ids])
     assert [point["accuracy"] for point in points(evaluator, [response])] == [0.0] * len(BUDGETS)
     thought = len(TOKENS.encode("7+7"))
     assert [len(prompts) for prompts in evaluator.asked] == [int(budget < thought) for budget in BUDGETS]

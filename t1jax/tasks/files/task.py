@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Problems from files as a task (tasks/task.py): numbered, asked, judged.
+"""Problems from files: asked and judged (a Grader), and as the task of a run (a Task, see tasks/task.py).
 
 Where: the prompts of the sentence, and the rule that checks an answer. `notes` says which rows were left out, and why.
 Deliberately not here: reading and cleaning the problems (problems.py), prompts (prompts.py), the cold start's texts
@@ -33,39 +33,38 @@ from t1jax.text.tokenizer import TokenIds, Tokenizer
 T = TypeVar("T")
 
 
-class ProblemsTask:
-    """The problems of data.train and data.eval, and the texts of data.sft if there is a cold start."""
+class FileGrader:
+    """Prompts of problems from any files, and the check of responses to them."""
 
     def __init__(self, cfg: Config, tokenizer: ChatTokenizer, verifier: Checker) -> None:
         self.cfg, self._tokenizer, self._verifier = cfg, tokenizer, verifier
         self.cut_answer_prefix = cfg.scaling.answer_prefix
-        self.difficulties: tuple[int, ...] = ()
-        self.notes: list[str] = []  # a line for each reason to leave rows out
-        held_out = self._noted(read_problems(cfg.data.eval, cfg.data, "held_out"))
-        train = self._noted(read_problems(cfg.data.train, cfg.data, "train"))
-        known = Known(problem.text for problem in held_out)
-        train = self._noted(not_in(train, known, f"also in {cfg.data.eval}"))
-        train = self._noted(usable(train, cfg.data, tokenizer))
-        train = self._noted(comparable(train, verifier, cfg.data.text_golds))
-        train = self._noted(verifiable(train, verifier, "dropped"))
-        held_out = self._noted(usable(held_out, cfg.data, tokenizer))
-        held_out = numbered(self._noted(comparable(held_out, verifier, cfg.data.text_golds)))
-        self._scorable = {problem.index for problem in self._noted(verifiable(held_out, verifier, "unscorable"))}
-        self._problems = {"train": numbered(train), "held_out": held_out}
-        self._demonstrations: list[tuple[str, str]] = []
-        if cfg.data.sft and cfg.sft.num_steps:
-            self._demonstrations = self._noted(read_demonstrations(cfg.data.sft, cfg, tokenizer, known))
+        self._unscorable: set[tuple[str, int]] = set()  # (file, row)
 
-    def size(self, split: str) -> int:
-        """Problems of "train" or "held_out"."""
-        return len(self._problems[split])
+    def read(self, path: str, limit: int | None = None) -> tuple[list[Problem], list[str]]:
+        """(the problems of a file that can be asked, a line for each reason to leave some out); see `usable`.
 
-    def problem(self, index: int, split: str) -> Problem:
-        """The problem with this index: the same one as long as the files and the data knobs stay the same."""
-        if split not in self._problems or not 0 <= index < self.size(split):
-            sizes = {name: len(problems) for name, problems in self._problems.items()}
-            raise ValueError(f"problem {index} of split {split!r}; expected an index from 0 to below one of {sizes}")
-        return self._problems[split][index]
+        Args:
+          limit: at most so many problems, the first ones.
+
+        Raises:
+          ConfigError: the file cannot be used.
+        """
+        problems, notes = read_problems(path, self.cfg.data, "held_out")
+        problems, more = self.usable(problems[:limit])
+        return problems, [*notes, *more]
+
+    def usable(self, problems: Sequence[Problem]) -> tuple[list[Problem], list[str]]:
+        """(the held-out problems of one file that can be asked, a line for each reason to leave some out).
+
+        One whose answer does not verify against itself is asked, and all its responses are unscorable. For one whose
+        answer cannot be compared by value see data.text_golds.
+        """
+        problems, unusable = usable(problems, self.cfg.data, self._tokenizer)
+        problems, as_text = comparable(problems, self._verifier, self.cfg.data.text_golds)
+        scorable, unscorable = verifiable(problems, self._verifier, "unscorable")
+        self._unscorable |= {(p.source, p.row) for p in problems} - {(p.source, p.row) for p in scorable}
+        return problems, [*unusable, *as_text, *unscorable]
 
     def prompt(self, problem: Problem) -> str:
         """The problem in template and chat, and the response's beginning."""
@@ -73,8 +72,7 @@ class ProblemsTask:
 
     def gold(self, problem: Problem) -> str | None:
         """The right answer; None if the verifier cannot judge it."""
-        unscorable = problem.split == "held_out" and problem.index not in self._scorable
-        return None if unscorable else problem.gold
+        return None if (problem.source, problem.row) in self._unscorable else problem.gold
 
     def score(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[Outcome]:
         """Whether the final answer of each response is that of the problem beside it; all checked at once."""
@@ -92,6 +90,38 @@ class ProblemsTask:
     def thought_end(self, tokens: TokenIds, tokenizer: Tokenizer) -> int | None:
         """Tokens before the first </think>; None without it."""
         return thought_end(tokens, tokenizer)
+
+
+class ProblemsTask(FileGrader):
+    """The problems of data.train and data.eval, and the texts of data.sft if there is a cold start."""
+
+    def __init__(self, cfg: Config, tokenizer: ChatTokenizer, verifier: Checker) -> None:
+        super().__init__(cfg, tokenizer, verifier)
+        self.difficulties: tuple[int, ...] = ()
+        self.notes: list[str] = []  # a line for each reason to leave rows out
+        held_out = self._noted(read_problems(cfg.data.eval, cfg.data, "held_out"))
+        train = self._noted(read_problems(cfg.data.train, cfg.data, "train"))
+        known = Known(problem.text for problem in held_out)
+        train = self._noted(not_in(train, known, f"also in {cfg.data.eval}"))
+        train = self._noted(usable(train, cfg.data, tokenizer))
+        train = self._noted(comparable(train, verifier, cfg.data.text_golds))
+        train = self._noted(verifiable(train, verifier, "dropped"))
+        held_out = self._noted(self.usable(held_out))
+        self._problems = {"train": numbered(train), "held_out": numbered(held_out)}
+        self._demonstrations: list[tuple[str, str]] = []
+        if cfg.data.sft and cfg.sft.num_steps:
+            self._demonstrations = self._noted(read_demonstrations(cfg.data.sft, cfg, tokenizer, known))
+
+    def size(self, split: str) -> int:
+        """Problems of "train" or "held_out"."""
+        return len(self._problems[split])
+
+    def problem(self, index: int, split: str) -> Problem:
+        """The problem with this index: the same one as long as the files and the data knobs stay the same."""
+        if split not in self._problems or not 0 <= index < self.size(split):
+            sizes = {name: len(problems) for name, problems in self._problems.items()}
+            raise ValueError(f"problem {index} of split {split!r}; expected an index from 0 to below one of {sizes}")
+        return self._problems[split][index]
 
     def num_demonstrations(self) -> int:
         """Texts of data.sft; 0 without a cold start."""

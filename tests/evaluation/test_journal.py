@@ -17,12 +17,15 @@ import small
 from rich.console import Console
 
 from t1jax.config import ConfigError
-from t1jax.evaluation import respond as respond_module
+from t1jax.evaluation import evaluator as evaluation
 from t1jax.evaluation.journal import Journal
-from t1jax.evaluation.respond import Question, Responder, checksum
+from t1jax.evaluation.questions import Question, digest
 from t1jax.host.progress import Progress
+from t1jax.model.parameters import checksum
 from t1jax.rewards import answers
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG, Outcome
+from t1jax.tasks.files.problems import Problem
+from t1jax.tasks.files.task import FileGrader
 
 CFG = small.make_config(eval__batch_size=4)
 LENGTH, NEW = 6, 5
@@ -65,11 +68,11 @@ class Sampler:
     def __init__(self, cfg, mesh, tokenizer, on_progress=None):
         self.calls, self.lives = [], 10**9
 
-    def __call__(self, params, prompts, name, *, length, new_tokens, responses, temperature, ids, **cuts):
+    def __call__(self, params, prompts, name, *, length, new_tokens, responses, temperature, ids, truncate, forbid):
         if self.lives == 0:
             raise KeyboardInterrupt
         self.lives -= 1
-        assert all(len(prompt) <= length for prompt in prompts) and cuts == {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
+        assert all(len(prompt) <= length for prompt in prompts) and truncate and forbid is None
         self.calls.append((name, list(ids), responses))
         return [[self.draw(f"{name} {i} {r}", new_tokens) for r in range(responses)] for i in ids]
 
@@ -81,22 +84,29 @@ class Sampler:
 
 @pytest.fixture
 def make(monkeypatch):
-    monkeypatch.setattr(respond_module, "Generator", Sampler)
+    monkeypatch.setattr(evaluation, "Generator", Sampler)
 
-    def make(cfg=CFG, params=PARAMS, shape=small.ONE):
+    def make(cfg=CFG, shape=small.ONE):
         progress = Progress(Console(file=io.StringIO()))
-        return Responder(cfg, small.make_mesh(shape), params, Tokens(), Verifier(), progress, "somewhere")
+        grader = FileGrader(cfg, Tokens(), Verifier())
+        return evaluation.Evaluator(cfg, small.make_mesh(shape), grader, Tokens(), progress)
 
     return make
 
 
+def question(id, problem, prompt, gold="2", **more):
+    asked = Problem(problem, "held_out", "", "2", "", {}, problem + 1, "f.jsonl")
+    return Question(id, asked, prompt, gold, row=problem + 1, **more)
+
+
 def questions(count, gold="2"):
-    return [Question(i, i, i + 1, (3,) * (1 + i % LENGTH), gold) for i in range(count)]
+    return [question(i, i, (3,) * (1 + i % LENGTH), gold) for i in range(count)]
 
 
-def respond(responder, path, asked=None, **changes):
-    settings = {"data": "f.jsonl", "samples": 2, "temperature": 1.0, "length": LENGTH, "new_tokens": NEW} | changes
-    return responder.respond(path, "name", questions(5) if asked is None else asked, **settings)
+def respond(evaluator, path, asked=None, params=PARAMS, checkpoint="somewhere", data="f.jsonl", **changes):
+    journal = Journal(path, {"checkpoint": checkpoint, "weights": checksum(params), "data": data})
+    settings = {"samples": 2, "truncate": True, "length": LENGTH, "new_tokens": NEW} | changes
+    return evaluator.respond(params, "name", questions(5) if asked is None else asked, journal=journal, **settings)
 
 
 def test_a_line_holds_all_of_a_response(tmp_path, make):
@@ -120,15 +130,17 @@ def test_a_line_holds_all_of_a_response(tmp_path, make):
 
 
 def test_without_a_gold_answer_all_is_unscorable_and_nothing_is_checked(tmp_path, make):
-    responder = make()
-    found = respond(responder, tmp_path / "r.jsonl", questions(3, gold=None))
-    assert {response.outcome for response in found} == {UNSCORABLE}
-    assert responder._verifier.calls == [[], []]  # two questions a call, then one
+    evaluator = make()
+    asked = [question(i, i, (3,), gold=None) for i in range(3)]
+    evaluator.task._unscorable = {(q.problem.source, q.row) for q in asked}
+    found = respond(evaluator, tmp_path / "r.jsonl", asked)
+    assert {response.outcome for response in found} == {UNSCORABLE} and {response.gold for response in found} == {None}
+    assert evaluator.task._verifier.calls == [[], []]  # two questions a call, then one
 
 
 def test_a_begun_response_is_judged_as_a_whole(tmp_path, make):
     """The cut thought and the answer prefix are part of the response; overlong is said of what was sampled."""
-    asked = [Question(7 * 2 + 1, 7, 8, (3, 4, BOX + 2), "2", response=1, begun=(4, BOX + 2))]
+    asked = [question(7 * 2 + 1, 7, (3, 4, BOX + 2), response=1, begun=(4, BOX + 2))]
     (found,) = respond(make(), tmp_path / "r.jsonl", asked, samples=1, new_tokens=1)
     (drawn,) = found.ids[2:]
     assert found.ids[:2].tolist() == [4, BOX + 2] and (found.problem, found.response) == (7, 1)
@@ -139,46 +151,46 @@ def test_a_begun_response_is_judged_as_a_whole(tmp_path, make):
 
 def test_batches_hold_as_many_rows_as_the_config_says(tmp_path, make):
     """4 rows a call: 2 questions of 2 samples; 6 samples in two rounds of 3 of one question."""
-    responder = make()
-    respond(responder, tmp_path / "two.jsonl")
-    assert responder._generate.calls == [("name/0", ids, 2) for ids in ([0, 1], [2, 3], [4])]
-    responder = make()
-    found = respond(responder, tmp_path / "six.jsonl", questions(2), samples=6)
-    assert responder._generate.calls == [(f"name/{first}", [i], 3) for first in (0, 3) for i in (0, 1)]
+    evaluator = make()
+    respond(evaluator, tmp_path / "two.jsonl")
+    assert evaluator._generate.calls == [("name/0", ids, 2) for ids in ([0, 1], [2, 3], [4])]
+    evaluator = make()
+    found = respond(evaluator, tmp_path / "six.jsonl", questions(2), samples=6)
+    assert evaluator._generate.calls == [(f"name/{first}", [i], 3) for first in (0, 3) for i in (0, 1)]
     assert sorted((r.problem, r.response) for r in found) == [(p, r) for p in range(2) for r in range(6)]
     assert len({tuple(r.ids) for r in found if r.problem == 0}) > 3
 
 
 def test_batches_of_several_shards(tmp_path, make):
-    responder = make(shape=(2, 2, 1))
-    respond(responder, tmp_path / "r.jsonl")
-    assert [call[1:] for call in responder._generate.calls] == [([0, 1, 2, 3], 1), ([4], 1)] * 2
+    evaluator = make(shape=(2, 2, 1))
+    respond(evaluator, tmp_path / "r.jsonl")
+    assert [call[1:] for call in evaluator._generate.calls] == [([0, 1, 2, 3], 1), ([4], 1)] * 2
 
 
 def test_a_kill_at_any_byte_changes_nothing(tmp_path, make, monkeypatch):
     """Whatever the file was cut to, the next run makes it what an unbroken run would have made."""
     monkeypatch.setattr(os, "fsync", lambda file: None)  # a kill of the process loses nothing that was written
     path, asked = tmp_path / "r.jsonl", questions(3)
-    responder = make()
-    unbroken = respond(responder, path, asked)
+    evaluator = make()
+    unbroken = respond(evaluator, path, asked)
     whole = path.read_bytes()
     calls = []
     for end in range(len(whole) + 1):
         path.write_bytes(whole[:end])
-        responder._generate.calls.clear()
-        found = respond(responder, path, asked)
+        evaluator._generate.calls.clear()
+        found = respond(evaluator, path, asked)
         assert path.read_bytes() == whole, end
         assert [r.line() for r in found] == [r.line() for r in unbroken]
-        calls.append(len(responder._generate.calls))
+        calls.append(len(evaluator._generate.calls))
     assert sorted(calls, reverse=True) == calls and set(calls) == {0, 1, 2}  # what is there is not sampled again
 
 
 def test_a_kill_between_the_two_files(tmp_path, make):
     path = tmp_path / "r.jsonl"
-    responder = make()
-    responder._generate.lives = 0
+    evaluator = make()
+    evaluator._generate.lives = 0
     with pytest.raises(KeyboardInterrupt):
-        respond(responder, path)
+        respond(evaluator, path)
     assert path.with_suffix(".settings.json").exists() and not path.exists()
     assert len(respond(make(), path)) == 10
 
@@ -186,10 +198,10 @@ def test_a_kill_between_the_two_files(tmp_path, make):
 def test_what_is_sampled_is_written_before_the_next_batch(tmp_path, make):
     path = tmp_path / "r.jsonl"
     for batches, lines in ((1, 4), (1, 8), (9, 10)):
-        responder = make()
-        responder._generate.lives = batches
+        evaluator = make()
+        evaluator._generate.lives = batches
         try:
-            respond(responder, path)
+            respond(evaluator, path)
         except KeyboardInterrupt:
             pass
         assert path.read_bytes().count(b"\n") == lines
@@ -234,7 +246,7 @@ def test_a_resume_with_another_config_is_refused(tmp_path, make, knob, cfg):
 def test_a_resume_with_other_weights_is_refused(tmp_path, make):
     respond(make(), tmp_path / "r.jsonl")
     with pytest.raises(ConfigError, match="other settings: weights is "):
-        respond(make(params={**PARAMS, "w": PARAMS["w"].at[3].add(1e-6)}), tmp_path / "r.jsonl")
+        respond(make(), tmp_path / "r.jsonl", params={**PARAMS, "w": PARAMS["w"].at[3].add(1e-6)})
 
 
 def test_another_question_is_another_digest():
@@ -242,12 +254,12 @@ def test_another_question_is_another_digest():
     others = [
         dataclasses.replace(one, **change) for change in ({"gold": "3"}, {"prompt": (4,)}, {"id": 1}, {"begun": (3,)})
     ]
-    assert len({respond_module._digest([question]) for question in [one, *others]}) == 5
+    assert len({digest([question]) for question in [one, *others]}) == 5
 
 
 def test_questions_have_the_digest_that_older_versions_wrote():
     """Otherwise their files could not be continued."""
-    assert respond_module._digest([Question(1, 2, 3, (4, 5), "6")]) == "052e6643c240"
+    assert digest([question(1, 2, (4, 5), "6")]) == "052e6643c240"
 
 
 def test_a_checksum_sees_every_weight_and_no_sharding():
@@ -307,10 +319,9 @@ def test_the_checkpoint_may_move(tmp_path, make):
     """The weights are compared, not where they are; nor where the problems are."""
     path = tmp_path / "r.jsonl"
     respond(make(), path)
-    responder = make()
-    responder._weights["checkpoint"] = "elsewhere"
-    respond(responder, path, data="moved/f.jsonl")
-    assert responder._generate.calls == []
+    evaluator = make()
+    respond(evaluator, path, checkpoint="elsewhere", data="moved/f.jsonl")
+    assert evaluator._generate.calls == []
 
 
 def test_processes_that_see_different_files_are_refused(tmp_path, monkeypatch):
@@ -318,7 +329,7 @@ def test_processes_that_see_different_files_are_refused(tmp_path, monkeypatch):
 
     monkeypatch.setattr(multihost, "to_host", lambda tree: np.array([0, 4]))
     with pytest.raises(ConfigError, match=r"processes see \[0, 4\] responses"):
-        Journal(tmp_path / "r.jsonl", {}).resume([])
+        Journal(tmp_path / "r.jsonl", {}).resume({}, [])
 
 
 def test_nothing_to_ask(tmp_path, make):
