@@ -280,7 +280,8 @@ def cold():
     @functools.cache
     def compiled(dtype):
         cfg, mesh = small.make_config(model__compute_dtype=dtype, sft__weight_decay=0.0), small.make_mesh()
-        return cfg, mesh, sft.make_sft_step(sft_setup(cfg, mesh))
+        with small.optimised():
+            return cfg, mesh, sft.make_sft_step(sft_setup(cfg, mesh))
 
     def run(dtype, scale=None, change=lambda params: params):
         cfg, mesh, sft_step = compiled(dtype)
