@@ -3,15 +3,15 @@
 
 Each prompt goes through the model once, and its keys and values are kept once for all its responses. Then one loop
 iteration a token: every lane draws from its last hidden state, writes, and runs the model on the drawn token. A
-prompt has G lanes for its R responses: where one ends, its lane begins the prompt's next in the same iteration, from
+prompt has m lanes for its R responses: where one ends, its lane begins the prompt's next in the same iteration, from
 the prompt's hidden state, with nothing of its own in the cache.
 
 When no response is left to begin, lanes fall idle. Each time three quarters of them are, the others move together and
 the loop goes on with a quarter as many, until few are left. So a step costs what is drawn: attention reads back to the
 beginning of the longest live response (model/ring.py), and the loop ends with the last response.
 
-Axes: P prompts, R responses per prompt, G lanes per prompt, B lanes (b = p * G + g), C prompt positions, T response
-positions, D width, V vocabulary, N iterations; X shards with M lanes each.
+Axes: P prompts, R responses per prompt, m lanes per prompt, B lanes (lane i of prompt p is b = p * m + i), C prompt
+positions, T response positions, D width, V vocabulary, I iterations; X shards of the batch with M lanes each.
 Deliberately not here: what a lane is (lanes.py), how responses are read from what was drawn (log.py), how a token is
 drawn (sampling.py), its random number (rng.py), attention (model/).
 """
@@ -78,15 +78,15 @@ class _Watch:
             done = lanes.cache.column if sizes.lanes == sizes.responses else rows - waiting - live
             jax.lax.cond(due, lambda: jax.debug.callback(self._progress, done, live), lambda: None)
         if self.on_tokens is not None:
-            jax.debug.callback(self._tokens, lanes.log.token_NB, lanes.cache.column)
+            jax.debug.callback(self._tokens, lanes.log.token_IB, lanes.cache.column)
 
     def _progress(self, done: jax.Array, live: jax.Array) -> None:
         assert self.on_progress is not None
         self.on_progress(int(done), int(live))
 
-    def _tokens(self, token_NB: jax.Array, done: jax.Array) -> None:
+    def _tokens(self, token_IB: jax.Array, done: jax.Array) -> None:
         assert self.on_tokens is not None
-        self.on_tokens(np.asarray(token_NB).T, int(done))
+        self.on_tokens(np.asarray(token_IB).T, int(done))
 
 
 def make_rollout(
@@ -109,20 +109,20 @@ def make_rollout(
       max_new_tokens: T, the longest response.
       window: columns of the cache that are read at a time, tokens.
       stop_tokens: ids that end a response; drawn, they are part of it.
-      lanes: G, how many responses of a prompt are sampled at a time, divides R; 0: all. What is drawn is the same.
+      lanes: m, how many responses of a prompt are sampled at a time, divides R; 0: all. What is drawn is the same.
       repeat_rule: responses that repeat themselves by it end, without a stop token; None: none do.
       on_progress: told every `window` tokens how far the loop is; costs a callback to the host.
       on_tokens: told every few tokens what is drawn so far, in no order; for few rows, as all of them go to the host.
     """
     sizes = Sizes(num_responses, lanes or num_responses, max_new_tokens, min(window, max_new_tokens))
-    R, G, T, _ = sizes
-    for knob, value in (("num_responses", R), ("max_new_tokens", T), ("window", window), ("lanes", G)):
+    R, m, T, _ = sizes
+    for knob, value in (("num_responses", R), ("max_new_tokens", T), ("window", window), ("lanes", m)):
         if value < 1:
             raise ValueError(f"{knob} = {value}: expected at least 1")
-    if R % G:
-        raise ValueError(f"lanes = {G}: expected a divisor of num_responses = {R}")
-    if on_tokens is not None and G < R:
-        raise ValueError(f"lanes = {G}: expected all {R} with on_tokens")
+    if R % m:
+        raise ValueError(f"lanes = {m}: expected a divisor of num_responses = {R}")
+    if on_tokens is not None and m < R:
+        raise ValueError(f"lanes = {m}: expected all {R} with on_tokens")
     X, watch = model.layout.batch_shards, _Watch(on_progress, on_tokens, window)
 
     def rollout(
@@ -149,7 +149,7 @@ def make_rollout(
                 return jax.lax.while_loop(going, some_tokens if on_progress or on_tokens else one_token, lanes)
 
         done = empty_rollouts(model, P * R, T)
-        fewer = [] if on_tokens is not None else quarters(P * G // X)
+        fewer = [] if on_tokens is not None else quarters(P * m // X)
         for M in fewer:
             going = partial(_more_than, lanes=M, shards=X, responses=R)
             lanes = advance(lanes, going, scopes.ALL_LANES if M == fewer[0] else scopes.FEW_LANES)

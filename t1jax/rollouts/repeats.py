@@ -6,7 +6,7 @@ period has at least p, and some substring of `length` characters occurs `times` 
 n >= (times - 2) p + length: the rule of rewards/penalties.py. So nothing is stopped that would not be flagged, and the
 sampler need not know characters. Where a token is less than a character, what is stopped is overlong at least.
 
-Axes: B lanes, Q periods looked for: q is the period q + 1.
+Axes: B lanes, p periods looked for, of 1, 2, ..., p tokens.
 Deliberately not here: what a stopped response is worth (advantages.py), texts (rewards/penalties.py).
 """
 
@@ -22,7 +22,7 @@ from flax import struct
 class Rule(NamedTuple):
     """What is too much."""
 
-    longest: int  # Q, longest period that is looked for, tokens
+    longest: int  # p, longest period that is looked for, tokens
     length: int  # characters of a substring
     times: int  # occurrences of it
 
@@ -31,8 +31,8 @@ class Rule(NamedTuple):
 class Repeats:
     """What a lane remembers of its response."""
 
-    last_BQ: jax.Array  # int32 the last Q tokens, the newest first; -1: none
-    run_BQ: jax.Array  # int32 so many of the last tokens are each the same as that one period before
+    last_Bp: jax.Array  # int32 the last p tokens, the newest first; -1: none
+    run_Bp: jax.Array  # int32 so many of the last tokens are each the same as that one period before
 
 
 def none(lanes: int, rule: Rule) -> Repeats:
@@ -43,11 +43,11 @@ def none(lanes: int, rule: Rule) -> Repeats:
 
 def after(repeats: Repeats, token_B: jax.Array) -> Repeats:
     """With one more token."""
-    run_BQ = jnp.where(repeats.last_BQ == token_B[:, None], repeats.run_BQ + 1, 0)
-    return Repeats(jnp.concatenate([token_B[:, None], repeats.last_BQ[:, :-1]], axis=1), run_BQ)
+    run_Bp = jnp.where(repeats.last_Bp == token_B[:, None], repeats.run_Bp + 1, 0)
+    return Repeats(jnp.concatenate([token_B[:, None], repeats.last_Bp[:, :-1]], axis=1), run_Bp)
 
 
 def too_many(repeats: Repeats, rule: Rule) -> jax.Array:
     """bool[B]: some substring of `rule.length` characters occurs at least `rule.times` times already."""
-    period_Q = 1 + jnp.arange(rule.longest)
-    return jnp.any(repeats.run_BQ >= ((rule.times - 2) * period_Q + rule.length)[None], axis=1)
+    period_p = 1 + jnp.arange(rule.longest)
+    return jnp.any(repeats.run_Bp >= ((rule.times - 2) * period_p + rule.length)[None], axis=1)

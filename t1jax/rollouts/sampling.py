@@ -6,7 +6,7 @@ pass over the vocabulary, no sort, and sums short enough to be accurate in float
 entropy are of softmax(logits / temperature) itself, before anything is cut off or banned, so that the learner, which
 sees the same logits but for rounding, has a ratio of 1 to the sampler.
 
-Axes: B rows, V vocabulary, X entries to pick from, S blocks, W tokens of a block.
+Axes: B rows, V vocabulary; n blocks of the vocabulary, w tokens of a block; e entries, which are blocks or tokens.
 Source: temperature 1.2 and min-p, T1 (arXiv 2501.11651) section 2; nucleus, arXiv 1904.09751; min-p, arXiv 2407.01082.
 Deliberately not here: where the uniform numbers come from (rng.py), the loop over tokens (decode.py).
 """
@@ -111,29 +111,29 @@ def _draw(mass_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
     """int32[B]: token v with probability mass[v] / sum of mass, by inverse CDF."""
     B, V = mass_BV.shape
     width = min(V, BLOCK)
-    mass_BSW = jnp.pad(mass_BV, ((0, 0), (0, -V % width))).reshape(B, -1, width)
-    sum_BS = jnp.sum(mass_BSW, axis=-1)
-    block_B, rest_B = _pick(sum_BS, uniform_B * jnp.sum(sum_BS, axis=-1))
-    block_BW = jnp.take_along_axis(mass_BSW, block_B[:, None, None], axis=1)[:, 0]
-    token_B, _ = _pick(block_BW, rest_B)
+    mass_Bnw = jnp.pad(mass_BV, ((0, 0), (0, -V % width))).reshape(B, -1, width)
+    sum_Bn = jnp.sum(mass_Bnw, axis=-1)
+    block_B, rest_B = _pick(sum_Bn, uniform_B * jnp.sum(sum_Bn, axis=-1))
+    block_Bw = jnp.take_along_axis(mass_Bnw, block_B[:, None, None], axis=1)[:, 0]
+    token_B, _ = _pick(block_Bw, rest_B)
     return block_B * width + token_B
 
 
-def _pick(mass_BX: jax.Array, point_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _pick(mass_Be: jax.Array, point_B: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The first entry whose running sum exceeds `point_B`, and how far into that entry the point lies.
 
     Never an entry without mass. Where rounding has put the point beyond the last running sum: the last with mass.
     """
-    entry_X = jnp.arange(mass_BX.shape[-1])[None, :]
-    running_BX = jnp.cumsum(mass_BX, axis=-1)
-    first_B = _first((running_BX > point_B[:, None]) & (mass_BX > 0))
-    last_B = jnp.max(jnp.where(mass_BX > 0, entry_X, 0), axis=-1)
+    entry_e = jnp.arange(mass_Be.shape[-1])[None, :]
+    running_Be = jnp.cumsum(mass_Be, axis=-1)
+    first_B = _first((running_Be > point_B[:, None]) & (mass_Be > 0))
+    last_B = jnp.max(jnp.where(mass_Be > 0, entry_e, 0), axis=-1)
     entry_B = jnp.minimum(first_B, last_B)
-    before_B = jnp.take_along_axis(running_BX - mass_BX, entry_B[:, None], axis=-1)[:, 0]
+    before_B = jnp.take_along_axis(running_Be - mass_Be, entry_B[:, None], axis=-1)[:, 0]
     return entry_B, jnp.maximum(point_B - before_B, 0)
 
 
-def _first(true_BX: jax.Array) -> jax.Array:
-    """int32[B]: where the first True of each row stands, X if there is none. On CPU 3 times faster than argmax."""
-    X = true_BX.shape[-1]
-    return jnp.min(jnp.where(true_BX, jnp.arange(X, dtype=jnp.int32)[None, :], X), axis=-1)
+def _first(true_Be: jax.Array) -> jax.Array:
+    """int32[B]: where the first True of each row stands, e if there is none. On CPU 3 times faster than argmax."""
+    e = true_Be.shape[-1]
+    return jnp.min(jnp.where(true_Be, jnp.arange(e, dtype=jnp.int32)[None, :], e), axis=-1)

@@ -10,7 +10,7 @@ Where the devices are the host's processors they share its memory with the proce
 compiled programs, and the copy of the state that is written while the next step runs. Held to the process's peak within
 1.25 by the slow test there.
 
-Axes: P prompts, R responses per prompt, G lanes per prompt, X shards of the batch; b rows of a part, S positions of a
+Axes: P prompts, R responses per prompt, m lanes per prompt, X shards of the batch; b rows of a part, S positions of a
 row; C prompt positions, T response positions, D width, N query heads, K kv heads, H head dim, F mlp width,
 V vocabulary, L layers.
 Deliberately not here: what cannot work whatever the memory (validation.py).
@@ -54,7 +54,7 @@ class MemoryPlan:
     """What a step takes on each device."""
 
     parts: tuple[Part, ...]
-    lanes: int  # G
+    lanes: int  # m, per prompt
     device_bytes: int  # that there are
 
     def of(self, phase: str) -> int:
@@ -137,8 +137,8 @@ def plan(
     host = _host_parts(learner) if on_host else []
     if cfg.rl.lanes:
         return MemoryPlan((*_parts(cfg, learner, sampler, grid, cfg.rl.lanes), *host), cfg.rl.lanes, room)
-    for G in sorted((g for g in range(1, R + 1) if R % g == 0), reverse=True):
-        found = MemoryPlan((*_parts(cfg, learner, sampler, grid, G), *host), G, room)
+    for lanes in sorted((g for g in range(1, R + 1) if R % g == 0), reverse=True):
+        found = MemoryPlan((*_parts(cfg, learner, sampler, grid, lanes), *host), lanes, room)
         if found.fits:
             return found
     most = found.largest
@@ -178,25 +178,25 @@ def _host_parts(learner: qwen.Transformer) -> list[Part]:
     ]
 
 
-def _parts(cfg: Config, learner: qwen.Transformer, sampler: qwen.Transformer, grid: packing.Grid, G: int) -> list[Part]:
-    """The parts, on one device, with G lanes a prompt."""
-    m, rl, C = cfg.model, cfg.rl, cfg.data.prompt_length
+def _parts(cfg: Config, learner: qwen.Transformer, sampler: qwen.Transformer, grid: packing.Grid, m: int) -> list[Part]:
+    """The parts, on one device, with m lanes a prompt: P, and the widths that tensor splits, are a device's share."""
+    model, rl, C = cfg.model, cfg.rl, cfg.data.prompt_length
     X, mesh = learner.layout.batch_shards, learner.layout.mesh
     fsdp, tensor = mesh.shape["fsdp"], mesh.shape["tensor"]
     P, R, T = rl.prompts_per_step // X, rl.responses_per_prompt, rl.max_new_tokens
-    D, L, H, V = m.hidden_size, m.num_layers, m.head_dim, m.vocab_size // tensor
-    N, K, F = m.num_heads // tensor, m.num_kv_heads // tensor, m.mlp_size // tensor
-    width = FLOAT if m.compute_dtype == "float32" else 2
+    D, L, H, V = model.hidden_size, model.num_layers, model.head_dim, model.vocab_size // tensor
+    N, K, F = model.num_heads // tensor, model.num_kv_heads // tensor, model.mlp_size // tensor
+    width = FLOAT if model.compute_dtype == "float32" else 2
     tokens, chunk = grid.rows * grid.length, grid.rows * -(-grid.length // rl.vocab_chunks)
     weights = FLOAT * _weights(learner)
     layer = 2 * D * (N + K) * H + 3 * D * F
 
     window = min(rl.window, T)
     key = 2 * L * K * H * width  # one position's keys and values
-    block = P * G * window * key
+    block = P * m * window * key
     ring = -(-T // window) * block
-    few = -(-P * G // 4)  # lanes that go on, each with a prompt of its own, when three quarters are idle
-    log = 3 * FLOAT * P * G * ((R - 1) * T // G + T if G < R else T)
+    few = -(-P * m // 4)  # lanes that go on, each with a prompt of its own, when three quarters are idle
+    log = 3 * FLOAT * P * m * ((R - 1) * T // m + T if m < R else T)
     cast = width * _weights(sampler) if width < FLOAT or fsdp > 1 else 0
 
     plain = grid.length <= attention.PLAIN  # attention keeps what a token attends, before and after its softmax
@@ -204,9 +204,9 @@ def _parts(cfg: Config, learner: qwen.Transformer, sampler: qwen.Transformer, gr
     work = 6 * F + 8 * D + 3 * N * H + 4 * K * H + scores  # values of a token and a layer
     dots = 2 * F + 3 * D + 2 * N * H + 2 * K * H + scores // 2
     between = (FLOAT - width) * D  # a layer's input is float32, whatever the rest is
-    kept = L * tokens * (between + width * {"none": work - 4 * F, "dots": dots, "full": D}[m.remat])
+    kept = L * tokens * (between + width * {"none": work - 4 * F, "dots": dots, "full": D}[model.remat])
     forward = tokens * (4 * between + width * (4 * F + 6 * D + 2 * N * H + scores))
-    beside = forward if m.remat == "none" else tokens * (4 * between + width * work)
+    beside = forward if model.remat == "none" else tokens * (4 * between + width * work)
     logits = 3 * FLOAT * chunk * V
     gathered = (width + FLOAT) * D * V if fsdp > 1 else width * D * V if width < FLOAT else 0
     moving = gathered + (width + FLOAT) * layer  # gradients cross devices in float32
@@ -222,7 +222,7 @@ def _parts(cfg: Config, learner: qwen.Transformer, sampler: qwen.Transformer, gr
         Part("sampling", "lanes' keys and values", ring, shorter),
         Part("sampling", "a block of them, and prompts, for few lanes", block + 2 * few * C * key, "lower rl.window"),
         Part("sampling", "what lanes draw", log, shorter),
-        Part("sampling", "scores of the vocabulary", 3 * FLOAT * P * G * V, "lower rl.prompts_per_step"),
+        Part("sampling", "scores of the vocabulary", 3 * FLOAT * P * m * V, "lower rl.prompts_per_step"),
         Part("scoring", "the anchor's weights", weights + moving, "raise mesh.fsdp"),
         Part("scoring", "rows", 34 * grid.parts * tokens, fewer),
         Part("scoring", "scores of the vocabulary, or a layer's work", max(logits, forward), "raise rl.vocab_chunks"),

@@ -110,7 +110,7 @@ class RlSetup(Setup):
 
     @property
     def lanes(self) -> int:
-        """G, how many of a prompt's responses are sampled at a time: rl.lanes, or where that is 0 what fits."""
+        """m, how many of a prompt's responses are sampled at a time: rl.lanes, or where that is 0 what fits."""
         return self.cfg.rl.lanes or self.memory.lanes
 
 
