@@ -261,7 +261,7 @@ BAD_FOLDERS = {
     ),
     "panic": (spoil_json(normalizer=NO_NAME), "tokenizer.json: Precompiled"),
     "late panic": (spoil_json(post_processor=NO_TOKEN | {"special_tokens": {}}), "tokenizer.json: no entry"),
-    "settings": (contents("tokenizer_config.json", b"{"), "tokenizer_config.json is no JSON"),
+    "settings": (contents("tokenizer_config.json", b"{"), "tokenizer_config.json is not JSON"),
     "settings array": (contents("tokenizer_config.json", b"[1]"), r"tokenizer_config.json is \[1\]"),
     "eos text": (spoil("tokenizer_config.json", eos_token="<nope>"), "eos_token is '<nope>', which tokenizer.json"),
     "pad text": (spoil("tokenizer_config.json", pad_token="[PAD]"), r"pad_token is '\[PAD\]', which"),
@@ -290,7 +290,7 @@ BAD_FOLDERS = {
         r"chat_template has \['rag'\]; expected one 'default'",
     ),
     "template bytes": (contents("chat_template.jinja", b"\xff"), "chat_template.jinja: byte 0 is not UTF-8"),
-    "old template": (contents("chat_template.json", b"x"), "chat_template.json is no JSON"),
+    "old template": (contents("chat_template.json", b"x"), "chat_template.json is not JSON"),
 }
 
 
