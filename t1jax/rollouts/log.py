@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lanes draw, a row an iteration, and the responses that are read from it in the end.
+"""The log of drawn tokens, one row per iteration, and the responses that are gathered from it at the end.
 
-Where each response begins in the log, how long it is and which lane it is on are known, so one gather puts the
-responses in order. lanes.py has an example.
+For each response its lane, first row and length are known, so one gather puts the responses in order. lanes.py has an
+example.
 
 Axes: B lanes or responses, T response positions, I iterations; g groups of lanes (the prompts; after
 compacting, the shards), each with m lanes and r responses.
@@ -23,31 +23,31 @@ from t1jax.types import Rollouts
 
 @struct.dataclass
 class Text:
-    """A response, as the log has it: of each lane the one it is at, or of each response."""
+    """Where a response is in the log: for each lane its current response, or for each response."""
 
-    begin: jax.Array  # int32 row of the log at which the response's token 0 stands, or would: may be below 0
-    first: jax.Array  # int32 its first token in this log
-    length: jax.Array  # int32 tokens drawn; of a response that is not in this log: 0
-    stopped: jax.Array  # bool drew a stop token
+    begin: jax.Array  # int32 row of the log for the response's token 0; below 0 if that is in an earlier log
+    first: jax.Array  # int32 index of its first token in this log
+    length: jax.Array  # int32 tokens drawn so far; 0 if the response is not in this log
+    stopped: jax.Array  # bool whether it drew a stop token
 
 
 @struct.dataclass
 class Log:
-    """What was drawn."""
+    """What the lanes drew."""
 
-    token_IB: jax.Array
-    logprob_IB: jax.Array
-    entropy_IB: jax.Array
+    token_IB: jax.Array  # int32
+    logprob_IB: jax.Array  # float32, nats
+    entropy_IB: jax.Array  # float32, nats
 
     def put(self, row: jax.Array, *values_B: jax.Array) -> Log:
-        """With this row set."""
+        """A log with this row set to (token, log-probability, entropy), [B] each."""
         logs = (self.token_IB, self.logprob_IB, self.entropy_IB)
         put = jax.lax.dynamic_update_index_in_dim
         return Log(*(put(log, value, row, 0) for log, value in zip(logs, values_B, strict=True)))
 
 
 def empty_log(model: qwen.Transformer, iterations: int, B: int) -> Log:
-    """Room for so many iterations: R responses of T tokens on m lanes take at most (R - 1) * T / m + T."""
+    """An empty log. R responses of T tokens on m lanes take at most (R - 1) * T / m + T iterations."""
     dtypes = (jnp.int32, jnp.float32, jnp.float32)
     return Log(*(model.layout.constrain(jnp.zeros((iterations, B), dtype), None, "batch") for dtype in dtypes))
 
