@@ -90,7 +90,7 @@ class MemoryPlan:
     def __str__(self) -> str:
         """A table with a line for each part."""
         lines = [f"{part.phase:9} {part.name:42} {size(part.bytes):>10}  {part.knob}" for part in self.parts]
-        total = f"{self.peak:9} {'at the peak, in all':42} {size(self.total):>10}"
+        total = f"{self.peak:9} {'total at the peak':42} {size(self.total):>10}"
         return "\n".join([*lines, f"{total}  of {size(self.device_bytes)}, {USABLE:.0%} usable"])
 
 
@@ -141,9 +141,9 @@ def plan(
             return found
     most = found.largest
     raise ConfigError(
-        f"rl.lanes is 0, and not even one lane a prompt fits: a step takes {size(found.total)} on each device, "
-        f"{size(most.bytes)} of it for {most.name}; expected at most {USABLE:.0%} of the {size(room)} there are: "
-        f"{most.knob}, or set rl.lanes to try all the same"
+        f"rl.lanes is 0, and not even one lane per prompt fits: a step takes {size(found.total)} on each device, "
+        f"{size(most.bytes)} of it for {most.name}; expected at most {USABLE:.0%} of {size(room)}: "
+        f"{most.knob}, or set rl.lanes to try anyway"
     )
 
 
@@ -215,18 +215,18 @@ def _parts(cfg: Config, learner: qwen.Transformer, sampler: qwen.Transformer, gr
         Part("always", "optimiser", 2 * weights, "raise mesh.fsdp"),
         Part("always", "anchor", weights, "raise mesh.fsdp"),
         Part("always", "responses", 26 * P * R * T, fewer),
-        Part("sampling", "weights for sampling", cast, "raise mesh.tensor"),
+        Part("sampling", "decode copy of the weights", cast, "raise mesh.tensor"),
         Part("sampling", "prompts' keys and values", 2 * P * C * key, "lower rl.prompts_per_step"),
         Part("sampling", "lanes' keys and values", ring, shorter),
-        Part("sampling", "a block of them, and prompts, for few lanes", block + 2 * few * C * key, "lower rl.window"),
-        Part("sampling", "what lanes draw", log, shorter),
-        Part("sampling", "scores of the vocabulary", 3 * FLOAT * P * m * V, "lower rl.prompts_per_step"),
+        Part("sampling", "one block of them and prompts, for few lanes", block + 2 * few * C * key, "lower rl.window"),
+        Part("sampling", "log of drawn tokens", log, shorter),
+        Part("sampling", "logits", 3 * FLOAT * P * m * V, "lower rl.prompts_per_step"),
         Part("scoring", "the anchor's weights", weights + moving, "raise mesh.fsdp"),
         Part("scoring", "rows", 34 * grid.parts * tokens, fewer),
-        Part("scoring", "scores of the vocabulary, or a layer's work", max(logits, forward), "raise rl.vocab_chunks"),
-        Part("update", "gradients: the sum, and a part's", 2 * weights, "raise mesh.fsdp"),
-        Part("update", "a layer's weights and gradient, the head", moving, "raise mesh.tensor"),
+        Part("scoring", "logits, or the activations of a layer", max(logits, forward), "raise rl.vocab_chunks"),
+        Part("update", "gradients: sum and one micro-batch", 2 * weights, "raise mesh.fsdp"),
+        Part("update", "weights and gradient of a layer, the head", moving, "raise mesh.tensor"),
         Part("update", "rows", 34 * grid.parts * tokens, fewer),
         Part("update", "values kept for the backward pass", kept, "raise rl.micro_batches"),
-        Part("update", "scores of the vocabulary, or a layer's work", max(logits, beside), "raise rl.vocab_chunks"),
+        Part("update", "logits, or the activations of a layer", max(logits, beside), "raise rl.vocab_chunks"),
     ]

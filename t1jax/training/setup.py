@@ -104,7 +104,7 @@ class RlSetup(Setup):
         """What the step takes on each device. All processes get the same, and ask together.
 
         Raises:
-          ConfigError: rl.lanes is 0 and not even one lane a prompt fits.
+          ConfigError: rl.lanes is 0 and not even one lane per prompt fits.
         """
         return memory.plan(self.cfg, self.learner, self.sampler, self.grid, self.device_bytes, self.on_host)
 
