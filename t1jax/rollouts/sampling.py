@@ -61,8 +61,8 @@ def sample(
     if banned_BV is not None:
         mass_BV = jnp.where(banned_BV, 0, mass_BV)
     kept_BV = _cut(mass_BV, settings)
-    likeliest_B = _first(mass_BV == jnp.max(mass_BV, axis=-1, keepdims=True))
-    token_B = jnp.where(greedy, likeliest_B, _draw(kept_BV, uniform_B))
+    greedy_B = _first(mass_BV == jnp.max(mass_BV, axis=-1, keepdims=True))
+    token_B = jnp.where(greedy, greedy_B, _draw(kept_BV, uniform_B))
     logprob_B = jnp.take_along_axis(z_BV, token_B[:, None], axis=-1)[:, 0] - jnp.log(total_B)
     return token_B, logprob_B, entropy_B
 
@@ -80,11 +80,11 @@ def _check(settings: SamplingSettings) -> None:
 def _cut(mass_BV: jax.Array, settings: SamplingSettings) -> jax.Array:
     """`mass_BV` with 0 for every token that top-k, top-p or min-p drops."""
     if 0 < settings.top_k < mass_BV.shape[-1]:
-        keep_BV = _likeliest(mass_BV, lambda keep_BV: jnp.sum(keep_BV, axis=-1) >= settings.top_k)
+        keep_BV = _most_likely(mass_BV, lambda keep_BV: jnp.sum(keep_BV, axis=-1) >= settings.top_k)
         mass_BV = jnp.where(keep_BV, mass_BV, 0)
     if settings.top_p < 1:
         goal_B = settings.top_p * jnp.sum(mass_BV, axis=-1)
-        keep_BV = _likeliest(mass_BV, lambda keep_BV: jnp.sum(jnp.where(keep_BV, mass_BV, 0), axis=-1) >= goal_B)
+        keep_BV = _most_likely(mass_BV, lambda keep_BV: jnp.sum(jnp.where(keep_BV, mass_BV, 0), axis=-1) >= goal_B)
         mass_BV = jnp.where(keep_BV, mass_BV, 0)
     if settings.min_p > 0:
         floor_B = settings.min_p * jnp.max(mass_BV, axis=-1)
@@ -92,7 +92,7 @@ def _cut(mass_BV: jax.Array, settings: SamplingSettings) -> jax.Array:
     return mass_BV
 
 
-def _likeliest(mass_BV: jax.Array, enough: Callable[[jax.Array], jax.Array]) -> jax.Array:
+def _most_likely(mass_BV: jax.Array, enough: Callable[[jax.Array], jax.Array]) -> jax.Array:
     """bool[B, V]: the smallest set of most likely tokens that is `enough`, including ties; without sorting.
 
     Non-negative floats have the same order as their bits read as integers. So this is a binary search for the highest

@@ -63,7 +63,7 @@ class EmbeddedSubject:
             if not all(step.true for step in (*found.attempts, *found.checks)) or found.malformed:
                 return f"not true: {line}"
         if answer is None:
-            return f"the answer {attempt.answer} is no pair of the list"
+            return f"the answer {attempt.answer} is not a pair of the list"
         tried = len(self._read(item.problem, attempt.piece.text).attempts)
         return f"gave up, attempts: {tried}; its answer was not checked: {answer}"
 

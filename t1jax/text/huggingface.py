@@ -196,7 +196,7 @@ class HFTokenizer:
             return settings | self._object("special_tokens_map.json")
         listed = settings["added_tokens_decoder"]
         if not isinstance(listed, dict) or not all(key.isdecimal() and len(key) < 10 for key in listed):
-            raise ConfigError(f"{self._folder / SETTINGS}: added_tokens_decoder is no table of ids and tokens")
+            raise ConfigError(f"{self._folder / SETTINGS}: added_tokens_decoder is not a table of ids and tokens")
         for key, value in listed.items():
             text = self._token(f"added_tokens_decoder[{key}]", value)
             if (found := self._vocabulary[text]) != int(key):

@@ -160,8 +160,8 @@ def available(mesh: Mesh) -> int:
 @lru_cache
 def _weights(model: qwen.Transformer) -> int:
     """Number of weights on a device with the model's layout."""
-    shapes, lies = nn.unbox(qwen.boxed_shapes(model)), qwen.shardings(model)
-    each = jax.tree.map(lambda x, sharding: math.prod(sharding.shard_shape(x.shape)), shapes, lies)
+    shapes, shardings = nn.unbox(qwen.boxed_shapes(model)), qwen.shardings(model)
+    each = jax.tree.map(lambda x, sharding: math.prod(sharding.shard_shape(x.shape)), shapes, shardings)
     return sum(jax.tree.leaves(each))
 
 

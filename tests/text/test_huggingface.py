@@ -272,7 +272,7 @@ BAD_FOLDERS = {
         spoil("tokenizer_config.json", added_tokens_decoder={"7": {"content": "<|im_end|>"}}),
         "'<|im_end|>' has id 7; in tokenizer.json it has 282".replace("|", r"\|"),
     ),
-    "no table": (spoil("tokenizer_config.json", added_tokens_decoder=["x"]), "added_tokens_decoder is no table"),
+    "no table": (spoil("tokenizer_config.json", added_tokens_decoder=["x"]), "added_tokens_decoder is not a table"),
     "eos too high": (spoil("generation_config.json", eos_token_id=[282, 285]), r"eos_token_id is \[282, 285\]"),
     "eos negative": (spoil("generation_config.json", eos_token_id=-1), "generation_config.json: eos_token_id is -1"),
     "eos true": (spoil("generation_config.json", eos_token_id=True), "eos_token_id is True"),
