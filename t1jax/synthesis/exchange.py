@@ -6,6 +6,7 @@ breaks off is noticed. Nothing from a server is trusted: sizes and waits are lim
 ignored, and error messages are reduced to one line without the key.
 
 Errors are returned, not raised: openai's exceptions hold the request's headers, and so the key.
+Source: OpenAI's API reference, chat completions and their streaming.
 Deliberately not here: retries (endpoints.py), rate limits (limits.py), the ledger (ledger.py).
 """
 

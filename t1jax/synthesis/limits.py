@@ -4,6 +4,7 @@
 problems -> attempts -> notes -> chains: before a request is sent. Limits use a sliding window: no period of 60 seconds
 has more requests or tokens than allowed. The wait before a retry is exponential backoff with full jitter, in addition
 to the server's Retry-After.
+Source: full jitter, M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015; Retry-After, RFC 9110.
 Deliberately not here: what is retried (exchange.py), how many requests are in flight (endpoints.py).
 """
 
