@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bad weights, flags and destinations: each is one line and exit code 2, and the destination is as it was."""
+"""Bad weights, flags and destinations print a one-line error and exit with 2; the destination is unchanged."""
 
 from __future__ import annotations
 

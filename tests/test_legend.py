@@ -17,6 +17,7 @@ LEGEND = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").partition("
 MEANINGS = dict(re.findall(r"\| ([A-Z]) \| ([^|]+) (?=\|)", LEGEND))
 LETTERS = set(MEANINGS)
 FILES = sorted((ROOT / "t1jax").rglob("*.py"))
+NUMERICS = [p for p in FILES if p.parent.name in ("model", "update", "rollouts", "prompts", "training")]
 
 
 def axes(source: str) -> str:
@@ -35,10 +36,15 @@ def words(meaning: str) -> set[str]:
     return {word.removesuffix("s") for word in re.findall(r"[a-z]{4,}", meaning.lower())}
 
 
+def unlisted(source: str) -> set[str]:
+    """Capital letters of array names that the source's docstring does not list."""
+    used = set("".join(re.findall(r"\b[a-z][a-z0-9_]*_([A-Z]{1,8})\b", source)))
+    return used - set(re.findall(r"\b[A-Z]\b", axes(source)))
+
+
 def unexplained(source: str) -> set[str]:
     """Capital letters of array names that neither the legend nor the source's docstring explains."""
-    used = set("".join(re.findall(r"\b[a-z][a-z0-9_]*_([A-Z]{1,8})\b", source)))
-    return used - LETTERS - set(re.findall(r"\b[A-Z]\b", axes(source)))
+    return unlisted(source) - LETTERS
 
 
 def redefined(source: str) -> set[str]:
@@ -58,6 +64,11 @@ def test_axis_letters_are_explained(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_letter_means_what_the_legend_says(path):
     assert redefined(path.read_text(encoding="utf-8")) == set()
+
+
+@pytest.mark.parametrize("path", NUMERICS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_of_the_numerics_lists_the_letters_it_uses(path):
+    assert unlisted(path.read_text(encoding="utf-8")) == set()
 
 
 def test_a_letter_that_is_not_in_the_legend_has_one_meaning():
