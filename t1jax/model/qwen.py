@@ -5,8 +5,9 @@ RMSNorm, rotary positions, grouped-query attention, SwiGLU, tied or untied head;
 a norm of each head's q and k as in Qwen3, or neither as in Llama. Layers are stacked on axis 0 and scanned. Used as
 pure functions: `init_params`, `forward`, `logits`.
 
-Axes: B rows or lanes, P prompts, T query positions, C prompt positions, D width, N query heads, K kv heads, H head
-dim, F mlp width, V vocabulary, L layers; those of the cache as in ring.py.
+Axes: B rows or lanes, P prompts, T query positions, C prompt positions, D width, N query heads, K kv heads, H head dim,
+F mlp width, V vocabulary, L layers; of the cache: X shards of the batch, M lanes of a shard, J blocks, S columns of a
+block.
 Source: Qwen2.5, arXiv 2412.15115; Qwen3, arXiv 2505.09388; parity with transformers is tested for each family.
 Deliberately not here: the cache (ring.py), sampling (decode.py), scores of the vocabulary in chunks (logprobs.py).
 """
