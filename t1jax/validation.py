@@ -10,12 +10,14 @@ import difflib
 import itertools
 import os
 import re
+import sys
 import urllib.parse
 from typing import Any
 
 from t1jax.config import Config, ConfigError, mesh_shape
 
-LONGEST_SCORING = 24 * 3600  # seconds that the scoring of a step may take (devices/waiting.py)
+LONGEST_SCORING = 48 * 3600  # seconds that the scoring of a step may take (devices/waiting.py)
+WALL = 20  # the deadline of an answer is processor time; on the clock it may take this many times as long
 LOCAL, RULES = "local", "rules"  # writers of synthesis that are no endpoints: our own sampler, a program
 
 
@@ -30,9 +32,23 @@ def validate(cfg: Config, num_devices: int) -> None:
     _validate_mesh(cfg, *mesh_shape(cfg.mesh, num_devices))
 
 
+def wall_limit(deadline: float) -> float:
+    """Seconds on the clock after which an answer is given up, for a deadline in seconds of processor time."""
+    return deadline * WALL if sys.platform == "linux" else deadline  # elsewhere the deadline is on the clock
+
+
+def verifier_processes(workers: int) -> int:
+    """How many workers verifier.workers stands for: 0 is one per core that this process may use."""
+    return workers or (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
+
+
 def longest_scoring(deadline: float, answers: int, workers: int) -> float:
-    """Seconds that a step's scoring can take: every answer to its deadline, all by the workers of one process."""
-    return deadline * -(-answers // (workers or os.cpu_count() or 1))
+    """Seconds on the clock that a step's scoring can take: every answer to its limit, all in one process.
+
+    Replacing the worker of a hung answer is not counted: hung answers shorten the deadlines of those after them by
+    more (rewards/verifier.py).
+    """
+    return wall_limit(deadline) * -(-answers // verifier_processes(workers))
 
 
 def _validate_model(cfg: Config) -> None:
@@ -148,12 +164,14 @@ def _validate_measuring(cfg: Config) -> None:
     _at_least(cfg, 1, "scaling", "answer_tokens")
     _positive(cfg, "verifier", "deadline")
     _at_least(cfg, 0, "verifier", "workers")
-    answers, workers = cfg.rl.prompts_per_step * cfg.rl.responses_per_prompt, cfg.verifier.workers
-    longest = longest_scoring(cfg.verifier.deadline, answers, workers)
+    deadline, answers = cfg.verifier.deadline, cfg.rl.prompts_per_step * cfg.rl.responses_per_prompt
+    longest = longest_scoring(deadline, answers, cfg.verifier.workers)
     if longest > LONGEST_SCORING:
         raise ConfigError(
-            f"verifier.deadline is {cfg.verifier.deadline}: {answers} answers of a step may then take {longest:.0f} s; "
-            f"expected at most {LONGEST_SCORING} s, as long as devices wait: lower it, or raise verifier.workers"
+            f"verifier.deadline is {deadline}, up to {wall_limit(deadline):g} s on the clock: scoring the {answers} "
+            f"answers of a step (rl.prompts_per_step * rl.responses_per_prompt) may take {longest:.0f} s with "
+            f"{verifier_processes(cfg.verifier.workers)} workers (verifier.workers is {cfg.verifier.workers}); "
+            f"expected at most {LONGEST_SCORING} s, as long as devices wait: lower the deadline, or raise the workers"
         )
     _at_least(cfg, 64, "verifier", "memory")
     _at_least(cfg, 1, "verifier", "recycle")
