@@ -11,11 +11,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hf_folders
+import hub
 import jax
 import pytest
 import small
 
-from t1jax import config
+from configs import base
+from t1jax import config, plan
 from t1jax.config import ConfigError
 from t1jax.planning import estimate, fit, hlo, slices, suggest
 
@@ -61,6 +64,39 @@ def test_what_does_not_fit_exits_1_and_names_the_largest_part_and_its_knob():
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("t1jax.plan: a step takes ") and "expected at most 90% of the 80 GiB of h100" in last
     assert last.endswith("is values kept for the backward pass: raise rl.micro_batches"), last
+
+
+def test_positions_that_the_model_was_not_trained_for_are_told_or_refused(tmp_path):
+    """Told by the knobs; refused where the model is, whose config.json knows."""
+
+    def positions(new, folder, **model):
+        cfg = config.load(base.get_config())
+        rl = dataclasses.replace(cfg.rl, max_new_tokens=new)
+        model = dataclasses.replace(cfg.model, checkpoint=str(folder), **model)
+        cfg = dataclasses.replace(cfg, rl=rl, model=model)
+        return plan.untrained_positions(cfg)
+
+    fits = 32768 - 1024
+    assert positions(fits, "elsewhere") == "" == positions(10**6, "")  # without a checkpoint it is trained from scratch
+    assert "is 32769, more than the 32768 positions that elsewhere was trained for" in positions(fits + 1, "elsewhere")
+    yarn = {"rope_scaling": "yarn", "rope_factor": 4.0}
+    assert positions(4 * 32768 - 1024, "elsewhere", **yarn) == ""
+    assert "more than the 131072" in positions(4 * 32768, "elsewhere", **yarn)
+    assert positions(10**6, "elsewhere", rope_scaling="llama3") == ""
+
+    folder = hf_folders.write(tmp_path / "model", hf_folders.byte_level(), {"eos_token_id": 0})
+    hf_folders.change(folder, "config.json", **hub.SMOLLM2)  # 8,192
+    assert positions(6500, folder) == ""  # with an answer after the largest budget
+    with pytest.raises(ConfigError, match=r"data.prompt_length \+ rl.max_new_tokens is 8193; expected at most 8192"):
+        positions(7169, folder)
+
+
+def test_the_command_line_tells_of_them_on_stderr():
+    done = ask(
+        "--config=configs/qwen0p5b.py", "--topology=cpu:4", "--fast", "--json", "--config.rl.max_new_tokens=40000"
+    )
+    assert json.loads(done.stdout)["devices"] == 4
+    assert "t1jax.plan: data.prompt_length + rl.max_new_tokens is 41024, more than the 32768 positions" in done.stderr
 
 
 @pytest.mark.parametrize(
