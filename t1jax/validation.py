@@ -21,14 +21,16 @@ WALL = 20  # the deadline of an answer is processor time; on the clock it may ta
 LOCAL, RULES = "local", "rules"  # writers of synthesis that are no endpoints: our own sampler, a program
 
 
-def validate(cfg: Config, num_devices: int) -> None:
-    """Refuses what cannot work on `num_devices` devices.
+def validate(cfg: Config, num_devices: int, elsewhere: bool = False) -> None:
+    """Refuses what cannot work on `num_devices` devices; `elsewhere`: of other machines, with cores of their own.
 
     Raises:
       ConfigError: names the knob, what it is, what was expected.
     """
     for check in CHECKS:
         check(cfg)
+    if cfg.verifier.workers or not elsewhere:
+        _validate_scoring(cfg)
     _validate_mesh(cfg, *mesh_shape(cfg.mesh, num_devices))
 
 
@@ -40,15 +42,6 @@ def wall_limit(deadline: float) -> float:
 def verifier_processes(workers: int) -> int:
     """How many workers verifier.workers stands for: 0 is one per core that this process may use."""
     return workers or (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
-
-
-def longest_scoring(deadline: float, answers: int, workers: int) -> float:
-    """Seconds on the clock that a step's scoring can take: every answer to its limit, all in one process.
-
-    Replacing the worker of a hung answer is not counted: hung answers shorten the deadlines of those after them by
-    more (rewards/verifier.py).
-    """
-    return wall_limit(deadline) * -(-answers // verifier_processes(workers))
 
 
 def _validate_model(cfg: Config) -> None:
@@ -164,15 +157,6 @@ def _validate_measuring(cfg: Config) -> None:
     _at_least(cfg, 1, "scaling", "answer_tokens")
     _positive(cfg, "verifier", "deadline")
     _at_least(cfg, 0, "verifier", "workers")
-    deadline, answers = cfg.verifier.deadline, cfg.rl.prompts_per_step * cfg.rl.responses_per_prompt
-    longest = longest_scoring(deadline, answers, cfg.verifier.workers)
-    if longest > LONGEST_SCORING:
-        raise ConfigError(
-            f"verifier.deadline is {deadline}, up to {wall_limit(deadline):g} s on the clock: scoring the {answers} "
-            f"answers of a step (rl.prompts_per_step * rl.responses_per_prompt) may take {longest:.0f} s with "
-            f"{verifier_processes(cfg.verifier.workers)} workers (verifier.workers is {cfg.verifier.workers}); "
-            f"expected at most {LONGEST_SCORING} s, as long as devices wait: lower the deadline, or raise the workers"
-        )
     _at_least(cfg, 64, "verifier", "memory")
     _at_least(cfg, 1, "verifier", "recycle")
     for name, benchmark in cfg.benchmarks.items():
@@ -180,6 +164,22 @@ def _validate_measuring(cfg: Config) -> None:
             raise ConfigError(f"benchmarks.{name}.samples is {benchmark.samples}; expected at least 1")
     _at_least(cfg, 1, "checkpoint", "sft_every every keep")
     _at_least(cfg, 0, "checkpoint", "grace_seconds")
+
+
+def _validate_scoring(cfg: Config) -> None:
+    """Holds a step's scoring to LONGEST_SCORING: all answers in one process, each to its limit on the clock.
+
+    Starting workers again is not counted: hung answers shorten the next deadlines by more (rewards/verifier.py).
+    """
+    deadline, answers = cfg.verifier.deadline, cfg.rl.prompts_per_step * cfg.rl.responses_per_prompt
+    workers = verifier_processes(cfg.verifier.workers)
+    longest = wall_limit(deadline) * -(-answers // workers)
+    if longest > LONGEST_SCORING:
+        raise ConfigError(
+            f"verifier.deadline is {deadline}, up to {wall_limit(deadline):g} s on the clock: scoring the {answers} "
+            f"answers of a step may take {longest:.0f} s with {workers} workers; expected at most {LONGEST_SCORING} s, "
+            "as long as devices wait: lower it, raise verifier.workers, or lower rl.prompts_per_step"
+        )
 
 
 def _validate_synthesis(cfg: Config) -> None:

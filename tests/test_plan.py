@@ -20,6 +20,7 @@ import small
 from configs import base
 from t1jax import config, plan
 from t1jax.config import ConfigError
+from t1jax.devices import scopes
 from t1jax.planning import estimate, fit, hlo, slices, suggest
 
 ROOT = Path(__file__).parent.parent
@@ -134,15 +135,28 @@ def test_a_mistake_is_one_line(flags, said):
 def test_exchanges_are_told_apart(shape, kinds):
     """Shards of weights move outside of the token loop only; shards of heads are added up inside of it too."""
     knobs = {"model__num_heads": 8, "model__num_kv_heads": 8, "model__mlp_size": 32} if shape[2] > 1 else {}
-    found = fit.plan(on_mesh(shape, **knobs), a_slice(), 16.0, compiled=True)
+    found = fit.plan(on_mesh(shape, model__compute_dtype="bfloat16", **knobs), a_slice(), 16.0, compiled=True)
     moved = found.moved()
     assert kinds <= set(moved["elsewhere"]) and found.gathers == 0
     assert (moved["token_loop"]["all-reduce"] > 1000) == (shape[2] > 1)  # else only how many lanes are live
-    if shape[2] > 1:  # two sums a layer and token, of each lane's hidden state, at the least
+    if shape[2] > 1:  # two sums a layer and token, of each lane's hidden state; in float32, whatever the compute dtype
         cfg = found.cfg
-        lanes = cfg.rl.prompts_per_step * found.memory.lanes
-        least = 2 * cfg.model.num_layers * found.seconds.iterations * lanes * cfg.model.hidden_size * 4
-        assert moved["token_loop"]["all-reduce"] >= least
+        lanes, C, R, T = found.memory.lanes, cfg.data.prompt_length, cfg.rl.responses_per_prompt, cfg.rl.max_new_tokens
+        counted = found.seconds.iterations * estimate.summed_forward(cfg.model, cfg.rl.prompts_per_step * lanes)
+        assert summed(found, scopes.ALL_LANES) == counted
+        rows = estimate.summed_forward(cfg.model, cfg.rl.prompts_per_step * R * (C + T))
+        assert (
+            0.5 < summed(found, scopes.ANCHOR_PARTS) / rows < 1.25
+        )  # here responses share their prompt, rows have gaps
+
+
+def summed(found, scope):
+    """Bytes of the layers' sums, of which one is of attention and one of the MLP."""
+    return sum(
+        x.bytes * x.times
+        for x in found.compiled.exchanges
+        if x.kind == "all-reduce" and scope in x.scope.split("/") and "layers" in x.scope.split("/")
+    )
 
 
 @pytest.mark.parametrize("vocab_chunks", [pytest.param(1, marks=pytest.mark.slow), 4])

@@ -92,23 +92,28 @@ def test_a_config_whose_scoring_may_take_longer_is_refused():
     validation.validate(small.make_config(**knobs, verifier__deadline=fits), 1)
     with pytest.raises(
         ConfigError,
-        match=r"verifier.deadline is .* s on the clock: scoring the 32 answers .* may take 173120 s with 2 workers "
-        r"\(verifier.workers is 2\); expected at most 172800 s",
+        match=r"verifier.deadline is .* s on the clock: scoring the 32 answers .* may take 173120 s with 2 workers; "
+        "expected at most 172800 s.*raise verifier.workers",
     ):
         validation.validate(small.make_config(**knobs, verifier__deadline=fits + 1), 1)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can hold a process to some of the cores")
 def test_the_bound_counts_the_workers_that_there_will_be(monkeypatch):
+    """As many as the process may use cores; a plan for other machines does not go by this one's."""
+    cfg = small.make_config(verifier__workers=0, verifier__deadline=1000.0)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2})
-    assert validation.longest_scoring(1.0, answers=7, workers=0) == 20.0 * 3
-    with Verifier(small.make_config().verifier) as verifier:
+    with Verifier(cfg.verifier) as verifier:
         assert verifier._size == 3
-    assert validation.longest_scoring(1.0, answers=7, workers=7) == validation.wall_limit(1.0)
+    with pytest.raises(ConfigError, match=r"may take 220000 s with 3 workers"):
+        validation.validate(cfg, 1)
+    validation.validate(cfg, 1, elsewhere=True)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(4))
+    validation.validate(cfg, 1)
 
 
 @pytest.mark.parametrize("name", ["base", "qwen32b", "qwen7b", "smollm2_135m", "tiny"])
 def test_the_configs_that_come_with_t1jax_fit_with_one_worker(name):
     cfg = importlib.import_module(f"configs.{name}").get_config()
     cfg.verifier.workers = 1
-    validation._validate_measuring(config.load(cfg))
+    validation._validate_scoring(config.load(cfg))
