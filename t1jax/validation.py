@@ -11,29 +11,38 @@ import difflib
 import itertools
 import os
 import re
+import sys
 import urllib.parse
 from typing import Any
 
 from t1jax.config import Config, ConfigError, mesh_shape
 
-LONGEST_SCORING = 24 * 3600  # seconds that the scoring of a step may take (devices/waiting.py)
+LONGEST_SCORING = 48 * 3600  # seconds that the scoring of a step may take (devices/waiting.py)
+WALL = 20  # the deadline of an answer is processor time; on the clock it may take this many times as long
 LOCAL, RULES = "local", "rules"  # writers of synthesis that are no endpoints: our own sampler, a program
 
 
-def validate(cfg: Config, num_devices: int) -> None:
-    """Rejects a config that cannot work on `num_devices` devices.
+def validate(cfg: Config, num_devices: int, elsewhere: bool = False) -> None:
+    """Rejects a config that cannot work on `num_devices` devices; `elsewhere`: of other machines, with their own cores.
 
     Raises:
       ConfigError: names the knob, its value, and what was expected.
     """
     for check in CHECKS:
         check(cfg)
+    if cfg.verifier.workers or not elsewhere:
+        _validate_scoring(cfg)
     _validate_mesh(cfg, *mesh_shape(cfg.mesh, num_devices))
 
 
-def longest_scoring(deadline: float, answers: int, workers: int) -> float:
-    """Seconds that a step's scoring can take: every answer to its deadline, all by the workers of one process."""
-    return deadline * -(-answers // (workers or os.cpu_count() or 1))
+def wall_limit(deadline: float) -> float:
+    """Seconds on the clock after which an answer is given up, for a deadline in seconds of processor time."""
+    return deadline * WALL if sys.platform == "linux" else deadline  # elsewhere the deadline is on the clock
+
+
+def verifier_processes(workers: int) -> int:
+    """How many workers verifier.workers stands for: 0 is one per core that this process may use."""
+    return workers or (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
 
 
 def _validate_model(cfg: Config) -> None:
@@ -150,13 +159,6 @@ def _validate_measuring(cfg: Config) -> None:
     _at_least(cfg, 1, "scaling", "answer_tokens")
     _positive(cfg, "verifier", "deadline")
     _at_least(cfg, 0, "verifier", "workers")
-    answers, workers = cfg.rl.prompts_per_step * cfg.rl.responses_per_prompt, cfg.verifier.workers
-    longest = longest_scoring(cfg.verifier.deadline, answers, workers)
-    if longest > LONGEST_SCORING:
-        raise ConfigError(
-            f"verifier.deadline is {cfg.verifier.deadline}: {answers} answers of a step may then take {longest:.0f} s; "
-            f"expected at most {LONGEST_SCORING} s, as long as devices wait: lower it, or raise verifier.workers"
-        )
     _at_least(cfg, 64, "verifier", "memory")
     _at_least(cfg, 1, "verifier", "recycle")
     for name, benchmark in cfg.benchmarks.items():
@@ -164,6 +166,22 @@ def _validate_measuring(cfg: Config) -> None:
             raise ConfigError(f"benchmarks.{name}.samples is {benchmark.samples}; expected at least 1")
     _at_least(cfg, 1, "checkpoint", "sft_every every keep")
     _at_least(cfg, 0, "checkpoint", "grace_seconds")
+
+
+def _validate_scoring(cfg: Config) -> None:
+    """Holds a step's scoring to LONGEST_SCORING: all answers in one process, each to its limit on the clock.
+
+    Starting workers again is not counted: hung answers shorten the next deadlines by more (rewards/verifier.py).
+    """
+    deadline, answers = cfg.verifier.deadline, cfg.rl.prompts_per_step * cfg.rl.responses_per_prompt
+    workers = verifier_processes(cfg.verifier.workers)
+    longest = wall_limit(deadline) * -(-answers // workers)
+    if longest > LONGEST_SCORING:
+        raise ConfigError(
+            f"verifier.deadline is {deadline}, up to {wall_limit(deadline):g} s on the clock: scoring the {answers} "
+            f"answers of a step may take {longest:.0f} s with {workers} workers; expected at most {LONGEST_SCORING} s, "
+            "as long as devices wait: lower it, raise verifier.workers, or lower rl.prompts_per_step"
+        )
 
 
 def _validate_synthesis(cfg: Config) -> None:

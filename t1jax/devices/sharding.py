@@ -12,7 +12,7 @@ Deliberately not here: anything about several processes (multihost.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,7 +82,12 @@ class Layout:
     @property
     def on_cpu(self) -> bool:
         """Whether the mesh's devices are the host's own."""
-        return bool(self.mesh.devices.flat[0].platform == "cpu")
+        return are_host(self.mesh.devices.flat)
+
+
+def are_host(devices: Iterable[Any]) -> bool:
+    """Whether devices are the host's processors, whose memory is that of the process: all are, or none."""
+    return bool(next(iter(devices)).platform == "cpu")
 
 
 def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -92,14 +92,20 @@ class HFTokenizer:
             if token.special or (token.content in source and not token.content.isspace())
         )
 
-    def refuse_too_long(self, positions: int, what: str) -> None:
-        """ConfigError if `positions`, the value of `what`, exceeds the length that the model was trained for."""
-        file = self._folder / "config.json"
-        trained = trained_length(self._object(file.name), str(file))
+    def trained_length(self) -> int | None:
+        """The positions that the model was trained for by config.json, tokens; None if it does not say."""
+        return trained_length(self._object("config.json"), str(self._folder / "config.json"))
+
+    def refuse_too_long(self, positions: int, what: str, turn: str = "lower it") -> None:
+        """ConfigError if `positions`, the value of `what`, exceeds the length that the model was trained for.
+
+        `turn`: what to do about it.
+        """
+        trained = self.trained_length()
         if trained is not None and positions > trained:
             raise ConfigError(
                 f"{what} is {positions}; expected at most {trained}, the positions that the model was trained for by "
-                f"{file}: lower it, or change max_position_embeddings or the rope scaling there"
+                f"{self._folder / 'config.json'}: {turn}, or change max_position_embeddings or the rope scaling there"
             )
 
     def encode(self, text: str) -> list[int]:

@@ -131,7 +131,7 @@ def plan(
     room = available(mesh) if device_bytes is None else device_bytes
     R = cfg.rl.responses_per_prompt
     if on_host is None:
-        on_host = mesh.local_devices[0].platform == "cpu"
+        on_host = learner.layout.on_cpu
     host = _host_parts(learner) if on_host else []
     if cfg.rl.lanes:
         return MemoryPlan((*_parts(cfg, learner, sampler, grid, cfg.rl.lanes), *host), cfg.rl.lanes, room)

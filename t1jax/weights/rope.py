@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from t1jax.config import ConfigError
+from t1jax.config import ConfigError, ModelConfig
 from t1jax.weights.strict import Section
 
 MAX_LENGTH = 2**31 - 1  # positions are int32
@@ -71,6 +71,13 @@ def trained_length(hf: Mapping[str, Any], file: str) -> int | None:
     if rope["rope_scaling"] in ("linear", "yarn"):
         return round(rope["rope_original_length"] * rope["rope_factor"])
     return section.whole("max_position_embeddings", MAX_LENGTH)
+
+
+def configured_length(cfg: ModelConfig) -> int | None:
+    """The same by the knobs, for a model whose config.json is not here; None for Llama 3, whose knobs do not say."""
+    if cfg.rope_scaling == "llama3":
+        return None
+    return round(cfg.rope_original_length * (1 if cfg.rope_scaling == "none" else cfg.rope_factor))
 
 
 def read_rope(section: Section) -> dict[str, Any]:

@@ -164,13 +164,15 @@ def test_what_is_sampled_does_not_depend_on_the_memory_there_is(monkeypatch):
     np.testing.assert_allclose(rollouts.logprob_BT, all_lanes.logprob_BT, atol=1e-5)
 
 
-def test_on_a_host_the_process_and_the_copy_that_is_written_are_counted():
+def test_on_a_host_the_process_and_the_copy_that_is_written_are_counted(monkeypatch):
     cfg, mesh = small.make_config(), small.make_mesh((1, 4, 2))
     device, host = (memory_plan(cfg, mesh, 1 << 40, on_host=on_host) for on_host in (False, True))
     assert device.total == device.program == host.program
     state = sum(part.bytes for part in device.parts if part.name in ("parameters", "optimiser", "anchor"))
     assert host.total == host.program + state + ((1 << 30) + (1 << 30)) // 8
     assert memory_plan(cfg, mesh, 1 << 40).total == host.total  # the tests' devices are the host's
+    monkeypatch.setattr(sharding, "are_host", lambda devices: False)  # one function tells it, as for checkpoints
+    assert memory_plan(cfg, mesh, 1 << 40).total == device.total
 
 
 @pytest.mark.slow
