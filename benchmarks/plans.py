@@ -40,7 +40,7 @@ def plan(point: dict[str, Any]) -> Any:
     import jax
 
     from t1jax import config
-    from t1jax.planning import fit, slices
+    from t1jax.planning import slices, suggest
 
     cfg = config.load(importlib.import_module(f"configs.{point['model']}").get_config())
     rl = dataclasses.replace(
@@ -54,7 +54,7 @@ def plan(point: dict[str, Any]) -> Any:
     cfg = dataclasses.replace(cfg, eval=dataclasses.replace(cfg.eval, batch_size=1024))
     chips = tuple(jax.devices()[: point["chips"]])
     where = slices.Slice(f"v5p of {point['chips']}", slices.CHIPS["v5p"], chips, "cpu")
-    return fit.suggest(cfg, where, float(point["length"]), compiled=False)
+    return suggest.suggest(cfg, where, float(point["length"]), compiled=False)
 
 
 def row(point: dict[str, Any], name: str, found: Any) -> str:

@@ -20,6 +20,7 @@ from t1jax.planning import slices
 from t1jax.planning.slices import GIB
 
 if TYPE_CHECKING:  # imported where it is used: jax must not start before hardware.find
+    from t1jax.config import Config
     from t1jax.planning.fit import Found
 
 USAGE = """\
@@ -69,6 +70,7 @@ def _plan(argv: list[str]) -> int:
     if values.length < 0 or values.length > cfg.rl.max_new_tokens:
         raise ConfigError(f"--length is {values.length}; expected 1 to rl.max_new_tokens = {cfg.rl.max_new_tokens}")
     where = slices.find(values.topology)
+    note = untrained_positions(cfg)
     length = float(values.length or cfg.rl.max_new_tokens)
     from t1jax.planning import fit, suggest
 
@@ -89,10 +91,39 @@ def _plan(argv: list[str]) -> int:
         print(table(found) if found else f"{values.topology}: the config does not work on this slice")
         if values.suggest:
             print(f"\nsuggestion: {better.command() if better else 'none of the settings tried fits'}")
+    if note:
+        print(f"t1jax.plan: {note}", file=sys.stderr)
     if why:
         print(f"t1jax.plan: {why}", file=sys.stderr)
         return EXIT_TOO_BIG
     return 0
+
+
+def untrained_positions(cfg: Config) -> str:
+    """A note if prompt and response have more positions than model.checkpoint was trained for, by its rope's knobs.
+
+    Where that folder is here, its config.json decides, as it does in t1jax.main.
+
+    Raises:
+      ConfigError: by config.json they have more.
+    """
+    from t1jax.text import tokenizer
+    from t1jax.weights import rope
+
+    folder = cfg.model.checkpoint
+    if not folder:  # a model that is trained from scratch, at these lengths
+        return ""
+    if tokenizer.is_saved(folder):
+        tokenizer.refuse_too_long(tokenizer.load(folder), cfg, cfg.scaling.budgets)
+        return ""
+    positions, trained = cfg.data.prompt_length + cfg.rl.max_new_tokens, rope.configured_length(cfg.model)
+    if trained is None or positions <= trained:
+        return ""
+    return (
+        f"data.prompt_length + rl.max_new_tokens is {positions}, more than the {trained} positions that {folder} was "
+        "trained for by model.rope_original_length and model.rope_scaling; t1jax.main goes by its config.json: lower "
+        "them, or scale the rope"
+    )
 
 
 def table(found: Found) -> str:

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import compare, costs, roofline, workload
+from benchmarks import compare, costs, plans, roofline, workload
 
 FLAGS = (
     "--layers=1 --hidden=16 --ffn=24 --heads=2 --kv-heads=1 --head-dim=8 --vocab=64 --prompts=8 --group=2 "
@@ -129,3 +129,8 @@ def test_all_parts_are_timed_on_a_small_shape(capsys, monkeypatch):
 def test_ceilings_are_positive():
     found = roofline.ceilings("float32", (16, 32), (1,), times=1)
     assert set(found) == {"matmul", "read", "copy"} and min(found.values()) > 0
+
+
+def test_a_point_of_the_plans_is_a_suggestion():
+    found = plans.plan({"model": "qwen0p5b", "responses": 2, "length": 64, "chips": 2})
+    assert found.fits and plans.row({"chips": 2}, "chips", found).startswith("| 2 | ")

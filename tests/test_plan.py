@@ -11,12 +11,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hf_folders
+import hub
 import jax
 import pytest
+import several
 import small
 
-from t1jax import config
+from configs import base
+from t1jax import config, plan
 from t1jax.config import ConfigError
+from t1jax.devices import scopes
 from t1jax.planning import estimate, fit, hlo, slices, suggest
 
 ROOT = Path(__file__).parent.parent
@@ -26,7 +31,8 @@ EVEN = {"rl__responses_per_prompt": 4, "rl__max_new_tokens": 16, "rl__window": 8
 
 def ask(*flags):
     """`python -m t1jax.plan` as a user runs it: without the virtual devices of the tests."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+    environment = os.environ | {"XLA_FLAGS": " ".join(several.QUICK)}
+    del environment["JAX_PLATFORMS"]
     command = [sys.executable, "-m", "t1jax.plan", *flags]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1200)
 
@@ -61,6 +67,39 @@ def test_what_does_not_fit_exits_1_and_names_the_largest_part_and_its_knob():
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("t1jax.plan: a step takes ") and "expected at most 90% of the 80 GiB of h100" in last
     assert last.endswith("is values kept for the backward pass: raise rl.micro_batches"), last
+
+
+def test_positions_that_the_model_was_not_trained_for_are_told_or_refused(tmp_path):
+    """Told by the knobs; refused where the model is, whose config.json knows."""
+
+    def positions(new, folder, **model):
+        cfg = config.load(base.get_config())
+        rl = dataclasses.replace(cfg.rl, max_new_tokens=new)
+        model = dataclasses.replace(cfg.model, checkpoint=str(folder), **model)
+        cfg = dataclasses.replace(cfg, rl=rl, model=model)
+        return plan.untrained_positions(cfg)
+
+    fits = 32768 - 1024
+    assert positions(fits, "elsewhere") == "" == positions(10**6, "")  # without a checkpoint it is trained from scratch
+    assert "is 32769, more than the 32768 positions that elsewhere was trained for" in positions(fits + 1, "elsewhere")
+    yarn = {"rope_scaling": "yarn", "rope_factor": 4.0}
+    assert positions(4 * 32768 - 1024, "elsewhere", **yarn) == ""
+    assert "more than the 131072" in positions(4 * 32768, "elsewhere", **yarn)
+    assert positions(10**6, "elsewhere", rope_scaling="llama3") == ""
+
+    folder = hf_folders.write(tmp_path / "model", hf_folders.byte_level(), {"eos_token_id": 0})
+    hf_folders.change(folder, "config.json", **hub.SMOLLM2)  # 8,192
+    assert positions(6500, folder) == ""  # with an answer after the largest budget
+    with pytest.raises(ConfigError, match=r"data.prompt_length \+ rl.max_new_tokens is 8193; expected at most 8192"):
+        positions(7169, folder)
+
+
+def test_the_command_line_tells_of_them_on_stderr():
+    done = ask(
+        "--config=configs/qwen0p5b.py", "--topology=cpu:4", "--fast", "--json", "--config.rl.max_new_tokens=40000"
+    )
+    assert json.loads(done.stdout)["devices"] == 4
+    assert "t1jax.plan: data.prompt_length + rl.max_new_tokens is 41024, more than the 32768 positions" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -98,15 +137,28 @@ def test_a_mistake_is_one_line(flags, said):
 def test_exchanges_are_told_apart(shape, kinds):
     """Shards of weights move outside of the token loop only; shards of heads are added up inside of it too."""
     knobs = {"model__num_heads": 8, "model__num_kv_heads": 8, "model__mlp_size": 32} if shape[2] > 1 else {}
-    found = fit.plan(on_mesh(shape, **knobs), a_slice(), 16.0, compiled=True)
+    found = fit.plan(on_mesh(shape, model__compute_dtype="bfloat16", **knobs), a_slice(), 16.0, compiled=True)
     moved = found.moved()
     assert kinds <= set(moved["elsewhere"]) and found.gathers == 0
     assert (moved["token_loop"]["all-reduce"] > 1000) == (shape[2] > 1)  # else only how many lanes are live
-    if shape[2] > 1:  # two sums a layer and token, of each lane's hidden state, at the least
+    if shape[2] > 1:  # two sums a layer and token, of each lane's hidden state; in float32, whatever the compute dtype
         cfg = found.cfg
-        lanes = cfg.rl.prompts_per_step * found.memory.lanes
-        least = 2 * cfg.model.num_layers * found.seconds.iterations * lanes * cfg.model.hidden_size * 4
-        assert moved["token_loop"]["all-reduce"] >= least
+        lanes, C, R, T = found.memory.lanes, cfg.data.prompt_length, cfg.rl.responses_per_prompt, cfg.rl.max_new_tokens
+        counted = found.seconds.iterations * estimate.summed_forward(cfg.model, cfg.rl.prompts_per_step * lanes)
+        assert summed(found, scopes.ALL_LANES) == counted
+        rows = estimate.summed_forward(cfg.model, cfg.rl.prompts_per_step * R * (C + T))
+        assert (
+            0.5 < summed(found, scopes.ANCHOR_PARTS) / rows < 1.25
+        )  # here responses share their prompt, rows have gaps
+
+
+def summed(found, scope):
+    """Bytes of the layers' sums, of which one is of attention and one of the MLP."""
+    return sum(
+        x.bytes * x.times
+        for x in found.compiled.exchanges
+        if x.kind == "all-reduce" and scope in x.scope.split("/") and "layers" in x.scope.split("/")
+    )
 
 
 @pytest.mark.parametrize("vocab_chunks", [pytest.param(1, marks=pytest.mark.slow), 4])

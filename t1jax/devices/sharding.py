@@ -12,7 +12,7 @@ Deliberately not here: anything about several processes (multihost.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +74,11 @@ class Layout:
             raise ValueError(f"got {len(axes)} logical axes {axes} for an array of shape {x.shape}")
         return jax.lax.with_sharding_constraint(x, self.sharding(*axes))
 
+    def parts(self, *axes: str | None) -> int:
+        """Over how many shards an array with these logical axes is split."""
+        named = jax.tree.leaves(tuple(self.spec(*axes)))
+        return int(np.prod([self.mesh.shape[name] for name in named]))
+
     @property
     def batch_shards(self) -> int:
         """Over how many shards rows are split."""
@@ -82,7 +87,12 @@ class Layout:
     @property
     def on_cpu(self) -> bool:
         """Whether the mesh's devices are the host's own."""
-        return bool(self.mesh.devices.flat[0].platform == "cpu")
+        return are_host(self.mesh.devices.flat)
+
+
+def are_host(devices: Iterable[Any]) -> bool:
+    """Whether devices are the host's processors, whose memory is that of the process: all are, or none."""
+    return bool(next(iter(devices)).platform == "cpu")
 
 
 def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -79,6 +79,7 @@ def _misfit(kernel: str, cfg: ModelConfig, platform: str, length: int, parents: 
         "splash": [
             (platform != "tpu", f"the platform is {platform}, expected tpu"),
             (parents, "texts of a row share their prompt, expected a copy of the prompt before each"),
+            (dtype == "float32", f"model.compute_dtype is {dtype}, expected bfloat16: splash may round its products"),
         ],
         "cudnn": [
             (platform != "gpu", f"the platform is {platform}, expected gpu"),

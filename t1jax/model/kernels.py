@@ -3,7 +3,7 @@
 
 Each function takes the rows of one device, pads them and transposes q, k and v as its kernel requires.
 
-Axes: B rows, T positions, N query heads, K kv heads, H head dim.
+Axes: B rows, T positions (S: those of keys), N query heads, K kv heads, H head dim.
 Source: FlashAttention-2, arXiv 2307.08691, of which both are relatives.
 Deliberately not here: which kernel is used when, and what of the rows is padding (attention.py).
 """
@@ -29,6 +29,8 @@ def splash(
     """softmax(q k^T / sqrt(H)) v over earlier tokens of the same segment, 0 being one too; [B, N, T, H].
 
     Computes half of all tiles, whatever the segments; scores are never in memory. `interpret` runs it without a TPU.
+    JAX's kernel takes no precision for its products, so a TPU may round float32 in them: attention.py does not choose
+    it for float32.
     """
     _, N, T, H = q_BNTH.shape
     block = min(BLOCK, T + -T % LANES)

@@ -18,6 +18,7 @@ from t1jax.config import Config, ModelConfig
 from t1jax.planning.slices import Chip
 
 MATMUL, READ = 0.5, 0.8  # shares of a chip's peaks that large matrix products, and reads, are taken to reach
+FLOAT = 4  # bytes of a float32
 LATENCY = 5e-6  # seconds that a small exchange takes at least
 ASSUMPTIONS = (
     f"{MATMUL:.0%} of a chip's bfloat16 peak, {READ:.0%} of its bandwidth, {LATENCY * 1e6:.0f} microseconds an "
@@ -36,6 +37,21 @@ def forward_flops(cfg: ModelConfig, tokens: float, attended: float, scored: floa
     matmul = 2.0 * tokens * cfg.num_layers * layer_weights(cfg)
     attention = 4.0 * tokens * attended * cfg.num_layers * cfg.num_heads * cfg.head_dim
     return matmul + attention + 2.0 * scored * cfg.hidden_size * cfg.vocab_size
+
+
+def summed_forward(cfg: ModelConfig, tokens: float) -> float:
+    """Bytes that the devices of a tensor group add up in one forward: the outputs of attention and MLP, in float32."""
+    return 2.0 * cfg.num_layers * tokens * cfg.hidden_size * FLOAT
+
+
+def summed_backward(cfg: ModelConfig, tokens: float) -> float:
+    """The same in the backward: gradients of the inputs of q, k, v and MLP, in compute dtype."""
+    return 4.0 * cfg.num_layers * tokens * cfg.hidden_size * _value(cfg)
+
+
+def _value(cfg: ModelConfig) -> int:
+    """Bytes of a number in compute dtype."""
+    return FLOAT if cfg.compute_dtype == "float32" else 2
 
 
 @dataclass(frozen=True)
@@ -98,7 +114,7 @@ def seconds(cfg: Config, mesh: tuple[int, int, int], chip: Chip, length: float, 
 
     An iteration of the token loop reads a device's weights and its share of the cache once, and computes one token of
     each lane, whichever takes longer; then `tensor` devices add up two arrays a layer. Each part of the update gathers
-    all weights, for each forward and for the backward, and sends their gradient on.
+    all weights, for each forward and for the backward, sends their gradient on, and adds up activations.
 
     Args:
       mesh: (data, fsdp, tensor).
@@ -108,7 +124,7 @@ def seconds(cfg: Config, mesh: tuple[int, int, int], chip: Chip, length: float, 
     model, (data, fsdp, tensor) = cfg.model, mesh
     devices, shards = data * fsdp * tensor, data * fsdp
     todo = work(cfg, length)
-    value = 4 if model.compute_dtype == "float32" else 2
+    value = _value(model)
     iterations = length * cfg.rl.responses_per_prompt / lanes
     weights = (model.num_layers * layer_weights(model) + model.hidden_size * model.vocab_size) / tensor
     here = cfg.rl.prompts_per_step / shards * lanes  # lanes of a device
@@ -116,15 +132,16 @@ def seconds(cfg: Config, mesh: tuple[int, int, int], chip: Chip, length: float, 
     cache = here * length / 2 * a_position + cfg.rl.prompts_per_step / shards * cfg.data.prompt_length * a_position
     read = (weights * value + cache) / (READ * chip.bandwidth)
     compute = todo.decode / iterations / devices / (MATMUL * chip.flops)
-    exchange = 0.0
-    if tensor > 1:
-        moved = 2 * here * model.hidden_size * value * (tensor - 1) / tensor
-        exchange = 2 * model.num_layers * (LATENCY + moved / chip.links)
-    gathered = parts * weights * ((2 + kl_forwards(cfg)) * value + 4) * (1 - 1 / fsdp) / chip.links
+    ring = 2 * (tensor - 1) / tensor / chip.links  # seconds a byte that a tensor group adds up
+    exchange = (2 * model.num_layers * LATENCY if tensor > 1 else 0.0) + summed_forward(model, here) * ring
+    gathered = parts * weights * ((2 + kl_forwards(cfg)) * value + FLOAT) * (1 - 1 / fsdp) / chip.links
+    rows = cfg.rl.prompts_per_step * cfg.rl.responses_per_prompt / shards * (cfg.data.prompt_length + length)  # tokens
+    forwards = 1 + kl_forwards(cfg) + (model.remat == "full")
+    summed = (forwards * summed_forward(model, rows) + summed_backward(model, rows)) * ring
     learning = (todo.anchor + todo.update + todo.remat) / devices / (MATMUL * chip.flops)
     return Seconds(
         prefill=todo.prefill / devices / (MATMUL * chip.flops),
         decode=iterations * (max(read, compute) + exchange),
-        update=max(learning, gathered),
+        update=max(learning, gathered + summed),
         iterations=iterations,
     )

@@ -175,7 +175,7 @@ def plan(cfg: Config, where: Slice, length: float, *, compiled: bool) -> Found:
     Raises:
       ConfigError: the config cannot work there, whatever the memory.
     """
-    validation.validate(cfg, len(where.devices))
+    validation.validate(cfg, len(where.devices), elsewhere=True)
     shape = mesh_shape(cfg.mesh, len(where.devices))
     mesh = sharding.make_mesh(cfg.mesh, where.devices)
     setup = _setup(cfg, mesh, where)

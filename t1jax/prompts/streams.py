@@ -22,6 +22,7 @@ import numpy as np
 from t1jax.config import Config, ConfigError
 from t1jax.prompts import curriculum
 from t1jax.tasks.task import Task
+from t1jax.text.huggingface import HFTokenizer
 from t1jax.text.tokenizer import Tokenizer
 from t1jax.types import Packed, Prompts
 
@@ -108,13 +109,15 @@ def sft_stream(cfg: Config, task: Task, tokenizer: Tokenizer) -> SftStream:
     stop token.
 
     Raises:
-      ConfigError: a file with fewer texts than a batch has rows.
+      ConfigError: a file with fewer texts than a batch has rows, or texts beyond the positions that the model was
+        trained for.
     """
     size = task.num_demonstrations()
     if size is not None and size < cfg.sft.batch_size:
         raise ConfigError(
             f"sft.batch_size is {cfg.sft.batch_size}; expected at most {size}, the texts of data.sft that are used"
         )
+    _refuse_too_long(cfg, task, tokenizer)
     batch, length, seed = cfg.sft.batch_size, cfg.sft.sequence_length, cfg.seed
     stop = tokenizer.stop_ids[0]
 
@@ -145,6 +148,25 @@ def sft_stream(cfg: Config, task: Task, tokenizer: Tokenizer) -> SftStream:
         padding_struct={"tokens": tokenizer.pad_id, "target": False},
     )
     return _prefetched(packing.batch(batch).map(packed))
+
+
+def _refuse_too_long(cfg: Config, task: Task, tokenizer: Tokenizer) -> None:
+    """ConfigError if a text of the cold start has more positions than the model was trained for.
+
+    A text is cut at the end of its row, so texts are read only where a row is longer than that.
+    """
+    length, size = cfg.sft.sequence_length, task.num_demonstrations()
+    if not isinstance(tokenizer, HFTokenizer) or length <= (tokenizer.trained_length() or length):
+        return
+    if size is None:  # any length may come
+        tokenizer.refuse_too_long(length, "sft.sequence_length, at which texts are cut,")
+        return
+    texts = (task.demonstration(index, cfg.seed) for index in range(size))
+    longest = max(
+        (len(tokenizer.encode(prompt)) + len(tokenizer.encode(text)) + 1 for prompt, text in texts), default=0
+    )
+    what = f"the longest text of data.sft, cut at sft.sequence_length = {length},"
+    tokenizer.refuse_too_long(min(longest, length), what, "lower sft.sequence_length, or leave the text out")
 
 
 def _epochs(size: int | None, seed: int) -> grain.MapDataset:

@@ -3,8 +3,8 @@
 
 rollouts -> REWARDS, between the pool (verifier.py) and the program (worker.py). Host only.
 A deadline is CPU time of the worker, read from /proc on Linux, so that no answer becomes unscorable because the machine
-is busy. A wall-clock limit, WALL times as long, catches workers that sleep or starve. Where a process cannot read
-another's CPU time (macOS), only the wall clock counts.
+is busy. A wall-clock limit, far longer (wall_limit in validation.py), catches workers that sleep or starve. Where a
+process cannot read another's CPU time (macOS), only the wall clock counts.
 Deliberately not here: which answers are asked, and what is done about a worker that died (verifier.py).
 """
 
@@ -20,10 +20,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from t1jax import validation
 from t1jax.config import VerifierConfig
 from t1jax.rewards.worker import HEADER
 
-WALL = 20  # a deadline of processor time is this many of the clock
 _START_LIMIT = 60.0  # a worker that is not ready by then counts as failed, seconds
 
 
@@ -35,17 +35,12 @@ class Died(Exception):
         self.timed_out = timed_out
 
 
-def _wall(deadline: float) -> float:
-    """Seconds on the clock for a deadline of processor time."""
-    return deadline * WALL if sys.platform == "linux" else deadline
-
-
 class _Budget:
-    """What an answer may take: seconds of its worker's processor time, and WALL times as many on the clock."""
+    """What an answer may take: seconds of its worker's processor time, and many more on the clock."""
 
     def __init__(self, pid: int, deadline: float):
         self._pid, self._deadline = pid, deadline
-        self._until, self._begun = time.monotonic() + _wall(deadline), self._used()
+        self._until, self._begun = time.monotonic() + validation.wall_limit(deadline), self._used()
 
     def left(self) -> float:
         """Seconds that must pass before it can be spent: a worker computes on one core."""
@@ -67,7 +62,8 @@ class Worker:
 
     def __init__(self, path: Path, cfg: VerifierConfig, program: Sequence[str] = ()):
         """`path`: worker.py; `program`: a file and words for its `start`, see there."""
-        arguments = [str(cfg.deadline), str(_wall(cfg.deadline)), str(cfg.memory), str(os.getpid()), *program]
+        limits = (cfg.deadline, validation.wall_limit(cfg.deadline), cfg.memory)
+        arguments = [*map(str, limits), str(os.getpid()), *program]
         accelerators = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "TPU_VISIBLE_CHIPS": ""}
         self.process = subprocess.Popen(
             [sys.executable, "-P", str(path), *arguments],  # -P: no module beside it is in the way of a library

@@ -31,7 +31,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from t1jax.config import Config, ConfigError
-from t1jax.devices import multihost
+from t1jax.devices import multihost, sharding
 from t1jax.host.stopping import EXIT_STORAGE, Stopped
 from t1jax.prompts.streams import Stream
 from t1jax.text.tokenizer import Tokenizer
@@ -79,8 +79,8 @@ class Checkpoints:
             # a folder that cannot be made is then an error here, and no background thread waits for it for minutes
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
-        on_host = jax.devices()[0].platform == "cpu"  # the state is in the memory that a save needs too
-        limit = {"save_concurrent_gb": memory.WRITING} if on_host else {}
+        shared = sharding.are_host(jax.devices())  # the state is in the memory that a save needs too
+        limit = {"save_concurrent_gb": memory.WRITING} if shared else {}
         handlers = {
             "state": ocp.StandardCheckpointHandler(**limit),
             "config": ocp.JsonCheckpointHandler(),

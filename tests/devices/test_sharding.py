@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,11 @@ from t1jax.devices import sharding
 from t1jax.model import qwen
 
 MESH = small.make_mesh((2, 2, 2))
+
+
+def test_the_devices_of_a_cpu_are_the_hosts():
+    assert sharding.are_host(jax.devices()) and sharding.train_layout(MESH).on_cpu
+    assert not sharding.are_host([types.SimpleNamespace(platform="tpu")])
 
 
 def test_training_splits_weights_and_decoding_keeps_them_still():

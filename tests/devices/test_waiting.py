@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 import time
 
 import jax
@@ -13,10 +15,11 @@ import pytest
 import several
 import small
 
-from t1jax import validation
+from t1jax import config, validation
 from t1jax.config import ConfigError
 from t1jax.devices import waiting
 from t1jax.host import command_line
+from t1jax.rewards.verifier import Verifier
 from t1jax.training.scoring import make_score
 from t1jax.training.setup import rl_setup
 from t1jax.types import Rollouts
@@ -83,10 +86,34 @@ def test_every_command_line_is_patient_and_what_the_user_set_stays(monkeypatch):
 
 
 def test_a_config_whose_scoring_may_take_longer_is_refused():
+    """By the time on the clock that an answer may take, which is far above its deadline."""
     knobs = {"rl__prompts_per_step": 8, "rl__responses_per_prompt": 4, "verifier__workers": 2}
-    fits = validation.LONGEST_SCORING / 16
+    fits = validation.LONGEST_SCORING / 16 / (20 if sys.platform == "linux" else 1)
     validation.validate(small.make_config(**knobs, verifier__deadline=fits), 1)
     with pytest.raises(
-        ConfigError, match=r"verifier.deadline is .*: 32 answers of a step may then take 86416 s; expected"
+        ConfigError,
+        match=r"verifier.deadline is .* s on the clock: scoring the 32 answers .* may take 173120 s with 2 workers; "
+        "expected at most 172800 s.*raise verifier.workers",
     ):
         validation.validate(small.make_config(**knobs, verifier__deadline=fits + 1), 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can hold a process to some of the cores")
+def test_the_bound_counts_the_workers_that_there_will_be(monkeypatch):
+    """As many as the process may use cores; a plan for other machines does not go by this one's."""
+    cfg = small.make_config(verifier__workers=0, verifier__deadline=1000.0)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2})
+    with Verifier(cfg.verifier) as verifier:
+        assert verifier._size == 3
+    with pytest.raises(ConfigError, match=r"may take 220000 s with 3 workers"):
+        validation.validate(cfg, 1)
+    validation.validate(cfg, 1, elsewhere=True)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(4))
+    validation.validate(cfg, 1)
+
+
+@pytest.mark.parametrize("name", ["base", "qwen32b", "qwen7b", "smollm2_135m", "tiny"])
+def test_the_configs_that_come_with_t1jax_fit_with_one_worker(name):
+    cfg = importlib.import_module(f"configs.{name}").get_config()
+    cfg.verifier.workers = 1
+    validation._validate_scoring(config.load(cfg))

@@ -8,6 +8,8 @@ import hashlib
 import itertools
 import json
 
+import hf_folders
+import hub
 import jax
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from t1jax.config import Config, ConfigError
 from t1jax.prompts import streams
 from t1jax.tasks.pairs.task import PairsTask
 from t1jax.text import tokenizer
+from t1jax.text.huggingface import HFTokenizer
 
 
 def make_config(**knobs: int) -> Config:
@@ -294,3 +297,39 @@ def test_a_batch_larger_than_the_file_is_refused(tokens):
     for texts in (7, 0):
         with pytest.raises(ConfigError, match=f"sft.batch_size is 8; expected at most {texts}, the texts of data.sft"):
             streams.sft_stream(CFG, Small(7, texts), tokens)
+
+
+class Chains:
+    """A task whose cold start has texts of these many tokens in all, or without end."""
+
+    def __init__(self, *lengths):
+        self.lengths = lengths
+
+    def num_demonstrations(self):
+        return len(self.lengths) or None
+
+    def demonstration(self, index, seed):
+        return "5", "6" * (self.lengths[index] - 2)  # and a stop token
+
+
+def test_texts_of_the_cold_start_beyond_what_the_model_was_trained_for_are_refused(tmp_path):
+    """A packed row may be longer: each text has positions of its own."""
+    folder = hf_folders.write(tmp_path / "model", hf_folders.byte_level(), {"eos_token_id": 0})
+    found, cfg = HFTokenizer(folder), make_config(sequence_length=200, batch_size=1)
+    streams.sft_stream(cfg, Chains(300), found).close()  # no config.json, so nobody knows
+    hf_folders.change(folder, "config.json", **hub.SMOLLM2 | {"max_position_embeddings": 100})
+    found = HFTokenizer(folder)
+    streams.sft_stream(cfg, Chains(20, 100, 9), found).close()
+    with pytest.raises(
+        ConfigError, match=r"longest text of data.sft, cut at sft.sequence_length = 200, is 101; expected"
+    ):
+        streams.sft_stream(cfg, Chains(20, 101, 9), found)
+    with pytest.raises(
+        ConfigError, match=r"is 200; expected at most 100, .* lower sft.sequence_length, or leave the te"
+    ):
+        streams.sft_stream(cfg, Chains(300), found)
+    with pytest.raises(ConfigError, match=r"sft.sequence_length, at which texts are cut, is 200; expected at most 100"):
+        streams.sft_stream(cfg, Chains(), found)
+    cut = make_config(sequence_length=100, batch_size=1)
+    streams.sft_stream(cut, Chains(300), found).close()
+    streams.sft_stream(cut, Chains(), found).close()

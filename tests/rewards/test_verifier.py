@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from t1jax import validation
 from t1jax.config import ConfigError, VerifierConfig
-from t1jax.rewards import answers, notation, precheck, process, verifier
+from t1jax.rewards import answers, notation, precheck, verifier
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
 from t1jax.rewards.verifier import Verifier
 
@@ -286,7 +287,7 @@ def test_nothing_starts_before_a_pair_needs_it(stub):
 
 @pytest.mark.parametrize("answer", ["spin", "stuck", "sleep 100"])
 def test_a_hung_answer_costs_one_deadline_and_no_other_answer(stub, caplog, monkeypatch, answer):
-    monkeypatch.setattr(process, "WALL", 4)
+    monkeypatch.setattr(validation, "WALL", 4)
     with Verifier(VerifierConfig(workers=1, deadline=0.5, memory=1024, recycle=5000)) as pool:
         pool.check([("warm", "right")])
         start = time.monotonic()
@@ -588,7 +589,7 @@ def test_math_verify_itself_is_killed_when_it_hangs():
             UNSCORABLE,
             RIGHT,
         ]
-        assert time.monotonic() - start < process.WALL * cfg.deadline + 20  # it may get little of the processor
+        assert time.monotonic() - start < validation.WALL * cfg.deadline + 20  # it may get little of the processor
         assert pool.counts()["timed_out"] + pool.counts()["crashed"] == 1
 
 
