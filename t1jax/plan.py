@@ -24,7 +24,8 @@ if TYPE_CHECKING:  # imported where it is used: jax must not start before hardwa
     from t1jax.planning.fit import Found
 
 USAGE = """\
-usage: python -m t1jax.plan --config=configs/qwen32b.py --topology=v5p:4x4x8 [--json] [--suggest] [--config.KNOB=VALUE]
+usage: python -m t1jax.plan --config=configs/qwen32b.py --topology=v5p:4x4x8 [--cycles] [--json] [--suggest]
+                            [--config.KNOB=VALUE]
 
 Compiles the config's training step for hardware that you don't have. Prints its memory per chip, the communication
 between chips and an estimate of its time. Exit codes: 0 it fits, 1 it does not, 2 an error. If the slice needs another
@@ -33,6 +34,7 @@ mesh than the config's, set it with --config.mesh.fsdp and so on.
   --topology  KIND:SHAPE, for example v5e:2x2 v5e:4x4 v5e:16x16 v5p:4x4x4 v5p:4x4x8 v6e:8x8 v6e:16x16 (TPUs: needs
               pip install 't1jax[plan]'), gpu:8xh100, cpu:8
   --json      print one JSON object on stdout; everything else goes to stderr
+  --cycles    also print where the cycles of a TPU go, by its compiler's estimate, beside a floor; JSON has them anyway
   --suggest   also estimate other meshes, lanes and micro-batches, compile the fastest that fits, and print it
   --fast      only estimate from shapes: takes seconds, compiles nothing
   --length    response length, in tokens, that the time is estimated for; default: rl.max_new_tokens
@@ -58,6 +60,7 @@ def main(argv: list[str]) -> int:
 def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("topology", "", "the slice", flag_values=values)
     flags.DEFINE_boolean("json", False, "print JSON", flag_values=values)
+    flags.DEFINE_boolean("cycles", False, "print cycles", flag_values=values)
     flags.DEFINE_boolean("suggest", False, "try other settings", flag_values=values)
     flags.DEFINE_boolean("fast", False, "do not compile", flag_values=values)
     flags.DEFINE_integer("length", 0, "tokens of a response", flag_values=values)
@@ -69,6 +72,11 @@ def _plan(argv: list[str]) -> int:
         raise ConfigError(f"got {' '.join(extra)}; expected flags only, see --help")
     if values.length < 0 or values.length > cfg.rl.max_new_tokens:
         raise ConfigError(f"--length is {values.length}; expected 1 to rl.max_new_tokens = {cfg.rl.max_new_tokens}")
+    if values.cycles and (values.fast or values.topology.startswith(("cpu:", "gpu:"))):
+        raise ConfigError(
+            f"--cycles with {'--fast' if values.fast else f'--topology={values.topology}'}; expected a TPU slice, "
+            "compiled: only its compiler estimates cycles"
+        )
     where = slices.find(values.topology)
     note = untrained_positions(cfg)
     length = float(values.length or cfg.rl.max_new_tokens)
@@ -89,6 +97,8 @@ def _plan(argv: list[str]) -> int:
         print(json.dumps((found.as_dict() if found else {"fits": False}) | suggestion))
     else:
         print(table(found) if found else f"{values.topology}: the config does not work on this slice")
+        if values.cycles and found and found.compiled:
+            print(cycles_table(found))
         if values.suggest:
             print(f"\nsuggestion: {better.command() if better else 'none of the settings tried fits'}")
     if note:
@@ -172,6 +182,14 @@ def table(found: Found) -> str:
             f"({time.iterations:.0f} tokens in sequence) + update {time.update:.0f}",
             f"  by {estimate.ASSUMPTIONS}",
         ]
+    )
+
+
+def cycles_table(found: Found) -> str:
+    """Where a TPU's cycles go, for a person."""
+    told = found.compiled.cycles if found.compiled else ()
+    return "\n".join(
+        ["", "Cycles of a chip, by its compiler: a token, a part of the anchor, of the update", *map(str, told)]
     )
 
 

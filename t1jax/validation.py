@@ -281,8 +281,7 @@ def _multiple(what: str, found: int, of: str, divisor: int) -> None:
 
 
 def _one_of(cfg: Config, knob: str, *choices: str) -> None:
-    near = difflib.get_close_matches(_get(cfg, knob), choices, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = "".join(f"; did you mean {near}?" for near in difflib.get_close_matches(_get(cfg, knob), choices, n=1))
     _check(cfg, knob, _get(cfg, knob) in choices, f"one of {', '.join(choices)}{hint}")
 
 

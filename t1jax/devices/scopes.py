@@ -8,6 +8,10 @@ loop runs, and a profiler shows them. Each is named here once, so that a rename 
 TOKEN_LOOP = "token_loop"  # one iteration a token; around ALL_LANES and FEW_LANES
 ALL_LANES = "all_lanes"  # the loop while every lane is in use
 FEW_LANES = "few_lanes"  # the loops after most lanes fell idle
+PROMPT_ATTENTION = "prompt_attention"  # of a lane's token to its prompt
+OWN_ATTENTION = "own_attention"  # of a lane's token to the lane's own columns, a block of them at a time
+ATTENTION = "attention"  # of the tokens of a row to each other, without a cache
+HEAD = "head"  # scores of the vocabulary
 DRAWING = "drawing"  # a token from its scores
 ANCHOR_PARTS = "anchor_parts"  # log-probabilities for the KL, a part of the rows at a time
 UPDATE_PARTS = "update_parts"  # gradients, a part of the rows at a time

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from t1jax.config import ModelConfig
+from t1jax.devices import scopes
 from t1jax.devices.sharding import Layout, param_shardings
 from t1jax.model import attention, kernels, ring
 from t1jax.model.attention import rope, rotations
@@ -154,7 +155,8 @@ class Block(nn.Module):
             own = [keys, values, layer + 1]
             attended = ring.attend(q, keys, values, layer, *prompt_kv, shared["reach"])
         else:
-            attended = attention.attend(self.layout, q, k, v, shared["texts"])
+            with jax.named_scope(scopes.ATTENTION):
+                attended = attention.attend(self.layout, q, k, v, shared["texts"])
         o = self.weight("o", scaled(N * H), q_heads=N, head_dim=H, embed=D)
         (attended,) = products(self.layout, FROM_HEADS, attended.swapaxes(1, 2), o)
         x_BTD = x_BTD + attended
@@ -274,7 +276,8 @@ def head_weight(model: Transformer, params: Params) -> jax.Array:
 
 def logits(model: Transformer, params: Params, hidden_BTD: jax.Array) -> jax.Array:
     """float32[B, T, V] scores of the next token. Whole in memory: for decode and tests; logprobs.py goes in chunks."""
-    return einsum("BTD,DV->BTV", hidden_BTD, head_weight(model, params))
+    with jax.named_scope(scopes.HEAD):
+        return einsum("BTD,DV->BTV", hidden_BTD, head_weight(model, params))
 
 
 def boxed_shapes(model: Transformer) -> Any:

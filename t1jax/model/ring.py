@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from t1jax.config import ModelConfig
+from t1jax.devices import scopes
 from t1jax.devices.sharding import Layout
 from t1jax.model.precision import einsum, level, rounded
 from t1jax.types import KVCache
@@ -108,13 +109,14 @@ def attend(
     P = prompt_k_PKCH.shape[0]
     q_BKGH = q_BNTH.reshape(B, K, N // K, H)
 
-    q_PmKGH = q_BKGH.reshape(P, B // P, K, N // K, H)
-    s = einsum("PmKGH,PKCH->PKmGC", q_PmKGH, prompt_k_PKCH) * H**-0.5
-    s = jnp.where(reach.prompt_valid_PC[:, None, None, None], s, -1e30)
-    highest = level(jnp.max(s, axis=-1), q_BNTH.dtype)
-    w = jnp.exp(s - highest[..., None])
-    out = einsum("PKmGC,PKCH->PKmGH", rounded(w, q_BNTH.dtype), prompt_v_PKCH)
-    so_far = tuple(x.swapaxes(1, 2).reshape(B, K, N // K, *x.shape[4:]) for x in (highest, w.sum(-1), out))
+    with jax.named_scope(scopes.PROMPT_ATTENTION):
+        q_PmKGH = q_BKGH.reshape(P, B // P, K, N // K, H)
+        s = einsum("PmKGH,PKCH->PKmGC", q_PmKGH, prompt_k_PKCH) * H**-0.5
+        s = jnp.where(reach.prompt_valid_PC[:, None, None, None], s, -1e30)
+        highest = level(jnp.max(s, axis=-1), q_BNTH.dtype)
+        w = jnp.exp(s - highest[..., None])
+        out = einsum("PKmGC,PKCH->PKmGH", rounded(w, q_BNTH.dtype), prompt_v_PKCH)
+        so_far = tuple(x.swapaxes(1, 2).reshape(B, K, N // K, *x.shape[4:]) for x in (highest, w.sum(-1), out))
 
     def one_block(j: jax.Array, so_far: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         highest_BKG, total_BKG, out_BKGH = so_far
@@ -130,7 +132,8 @@ def attend(
         o = einsum("BKGS,BKSH->BKGH", rounded(w, v_BKSH.dtype), v_BKSH)
         return higher_BKG, total_BKG * less_BKG + w.sum(-1), out_BKGH * less_BKG[..., None] + o
 
-    _, total_BKG, out_BKGH = jax.lax.fori_loop(reach.first_block, reach.column // S + 1, one_block, so_far)
+    with jax.named_scope(scopes.OWN_ATTENTION):
+        _, total_BKG, out_BKGH = jax.lax.fori_loop(reach.first_block, reach.column // S + 1, one_block, so_far)
     return rounded(out_BKGH / total_BKG[..., None], q_BNTH.dtype).reshape(B, N, 1, H)
 
 

@@ -45,11 +45,11 @@ def summed_forward(cfg: ModelConfig, tokens: float) -> float:
 
 
 def summed_backward(cfg: ModelConfig, tokens: float) -> float:
-    """The same in the backward: gradients of the inputs of q, k, v and MLP, in compute dtype."""
-    return 4.0 * cfg.num_layers * tokens * cfg.hidden_size * _value(cfg)
+    """The same in the backward: gradients of the inputs of attention and MLP, in compute dtype."""
+    return 2.0 * cfg.num_layers * tokens * cfg.hidden_size * value_bytes(cfg)
 
 
-def _value(cfg: ModelConfig) -> int:
+def value_bytes(cfg: ModelConfig) -> int:
     """Bytes of a number in compute dtype."""
     return FLOAT if cfg.compute_dtype == "float32" else 2
 
@@ -124,7 +124,7 @@ def seconds(cfg: Config, mesh: tuple[int, int, int], chip: Chip, length: float, 
     model, (data, fsdp, tensor) = cfg.model, mesh
     devices, shards = data * fsdp * tensor, data * fsdp
     todo = work(cfg, length)
-    value = _value(model)
+    value = value_bytes(model)
     iterations = length * cfg.rl.responses_per_prompt / lanes
     weights = (model.num_layers * layer_weights(model) + model.hidden_size * model.vocab_size) / tensor
     here = cfg.rl.prompts_per_step / shards * lanes  # lanes of a device

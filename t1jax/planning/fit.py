@@ -25,7 +25,7 @@ from t1jax import validation
 from t1jax.config import Config, ConfigError, MeshConfig, ModelConfig, mesh_shape
 from t1jax.devices import multihost, scopes, sharding
 from t1jax.model import qwen
-from t1jax.planning import estimate, hlo
+from t1jax.planning import cycles, estimate, hlo
 from t1jax.planning.estimate import Seconds, Work
 from t1jax.planning.hlo import Collective
 from t1jax.planning.slices import GIB, Slice
@@ -47,6 +47,7 @@ class Compiled:
     flops: float = 0.0  # of matrix products; attention is seen in part: not in a kernel, and one block of the ring
     stages: Mapping[str, float] = field(default_factory=dict)  # of those, in each of STAGES
     exchanges: tuple[Collective, ...] = ()
+    cycles: tuple[cycles.Stage, ...] = ()  # of a TPU
     refused: str = ""  # the compiler's words, where it found no room; then only the bytes are known
 
     @property
@@ -162,6 +163,7 @@ class Found:
             "flops_per_chip_compiled": told.flops if told and asked else None,
             "flops_per_chip_by_stage": dict(told.stages) if told and asked else None,
             "update_flops_compiled_over_counted": self.update_ratio,
+            "cycles": {stage.name: stage.as_dict() for stage in told.cycles} if told and asked else None,
             "flops": dataclasses.asdict(self.work) | {"total": self.work.total},
             "remat_share": self.work.remat / self.work.total,
             "response_length": self.length,
@@ -198,7 +200,7 @@ def plan(cfg: Config, where: Slice, length: float, *, compiled: bool) -> Found:
         mesh=shape,
         parameters=_parameters(cfg.model),
         memory=planned,
-        compiled=_compile(setup, where, trips) if compiled and not hopeless else None,
+        compiled=_compile(setup, where, length, trips) if compiled and not hopeless else None,
         work=estimate.work(cfg, length),
         seconds=seconds,
         length=length,
@@ -235,7 +237,7 @@ def _parameters(cfg: ModelConfig) -> int:
     return sum(x.size for x in jax.tree.leaves(nn.unbox(qwen.boxed_shapes(model))))
 
 
-def _compile(setup: RlSetup, where: Slice, trips: dict[str, float]) -> Compiled:
+def _compile(setup: RlSetup, where: Slice, length: float, trips: dict[str, float]) -> Compiled:
     """The step through the slice's compiler."""
 
     def no_scorer(*_: Any) -> Any:
@@ -267,4 +269,5 @@ def _compile(setup: RlSetup, where: Slice, trips: dict[str, float]) -> Compiled:
         flops=text.flops(trips),
         stages={stage: text.flops(trips, scope) for stage, scope in STAGES.items()},
         exchanges=tuple(text.collectives(trips)),
+        cycles=cycles.stages(text, setup, where.chip, length) if where.compiler == "tpu" else (),
     )

@@ -28,13 +28,14 @@ class Chip:
     flops: float  # bfloat16 a second
     bandwidth: float  # bytes a second from HBM
     links: float  # bytes a second to neighbours, all links together, one direction
+    clock: float = 1e9  # cycles a second of the matrix units: the peak over the flops that they do in a cycle
 
 
 CHIPS = {
-    "v4": Chip("v4", 16 * GIB, 137.5e12, 614e9, 150e9),
-    "v5e": Chip("v5e", 16 * GIB, 197e12, 819e9, 100e9),
-    "v5p": Chip("v5p", 95 * GIB, 459e12, 2765e9, 300e9),
-    "v6e": Chip("v6e", 32 * GIB, 918e12, 1640e9, 224e9),
+    "v4": Chip("v4", 16 * GIB, 137.5e12, 614e9, 150e9, 1.05e9),
+    "v5e": Chip("v5e", 16 * GIB, 197e12, 819e9, 100e9, 1.5e9),
+    "v5p": Chip("v5p", 95 * GIB, 459e12, 2765e9, 300e9, 1.75e9),
+    "v6e": Chip("v6e", 32 * GIB, 918e12, 1640e9, 224e9, 1.75e9),
     "tpu7x": Chip("tpu7x", 96 * GIB, 1153.5e12, 3690e9, 300e9),
     "a100": Chip("a100", 80 * GIB, 312e12, 2039e9, 300e9),
     "h100": Chip("h100", 80 * GIB, 989e12, 3350e9, 450e9),

@@ -183,7 +183,7 @@ def _one_token(
     logits_BV = qwen.logits(model, params, lanes.hidden_BD[:, None])[:, 0]
     banned_BV = None if forbid is None else _banned(forbid, lanes.token_B)
     with jax.named_scope(scopes.DRAWING):
-        drawn = sample(logits_BV, rng.row_uniforms(lanes.key_B, t_B), settings, banned_BV)
+        drawn = sample(logits_BV, rng.row_uniforms(lanes.key_B, t_B), settings, banned_BV, model.layout)
     token_B, logprob_B, entropy_B = (jnp.where(live_B, x, 0) for x in drawn)
     stops_B = live_B & jnp.isin(token_B, jnp.asarray(stop_tokens, jnp.int32))
     cache = replace(lanes.cache, length_B=jnp.where(live_B, t_B, 0))

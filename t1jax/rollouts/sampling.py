@@ -2,9 +2,10 @@
 """Logits -> a token, its log-probability and the entropy, from one uniform number per row.
 
 Inverse-CDF sampling on two levels: first the block of the vocabulary, then the token in it. This needs one pass over
-the vocabulary and no sort, and its sums are short enough to be accurate in float32 at 152k tokens. Log-probability and
-entropy are those of softmax(logits / temperature), before truncation and bans, so that the ratio of learner to sampler
-is 1 up to rounding.
+the vocabulary and no sort, and its sums are short enough to be accurate in float32 at 152k tokens. Devices that hold
+parts of the vocabulary exchange the sums of blocks, and the one block that was drawn from. Log-probability and entropy
+are those of softmax(logits / temperature), before truncation and bans, so that the ratio of learner to sampler is 1 up
+to rounding.
 
 Axes: B rows, V vocabulary; n blocks of the vocabulary, w tokens of a block; e entries, which are blocks or tokens.
 Source: temperature 1.2 and min-p, T1 (arXiv 2501.11651) section 2; nucleus, arXiv 1904.09751; min-p, arXiv 2407.01082.
@@ -18,6 +19,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import struct
+
+from t1jax.devices.sharding import Layout
 
 BLOCK = 512  # largest number of tokens in one cumulative sum
 
@@ -33,7 +36,11 @@ class SamplingSettings:
 
 
 def sample(
-    logits_BV: jax.Array, uniform_B: jax.Array, settings: SamplingSettings, banned_BV: jax.Array | None = None
+    logits_BV: jax.Array,
+    uniform_B: jax.Array,
+    settings: SamplingSettings,
+    banned_BV: jax.Array | None = None,
+    layout: Layout | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(token int32[B], its log-probability float32[B], entropy float32[B] in nats).
 
@@ -46,6 +53,7 @@ def sample(
       uniform_B: float32 in [0, 1).
       settings: temperature and truncation.
       banned_BV: bool, True: must not be drawn; at least one token per row must be allowed.
+      layout: by which rows and vocabulary are split; it changes no token. None: they are on one device.
 
     Raises:
       ValueError: top_k, top_p or min_p is out of range.
@@ -62,9 +70,14 @@ def sample(
         mass_BV = jnp.where(banned_BV, 0, mass_BV)
     kept_BV = _cut(mass_BV, settings)
     greedy_B = _first(mass_BV == jnp.max(mass_BV, axis=-1, keepdims=True))
-    token_B = jnp.where(greedy, greedy_B, _draw(kept_BV, uniform_B))
-    logprob_B = jnp.take_along_axis(z_BV, token_B[:, None], axis=-1)[:, 0] - jnp.log(total_B)
-    return token_B, logprob_B, entropy_B
+    V = logits_BV.shape[1]
+    if layout is None or layout.parts("vocab") == 1 or V // layout.parts("vocab") < BLOCK:
+        token_B = jnp.where(greedy, greedy_B, _draw(kept_BV, uniform_B))
+        own_B = jnp.take_along_axis(z_BV, token_B[:, None], axis=-1)[:, 0]
+    else:
+        token_B = jnp.where(greedy, greedy_B, _draw_split(layout, kept_BV, uniform_B))
+        own_B = jnp.sum(jnp.where(jnp.arange(V)[None] == token_B[:, None], z_BV, 0), axis=-1)  # on its device
+    return token_B, own_B - jnp.log(total_B), entropy_B
 
 
 def _check(settings: SamplingSettings) -> None:
@@ -118,6 +131,45 @@ def _draw(mass_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
     block_Bw = jnp.take_along_axis(mass_Bnw, block_B[:, None, None], axis=1)[:, 0]
     token_B, _ = _pick(block_Bw, rest_B)
     return block_B * width + token_B
+
+
+def _draw_split(layout: Layout, mass_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
+    """`_draw`, bit for bit, of a vocabulary that is split: a device adds up the blocks that begin in its part.
+
+    A block that goes on in the next part, which is no shorter than a block, is completed from there. Each device then
+    has the sums of all blocks, and the tokens of the one that is drawn from.
+    """
+    (axis,) = layout.spec("vocab")
+    parts, V = layout.parts("vocab"), mass_BV.shape[1]
+    width, local = min(V, BLOCK), V // layout.parts("vocab")
+    blocks, most = -(-V // width), -(-local // width)  # of all, and the most that begin in a part
+
+    def draw(mass_Bv: jax.Array, uniform_B: jax.Array) -> jax.Array:
+        B, index = mass_Bv.shape[0], jax.lax.axis_index(axis)
+        begin = -(-index * local // width)  # the first block that begins here
+        next_Bv = jax.lax.ppermute(mass_Bv, axis, [(i, (i - 1) % parts) for i in range(parts)])
+        x_Bv = jnp.concatenate([mass_Bv, next_Bv[:, :width]], axis=1)
+        x_Bv = jnp.pad(x_Bv, ((0, 0), (0, (most + 1) * width)))
+        x_Bv = jax.lax.dynamic_slice(x_Bv, (0, begin * width - index * local), (B, most * width))
+        token_v = begin * width + jnp.arange(most * width)
+        ends = jnp.minimum(-(-(index + 1) * local // width) * width, V)  # where the next part's first block begins
+        mass_Bnw = jnp.where((token_v < ends)[None], x_Bv, 0).reshape(B, most, width)
+
+        def everywhere(here_Bn: jax.Array) -> jax.Array:  # each block is of one device; elsewhere it is 0
+            all_Bn = jnp.zeros((B, blocks + most), here_Bn.dtype)
+            return jax.lax.psum(jax.lax.dynamic_update_slice(all_Bn, here_Bn, (0, begin)), axis)[:, :blocks]
+
+        sum_Bn = everywhere(jnp.sum(mass_Bnw, axis=-1))
+        block_B, rest_B = _pick(sum_Bn, uniform_B * jnp.sum(sum_Bn, axis=-1))
+        here_B = block_B - begin
+        block_Bw = jnp.take_along_axis(mass_Bnw, jnp.clip(here_B, 0, most - 1)[:, None, None], axis=1)[:, 0]
+        block_Bw = jax.lax.psum(jnp.where(((here_B >= 0) & (here_B < most))[:, None], block_Bw, 0), axis)
+        token_B, _ = _pick(block_Bw, rest_B)
+        return block_B * width + token_B
+
+    specs = (layout.spec("batch", "vocab"), layout.spec("batch"))
+    split = jax.shard_map(draw, mesh=layout.mesh, in_specs=specs, out_specs=layout.spec("batch"), check_vma=False)
+    return split(mass_BV, uniform_B)
 
 
 def _pick(mass_Be: jax.Array, point_B: jax.Array) -> tuple[jax.Array, jax.Array]:

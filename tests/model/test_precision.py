@@ -356,8 +356,9 @@ def test_float16_learns_what_float32_learns(cold):
     np.testing.assert_allclose(half_report["loss"], report["loss"], rtol=1e-3)
     np.testing.assert_allclose(half_report["grad_norm"], report["grad_norm"], rtol=5e-3)
     moved = [jax.tree.map(lambda a, b: np.asarray(a) - b, x.params, before.params) for x in (half, whole)]
-    for a, b in zip(*map(jax.tree.leaves, moved), strict=True):
-        assert np.mean(np.sign(a) == np.sign(b)) > 0.95  # Adam's first update is a matter of signs
+    same = [np.sign(a) == np.sign(b) for a, b in zip(*map(jax.tree.leaves, moved), strict=True)]
+    assert np.concatenate([x.ravel() for x in same]).mean() > 0.99  # Adam's first update is a matter of signs
+    assert all(x.mean() > 0.9 for x in same)  # k_bias has 32 numbers, whose gradients are near 0
 
 
 def test_an_overflow_changes_nothing_and_halves_the_scale(cold):

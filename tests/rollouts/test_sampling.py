@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sampling against float64 NumPy: distribution, log-probability, entropy, cuts, bans and the corners of rounding."""
 
+import re
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 from scipy.stats import chi2
 
+from t1jax.devices import sharding
 from t1jax.rollouts import sampling
 from t1jax.rollouts.sampling import SamplingSettings
 
@@ -173,3 +178,37 @@ def test_a_cut_out_of_range_is_named(cut):
     (name, value), *_ = cut.items()
     with pytest.raises(ValueError, match=f"{name} = {value}"):
         sample(random_logits(4, 40), jnp.zeros(4), settings(**cut))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 4), (1, 2, 2)])
+@pytest.mark.parametrize("vocabulary", [2048, 2056, 4 * 601])  # parts of whole blocks, and of none
+@pytest.mark.parametrize("likely", [1.0, 0.01])  # tokens that have any mass
+def test_a_vocabulary_in_parts_gives_the_same_token_for_the_same_number(shape, vocabulary, likely):
+    layout = sharding.decode_layout(small.make_mesh(shape))
+    random = np.random.default_rng(vocabulary)
+    logits = random_logits(256, vocabulary)
+    logits[random.random(logits.shape) > likely] = -np.inf
+    logits[np.arange(256), random.integers(vocabulary, size=256)] = 2.0
+    uniform = random.random(256, np.float32)
+    uniform[:8], uniform[8:16] = 0, LAST
+    split = [jax.device_put(x, layout.sharding(*axes))
+             for x, axes in ((logits, ("batch", "vocab")), (uniform, ("batch",)))]  # fmt: skip
+    mass = np.exp(logits)
+    of_parts = jax.jit(partial(sampling._draw_split, layout))(jax.device_put(mass, split[0].sharding), split[1])
+    np.testing.assert_array_equal(of_parts, jax.jit(sampling._draw)(mass, uniform))
+
+    program = jax.jit(lambda *arrays: sampling.sample(*arrays, settings(), None, layout)).lower(*split).compile()
+    token, logprob, entropy = program(*split)
+    expected = sample(logits, uniform, settings())
+    same = np.asarray(token == expected[0])
+    assert same[16:].all() and same.mean() > 0.95  # 0 and LAST meet a rounding of exp, which may be a part's own
+    np.testing.assert_allclose(logprob[same], expected[1][same], atol=1e-5)
+    np.testing.assert_allclose(entropy, expected[2], rtol=1e-4, atol=1e-5)
+    rows = 256 // layout.batch_shards
+    exchanged = re.findall(
+        r"\w\[([\d,]+)\]\S* (all-gather|all-reduce|collective-permute)(?:-start)?\(", program.as_text()
+    )
+    assert exchanged and max(np.prod([int(n) for n in dims.split(",")]) for dims, _ in exchanged) <= rows * max(
+        sampling.BLOCK, vocabulary // layout.parts("vocab")
+    )
+    assert "all-gather" not in {kind for _, kind in exchanged}
