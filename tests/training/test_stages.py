@@ -88,7 +88,8 @@ def test_a_workdir_of_other_knobs_is_refused_and_left_alone(unbroken):
     assert {path: path.stat().st_mtime_ns for path in unbroken.rglob("*")} == before
 
 
-@pytest.mark.parametrize("stage, after", [pytest.param("sft", 2, marks=pytest.mark.slow), ("rl", 2)])
+@pytest.mark.slow  # test_stopping.py stops RL in the middle, too
+@pytest.mark.parametrize("stage, after", [("sft", 2), ("rl", 2)])
 def test_an_interrupted_run_ends_as_the_unbroken_one(unbroken, tmp_path, monkeypatch, stage, after):
     """Stopped in the step after a checkpoint, then the same command again: the same rows, once each, and bits."""
     save = checkpoint.Checkpoints.save
