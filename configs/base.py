@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     cfg.compilation_cache = True  # keep compiled programs in the workdir, for the next start [hw]
 
     cfg.model = ConfigDict()  # a Qwen2.5-style transformer (t1jax/model/qwen.py)
-    cfg.model.checkpoint = ""  # weights and tokenizer to start from: HF's folder or t1jax.convert's; "": none [ours]
+    cfg.model.checkpoint = ""  # weights and tokenizer: a Hugging Face folder or t1jax.convert's; "": none [ours]
     cfg.model.vocab_size = 152064  # V, tokens [paper: Qwen2.5-32B]
     cfg.model.num_layers = 64  # L [paper: Qwen2.5-32B]
     cfg.model.hidden_size = 5120  # D, width of the residual stream [paper: Qwen2.5-32B]
@@ -43,7 +43,7 @@ def get_config() -> ConfigDict:
     cfg.tokenizer = ConfigDict()  # SentencePiece, trained from the task's own text (t1jax/text/tokenizer.py)
     cfg.tokenizer.corpus_texts = 4000  # texts of the task that the model is trained on, count [ours]
 
-    cfg.task = ConfigDict()  # an embedded task, where data.train names no file (docs/tasks.md)
+    cfg.task = ConfigDict()  # the embedded task, if data.train is empty (docs/tasks.md)
     cfg.task.name = "pairs"  # pairs: two numbers with a sum | countdown: make a number | gym: of reasoning-gym [ours]
     cfg.task.held_out_percent = 5  # share of all problems, by hash, that training never sees, percent [ours]
     cfg.task.curriculum = 0.0  # share of RL steps over which the hardest difficulty rises to the last; 0: off [ours]
@@ -56,33 +56,33 @@ def get_config() -> ConfigDict:
     cfg.task.row_order_share = 0.75  # pairs: share of chains that try pairs row by row, the worse order [ours]
     cfg.task.chains = "trial_and_error"  # of the cold start: trial_and_error [paper] | right_only, to compare
     cfg.task.gym_dataset = ""  # gym: the dataset's name in reasoning-gym [ours]
-    cfg.task.gym_options = ()  # gym: of its configuration, as ("min_digits=1", "max_digits=2") [ours]
-    cfg.task.gym_items = 2**20  # gym: items that problems are drawn from; some datasets want few [ours]
+    cfg.task.gym_options = ()  # gym: options of the dataset, such as ("min_digits=1", "max_digits=2") [ours]
+    cfg.task.gym_items = 2**20  # gym: items that problems are drawn from; some datasets need few [ours]
 
     cfg.data = ConfigDict()
     cfg.data.train = ""  # problems: JSON lines, a JSON array or Parquet, local, gs:// or s3://; "": the task [ours]
-    cfg.data.eval = ""  # held-out problems, likewise; with data.train [ours]
-    cfg.data.sft = ""  # texts of the cold start: `messages`, or `prompt` and `response`; "": the task's own [ours]
-    cfg.data.problem_column = ""  # of the files, or a path like "extra_info.question"; "": a common name [ours]
-    cfg.data.answer_column = ""  # of the files, or a path like "reward_model.ground_truth"; "": common names [ours]
-    cfg.data.text_golds = "text"  # answers without a value, like sentences: compared as "text", or "drop" them [ours]
-    cfg.data.system_prompt = ""  # what the system says before the problem, if data.chat; "": the template's own [ours]
-    cfg.data.template = "{problem}\n" + BOXED  # what the user says, {problem} being the problem [ours]
-    cfg.data.chat = True  # wrap it in the tokenizer's chat template; False: as it is [ours]
-    cfg.data.response_prefix = ""  # how every response begins: part of the prompt, like "<think>\n" [ours]
+    cfg.data.eval = ""  # held-out problems, in the same formats; required with data.train [ours]
+    cfg.data.sft = ""  # demonstrations: `messages`, or `prompt` and `response`; "": the task's own [ours]
+    cfg.data.problem_column = ""  # column, or a path such as "extra_info.question"; "": common names [ours]
+    cfg.data.answer_column = ""  # column, or a path such as "reward_model.ground_truth"; "": common names [ours]
+    cfg.data.text_golds = "text"  # answers without a value, such as sentences: compare as "text", or "drop" [ours]
+    cfg.data.system_prompt = ""  # system message, if data.chat; "": the chat template's own [ours]
+    cfg.data.template = "{problem}\n" + BOXED  # user message; {problem} stands for the problem [ours]
+    cfg.data.chat = True  # wrap it in the tokenizer's chat template; False: plain text [ours]
+    cfg.data.response_prefix = ""  # start of every response, as part of the prompt, such as "<think>\n" [ours]
     cfg.data.prompt_length = 1024  # C, prompt positions; longer prompts of a file are dropped, and counted [kin]
 
-    cfg.mesh = ConfigDict()  # devices = data * fsdp * tensor; -1 for at most one of them: all that are left
+    cfg.mesh = ConfigDict()  # devices = data * fsdp * tensor; -1 for at most one of them: all remaining
     cfg.mesh.data = 1  # replicas of the parameters [hw]
     cfg.mesh.fsdp = -1  # shards of parameters, optimiser and anchor; batch is split over data * fsdp [hw]
     cfg.mesh.tensor = 1  # shards of heads, MLP and vocabulary [hw]
 
     cfg.sft = ConfigDict()  # the cold start
     cfg.sft.num_steps = 3000  # optimiser updates; 0: no cold start [ours; the paper: 3 epochs over 12k problems]
-    cfg.sft.batch_size = 32  # packed rows an update [ours]
+    cfg.sft.batch_size = 32  # packed rows per update [ours]
     cfg.sft.sequence_length = 16384  # T, tokens of a packed row [ours]
-    cfg.sft.micro_batches = 1  # parts an update's rows are split into, to save memory [hw]
-    cfg.sft.vocab_chunks = 64  # parts the positions of a micro-batch are split into for log-probabilities [hw]
+    cfg.sft.micro_batches = 1  # parts that an update's rows are split into, to save memory [hw]
+    cfg.sft.vocab_chunks = 64  # parts that a micro-batch's positions are split into for log-probabilities [hw]
     cfg.sft.optimizer = "adamw"  # adamw | muon (matrices by Muon, the rest by AdamW) [ours]
     cfg.sft.learning_rate = 1e-5  # peak; cosine decay to zero [paper]
     cfg.sft.warmup_steps = 30  # linear warm-up, updates [ours]
@@ -90,25 +90,25 @@ def get_config() -> ConfigDict:
     cfg.sft.b2 = 0.95  # AdamW [kin]
     cfg.sft.weight_decay = 0.1  # AdamW, on matrices only [kin]
     cfg.sft.grad_clip = 1.0  # global norm [kin]
-    cfg.sft.max_skipped = 10  # updates in a row without a finite gradient that end the run; 0: none does [ours]
+    cfg.sft.max_skipped = 10  # consecutive updates without a finite gradient that end the run; 0: never [ours]
 
     cfg.rl = ConfigDict()  # T1's reinforcement learning
     cfg.rl.num_steps = 500  # iterations, one optimiser update each [ours]
     cfg.rl.prompts_per_step = 32  # P [paper]
     cfg.rl.responses_per_prompt = 64  # R, the paper's K [paper]
     cfg.rl.filter_pass_rate = 1.0  # before RL, keep problems solved at most this often; 1: all [ours; 0.3 in the paper]
-    cfg.rl.filter_samples = 16  # tries at each problem [paper]
-    cfg.rl.filter_problems = 2048  # training problems that are tried, count [ours]
-    cfg.rl.temperature = 1.2  # of sampling, 0.9-1.3 compared, 1.2 best [paper]
-    cfg.rl.top_k = 0  # keep the k likeliest tokens; 0: off [ours]
-    cfg.rl.top_p = 1.0  # keep the likeliest tokens up to this mass; 1: off [ours; 0.95 in kin]
-    cfg.rl.min_p = 0.0  # drop tokens below this share of the likeliest one's probability; 0: off [ours; 0.05 in kin]
+    cfg.rl.filter_samples = 16  # attempts at each problem [paper]
+    cfg.rl.filter_problems = 2048  # training problems to try, count [ours]
+    cfg.rl.temperature = 1.2  # sampling temperature; 1.2 was the best of 0.9 to 1.3 [paper]
+    cfg.rl.top_k = 0  # keep the k most likely tokens; 0: off [ours]
+    cfg.rl.top_p = 1.0  # keep the most likely tokens up to this mass; 1: off [ours; 0.95 in TreeRL]
+    cfg.rl.min_p = 0.0  # drop tokens below this share of the highest probability; 0: off [ours; 0.05 in TreeRL]
     cfg.rl.max_new_tokens = 16384  # T, response positions, tokens [paper]
     cfg.rl.lanes = 0  # responses of a prompt sampled at a time, divides responses_per_prompt; 0: what fits [hw]
     cfg.rl.window = 512  # the sampler reads its cache in blocks of this many positions, tokens [hw]
-    cfg.rl.pack_length = 0  # S, positions of a row of the update, filled with responses; 0: what suits the kernel [hw]
-    cfg.rl.micro_batches = 32  # a part has room for P * R / this of the longest; only filled parts are computed [hw]
-    cfg.rl.vocab_chunks = 16  # parts the tokens of a micro-batch are split into for log-probabilities [hw]
+    cfg.rl.pack_length = 0  # S, positions of a packed row of the update; 0: what suits the kernel [hw]
+    cfg.rl.micro_batches = 32  # each has room for P * R / this longest responses; only filled ones are computed [hw]
+    cfg.rl.vocab_chunks = 16  # parts that a micro-batch's tokens are split into for log-probabilities [hw]
     cfg.rl.learning_rate = 1.5e-6  # after warm-up, constant [paper]
     cfg.rl.warmup_fraction = 0.05  # share of num_steps with linear warm-up [kin]
     cfg.rl.b1 = 0.9  # AdamW [kin]
@@ -119,46 +119,46 @@ def get_config() -> ConfigDict:
     cfg.rl.entropy_coef = 1e-3  # alpha, weight of the token entropy bonus [ours: not public]
     cfg.rl.kl_coef = 2e-4  # beta, weight of the KL to the anchor [paper]
     cfg.rl.kl_clip = 0.5  # clamp of a token's k1 term, nats [kin]
-    cfg.rl.kl_site = "reward"  # reward: leave-one-out KL in the advantage [paper] | loss: k2 term (k1 pulls nowhere)
-    cfg.rl.kl_logprobs = "sampler"  # of the policy in the advantage's KL: sampler | learner (one forward more) [ours]
+    cfg.rl.kl_site = "reward"  # reward: leave-one-out KL in the advantage [paper] | loss: k2 term
+    cfg.rl.kl_logprobs = "sampler"  # of the policy in the advantage's KL: sampler | learner (one more pass) [ours]
     cfg.rl.anchor_decay = 0.992  # gamma of the anchor's moving average, per update [kin]
     cfg.rl.penalty = -1.0  # reward of a repetitive, overlong or garbled response [paper]
     cfg.rl.penalty_site = "reward"  # reward: before the baseline [paper] | advantage: replaces the advantage after it
     cfg.rl.repeat_length = 80  # characters of a substring whose repetition is degenerate [kin]
-    cfg.rl.repeat_count = 20  # occurrences of it that are too many [kin]
-    cfg.rl.stop_repeats = 0  # end a response that repeats its last 1 .. this many tokens so often; 0: off [ours]
+    cfg.rl.repeat_count = 20  # occurrences that are too many [kin]
+    cfg.rl.stop_repeats = 0  # end a response that keeps repeating a period of at most this many tokens; 0: off [ours]
     cfg.rl.garbled_share = 0.05  # share of characters outside the expected scripts that is too much [ours]
-    cfg.rl.loss_normalisation = "response"  # divide the summed loss by: response (their count) [paper] | token (theirs)
-    cfg.rl.ratio_cap = 0.0  # a token weighs its ratio learner / sampler, up to this much; 0: off, it weighs 1 [ours]
-    cfg.rl.max_skipped = 10  # steps in a row without a finite gradient that end the run; 0: none does [ours]
+    cfg.rl.loss_normalisation = "response"  # divide the summed loss by the count of: response [paper] | token
+    cfg.rl.ratio_cap = 0.0  # weight each token by its ratio learner / sampler, up to this much; 0: off [ours]
+    cfg.rl.max_skipped = 10  # consecutive steps without a finite gradient that end the run; 0: never [ours]
     cfg.rl.logprob_temperature = 0.0  # of the learner's log-probabilities; 0: rl.temperature, else an ablation [paper]
 
     cfg.eval = ConfigDict()
     cfg.eval.num_problems = 1024  # held-out problems, count [ours]
-    cfg.eval.batch_size = 256  # problems a call of the sampler [hw]
+    cfg.eval.batch_size = 256  # responses per call of the sampler [hw]
     cfg.eval.every = 50  # RL steps between evaluations on eval.quick_problems; 0: only before and after [ours]
     cfg.eval.quick_problems = 256  # held-out problems of an evaluation during RL, count [ours]
     cfg.eval.keep_responses = 256  # first responses of each evaluation that are saved, count; 0: none [ours]
     cfg.eval.samples = 6  # responses of each stage that the report shows, count [ours]
 
-    cfg.scaling = ConfigDict()  # cut the thinking at a budget, answer from the cut thought
+    cfg.scaling = ConfigDict()  # inference scaling: cut the thinking at a budget, then answer
     cfg.scaling.budgets = (256, 512, 1024, 2048, 4096, 8192, 16384)  # thinking tokens [ours]
-    cfg.scaling.answer_prefix = "\n</think>\n\nThe final answer is \\boxed{"  # ends a cut thought of files [ours]
+    cfg.scaling.answer_prefix = "\n</think>\n\nThe final answer is \\boxed{"  # ends cut thinking, for files [ours]
     cfg.scaling.answer_tokens = 256  # tokens for the answer after the cut [ours]
 
     cfg.verifier = ConfigDict()  # processes that compare answers of problems from files (t1jax/rewards/verifier.py)
-    cfg.verifier.workers = 0  # processes; 0: one a core [hw]
-    cfg.verifier.deadline = 3.0  # an answer that takes more is unscorable, seconds of processor time [ours]
-    cfg.verifier.memory = 1024  # a process may take this much, MiB [hw]
+    cfg.verifier.workers = 0  # processes; 0: one per core [hw]
+    cfg.verifier.deadline = 3.0  # CPU seconds per answer; one that takes longer is unscorable [ours]
+    cfg.verifier.memory = 1024  # memory limit of a process, MiB [hw]
     cfg.verifier.recycle = 5000  # answers after which a process is replaced, count [ours]
 
     cfg.benchmarks = ConfigDict()  # name -> data, samples: what t1jax.evaluate runs (configs/eval_t1.py) [ours]
 
-    cfg.synthesis = ConfigDict()  # chains for the cold start, out of real attempts (t1jax.synthesize)
-    cfg.synthesis.attempts = 4  # N, attempts at each problem, shared out over the attempters [ours]
-    cfg.synthesis.attempters = ("local",)  # who attempts: names of endpoints, or local: our sampler [ours]
-    cfg.synthesis.critic = "local"  # who criticises attempts; also rules: a program, for the embedded task [ours]
-    cfg.synthesis.merger = "local"  # who merges attempts and notes into one chain, likewise [ours]
+    cfg.synthesis = ConfigDict()  # chains for the cold start, from real attempts (t1jax.synthesize)
+    cfg.synthesis.attempts = 4  # attempts at each problem, split among the attempters [ours]
+    cfg.synthesis.attempters = ("local",)  # names of endpoints, or local: the built-in sampler [ours]
+    cfg.synthesis.critic = "local"  # who criticises attempts; or rules: a program, for the embedded task [ours]
+    cfg.synthesis.merger = "local"  # who merges attempts and notes into one chain; or rules [ours]
     cfg.synthesis.rewriter = "local"  # who rewrites the chain into fluent reasoning; "": nobody [ours]
     cfg.synthesis.temperature = 1.0  # of attempts; critic, merger and rewriter write at 0.3 [ours]
     cfg.synthesis.attempt_tokens = 4096  # longest attempt or note, tokens [ours]
@@ -168,6 +168,6 @@ def get_config() -> ConfigDict:
     cfg.checkpoint = ConfigDict()
     cfg.checkpoint.sft_every = 250  # updates of the cold start between checkpoints [ours]
     cfg.checkpoint.every = 10  # RL steps between checkpoints [ours]
-    cfg.checkpoint.keep = 3  # newest checkpoints kept, beside the best, count [ours]
-    cfg.checkpoint.grace_seconds = 0.0  # from SIGTERM to the end of the machine; 0: the step's end is waited for [hw]
+    cfg.checkpoint.keep = 3  # latest checkpoints kept, in addition to the best, count [ours]
+    cfg.checkpoint.grace_seconds = 0.0  # seconds between SIGTERM and shutdown; 0: finish the step [hw]
     return cfg.lock()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weights between Hugging Face's folders and Orbax: `python -m t1jax.convert hf-to-orbax|orbax-to-hf`.
 
-Where: WEIGHTS -> prompts -> rollouts -> ... -> report -> WEIGHTS.
+Where: before and after training.
 Deliberately not here: the conversion itself (weights/conversion.py).
 """
 

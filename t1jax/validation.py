@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which knobs cannot work, together or on these devices: refused with the knob to turn, before anything is compiled.
+"""Rejects configs that cannot work, by themselves or on these devices, before anything is compiled.
 
-Deliberately not here: types of knobs (config.py); what a file turns out to hold (tasks/files/, weights/, text/).
+Every error names the knob, its value, and what was expected.
+Deliberately not here: the types of knobs (config.py); the contents of files (tasks/files/, weights/, text/).
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ LOCAL, RULES = "local", "rules"  # writers of synthesis that are no endpoints: o
 
 
 def validate(cfg: Config, num_devices: int, elsewhere: bool = False) -> None:
-    """Refuses what cannot work on `num_devices` devices; `elsewhere`: of other machines, with cores of their own.
+    """Rejects a config that cannot work on `num_devices` devices; `elsewhere`: of other machines, with their own cores.
 
     Raises:
-      ConfigError: names the knob, what it is, what was expected.
+      ConfigError: names the knob, its value, and what was expected.
     """
     for check in CHECKS:
         check(cfg)
@@ -47,7 +48,7 @@ def verifier_processes(workers: int) -> int:
 def _validate_model(cfg: Config) -> None:
     _at_least(cfg, 1, "model", "vocab_size num_layers hidden_size num_heads num_kv_heads head_dim mlp_size")
     _multiple("model.num_heads", cfg.model.num_heads, "model.num_kv_heads", cfg.model.num_kv_heads)
-    _check(cfg, "model.head_dim", cfg.model.head_dim % 2 == 0, "an even number: rotary positions turn pairs")
+    _check(cfg, "model.head_dim", cfg.model.head_dim % 2 == 0, "an even number: rotary embeddings rotate pairs")
     _check(cfg, "model.rope_theta", cfg.model.rope_theta > 1, "more than 1")
     _one_of(cfg, "model.rope_scaling", "none", "linear", "yarn", "llama3")
     _check(cfg, "model.rope_factor", cfg.model.rope_factor >= 1, "at least 1")
@@ -68,21 +69,22 @@ def _validate_task(cfg: Config) -> None:
     _one_of(cfg, "task.name", "pairs", "countdown", "gym")
     _at_least(cfg, 3, "task", "min_numbers")
     _check(cfg, "task.max_numbers", high >= low, f"at least task.min_numbers = {low}")
-    _check(cfg, "task.max_value", task.max_value >= high, f"at least task.max_numbers = {high}: no number comes twice")
+    _check(cfg, "task.max_value", task.max_value >= high, f"at least task.max_numbers = {high}: all numbers differ")
     _check(cfg, "task.held_out_percent", 0 < task.held_out_percent < 100, "1 to 99")
     _share(cfg, "task", "impatient_share give_up row_order_share curriculum")
     _one_of(cfg, "task.chains", "trial_and_error", "right_only")
     lacks = task.name == "gym" and task.chains != "trial_and_error"
-    _check(cfg, "task.chains", not lacks, "trial_and_error with task.name = gym, which has no chains")
+    _check(cfg, "task.chains", not lacks, "trial_and_error: task.name = gym has no chains")
     if task.name == "countdown":
         _check(cfg, "task.max_numbers", high <= 4, "3 or 4 with task.name = countdown")
         _at_least(cfg, 1 + 2 + 3, "task", "max_target")
-        fits = f"at least task.max_value = {task.max_value}: else large numbers make nothing"
+        fits = f"at least task.max_value = {task.max_value}: otherwise large numbers are useless"
         _check(cfg, "task.max_target", task.max_target >= task.max_value, fits)
     graded = not cfg.data.train and task.name != "gym"
     _check(cfg, "task.curriculum", graded or not task.curriculum, "0: only pairs and countdown have difficulties")
-    _check(cfg, "task.gym_dataset", task.name == "gym" or not task.gym_dataset, "nothing, or task.name = gym too")
-    _check(cfg, "task.gym_dataset", task.name != "gym" or bool(task.gym_dataset), "a dataset's name: task.name is gym")
+    _check(cfg, "task.gym_dataset", task.name == "gym" or not task.gym_dataset, "an empty string, or task.name = gym")
+    named = task.name != "gym" or bool(task.gym_dataset)
+    _check(cfg, "task.gym_dataset", named, "a dataset's name, because task.name is gym")
     _at_least(cfg, 2, "task", "gym_items")
     _at_least(cfg, 1, "tokenizer", "corpus_texts")
 
@@ -91,15 +93,15 @@ def _validate_data(cfg: Config) -> None:
     data = cfg.data
     _at_least(cfg, 1, "data", "prompt_length")
     _one_of(cfg, "data.text_golds", "text", "drop")
-    _check(cfg, "data.template", data.template.count("{problem}") == 1, "a text with {problem} in it, once")
-    _check(cfg, "data.eval", bool(data.eval) == bool(data.train), "a file if data.train names one, else nothing")
+    _check(cfg, "data.template", data.template.count("{problem}") == 1, "a text that contains {problem} exactly once")
+    _check(cfg, "data.eval", bool(data.eval) == bool(data.train), "a file if data.train is set, else an empty string")
     if data.train and not cfg.model.checkpoint:
-        raise ConfigError(f"data.train is {data.train}; expected model.checkpoint too: files need its tokenizer")
-    _check(cfg, "data.system_prompt", data.chat or not data.system_prompt, "nothing: data.chat is False")
-    _check(cfg, "data.sft", bool(cfg.sft.num_steps) or not data.sft, "nothing: sft.num_steps is 0, no cold start")
+        raise ConfigError(f"data.train is {data.train}; expected model.checkpoint to be set too, for its tokenizer")
+    _check(cfg, "data.system_prompt", data.chat or not data.system_prompt, "an empty string: data.chat is False")
+    _check(cfg, "data.sft", bool(cfg.sft.num_steps) or not data.sft, "an empty string: sft.num_steps is 0")
     if data.train and cfg.sft.num_steps and not data.sft:
         raise ConfigError(
-            f"sft.num_steps is {cfg.sft.num_steps}; expected 0 (no cold start), or a file of responses in data.sft"
+            f"sft.num_steps is {cfg.sft.num_steps}; expected 0 (no cold start), or a file of demonstrations in data.sft"
         )
 
 
@@ -153,7 +155,7 @@ def _validate_measuring(cfg: Config) -> None:
     _at_least(cfg, 1, "eval", "num_problems batch_size quick_problems")
     _at_least(cfg, 0, "eval", "every keep_responses samples")
     increasing = all(low < high for low, high in itertools.pairwise((0, *cfg.scaling.budgets)))
-    _check(cfg, "scaling.budgets", increasing, "positive numbers, each above the last")
+    _check(cfg, "scaling.budgets", increasing, "increasing positive numbers")
     _at_least(cfg, 1, "scaling", "answer_tokens")
     _positive(cfg, "verifier", "deadline")
     _at_least(cfg, 0, "verifier", "workers")
@@ -191,7 +193,7 @@ def _validate_synthesis(cfg: Config) -> None:
     _check(cfg, "synthesis.attempts", enough, "at least one for each of synthesis.attempters")
     models = (LOCAL, *synthesis.endpoints)
     if RULES in synthesis.endpoints:
-        raise ConfigError(f"synthesis.endpoints.{RULES} is named {RULES}; expected another name: {RULES} is a program")
+        raise ConfigError(f"synthesis.endpoints.{RULES} has a reserved name; expected another: it is a program")
     for name in synthesis.attempters:
         _known_writer("synthesis.attempters", name, models)
     for knob in ("synthesis.critic", "synthesis.merger"):
@@ -211,12 +213,12 @@ def _validate_endpoints(cfg: Config) -> None:
     for name, endpoint in cfg.synthesis.endpoints.items():
         knob = f"synthesis.endpoints.{name}"
         if name == "local":
-            raise ConfigError(f"{knob} is named local; expected another name: local is our own sampler")
+            raise ConfigError(f"{knob} has a reserved name; expected another: local stands for t1jax's sampler")
         _validate_url(f"{knob}.url", endpoint.url)
         if not endpoint.model.strip():
-            raise ConfigError(f"{knob}.model is {endpoint.model!r}; expected the model's name at the endpoint")
-        if not re.fullmatch(r"([A-Za-z_][A-Za-z0-9_]*)?", endpoint.key_variable):  # not shown: it may be a key
-            raise ConfigError(f"{knob}.key_variable is no name of an environment variable; expected one, never a key")
+            raise ConfigError(f"{knob}.model is {endpoint.model!r}; expected the name of a model at the endpoint")
+        if not re.fullmatch(r"([A-Za-z_][A-Za-z0-9_]*)?", endpoint.key_variable):  # not printed: it may be a key
+            raise ConfigError(f"{knob}.key_variable is not a variable's name; expected one, not the key itself")
         least = {"concurrency": 1, "requests_per_minute": 0, "tokens_per_minute": 0, "price_in": 0, "price_out": 0}
         for field, lowest in (least | {"retries": 0}).items():
             if (found := getattr(endpoint, field)) < lowest:
@@ -226,14 +228,14 @@ def _validate_endpoints(cfg: Config) -> None:
 
 
 def _validate_url(knob: str, url: str) -> None:
-    """http or https, and nothing in it that could be a secret: such a url is not shown."""
+    """Rejects a URL that is not http or https, or may contain a secret; the latter is not printed."""
     try:
         parts = urllib.parse.urlsplit(url)
         scheme, host, _ = parts.scheme, parts.hostname, parts.port
     except ValueError as error:
-        raise ConfigError(f"{knob} is no url; expected one like https://api.openai.com/v1") from error
+        raise ConfigError(f"{knob} is not a URL; expected one like https://api.openai.com/v1") from error
     if "@" in parts.netloc or "?" in url or "#" in url:
-        raise ConfigError(f"{knob} has a user, a query or a fragment; expected none: keys come from key_variable")
+        raise ConfigError(f"{knob} has a user, query or fragment; expected none: the key comes from key_variable")
     if scheme not in ("http", "https") or not host or not url.isprintable() or " " in url:
         raise ConfigError(f"{knob} is {url!r}; expected one like https://api.openai.com/v1")
 
@@ -296,4 +298,4 @@ def _positive(cfg: Config, section: str, names: str) -> None:
 
 def _share(cfg: Config, section: str, names: str) -> None:
     for knob in (f"{section}.{name}" for name in names.split()):
-        _check(cfg, knob, 0 <= _get(cfg, knob) <= 1, "a share, 0 to 1")
+        _check(cfg, knob, 0 <= _get(cfg, knob) <= 1, "0 to 1")

@@ -9,6 +9,8 @@ import os
 import signal
 from pathlib import Path
 
+from several import QUICK
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job; Ctrl-C is tested
     signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -18,9 +20,10 @@ _FLAGS = (
     # Eight devices on two busy cores may meet late; after 40 s of waiting XLA would abort the process.
     "--xla_cpu_collective_call_terminate_timeout_seconds=600",
     "--xla_cpu_collective_timeout_seconds=600",
+    *QUICK,
 )
 for _flag in _FLAGS:
-    if _flag not in os.environ.get("XLA_FLAGS", ""):
+    if _flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}".strip()
 
 import jax  # noqa: E402

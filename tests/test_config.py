@@ -171,16 +171,16 @@ REFUSED = [
     ({"task__max_numbers": 3}, "task.max_numbers is 3; expected at least task.min_numbers = 4"),
     ({"task__max_value": 7}, "task.max_value is 7; expected at least task.max_numbers = 8"),
     ({"task__held_out_percent": 100}, "task.held_out_percent is 100; expected 1 to 99"),
-    ({"task__give_up": 1.5}, "task.give_up is 1.5; expected a share, 0 to 1"),
+    ({"task__give_up": 1.5}, "task.give_up is 1.5; expected 0 to 1"),
     ({"task__name": "pair"}, "task.name is pair; expected one of pairs, countdown, gym; did you mean pairs?"),
-    ({"task__curriculum": 1.5}, "task.curriculum is 1.5; expected a share, 0 to 1"),
+    ({"task__curriculum": 1.5}, "task.curriculum is 1.5; expected 0 to 1"),
     ({"task__name": "countdown"}, "task.max_numbers is 8; expected 3 or 4 with task.name = countdown"),
     (
         {"task__name": "countdown", "task__max_numbers": 4, "task__max_target": 5},
         "task.max_target is 5; expected at least 6",
     ),
-    ({"task__name": "gym"}, "task.gym_dataset is ; expected a dataset's name: task.name is gym"),
-    ({"task__gym_dataset": "gcd"}, "task.gym_dataset is gcd; expected nothing, or task.name = gym too"),
+    ({"task__name": "gym"}, "task.gym_dataset is ; expected a dataset's name, because task.name is gym"),
+    ({"task__gym_dataset": "gcd"}, "task.gym_dataset is gcd; expected an empty string, or task.name = gym"),
     (
         {
             "task__name": "countdown",
@@ -189,14 +189,14 @@ REFUSED = [
             "task__max_value": 50,
             "task__max_target": 40,
         },
-        "task.max_target is 40; expected at least task.max_value = 50: else large numbers make nothing",
+        "task.max_target is 40; expected at least task.max_value = 50: otherwise large numbers are useless",
     ),
     (
         {"task__name": "gym", "task__gym_dataset": "gcd", "task__chains": "right_only"},
-        "task.chains is right_only; expected trial_and_error with task.name = gym, which has no chains",
+        "task.chains is right_only; expected trial_and_error: task.name = gym has no chains",
     ),
     ({"task__gym_items": 1}, "task.gym_items is 1; expected at least 2"),
-    ({"rl__filter_pass_rate": -0.1}, "rl.filter_pass_rate is -0.1; expected a share, 0 to 1"),
+    ({"rl__filter_pass_rate": -0.1}, "rl.filter_pass_rate is -0.1; expected 0 to 1"),
     ({"rl__filter_samples": 0}, "rl.filter_samples is 0; expected at least 1"),
     (
         {"rl__filter_pass_rate": 0.3, "rl__filter_problems": 31},
@@ -221,7 +221,7 @@ REFUSED = [
     ({"rl__top_k": 97}, "rl.top_k is 97; expected 0 (off) to model.vocab_size = 96"),
     ({"rl__top_p": 0.0}, "rl.top_p is 0.0; expected more than 0, at most 1 (off)"),
     ({"rl__min_p": 1.0}, "rl.min_p is 1.0; expected 0 (off) or more and below 1"),
-    ({"rl__anchor_decay": 1.01}, "rl.anchor_decay is 1.01; expected a share, 0 to 1"),
+    ({"rl__anchor_decay": 1.01}, "rl.anchor_decay is 1.01; expected 0 to 1"),
     ({"rl__kl_coef": -1e-3}, "rl.kl_coef is -0.001; expected at least 0"),
     ({"rl__stop_repeats": -1}, "rl.stop_repeats is -1; expected at least 0"),
     ({"rl__repeat_count": 1}, "rl.repeat_count is 1; expected at least 2"),
@@ -234,15 +234,15 @@ REFUSED = [
         "model.rope_high is 1.0; expected more than model.rope_low = 1.0",
     ),
     ({"data__text_golds": "words"}, "data.text_golds is words; expected one of text, drop"),
-    ({"data__template": "no place"}, "data.template is no place; expected a text with {problem} in it, once"),
-    ({"data__train": "a.jsonl"}, "data.eval is ; expected a file if data.train names one, else nothing"),
+    ({"data__template": "no place"}, "data.template is no place; expected a text that contains {problem} exactly once"),
+    ({"data__train": "a.jsonl"}, "data.eval is ; expected a file if data.train is set, else an empty string"),
     (
         {"data__train": "a.jsonl", "data__eval": "b.jsonl"},
-        "data.train is a.jsonl; expected model.checkpoint too: files need its tokenizer",
+        "data.train is a.jsonl; expected model.checkpoint to be set too, for its tokenizer",
     ),
     (
         {"data__train": "a.jsonl", "data__eval": "b.jsonl", "model__checkpoint": "m"},
-        "sft.num_steps is 2800; expected 0 (no cold start), or a file of responses in data.sft",
+        "sft.num_steps is 2800; expected 0 (no cold start), or a file of demonstrations in data.sft",
     ),
     (
         {
@@ -252,7 +252,7 @@ REFUSED = [
             "sft__num_steps": 0,
             "model__checkpoint": "m",
         },
-        "data.sft is c.jsonl; expected nothing: sft.num_steps is 0, no cold start",
+        "data.sft is c.jsonl; expected an empty string: sft.num_steps is 0",
     ),
     ({"synthesis__attempts": 0}, "synthesis.attempts is 0; expected at least 1"),
     ({"synthesis__chain_tokens": 0}, "synthesis.chain_tokens is 0; expected at least 1"),
@@ -272,14 +272,14 @@ REFUSED = [
     ({"synthesis__rewriter": "rules"}, "synthesis.rewriter names 'rules'; expected one of local"),
     (
         {"data__system_prompt": "Be brief.", "data__chat": False},
-        "data.system_prompt is Be brief.; expected nothing: data.chat is False",
+        "data.system_prompt is Be brief.; expected an empty string: data.chat is False",
     ),
     ({"verifier__deadline": 0.0}, "verifier.deadline is 0.0; expected more than 0"),
     ({"verifier__memory": 8}, "verifier.memory is 8; expected at least 64"),
     ({"eval__keep_responses": -1}, "eval.keep_responses is -1; expected at least 0"),
     ({"benchmarks": {"aime": {"data": "f", "samples": 0}}}, "benchmarks.aime.samples is 0; expected at least 1"),
-    ({"scaling__budgets": (8, 8)}, "scaling.budgets is (8, 8); expected positive numbers, each above the last"),
-    ({"scaling__budgets": (0, 8)}, "scaling.budgets is (0, 8); expected positive"),
+    ({"scaling__budgets": (8, 8)}, "scaling.budgets is (8, 8); expected increasing positive numbers"),
+    ({"scaling__budgets": (0, 8)}, "scaling.budgets is (0, 8); expected increasing"),
     ({"checkpoint__keep": 0}, "checkpoint.keep is 0; expected at least 1"),
 ]
 
@@ -307,13 +307,13 @@ def endpoint(**knobs):
         ("url", "", "is ''; expected one like"),
         ("url", "http://a b/v1", "is 'http://a b/v1'; expected one like"),
         ("url", "http://host/\x1b[2J", "is 'http://host/\\x1b[2J'; expected one like"),
-        ("url", "http://host:port/v1", "is no url; expected one like"),
-        ("url", "https://me:hidden@host/v1", "has a user, a query or a fragment; expected none: keys come from key_"),
-        ("url", "https://hidden@host/v1", "has a user, a query or a fragment"),
-        ("url", "https://host/v1?key=hidden", "has a user, a query or a fragment"),
-        ("url", "https://host/v1#hidden", "has a user, a query or a fragment"),
-        ("model", " ", "is ' '; expected the model's name at the endpoint"),
-        ("key_variable", "sk-hidden", "is no name of an environment variable; expected one, never a key"),
+        ("url", "http://host:port/v1", "is not a URL; expected one like"),
+        ("url", "https://me:hidden@host/v1", "has a user, query or fragment; expected none: the key comes from key_"),
+        ("url", "https://hidden@host/v1", "has a user, query or fragment"),
+        ("url", "https://host/v1?key=hidden", "has a user, query or fragment"),
+        ("url", "https://host/v1#hidden", "has a user, query or fragment"),
+        ("model", " ", "is ' '; expected the name of a model at the endpoint"),
+        ("key_variable", "sk-hidden", "is not a variable's name; expected one, not the key itself"),
         ("concurrency", 0, "is 0; expected at least 1"),
         ("requests_per_minute", -1, "is -1; expected at least 0"),
         ("tokens_per_minute", -1, "is -1; expected at least 0"),
@@ -334,7 +334,7 @@ def test_endpoints_that_can_work_pass_and_none_is_called_local():
         validation.validate(endpoint(url=url, key_variable="OPENAI_API_KEY"), 1)
     tree = endpoint().to_dict()
     tree["synthesis"]["endpoints"] = {"local": tree["synthesis"]["endpoints"]["big"]}
-    with pytest.raises(ConfigError, match="synthesis.endpoints.local is named local; expected another name"):
+    with pytest.raises(ConfigError, match="synthesis.endpoints.local has a reserved name; expected another"):
         validation.validate(config.load(tree), 1)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bad weights, flags and destinations: each is one line and exit code 2, and the destination is as it was."""
+"""Bad weights, flags and destinations print a one-line error and exit with 2; the destination is unchanged."""
 
 from __future__ import annotations
 
@@ -124,10 +124,10 @@ BAD = {
     "empty source": (lambda folder: shutil.rmtree(folder) or folder.mkdir(), "hf holds no weights; expected config"),
     "no config": (lambda folder: (folder / "config.json").unlink(), "hf holds no weights; expected config.json"),
     "no tensors": (lambda folder: (folder / folders.SINGLE).unlink(), "hf holds no weights; expected config.json"),
-    "config is no JSON": (text("config.json", b"{oops"), f"{CONFIG} is no JSON"),
+    "config is not JSON": (text("config.json", b"{oops"), f"{CONFIG} is not JSON"),
     "config is a list": (text("config.json", b"[1]"), f"{CONFIG} is [1]; expected a JSON object"),
     "config of 2 MB": (text("config.json", b" " * (2 << 20) + b"{}"), f"{CONFIG} has more than 1048576 bytes"),
-    "config is nested": (text("config.json", b"[" * 200_000), f"{CONFIG} is no JSON"),
+    "config is nested": (text("config.json", b"[" * 200_000), f"{CONFIG} is not JSON"),
     "2^40 words": (edit("config.json", vocab_size=2**40), f"{CONFIG}: vocab_size is 1099511627776; expected"),
     "negative layers": (edit("config.json", num_hidden_layers=-2), f"{CONFIG}: num_hidden_layers is -2; expected"),
     "layers are text": (edit("config.json", num_hidden_layers="3"), f"{CONFIG}: num_hidden_layers is '3'; expected"),
@@ -140,7 +140,7 @@ BAD = {
     "a layer too few": (
         edit("config.json", num_hidden_layers=2),
         "hf has 'model.layers.2.input_layernorm.weight (32,)'",
-        "and 7 more, which the model has no place for; found 39 tensors, expected 27",
+        "and 7 more, which the model does not have; found 39 tensors, expected 27",
     ),
     "empty file": (text(folders.SINGLE, b""), f"{SINGLE}: the header ends at byte 8, the file at 0; expected"),
     "no header": (text(folders.SINGLE, b"\x10\0\0"), f"{SINGLE}: the header ends at byte 24, the file at 3; expected"),
@@ -153,9 +153,9 @@ BAD = {
     "bytes too many": (content(lambda x: x + b"\0"), f"{SINGLE} has ", " bytes; expected ", "by its header"),
     "header of 2^60": (content(lambda x: b"\0" * 7 + b"\x10" + x[8:]), f"{SINGLE}: the header ends at byte 1152921504"),
     "header of 17 MB": (header(lambda found: b" " * (17 << 20) + b"{}"), "the header has 17825794 bytes; expected at"),
-    "header is no JSON": (header(lambda found: b"}" * 50), f"{SINGLE}: the header is no JSON"),
-    "header is no text": (header(lambda found: b"\xff\xfe\xff" * 9), f"{SINGLE}: the header is no JSON"),
-    "header is nested": (header(lambda found: b"[" * 200_000), f"{SINGLE}: the header is no JSON"),
+    "header is not JSON": (header(lambda found: b"}" * 50), f"{SINGLE}: the header is not JSON"),
+    "header is no text": (header(lambda found: b"\xff\xfe\xff" * 9), f"{SINGLE}: the header is not JSON"),
+    "header is nested": (header(lambda found: b"[" * 200_000), f"{SINGLE}: the header is not JSON"),
     "header is a list": (header(lambda found: [1, 2]), f"{SINGLE}: the header is [1, 2]; expected a JSON object"),
     "metadata is a list": (header(lambda found: found | {"__metadata__": [1]}), SINGLE, "expected a safetensors file"),
     "no shape": (
@@ -183,15 +183,15 @@ BAD = {
         tensors(lambda x: x.pop(NORM) is None or x),
         f"hf lacks '{NORM} (32,)', which the model needs; found",
     ),
-    "extra": (tensors(lambda x: x | {"a": np.zeros(3, np.float32)}), "hf has 'a (3,)', which the model has no place"),
+    "extra": (tensors(lambda x: x | {"a": np.zeros(3, np.float32)}), "hf has 'a (3,)', which the model does not have"),
     "name is a path": (
         tensors(lambda x: x | {"../../etc/passwd": np.zeros(3, np.float32)}),
-        "hf has '../../etc/passwd (3,)', which the model has no place",
+        "hf has '../../etc/passwd (3,)', which the model does not have",
     ),
     "bias of another family": (edit("config.json", **folders.MODELS["llama"]), "hf has 'model.layers.0.self_attn.k_p"),
     "transposed": (
         tensors(lambda x: x | {UP: x[UP].T.copy()}),
-        "hf has another shape",
+        "hf has shapes that differ",
         f"{UP} (32, 40), not (40, 32)",
     ),
     "one in bfloat16": (
@@ -211,7 +211,7 @@ BAD = {
         f"'{NORM}' is in 'config.json'; exp",
     ),
     "shard is a link": (index(link_out), f"hf/{ONE} is a link to", "elsewhere; expected a file inside"),
-    "index is no JSON": (sharded_text(b"{"), f"{INDEX} is no JSON"),
+    "index is not JSON": (sharded_text(b"{"), f"{INDEX} is not JSON"),
     "index is a list": (sharded_text(b"[]"), f"{INDEX} is []; expected a JSON object"),
     "index without a map": (sharded_text(b'{"weight_map": [1]}'), f"{INDEX}: weight_map is [1]; expected an object"),
     "index names nothing": (index(lambda x, _: {}), f"{INDEX}: weight_map is {{}}; expected an object tensor -> file"),
@@ -255,9 +255,9 @@ DESTINATIONS = {
         "out is not empty; expected a folder",
     ),
     "a file": (lambda out: out.write_text("mine"), "out is a file; expected a folder that does not exist yet"),
-    "nowhere": (lambda out: out / "a" / "b", "out/a is no folder; expected one to write b in; make it"),
+    "nowhere": (lambda out: out / "a" / "b", "out/a is not a folder; expected one for b; create it"),
     "a name too long": (lambda out: out.with_name("x" * 300), "File name too long; nothing was written"),
-    "not a folder's": (lambda out: (out.write_text("mine") and None) or out / "b", "out is no folder; expected one to"),
+    "not a folder's": (lambda out: (out.write_text("mine") and None) or out / "b", "out is not a folder; expected one"),
 }
 
 
@@ -287,7 +287,7 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(tmp_path, capsys, monkeypatc
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 3000))
-    refused(tmp_path, capsys, ["has room for 0 MB; expected"], *args)
+    refused(tmp_path, capsys, ["has 0 MB of free space; expected"], *args)
 
 
 def put(value):
@@ -313,14 +313,14 @@ def cut(folder):
     [
         (None, ["--dtype=float64"], "--dtype is 'float64'; expected one of float32, float16, bfloat16"),
         (None, ["--which=both"], "which is 'both'; expected policy or anchor"),
-        (None, ["--which=anchor"], "orbax is no run; expected the checkpoints of one for the anchor"),
+        (None, ["--which=anchor"], "orbax is not a run; only the checkpoints of a run have an anchor"),
         (None, ["--max-shard-size=big"], "--max-shard-size is 'big'; expected a size like 5GB"),
         (None, ["--max-shard-size=0GB"], "--max-shard-size is '0GB'; expected a size like 5GB"),
         (put(np.nan), [], "orbax/params: layers.up, layer 1 is NaN or infinite as float32; expected finite numbers"),
         (put(7e4), ["--dtype=float16"], "orbax/params: layers.up, layer 1 is NaN or infinite as float16; expected"),
         (cut, [], "orbax/params: cannot read"),
-        (edit("config.json", num_hidden_layers=4), [], "another shape than config.json asks for: "),
-        (edit("config.json", tie_word_embeddings=True), [], "orbax/params has 'head (32, 48)', which the model has no"),
+        (edit("config.json", num_hidden_layers=4), [], "has shapes that differ from those of config.json: "),
+        (edit("config.json", tie_word_embeddings=True), [], "orbax/params has 'head (32, 48)', which the model does"),
         (edit("config.json", vocab_size=2**40), [], "orbax/config.json: vocab_size is 1099511627776; expected"),
         (
             lambda folder: (folder / "config.json").unlink(),

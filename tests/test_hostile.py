@@ -230,7 +230,7 @@ def test_spoilt_safetensors_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "settings, says",
     [
-        ({"added_tokens_decoder": {"9" * 5000: {"content": "<|im_end|>"}}}, "added_tokens_decoder is no table"),
+        ({"added_tokens_decoder": {"9" * 5000: {"content": "<|im_end|>"}}}, "added_tokens_decoder is not a table"),
         ({"eos_token": "\x1b" * 10**6}, "eos_token is "),
         ({"chat_template": [{"name": ["default"], "template": "x"}]}, "expected one 'default'"),
         ({"chat_template": [{"name": str(i), "template": "x"} for i in range(10**4)]}, "expected one 'default'"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A mistake on the command line is one line and exit code 2; nothing is written or heavily imported for it."""
+"""A mistake on the command line prints a one-line error and exits with 2; nothing is written or heavily imported."""
 
 from __future__ import annotations
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import audited
 import pytest
+import several
 
 from configs import gym as gym_config
 from t1jax import config
@@ -145,11 +145,10 @@ def test_the_walk_leaves_the_harmless_alone():
 def test_nothing_runs_while_hostile_data_is_loaded(tmp_path):
     place = tmp_path / "é"
     place.mkdir()
-    env = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.audited", str(place)],
         cwd=ROOT,
-        env=env,
+        env=several.environment(),
         capture_output=True,
         text=True,
         timeout=300,

@@ -15,6 +15,7 @@ import hf_folders
 import hub
 import jax
 import pytest
+import several
 import small
 
 from configs import base
@@ -30,7 +31,8 @@ EVEN = {"rl__responses_per_prompt": 4, "rl__max_new_tokens": 16, "rl__window": 8
 
 def ask(*flags):
     """`python -m t1jax.plan` as a user runs it: without the virtual devices of the tests."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+    environment = os.environ | {"XLA_FLAGS": " ".join(several.QUICK)}
+    del environment["JAX_PLATFORMS"]
     command = [sys.executable, "-m", "t1jax.plan", *flags]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1200)
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import several
 from random_qwen import make_folder
 
 from configs import base
@@ -47,6 +48,10 @@ SMALL = {  # what makes a command quick, on a random model of one layer
     "t1jax.convert": (),
     "t1jax.verify": (),
 }  # fmt: skip
+FEWER = (  # responses than the README's run of the embedded task has: its own number takes two minutes
+    "--config.sft.batch_size=8", "--config.rl.prompts_per_step=4", "--config.rl.responses_per_prompt=4",
+    "--config.rl.micro_batches=1", "--config.scaling.budgets=(8,)",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("command", REAL)
@@ -91,7 +96,7 @@ def test_readme_commands_of_a_real_model(tmp_path):
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command not in REAL])
 def test_readme_command(command, tmp_path):
-    """make targets as a dry run (CI runs them for real); t1jax itself for real, in a folder of its own."""
+    """make targets as a dry run (CI runs them for real); t1jax itself for real but shorter, in a folder of its own."""
     words = shlex.split(command)
     if words[0] == "make":
         words.insert(1, "--dry-run")
@@ -99,7 +104,9 @@ def test_readme_command(command, tmp_path):
         assert words[:2] == ["python", "-m"] and words[2] in ("t1jax.main", "t1jax.plan"), "this test cannot run it"
         words[0] = sys.executable
         words = [re.sub(r"^--workdir=", f"--workdir={tmp_path}/", word) for word in words]
-    done = subprocess.run(words, cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=600)
+    if "--workdir" in command:
+        words += FEWER
+    done = subprocess.run(words, cwd=ROOT, env=several.environment(), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     if "--workdir" in command:
         assert list(tmp_path.rglob("report.html")) and list(tmp_path.rglob("results.json"))

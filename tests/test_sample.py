@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import os
 import re
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from typing import Any
 import hf_folders
 import numpy as np
 import pytest
+import several
 import small
 import torch
 from hf_folders import byte_level, change, write
@@ -304,9 +304,8 @@ def test_help_answers_without_jax():
 def test_ctrl_c_ends_it_at_once_and_cleanly(model):
     arguments = [f"--checkpoint={model}", "--temperature=0", "--max_new_tokens=100000", "--config.rl.window=100000"]
     command = [sys.executable, "-m", "t1jax.sample", *arguments, FLOAT32, PROBLEM]
-    environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
     with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+        command, cwd=ROOT, env=several.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
     ) as process:
         text = process.stdout.read(20)  # it streams
         process.send_signal(signal.SIGINT)

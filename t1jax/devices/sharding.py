@@ -74,6 +74,11 @@ class Layout:
             raise ValueError(f"got {len(axes)} logical axes {axes} for an array of shape {x.shape}")
         return jax.lax.with_sharding_constraint(x, self.sharding(*axes))
 
+    def parts(self, *axes: str | None) -> int:
+        """Over how many shards an array with these logical axes is split."""
+        named = jax.tree.leaves(tuple(self.spec(*axes)))
+        return int(np.prod([self.mesh.shape[name] for name in named]))
+
     @property
     def batch_shards(self) -> int:
         """Over how many shards rows are split."""

@@ -3,7 +3,7 @@
 
 Each function takes the rows of one device, pads them and transposes q, k and v as its kernel requires.
 
-Axes: B rows, T positions, N query heads, K kv heads, H head dim.
+Axes: B rows, T positions (S: those of keys), N query heads, K kv heads, H head dim.
 Source: FlashAttention-2, arXiv 2307.08691, of which both are relatives.
 Deliberately not here: which kernel is used when, and what of the rows is padding (attention.py).
 """

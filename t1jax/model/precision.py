@@ -5,7 +5,7 @@ Sampler and learner run the same weights through different computations. In bflo
 same numbers in the same places. So activations between layers are float32, everything between two matrix products is
 computed in float32, and a number is rounded once, as input to a matrix product.
 
-Master weights are float32. `product` and `lookup` take the master and cast it themselves, so that its gradient is
+Master weights are float32. `products` and `lookup` take the master and cast it themselves, so that its gradient is
 never in the compute dtype, neither when a device accumulates it nor when devices reduce it.
 
 Axes: V vocabulary, D width, B rows, S positions of a row, T positions that are asked for.
@@ -25,6 +25,8 @@ import jax.numpy as jnp
 from t1jax.devices.sharding import Layout
 
 LN2 = math.log(2)
+Axes = tuple[str, ...]  # the logical axes of an array's dimensions
+Terms = tuple[tuple[Axes, str], ...]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -53,37 +55,57 @@ def einsum(spec: str, x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.einsum(spec, x, y, precision=precision, preferred_element_type=jnp.float32)
 
 
-def product(spec: str, x: jax.Array, w: jax.Array) -> jax.Array:
-    """float32 einsum(spec, x, w) of activations and of weights cast to their dtype.
+def whole(layout: Layout, axes: Axes, w: jax.Array, dtype: Any) -> jax.Array:
+    """A weight cast to `dtype` and then made whole along `embed`: what crosses devices has `dtype`.
+
+    Left split, XLA would multiply with a part of it at a time and read and write the activations for each part.
+    """
+    return layout.constrain(w.astype(dtype), *(None if axis == "embed" else axis for axis in axes))
+
+
+def products(layout: Layout, terms: Terms, x: jax.Array, *weights: jax.Array) -> tuple[jax.Array, ...]:
+    """float32 einsum(spec, x, w) for each weight, cast to the dtype of the activations x.
+
+    Where outputs are split over `tensor`, the gradients of x by all weights are added up before devices exchange them:
+    one all-reduce, not one for each weight.
 
     Args:
-      spec: as "BTD,DF->BTF"; a letter stands in two of the three terms.
+      layout: by which weights are split; one is made whole along `embed` for its product, its gradient split as it is.
+      terms: for each weight its logical axes and the spec, as "BTD,DF->BTF"; a letter stands in two of the three terms.
       x: compute dtype.
-      w: the float32 master, or a copy in compute dtype. Its gradient is added up in float32 and has its dtype.
+      weights: float32 masters, or copies in compute dtype. Gradients are added up in float32 and have their dtype.
     """
-    return einsum(spec, x, w) if x.dtype == w.dtype else _cast_product(spec, x, w)
+    split = any("embed" in axes and layout.parts("embed") > 1 for axes, _ in terms)
+    if not split and all(w.dtype == x.dtype for w in weights):  # whole already, and no cast
+        return tuple(einsum(spec, x, w) for (_, spec), w in zip(terms, weights, strict=True))
+    return _products(layout, terms, x, *weights)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _cast_product(spec: str, x: jax.Array, w: jax.Array) -> jax.Array:
-    return einsum(spec, x, w.astype(x.dtype))
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _products(layout: Layout, terms: Terms, x: jax.Array, *weights: jax.Array) -> tuple[jax.Array, ...]:
+    return tuple(
+        einsum(spec, x, whole(layout, axes, w, x.dtype)) for (axes, spec), w in zip(terms, weights, strict=True)
+    )
 
 
-def _product_forward(spec: str, x: jax.Array, w: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _cast_product(spec, x, w), (x, w)
+def _products_forward(layout: Layout, terms: Terms, x: jax.Array, *weights: jax.Array) -> tuple[Any, Any]:
+    return _products(layout, terms, x, *weights), (x, weights)
 
 
-def _product_backward(spec: str, saved: tuple[jax.Array, jax.Array], dout: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, w = saved
-    operands, out = spec.split("->")
-    of_x, of_w = operands.split(",")
-    dout = rounded(dout, x.dtype)
-    dx = einsum(f"{out},{of_w}->{of_x}", dout, w.astype(x.dtype))
-    dw = einsum(f"{out},{of_x}->{of_w}", dout, x)
-    return dx.astype(x.dtype), dw.astype(w.dtype)
+def _products_backward(layout: Layout, terms: Terms, saved: Any, douts: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    x, weights = saved
+    dx, dweights = jnp.zeros((), jnp.float32), []
+    for (axes, spec), w, dout in zip(terms, weights, douts, strict=True):
+        operands, out = spec.split("->")
+        of_x, of_w = operands.split(",")
+        dout = rounded(dout, x.dtype)
+        dx = dx + einsum(f"{out},{of_w}->{of_x}", dout, whole(layout, axes, w, x.dtype))
+        dw = layout.constrain(einsum(f"{out},{of_x}->{of_w}", dout, x), *axes)
+        dweights.append(dw.astype(w.dtype))
+    return dx.astype(x.dtype), *dweights
 
 
-_cast_product.defvjp(_product_forward, _product_backward)
+_products.defvjp(_products_forward, _products_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -5,8 +5,9 @@ RMSNorm, rotary positions, grouped-query attention, SwiGLU, tied or untied head;
 a norm of each head's q and k as in Qwen3, or neither as in Llama. Layers are stacked on axis 0 and scanned. Used as
 pure functions: `init_params`, `forward`, `logits`.
 
-Axes: B rows or lanes, P prompts, T query positions, C prompt positions, D width, N query heads, K kv heads, H head
-dim, F mlp width, V vocabulary, L layers; those of the cache as in ring.py.
+Axes: B rows or lanes, P prompts, T query positions, C prompt positions, D width, N query heads, K kv heads, H head dim,
+F mlp width, V vocabulary, L layers; of the cache: X shards of the batch, M lanes of a shard, J blocks, S columns of a
+block.
 Source: Qwen2.5, arXiv 2412.15115; Qwen3, arXiv 2505.09388; parity with transformers is tested for each family.
 Deliberately not here: the cache (ring.py), sampling (decode.py), scores of the vocabulary in chunks (logprobs.py).
 """
@@ -24,7 +25,7 @@ from t1jax.config import ModelConfig
 from t1jax.devices.sharding import Layout, param_shardings
 from t1jax.model import attention, kernels, ring
 from t1jax.model.attention import rope, rotations
-from t1jax.model.precision import einsum, lookup, product, rounded
+from t1jax.model.precision import einsum, lookup, products, rounded, whole
 from t1jax.types import KVCache, Params
 
 REMAT = {
@@ -40,6 +41,13 @@ def scaled(fan_in: int) -> Any:
     return nn.initializers.normal(fan_in**-0.5)
 
 
+INTO_HEADS = (  # the logical axes of q, k and v, and how they are multiplied
+    (("embed", "q_heads", "head_dim"), "BTD,DNH->BTNH"),
+    (("embed", "kv_heads", "head_dim"), "BTD,DKH->BTKH"),
+    (("embed", "kv_heads", "head_dim"), "BTD,DKH->BTKH"),
+)
+FROM_HEADS = ((("q_heads", "head_dim", "embed"), "BTNH,NHD->BTD"),)
+INTO_MLP, FROM_MLP = ("embed", "mlp"), ("mlp", "embed")  # the logical axes of gate and up, and of down
 ONES, ZEROS = nn.initializers.ones, nn.initializers.zeros
 
 
@@ -66,17 +74,17 @@ def _gated_forward(
     dtype = y_BTD.dtype
 
     a_BTF, b_BTF = (
-        layout.constrain(einsum("BTD,DF->BTF", y_BTD, w_DF.astype(dtype)), "batch", "length", "mlp")
+        layout.constrain(einsum("BTD,DF->BTF", y_BTD, whole(layout, INTO_MLP, w_DF, dtype)), "batch", "length", "mlp")
         for w_DF in (gate_DF, up_DF)
     )
-    out_BTD = einsum("BTF,FD->BTD", rounded(nn.silu(a_BTF) * b_BTF, dtype), down_FD.astype(dtype))
+    out_BTD = einsum("BTF,FD->BTD", rounded(nn.silu(a_BTF) * b_BTF, dtype), whole(layout, FROM_MLP, down_FD, dtype))
     return out_BTD, (y_BTD, a_BTF.astype(dtype), b_BTF.astype(dtype), gate_DF, up_DF, down_FD)
 
 
 def _gated_backward(layout: Layout, saved: Any, dout_BTD: jax.Array) -> tuple[jax.Array, ...]:
     y_BTD, a_BTF, b_BTF, *masters = saved
-    dtype = y_BTD.dtype
-    gate_DF, up_DF, down_FD = (w.astype(dtype) for w in masters)
+    dtype, axes = y_BTD.dtype, (INTO_MLP, INTO_MLP, FROM_MLP)
+    gate_DF, up_DF, down_FD = (whole(layout, of_w, w, dtype) for of_w, w in zip(axes, masters, strict=True))
     dout_BTD = rounded(dout_BTD, dtype)
     dinner_BTF = layout.constrain(einsum("BTD,FD->BTF", dout_BTD, down_FD), "batch", "length", "mlp")
     a_BTF, b_BTF = a_BTF.astype(jnp.float32), b_BTF.astype(jnp.float32)
@@ -90,7 +98,8 @@ def _gated_backward(layout: Layout, saved: Any, dout_BTD: jax.Array) -> tuple[ja
         *(einsum("BTD,BTF->DF", y_BTD, d_BTF) for d_BTF in (da_BTF, db_BTF)),
         einsum("BTF,BTD->FD", inner_BTF, dout_BTD),
     )
-    return dy_BTD.astype(dtype), *(d.astype(w.dtype) for d, w in zip(dmasters, masters, strict=True))
+    split = (layout.constrain(d, *of_w) for d, of_w in zip(dmasters, axes, strict=True))
+    return dy_BTD.astype(dtype), *(d.astype(w.dtype) for d, w in zip(split, masters, strict=True))
 
 
 gated.defvjp(_gated_forward, _gated_backward)
@@ -122,9 +131,11 @@ class Block(nn.Module):
             return rounded(x, cfg.compute_dtype)
 
         y = ready(rms_norm(x_BTD, self.weight("attention_norm", ONES, embed=D), cfg.norm_eps))
-        q = product("BTD,DNH->BTNH", y, self.weight("q", scaled(D), embed=D, q_heads=N, head_dim=H))
-        k = product("BTD,DKH->BTKH", y, self.weight("k", scaled(D), embed=D, kv_heads=K, head_dim=H))
-        v = product("BTD,DKH->BTKH", y, self.weight("v", scaled(D), embed=D, kv_heads=K, head_dim=H))
+        weights = [
+            self.weight(name, scaled(D), **dict(zip(axes, (D, n, H), strict=True)))
+            for name, (axes, _), n in zip("qkv", INTO_HEADS, (N, K, K), strict=True)
+        ]
+        q, k, v = products(self.layout, INTO_HEADS, y, *weights)
         q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
         if cfg.qkv_bias:
             q = q + self.weight("q_bias", ZEROS, q_heads=N, head_dim=H)[None, :, None, :]
@@ -145,7 +156,8 @@ class Block(nn.Module):
         else:
             attended = attention.attend(self.layout, q, k, v, shared["texts"])
         o = self.weight("o", scaled(N * H), q_heads=N, head_dim=H, embed=D)
-        x_BTD = x_BTD + product("BTNH,NHD->BTD", attended.swapaxes(1, 2), o)
+        (attended,) = products(self.layout, FROM_HEADS, attended.swapaxes(1, 2), o)
+        x_BTD = x_BTD + attended
         x_BTD = constrain(x_BTD, "batch", "length", None)
 
         y = ready(rms_norm(x_BTD, self.weight("mlp_norm", ONES, embed=D), cfg.norm_eps))

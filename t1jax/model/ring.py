@@ -10,8 +10,9 @@ only the blocks from the oldest column that a lane still needs to the newest. Tw
     lane 0       a   a   a   b   b      length 2: response a ended in column 2; b is the prompt's next
     lane 1       c   c   c   c   c      length 5, so attention reads back to column 0
 
-Axes: P prompts, B lanes in use (lane b reads prompt b // (B // P)), C prompt positions, T = 1, N query heads, K kv
-heads, G = N // K, H head dim, L layers, J blocks, S columns of a block, X shards of the batch, M lanes of a shard.
+Axes: P prompts, m lanes per prompt, B lanes in use (lane b reads prompt b // m), C prompt positions, T = 1, N query
+heads, K kv heads, G = N // K, H head dim, L layers, J blocks, S columns of a block, X shards of the batch, M lanes of
+a shard.
 Source: softmax over blocks one after another, arXiv 2205.14135.
 Deliberately not here: which lane writes what (decode.py), attention within a text (attention.py).
 """
@@ -107,12 +108,12 @@ def attend(
     P = prompt_k_PKCH.shape[0]
     q_BKGH = q_BNTH.reshape(B, K, N // K, H)
 
-    q_PRKGH = q_BKGH.reshape(P, B // P, K, N // K, H)
-    s = einsum("PRKGH,PKCH->PKRGC", q_PRKGH, prompt_k_PKCH) * H**-0.5
+    q_PmKGH = q_BKGH.reshape(P, B // P, K, N // K, H)
+    s = einsum("PmKGH,PKCH->PKmGC", q_PmKGH, prompt_k_PKCH) * H**-0.5
     s = jnp.where(reach.prompt_valid_PC[:, None, None, None], s, -1e30)
     highest = level(jnp.max(s, axis=-1), q_BNTH.dtype)
     w = jnp.exp(s - highest[..., None])
-    out = einsum("PKRGC,PKCH->PKRGH", rounded(w, q_BNTH.dtype), prompt_v_PKCH)
+    out = einsum("PKmGC,PKCH->PKmGH", rounded(w, q_BNTH.dtype), prompt_v_PKCH)
     so_far = tuple(x.swapaxes(1, 2).reshape(B, K, N // K, *x.shape[4:]) for x in (highest, w.sum(-1), out))
 
     def one_block(j: jax.Array, so_far: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prompts -> sampled responses, inside one compiled program.
 
-Each prompt goes through the model once, and its keys and values are kept once for all its responses. Then one loop
-iteration a token: every lane draws from its last hidden state, writes, and runs the model on the drawn token. A
-prompt has G lanes for its R responses: where one ends, its lane begins the prompt's next in the same iteration, from
-the prompt's hidden state, with nothing of its own in the cache.
+Each prompt goes through the model once, and all its responses share its keys and values. Then there is one loop
+iteration per token: every lane draws a token from its last hidden state, logs it, and runs the model on it. A prompt
+has m lanes for its R responses: when a response ends, its lane starts the prompt's next one in the same iteration, from
+the prompt's hidden state and with none of its own columns in the cache.
 
-When no response is left to begin, lanes fall idle. Each time three quarters of them are, the others move together and
-the loop goes on with a quarter as many, until few are left. So a step costs what is drawn: attention reads back to the
-beginning of the longest live response (model/ring.py), and the loop ends with the last response.
+When no response is left to start, lanes become idle. Each time three quarters of them are idle, the others are
+compacted and the loop continues with a quarter as many lanes, until few are left. So the cost of a step follows the
+tokens that are drawn: attention reads back to the start of the longest live response (model/ring.py), and the loop ends
+with the last response.
 
-Axes: P prompts, R responses per prompt, G lanes per prompt, B lanes (b = p * G + g), C prompt positions, T response
-positions, D width, V vocabulary, N iterations; X shards with M lanes each.
+Axes: P prompts, R responses per prompt, m lanes per prompt, B lanes (lane i of prompt p is b = p * m + i), C prompt
+positions, T response positions, D width, V vocabulary, I iterations; X shards of the batch with M lanes each.
 Deliberately not here: what a lane is (lanes.py), how responses are read from what was drawn (log.py), how a token is
 drawn (sampling.py), its random number (rng.py), attention (model/).
 """
@@ -36,7 +37,7 @@ from t1jax.rollouts.log import empty_rollouts
 from t1jax.rollouts.sampling import SamplingSettings, sample
 from t1jax.types import Params, Prompts, Rollouts
 
-# (tokens done a row; or with fewer lanes than responses, responses done; rows still live) -> ignored; on the host
+# (tokens done per row, or with fewer lanes than responses, responses done; live rows) -> ignored; on the host
 Progress = Callable[[int, int], Any]
 OnTokens = Callable[[np.ndarray, int], Any]  # (tokens int32[B, T], how many of T are drawn) -> ignored; on the host
 STREAMED = 4  # tokens between two calls of an OnTokens
@@ -44,7 +45,7 @@ STREAMED = 4  # tokens between two calls of an OnTokens
 
 @struct.dataclass
 class Forbid:
-    """A ban: `token` may be drawn only directly after a token that `after_V` allows."""
+    """A ban on `token`, except directly after a token that `after_V` allows."""
 
     token: jax.Array  # int32[]; -1 bans nothing
     after_V: jax.Array  # bool[V]
@@ -60,7 +61,7 @@ class Rollout(Protocol):
 
 @dataclass(frozen=True)
 class _Watch:
-    """Who on the host is told of the loop, and how often."""
+    """The host's callbacks from the loop, and how often they are called."""
 
     on_progress: Progress | None
     on_tokens: OnTokens | None
@@ -68,25 +69,25 @@ class _Watch:
 
     @property
     def every(self) -> int:
-        """Tokens from one call to the next."""
+        """Tokens between two calls."""
         return self.window if self.on_tokens is None else STREAMED
 
     def tell(self, lanes: Lanes, due: jax.Array, live: jax.Array, sizes: Sizes, rows: int) -> None:
-        """Calls them from inside the program; on_progress where it is `due`. `rows`: responses of all prompts."""
+        """Calls them from inside the program, on_progress only if `due`. `rows`: responses of all prompts."""
         if self.on_progress is not None:
             waiting = 0 if lanes.next_P is None else jnp.sum(sizes.responses - lanes.next_P)
             done = lanes.cache.column if sizes.lanes == sizes.responses else rows - waiting - live
             jax.lax.cond(due, lambda: jax.debug.callback(self._progress, done, live), lambda: None)
         if self.on_tokens is not None:
-            jax.debug.callback(self._tokens, lanes.log.token_NB, lanes.cache.column)
+            jax.debug.callback(self._tokens, lanes.log.token_IB, lanes.cache.column)
 
     def _progress(self, done: jax.Array, live: jax.Array) -> None:
         assert self.on_progress is not None
         self.on_progress(int(done), int(live))
 
-    def _tokens(self, token_NB: jax.Array, done: jax.Array) -> None:
+    def _tokens(self, token_IB: jax.Array, done: jax.Array) -> None:
         assert self.on_tokens is not None
-        self.on_tokens(np.asarray(token_NB).T, int(done))
+        self.on_tokens(np.asarray(token_IB).T, int(done))
 
 
 def make_rollout(
@@ -104,25 +105,25 @@ def make_rollout(
     """A traceable `rollout(params, prompts, key, settings, forbid=None) -> Rollouts`. Not jitted: callers inline it.
 
     Args:
-      model: under the decode layout; `params` are in its compute dtype and sharded so.
+      model: with the decode layout; `params` must be in its compute dtype and sharded accordingly.
       num_responses: R.
-      max_new_tokens: T, the longest response.
-      window: columns of the cache that are read at a time, tokens.
-      stop_tokens: ids that end a response; drawn, they are part of it.
-      lanes: G, how many responses of a prompt are sampled at a time, divides R; 0: all. What is drawn is the same.
-      repeat_rule: responses that repeat themselves by it end, without a stop token; None: none do.
-      on_progress: told every `window` tokens how far the loop is; costs a callback to the host.
-      on_tokens: told every few tokens what is drawn so far, in no order; for few rows, as all of them go to the host.
+      max_new_tokens: T, the maximum response length.
+      window: columns of a block of the cache, tokens.
+      stop_tokens: ids that end a response, and are part of it.
+      lanes: m, responses of a prompt that are sampled at a time, a divisor of R; 0: all. Samples do not depend on it.
+      repeat_rule: when to end a response that repeats itself, without a stop token; None: never.
+      on_progress: called every `window` tokens with the progress of the loop.
+      on_tokens: called every few tokens with all tokens so far, possibly out of order; meant for few rows.
     """
     sizes = Sizes(num_responses, lanes or num_responses, max_new_tokens, min(window, max_new_tokens))
-    R, G, T, _ = sizes
-    for knob, value in (("num_responses", R), ("max_new_tokens", T), ("window", window), ("lanes", G)):
+    R, m, T, _ = sizes
+    for knob, value in (("num_responses", R), ("max_new_tokens", T), ("window", window), ("lanes", m)):
         if value < 1:
             raise ValueError(f"{knob} = {value}: expected at least 1")
-    if R % G:
-        raise ValueError(f"lanes = {G}: expected a divisor of num_responses = {R}")
-    if on_tokens is not None and G < R:
-        raise ValueError(f"lanes = {G}: expected all {R} with on_tokens")
+    if R % m:
+        raise ValueError(f"lanes = {m}: expected a divisor of num_responses = {R}")
+    if on_tokens is not None and m < R:
+        raise ValueError(f"lanes = {m}: expected all {R} with on_tokens")
     X, watch = model.layout.batch_shards, _Watch(on_progress, on_tokens, window)
 
     def rollout(
@@ -136,7 +137,7 @@ def make_rollout(
             return lanes if lanes.next_P is None else take_next(lanes, starts, ends_B, R, repeat_rule)
 
         def advance(lanes: Lanes, going: Callable[[Lanes], jax.Array], scope: str) -> Lanes:
-            """One token after the other while `going`; the host is told. `scope` names the loop."""
+            """Draws tokens while `going`, and calls the host. `scope` names the loop."""
 
             def some_tokens(lanes: Lanes) -> Lanes:
                 end = (lanes.cache.column // watch.every + 1) * watch.every
@@ -149,7 +150,7 @@ def make_rollout(
                 return jax.lax.while_loop(going, some_tokens if on_progress or on_tokens else one_token, lanes)
 
         done = empty_rollouts(model, P * R, T)
-        fewer = [] if on_tokens is not None else quarters(P * G // X)
+        fewer = [] if on_tokens is not None else quarters(P * m // X)
         for M in fewer:
             going = partial(_more_than, lanes=M, shards=X, responses=R)
             lanes = advance(lanes, going, scopes.ALL_LANES if M == fewer[0] else scopes.FEW_LANES)
@@ -161,7 +162,7 @@ def make_rollout(
 
 
 def _more_than(x: Lanes, lanes: int, shards: int, responses: int) -> jax.Array:
-    """bool[]: more than so many lanes of a shard live, or some response is not begun yet."""
+    """bool[]: whether more than `lanes` lanes of some shard are live, or some response has not started."""
     most = jnp.max(jnp.sum(x.live_B.reshape(shards, -1), axis=1))
     begun = True if x.next_P is None else jnp.all(x.next_P >= responses)
     return (most > lanes) | ((most > 0) & ~jnp.asarray(begun))
@@ -177,7 +178,7 @@ def _one_token(
     stop_tokens: tuple[int, ...],
     repeat_rule: repeats.Rule | None,
 ) -> tuple[Lanes, jax.Array]:
-    """Every live lane draws a token, logs it and runs the model on it; and bool[B], lanes whose response it ends."""
+    """Every live lane draws a token, logs it and runs the model on it. Also returns bool[B]: its response ended."""
     t_B, live_B = lanes.text.length, lanes.live_B
     logits_BV = qwen.logits(model, params, lanes.hidden_BD[:, None])[:, 0]
     banned_BV = None if forbid is None else _banned(forbid, lanes.token_B)
@@ -191,10 +192,10 @@ def _one_token(
     assert new_cache is not None
     length_B = t_B + live_B.astype(t_B.dtype)
     ends_B = live_B & (stops_B | (length_B == length))
-    said = None
+    new_repeats = None
     if repeat_rule is not None and lanes.repeats is not None:
-        said = repeats.after(lanes.repeats, token_B)
-        ends_B |= live_B & repeats.too_many(said, repeat_rule)
+        new_repeats = repeats.update(lanes.repeats, token_B)
+        ends_B |= live_B & repeats.too_many(new_repeats, repeat_rule)
     lanes = replace(
         lanes,
         cache=new_cache,
@@ -202,7 +203,7 @@ def _one_token(
         token_B=token_B,
         live_B=live_B & ~ends_B,
         text=replace(lanes.text, length=length_B, stopped=lanes.text.stopped | stops_B),
-        repeats=said,
+        repeats=new_repeats,
         log=lanes.log.put(lanes.row, token_B, logprob_B, entropy_B),
         row=lanes.row + 1,
     )
@@ -210,6 +211,6 @@ def _one_token(
 
 
 def _banned(forbid: Forbid, token_B: jax.Array) -> jax.Array:
-    """bool[B, V]: what may not be drawn after `token_B`."""
+    """bool[B, V]: tokens that must not be drawn after `token_B`."""
     token_V = jnp.arange(forbid.after_V.shape[0])
     return (token_V == forbid.token)[None, :] & ~forbid.after_V[token_B][:, None]

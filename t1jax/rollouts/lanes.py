@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the token loop carries, how a lane goes on to its prompt's next response, how the last lanes move together.
+"""The state of the token loop: how a lane starts its prompt's next response, and how the last lanes are compacted.
 
-An example: one prompt, R = 3 responses of at most T = 4 tokens ("ab.", "wxyz", "k."), on G = 2 lanes.
+An example: one prompt, R = 3 responses of at most T = 4 tokens ("ab.", "wxyz", "k."), on m = 2 lanes.
 
     iteration = column of the ring = row of the log     0    1    2    3    4
     lane 0 draws                                        a    b    .    k    .
     lane 1 draws                                        w    x    y    z
     length of lane 0's own text after the iteration     1    2    3>0  1    2
 
-At iteration 2 lane 0 draws the stop token: it hands response 0 in and begins response 2 in the same iteration, by
-setting its length to 0 and its last state to the prompt's. No key moves: at iteration 4 lane 0 attends the prompt and
-its last columns, 3 and 4, and what stands before them is not its own. Lane 1 ends at T, nothing is left to begin, and
-it falls idle. What is handed in says where a response is in the log: response 0 begins at row 0 of lane 0 and has
-3 tokens, response 1 at row 0 of lane 1 with 4, response 2 at row 3 of lane 0 with 2.
+At iteration 2 lane 0 draws the stop token: it hands in response 0 and starts response 2 in the same iteration, by
+setting its length to 0 and its hidden state to the prompt's. No key moves: at iteration 4 lane 0 attends to the prompt
+and to its last two columns, 3 and 4; earlier columns belong to response 0. Lane 1 ends at T; no response is left to
+start, so it becomes idle. What is handed in is the place of a response in the log: response 0 starts at row 0 of lane 0
+and has 3 tokens, response 1 at row 0 of lane 1 with 4, response 2 at row 3 of lane 0 with 2.
 
-Axes: P prompts, R responses per prompt, G lanes per prompt, B lanes (b = p * G + g), C prompt positions, T response
-positions, D width; X groups of lanes (prompts, then shards) with M lanes and Q responses.
+Axes: P prompts, R responses per prompt, m lanes per prompt, B lanes (lane i of prompt p is b = p * m + i), C prompt
+positions, T response positions, D width; X shards of the batch with M lanes each; g groups of lanes (the
+prompts; after compacting, the shards) with r responses each.
 Deliberately not here: the loop and what it draws (decode.py), the log (log.py), keys and values (model/ring.py).
 """
 
@@ -34,54 +35,54 @@ from t1jax.rollouts import repeats, rng
 from t1jax.rollouts.log import Log, Text, empty_log, gather, hand_in
 from t1jax.types import KVCache, Params, Prompts, Rollouts
 
-FEW = 8  # lanes a shard that are not made fewer: each number of lanes is a loop to compile
+FEW = 8  # lanes per shard below which lanes are not compacted: each number of lanes is one more loop to compile
 
 
 class Sizes(NamedTuple):
-    """How many, and how long."""
+    """The sizes of a rollout."""
 
     responses: int  # R
-    lanes: int  # G
+    lanes: int  # m
     length: int  # T
-    block: int  # most columns of a block of the ring
+    block: int  # columns of a block of the ring, at most
 
 
 @struct.dataclass
 class Starts:
-    """What a lane begins a response of each prompt with."""
+    """What a lane needs to start a response, for each prompt."""
 
     problem_key_P: jax.Array  # key[P]
-    hidden_PD: jax.Array  # the model's state after the prompt
+    hidden_PD: jax.Array  # hidden state after the prompt
     token_P: jax.Array  # int32 the prompt's last token
 
 
 @struct.dataclass
 class Lanes:
-    """What the token loop carries."""
+    """The carry of the token loop."""
 
     cache: KVCache
-    key_B: jax.Array  # of the response
+    key_B: jax.Array  # random key of the response
     start_B: jax.Array  # int32 tokens of the prompt
-    hidden_BD: jax.Array  # the model's state that predicts the next token
+    hidden_BD: jax.Array  # hidden state that predicts the next token
     token_B: jax.Array  # int32 the last token: of the prompt, then of the response
     live_B: jax.Array  # bool
-    response_B: jax.Array  # int32 which of the group's Q responses
+    response_B: jax.Array  # int32 which of the group's r responses
     text: Text  # [B]
-    repeats: repeats.Repeats | None  # None: nothing is stopped for repeating itself
+    repeats: repeats.Repeats | None  # None: repetitive responses are not stopped
     log: Log
-    row: jax.Array  # int32[] of the log, the next one
-    next_P: jax.Array | None  # int32[P] the response to be begun next; None: all are begun
-    handed_in: tuple[Text, jax.Array] | None  # [P, R] each, and the lane int32[P, R]: responses whose lane went on
-    groups: int = struct.field(pytree_node=False)  # X, of lanes and of responses
+    row: jax.Array  # int32[] the log's next row
+    next_P: jax.Array | None  # int32[P] the response to start next; None: all have started
+    handed_in: tuple[Text, jax.Array] | None  # [P, R], and lane int32[P, R]: responses handed in
+    groups: int = struct.field(pytree_node=False)  # g, of lanes and of responses
 
 
 def begin(
     model: qwen.Transformer, params: Params, prompts: Prompts, key: jax.Array, sizes: Sizes, rule: repeats.Rule | None
 ) -> tuple[Starts, Lanes]:
-    """Each prompt through the model once, and lanes that begin its first responses."""
-    R, G, T, block = sizes
+    """Runs the prompts through the model, and makes lanes that start their first responses."""
+    R, m, T, block = sizes
     problem_key_P = rng.problem_keys(key, prompts.problem_P)
-    P, B = len(problem_key_P), len(problem_key_P) * G
+    P, B = len(problem_key_P), len(problem_key_P) * m
     tokens_PC = jnp.where(prompts.valid_PC, prompts.tokens_PC, 0)
     hidden_PCD, prompt_kv = qwen.prefill(model, params, tokens_PC, prompts.valid_PC)
     start_P = jnp.sum(prompts.valid_PC, axis=-1, dtype=jnp.int32)
@@ -97,21 +98,21 @@ def begin(
     def text(zeros: Callable[..., jax.Array]) -> Text:
         return Text(zeros(), zeros(), zeros(), zeros(bool))
 
-    response_B = per_lane() + jnp.tile(jnp.arange(G), P)
-    more = G < R
+    response_B = per_lane() + jnp.tile(jnp.arange(m), P)
+    more = m < R
     lanes = Lanes(
         cache=ring.start(model.cfg, model.layout, prompt_kv, prompts.valid_PC, lanes=B, length=T, block=block),
-        key_B=rng.response_keys(jnp.repeat(problem_key_P, G), response_B),
-        start_B=jnp.repeat(start_P, G),
-        hidden_BD=jnp.repeat(hidden_PD, G, axis=0),
-        token_B=jnp.repeat(token_P, G),
+        key_B=rng.response_keys(jnp.repeat(problem_key_P, m), response_B),
+        start_B=jnp.repeat(start_P, m),
+        hidden_BD=jnp.repeat(hidden_PD, m, axis=0),
+        token_B=jnp.repeat(token_P, m),
         live_B=~per_lane(bool),
         response_B=response_B,
         text=text(per_lane),
-        repeats=None if rule is None else repeats.none(B, rule),
-        log=empty_log(model, (R - 1) * T // G + T if more else T, B),
+        repeats=None if rule is None else repeats.start(B, rule),
+        log=empty_log(model, (R - 1) * T // m + T if more else T, B),
         row=jnp.int32(0),
-        next_P=jnp.full(P, G, jnp.int32) if more else None,
+        next_P=jnp.full(P, m, jnp.int32) if more else None,
         handed_in=(text(per_response), per_response()) if more else None,
         groups=P,
     )
@@ -119,26 +120,29 @@ def begin(
 
 
 def take_next(lanes: Lanes, starts: Starts, ends_B: jax.Array, responses: int, rule: repeats.Rule | None) -> Lanes:
-    """Lanes whose response ended hand it in and begin their prompt's next, as far as there are any of `responses`."""
+    """Lanes in `ends_B` (bool) hand in their response and start their prompt's next, while fewer than R have started.
+
+    `responses` is R.
+    """
     assert lanes.next_P is not None and lanes.handed_in is not None
     P, B = len(starts.token_P), len(ends_B)
-    G = B // P
-    ends_PG = ends_B.reshape(P, G)
-    response_PG = lanes.next_P[:, None] + jnp.cumsum(ends_PG, axis=1) - 1
-    begins_B = (ends_PG & (response_PG < responses)).reshape(-1)
-    response_B = response_PG.reshape(-1)
+    m = B // P
+    ends_Pm = ends_B.reshape(P, m)
+    response_Pm = lanes.next_P[:, None] + jnp.cumsum(ends_Pm, axis=1) - 1
+    begins_B = (ends_Pm & (response_Pm < responses)).reshape(-1)
+    response_B = response_Pm.reshape(-1)
 
     def begun(new_B: Any, old_B: jax.Array) -> jax.Array:
         return jnp.where(begins_B.reshape(-1, *(1,) * (old_B.ndim - 1)), new_B, old_B)
 
-    text, fresh = lanes.text, None if rule is None else repeats.none(B, rule)
+    text, fresh = lanes.text, None if rule is None else repeats.start(B, rule)
     return replace(
         lanes,
         handed_in=hand_in(lanes.handed_in, text, begins_B, lanes.response_B),
-        next_P=jnp.minimum(lanes.next_P + jnp.sum(ends_PG, axis=1), responses),
-        key_B=begun(rng.response_keys(jnp.repeat(starts.problem_key_P, G), response_B), lanes.key_B),
-        hidden_BD=begun(jnp.repeat(starts.hidden_PD, G, axis=0), lanes.hidden_BD),
-        token_B=begun(jnp.repeat(starts.token_P, G), lanes.token_B),
+        next_P=jnp.minimum(lanes.next_P + jnp.sum(ends_Pm, axis=1), responses),
+        key_B=begun(rng.response_keys(jnp.repeat(starts.problem_key_P, m), response_B), lanes.key_B),
+        hidden_BD=begun(jnp.repeat(starts.hidden_PD, m, axis=0), lanes.hidden_BD),
+        token_B=begun(jnp.repeat(starts.token_P, m), lanes.token_B),
         live_B=lanes.live_B | begins_B,
         response_B=begun(response_B, lanes.response_B),
         repeats=jax.tree.map(begun, fresh, lanes.repeats),
@@ -147,17 +151,17 @@ def take_next(lanes: Lanes, starts: Starts, ends_B: jax.Array, responses: int, r
 
 
 def collect(done: Rollouts, lanes: Lanes) -> Rollouts:
-    """The responses with what the lanes' log has of them."""
+    """Adds the tokens in the lanes' log to `done`."""
     known = lanes.handed_in
     if known is None:
-        zero_XQ = jnp.zeros((lanes.groups, len(done.stopped_B) // lanes.groups), jnp.int32)
-        known = (Text(zero_XQ, zero_XQ, zero_XQ, zero_XQ.astype(bool)), zero_XQ)
-    text, lane_XQ = hand_in(known, lanes.text, jnp.ones(lanes.live_B.shape, bool), lanes.response_B)
-    return gather(done, lanes.log, text, lane_XQ)
+        zero_gr = jnp.zeros((lanes.groups, len(done.stopped_B) // lanes.groups), jnp.int32)
+        known = (Text(zero_gr, zero_gr, zero_gr, zero_gr.astype(bool)), zero_gr)
+    text, lane_gr = hand_in(known, lanes.text, jnp.ones(lanes.live_B.shape, bool), lanes.response_B)
+    return gather(done, lanes.log, text, lane_gr)
 
 
 def quarters(lanes: int) -> list[int]:
-    """How many lanes a shard goes on with, each time a quarter as many, until they are FEW."""
+    """The numbers of lanes per shard after each compaction, a quarter of the previous, down to FEW."""
     found = []
     while lanes > FEW:
         lanes = -(-lanes // 4)
@@ -166,7 +170,7 @@ def quarters(lanes: int) -> list[int]:
 
 
 def compact(model: qwen.Transformer, lanes: Lanes, M: int, rows: tuple[int, int]) -> Lanes:
-    """The live lanes of each shard, at most M, and a new log. `rows`: the shape of the responses' tokens, B and T."""
+    """Keeps only the live lanes of each shard, at most M, with a new log. `rows`: (number of responses, T)."""
     B, X = len(lanes.live_B), model.layout.batch_shards
     lane_XM = jnp.argsort(~lanes.live_B.reshape(X, -1), axis=1, stable=True)[:, :M]
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lanes draw, a row an iteration, and the responses that are read from it in the end.
+"""The log of drawn tokens, one row per iteration, and the responses that are gathered from it at the end.
 
-Where each response begins in the log, how long it is and which lane it is on are known, so one gather puts the
-responses in order. lanes.py has an example.
+For each response its lane, first row and length are known, so one gather puts the responses in order. lanes.py has an
+example.
 
-Axes: P prompts, R responses per prompt, B lanes, or responses, T response positions, V vocabulary, N iterations; X
-groups of lanes (prompts, then shards) with M lanes and Q responses.
+Axes: B lanes or responses, T response positions, I iterations; g groups of lanes (the prompts; after
+compacting, the shards), each with m lanes and r responses.
 Deliberately not here: which lane draws what (lanes.py).
 """
 
@@ -23,33 +23,33 @@ from t1jax.types import Rollouts
 
 @struct.dataclass
 class Text:
-    """A response, as the log has it: of each lane the one it is at, or of each response."""
+    """Where a response is in the log: for each lane its current response, or for each response."""
 
-    begin: jax.Array  # int32 row of the log at which the response's token 0 stands, or would: may be below 0
-    first: jax.Array  # int32 its first token in this log
-    length: jax.Array  # int32 tokens drawn; of a response that is not in this log: 0
-    stopped: jax.Array  # bool drew a stop token
+    begin: jax.Array  # int32 row of the log for the response's token 0; below 0 if that is in an earlier log
+    first: jax.Array  # int32 index of its first token in this log
+    length: jax.Array  # int32 tokens drawn so far; 0 if the response is not in this log
+    stopped: jax.Array  # bool whether it drew a stop token
 
 
 @struct.dataclass
 class Log:
-    """What was drawn."""
+    """What the lanes drew."""
 
-    token_NB: jax.Array
-    logprob_NB: jax.Array
-    entropy_NB: jax.Array
+    token_IB: jax.Array  # int32
+    logprob_IB: jax.Array  # float32, nats
+    entropy_IB: jax.Array  # float32, nats
 
     def put(self, row: jax.Array, *values_B: jax.Array) -> Log:
-        """With this row set."""
-        logs = (self.token_NB, self.logprob_NB, self.entropy_NB)
+        """A log with this row set to (token, log-probability, entropy), [B] each."""
+        logs = (self.token_IB, self.logprob_IB, self.entropy_IB)
         put = jax.lax.dynamic_update_index_in_dim
         return Log(*(put(log, value, row, 0) for log, value in zip(logs, values_B, strict=True)))
 
 
-def empty_log(model: qwen.Transformer, N: int, B: int) -> Log:
-    """Room for N iterations: R responses of T tokens on G lanes take (R - 1) * T / G + T at most."""
+def empty_log(model: qwen.Transformer, iterations: int, B: int) -> Log:
+    """An empty log. R responses of T tokens on m lanes take at most (R - 1) * T / m + T iterations."""
     dtypes = (jnp.int32, jnp.float32, jnp.float32)
-    return Log(*(model.layout.constrain(jnp.zeros((N, B), dtype), None, "batch") for dtype in dtypes))
+    return Log(*(model.layout.constrain(jnp.zeros((iterations, B), dtype), None, "batch") for dtype in dtypes))
 
 
 def empty_rollouts(model: qwen.Transformer, B: int, T: int) -> Rollouts:
@@ -62,38 +62,45 @@ def empty_rollouts(model: qwen.Transformer, B: int, T: int) -> Rollouts:
 def hand_in(
     known: tuple[Text, jax.Array], text: Text, which_B: jax.Array, response_B: jax.Array
 ) -> tuple[Text, jax.Array]:
-    """What is known of each group's responses, [X, Q], with the texts of some lanes; and on which lane they are."""
-    X, Q = known[1].shape
-    here_XQM = which_B.reshape(X, 1, -1) & (response_B.reshape(X, 1, -1) == jnp.arange(Q)[None, :, None])
-    found_XQ = jnp.any(here_XQM, axis=-1)
+    """Adds what the lanes in `which_B` hold to what is known of each group's responses.
 
-    def one(old_XQ: jax.Array, new_B: jax.Array) -> jax.Array:
-        new_XQ = jnp.sum(jnp.where(here_XQM, new_B.reshape(X, 1, -1).astype(jnp.int32), 0), axis=-1)
-        return jnp.where(found_XQ, new_XQ.astype(old_XQ.dtype), old_XQ)
+    Args:
+      known: the texts [g, r], and int32[g, r] the lane of the group that each response is on.
+      text: of each lane's response, [B].
+      which_B: bool, the lanes that hand in.
+      response_B: int32, which of the group's responses a lane is at.
+    """
+    groups, responses = known[1].shape
+    this_r = jnp.arange(responses)[None, :, None]
+    here_grm = which_B.reshape(groups, 1, -1) & (response_B.reshape(groups, 1, -1) == this_r)
+    found_gr = jnp.any(here_grm, axis=-1)
 
-    lane_B = jnp.tile(jnp.arange(here_XQM.shape[-1]), X)
+    def one(old_gr: jax.Array, new_B: jax.Array) -> jax.Array:
+        new_gr = jnp.sum(jnp.where(here_grm, new_B.reshape(groups, 1, -1).astype(jnp.int32), 0), axis=-1)
+        return jnp.where(found_gr, new_gr.astype(old_gr.dtype), old_gr)
+
+    lane_B = jnp.tile(jnp.arange(here_grm.shape[-1]), groups)
     return jax.tree.map(one, known, (text, lane_B))
 
 
-def gather(done: Rollouts, log: Log, text: Text, lane_XQ: jax.Array) -> Rollouts:
-    """The responses with what the log has of them: their texts, [X, Q], and the lane in its group of each."""
+def gather(done: Rollouts, log: Log, text: Text, lane_gr: jax.Array) -> Rollouts:
+    """`done` with the tokens that the log has: `text` [g, r] and `lane_gr` say where in it each response is."""
     B, T = done.tokens_BT.shape
-    X = len(lane_XQ)
     t_T = jnp.arange(T)[None, None]
     here_BT = ((t_T >= text.first[..., None]) & (t_T < text.length[..., None])).reshape(B, T)
-    row_XQT = text.begin[..., None] + t_T
+    row_grT = text.begin[..., None] + t_T
 
-    def put(old_BT: jax.Array, log_NB: jax.Array) -> jax.Array:
-        log_XNM = log_NB.reshape(len(log_NB), X, -1).swapaxes(0, 1)
-        new_XQT = jax.vmap(lambda log, row, lane: log.at[row, lane[:, None]].get(mode="clip"))(
-            log_XNM, row_XQT, lane_XQ
+    def put(old_BT: jax.Array, log_IB: jax.Array) -> jax.Array:
+        log_gIm = log_IB.reshape(len(log_IB), len(lane_gr), -1).swapaxes(0, 1)
+        new_grT = jax.vmap(lambda log, row, lane: log.at[row, lane[:, None]].get(mode="clip"))(
+            log_gIm, row_grT, lane_gr
         )
-        return jnp.where(here_BT, new_XQT.reshape(B, T), old_BT)
+        return jnp.where(here_BT, new_grT.reshape(B, T), old_BT)
 
     return Rollouts(
-        tokens_BT=put(done.tokens_BT, log.token_NB),
+        tokens_BT=put(done.tokens_BT, log.token_IB),
         sampled_BT=done.sampled_BT | here_BT,
-        logprob_BT=put(done.logprob_BT, log.logprob_NB),
-        entropy_BT=put(done.entropy_BT, log.entropy_NB),
+        logprob_BT=put(done.logprob_BT, log.logprob_IB),
+        entropy_BT=put(done.entropy_BT, log.entropy_IB),
         stopped_B=done.stopped_B | text.stopped.reshape(B),
     )

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is a written chain fit to learn from? The first thing that is wrong with it, in words, or nothing.
+"""Checks whether a written chain is fit for training; returns the first reason to reject it.
 
-problems -> attempts -> notes -> chains -> **checks**. A chain must end in a right box, be complete, not too long, in
-English, not repetitive; it must turn back from a wrong attempt if there was one; and it may not know the answer before
-it has found it. These are rules about text: they may reject a good chain, and a well-hidden leak may pass.
+problems -> attempts -> notes -> chains -> **checks**. A chain must be complete and end in a right box, and must not be
+too long, repetitive, or in another language. If there was a wrong attempt, the chain must backtrack from it, and it
+must not give the answer before it finds it. These are rules about text: they may reject a good chain or miss a subtle
+leak.
 
-A leak is looked for like this. Each wrong attempt ends in an answer; where the chain first names the last of these, it
-is still on a wrong track, up to the words by which it turns back. A wrong answer that is a single character, or stands
-in the problem too, is named where the chain comes to it ("I get 2", "= 2"), if it does so anywhere. Before the turn,
-the right answer may not stand in the text at all. If it is a single character, or stands in the problem or in a wrong
-attempt too, then only where the words before it say that it is the answer ("it should be 12"). The sentence that turns
-back is held to that as well. A number is the same number however it is written: 4,100 and 4100.0, 1/2 and 0.5.
-Deliberately not here: whether the box is right (the verifier, training/stages.py asks it).
+How leaks are found: each wrong attempt has an answer. The chain is on a wrong track until it has named all of these and
+then backtracks ("wait", "that's wrong"). Until then, the right answer must not occur; or, where it may occur by chance
+(a single character, or also in the problem or a wrong attempt), not after words that call it the answer ("it should be
+12"). The sentence that backtracks must not call it the answer either. A wrong answer that may occur by chance (a single
+character, or also in the problem) is named where words introduce it as a result ("I get 2", "= 2"), if there are any.
+Numbers are compared by value: 4,100 equals 4100.0, and 1/2 equals 0.5.
+Deliberately not here: whether the box is right (rewards/verifier.py).
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ LEAK = "names the answer before it is found"
 
 @dataclass(frozen=True)
 class Words:
-    """How chains of some kind of problem say things."""
+    """Patterns for the phrases of one kind of chain."""
 
-    turn: re.Pattern[str]  # this was wrong: another try
-    knows: re.Pattern[str] | None  # the answer is known beforehand
-    sources: re.Pattern[str] | None  # there were other texts
-    aims: re.Pattern[str] | None  # what follows is said to be the answer; matched at its end
-    finds: re.Pattern[str] | None  # what follows is come to; matched at its end
+    turn: re.Pattern[str]  # backtracks: this was wrong, try again
+    knows: re.Pattern[str] | None  # claims to know the answer beforehand
+    sources: re.Pattern[str] | None  # refers to the attempts, notes or drafts
+    aims: re.Pattern[str] | None  # introduces the answer; matched at its end
+    finds: re.Pattern[str] | None  # introduces a result; matched at its end
 
 
 ENGLISH = Words(
@@ -89,8 +90,8 @@ EMBEDDED = Words(
     turn=re.compile(r": too (?:small|big)$", re.MULTILINE), knows=None, sources=None, aims=None, finds=None
 )
 
-_NO_TEXT = re.compile("[\0\ud800-\udfff]")  # which no file of texts may hold
-_AHEAD = 80  # characters before an answer in which words may say that it is one
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")  # characters that text files cannot hold
+_AHEAD = 80  # characters before an answer that are searched for such phrases
 _SENTENCE_END = re.compile(r"[.!?]\s|\n|\Z")
 _BY_ITSELF = (r"(?<![0-9A-Za-z\\])(?<![0-9][.,])", r"(?![0-9A-Za-z])(?![.,][0-9])")  # before and after a number
 _DECIMAL = r"(?:[0-9]{1,3}(?:(?:,|\{,\}|\\,)[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
@@ -100,9 +101,9 @@ _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|[0-9]+|[A-Za-z]+|\S")
 
 @dataclass(frozen=True)
 class Limits:
-    """How long, and how repetitive or strange, a chain may be."""
+    """Limits on length, repetition and garbled text; the last three as in cfg.rl."""
 
-    tokens: int
+    tokens: int  # of the response, at most
     repeat_length: int
     repeat_count: int
     garbled_share: float
@@ -110,10 +111,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Context:
-    """What a chain was made of."""
+    """What a chain was made from."""
 
     problem: str
-    golds: Sequence[str]  # ways to write the right answer
+    golds: Sequence[str]  # the right answer, in one or more notations
     wrong: Sequence[tuple[str, str]]  # (text, answer) of each wrong attempt
     words: Words
 
@@ -121,14 +122,16 @@ class Context:
 def fault(
     thinking: str, response: str, outcome: Outcome, finished: bool, tokens: int, context: Context, limits: Limits
 ) -> str | None:
-    """Why a chain is rejected, one of the reasons above; None if nothing is wrong with it.
+    """Why a chain is rejected, one of the reasons above; None if it passes all checks.
 
     Args:
       thinking: the chain up to its answer.
-      response: all of what would be learned.
-      outcome: of its last box.
+      response: the whole text that would be trained on.
+      outcome: the verifier's outcome for the last box.
       finished: False if the writer was cut off.
-      tokens: of the response.
+      tokens: length of the response.
+      context: the problem and the wrong attempts.
+      limits: the limits to check.
     """
     words = context.words
     if not finished:
@@ -153,7 +156,7 @@ def fault(
 
 
 def mentions(text: str, answer: str) -> list[int]:
-    """Where `answer` stands in `text` by itself (12 not in 112 or 1.12), however it is set, or a number equal to it."""
+    """Offsets in `text` of `answer`, in any LaTeX spacing, or of an equal number. 12 does not match 112 or 1.12."""
     tidied = answers.tidy(answer)
     tokens = _TOKEN.findall(tidied)
     if not tokens:
@@ -167,7 +170,7 @@ def mentions(text: str, answer: str) -> list[int]:
 
 
 def _equal(text: str, answer: str) -> Iterator[int]:
-    """Where numbers stand in `text` that are equal to `answer`. An integer is never looked for as a fraction."""
+    """Offsets of numbers in `text` equal to `answer`. If it is an integer, fractions are not considered."""
     size = answer.lstrip("+-")
     sign = r"[-\u2212]\s*" if answer.startswith("-") else ""
     number = _DECIMAL if size.isdecimal() else f"{_FRACTION}|{_DECIMAL}"
@@ -197,7 +200,7 @@ def _fault_of_turns(thinking: str, context: Context) -> str | None:
 
 
 def _named(thinking: str, answer: str, context: Context) -> int | None:
-    """Where a chain first names a wrong answer as what it has found; None if it names it nowhere."""
+    """The offset where a chain first names a wrong answer as its result; None if it never does."""
     places, words = mentions(thinking, answer), context.words
     if words.finds is not None and _loose(answer, (context.problem,)):
         for place in places:
@@ -207,7 +210,7 @@ def _named(thinking: str, answer: str, context: Context) -> int | None:
 
 
 def _loose(answer: str, texts: Sequence[str]) -> bool:
-    """Whether `answer` may well stand somewhere without being meant as the answer."""
+    """Whether `answer` is likely to occur without being meant as the answer."""
     return len(answers.tidy(answer)) == 1 or any(mentions(text, answer) for text in texts)
 
 
@@ -216,5 +219,5 @@ def _before(text: str, golds: Sequence[str], end: int) -> list[int]:
 
 
 def _aimed_at(text: str, place: int, words: Words) -> bool:
-    """Whether the words before `place` say that the answer follows."""
+    """Whether the words before `place` introduce the answer."""
     return words.aims is not None and words.aims.search(text[max(0, place - _AHEAD) : place]) is not None

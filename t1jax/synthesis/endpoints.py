@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model behind an OpenAI-compatible endpoint as a writer: many requests at once, tried again, paid for once.
+"""A Writer that sends requests to an OpenAI-compatible endpoint, concurrently, with retries and a cache.
 
-problems -> attempts -> notes -> chains: writes any of them. Requests whose answers are in the ledger are answered from
-it. The others are sent, at most `concurrency` at once, by an event loop in a thread of its own; what arrives is in the
-ledger before it is handed on. Leaving `write` early, by close() or Ctrl-C, cancels what is under way.
+problems -> attempts -> notes -> chains: writes any of them. Requests in the ledger are answered from it. The others are
+sent, at most `concurrency` at once, by an event loop in its own thread; an answer is in the ledger before it is
+returned. Leaving `write` early, by close() or Ctrl-C, cancels the requests in flight.
 
-An answer that was paid for and is of no use (a content filter, no text) is kept as a Failure, so that it is not paid
-for again. A request that was given up for free is not kept: the next run sends it again.
-Deliberately not here: one exchange (exchange.py), waits (limits.py), keys (keys.py), the file (ledger.py).
+An unusable answer that was paid for (stopped by a content filter, or empty) is kept as a Failure, so that it is not
+paid for again. A request that failed without cost is not kept: the next run sends it again.
+Deliberately not here: a single request (exchange.py), rate limits (limits.py), keys (keys.py), the file (ledger.py).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from t1jax.synthesis.ledger import Ledger, Paid, Totals, digest
 from t1jax.synthesis.limits import Limiter
 from t1jax.synthesis.writers import Completion, Failure, Request
 
-IN_A_ROW = 20  # requests given up one after another, after which the run ends: nobody is there
-PER = 1e6  # tokens that a price is for
+IN_A_ROW = 20  # consecutive failed requests after which the run ends
+PER = 1e6  # prices are per this many tokens
 _Result = tuple[Request, Completion | Failure]
 
 
@@ -38,12 +38,14 @@ class EndpointWriter:
     """The endpoint called `name` in the config.
 
     Args:
-      ledger: of paid answers; endpoints may share one.
-      on_usage: told this process's sums after each answer that it paid for, by the thread that asks.
-      limiter: for tests, which have their own clock.
+      name: the endpoint's name, for errors and the ledger.
+      cfg: the endpoint's config.
+      ledger: the cache of paid answers; endpoints may share one.
+      on_usage: called with this process's totals after each paid answer, from the thread of the event loop.
+      limiter: replaced by tests, which have their own clock.
 
     Raises:
-      ConfigError: openai is not installed, or the key's variable is not set.
+      ConfigError: openai is not installed, or the environment variable of the key is not set.
     """
 
     def __init__(
@@ -63,10 +65,10 @@ class EndpointWriter:
         self._limiter = limiter or Limiter(cfg.requests_per_minute, cfg.tokens_per_minute)
         self._writing = threading.Lock()
         self._spent = Totals()
-        self._unanswered = 0  # requests given up since the last answer
-        self._resumed = False  # the ledger had answers: what lies between them was refused, and is asked again in a row
+        self._unanswered = 0  # failed requests since the last answer
+        self._resumed = False  # the ledger had answers, so a run of refused requests between them is normal
         self._stopped = False
-        self._cancel: Callable[[], None] | None = None  # ends the write that is under way
+        self._cancel: Callable[[], None] | None = None  # ends the current `write`
 
     @property
     def name(self) -> str:
@@ -75,16 +77,17 @@ class EndpointWriter:
 
     @property
     def spent(self) -> Totals:
-        """Sums over the answers that this writer paid for; retries are those of all requests, also given up."""
+        """Totals of the answers that this writer paid for; retries include those of failed requests."""
         return self._spent
 
     def write(self, requests: Sequence[Request]) -> Iterator[_Result]:
-        """Each request once, with what became of it, in any order: first what the ledger has, then as it arrives.
+        """Yields each request once with its outcome: first those in the ledger, then others as answers arrive.
 
         Raises:
-          ConfigError: no request can be answered: a wrong url, model or key, no quota left, nobody there.
+          ConfigError: no request can be answered: wrong URL, model or key, no quota left, or no server.
           Stopped: the ledger cannot be written.
-          ValueError: two requests are the same. RuntimeError: this writer is already writing.
+          ValueError: two requests are the same.
+          RuntimeError: this writer is already writing.
         """
         if not self._writing.acquire(blocking=False):
             raise RuntimeError(f"{self._name} is writing; expected its last write to be read to the end, or closed")
@@ -105,33 +108,33 @@ class EndpointWriter:
             self._writing.release()
 
     def stop(self) -> None:
-        """Ends a `write` that another thread is reading, for good: from now on only the ledger answers.
+        """Ends a `write` that another thread is consuming. After this, only the ledger answers requests.
 
-        That thread's reader sees the end of its results, and may be joined. Whoever reads `write` itself closes it.
+        The other thread's iteration ends, so the thread can be joined. In the same thread, close the iterator instead.
         """
         self._stopped = True
         self._end_write()
 
     def _drive(self, waiting: list[tuple[str, Request]]) -> Iterator[_Result]:
-        """Results of a thread's event loop, as they come. The thread has ended when this has."""
+        """Runs an event loop in a thread and yields its results. The thread has ended when this returns."""
         results: queue.SimpleQueue[_Result | BaseException | None] = queue.SimpleQueue()
-        runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)  # the default would be set for this thread
+        runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)  # the default would also set this thread's loop
         loop, serving = runner.get_loop(), self._serve(waiting, results.put)
 
         def run() -> None:
             try:
                 with runner, redacted_logs(self._key):
                     runner.run(serving)
-            except asyncio.CancelledError:  # by `cancel`, which nobody calls who waits for more
+            except asyncio.CancelledError:  # by `cancel`; nobody waits for results then
                 pass
-            except BaseException as error:  # raised again by whoever reads the results
+            except BaseException as error:  # raised again where the results are read
                 results.put(error)
             finally:
                 results.put(None)
 
         def cancel() -> None:
-            self._cancel = None  # once is enough; twice would disturb what is being closed
-            with suppress(RuntimeError):  # the loop has ended by itself
+            self._cancel = None  # a second cancellation would disturb the clean-up
+            with suppress(RuntimeError):  # the loop has already ended
                 loop.call_soon_threadsafe(
                     lambda: [task.cancel() for task in asyncio.all_tasks(loop) if task.get_coro() is serving]
                 )
@@ -155,7 +158,7 @@ class EndpointWriter:
             cancel()
 
     async def _serve(self, waiting: list[tuple[str, Request]], put: Callable[[_Result], None]) -> None:
-        """Answers all requests, `concurrency` at once."""
+        """Answers all requests, at most `concurrency` at once."""
         todo = iter(waiting)
         first: BaseException | None = None
 
@@ -165,7 +168,7 @@ class EndpointWriter:
 
         async with Exchange(self._cfg, self._key) as exchange:
             try:
-                with redacted_logs(self._key):  # once more, for the loggers that making a client has brought
+                with redacted_logs(self._key):  # again, for loggers that creating the client added
                     async with asyncio.TaskGroup() as group:
                         for _ in range(min(self._cfg.concurrency, len(waiting))):
                             group.create_task(work(exchange))
@@ -175,7 +178,7 @@ class EndpointWriter:
             raise first
 
     async def _answer(self, exchange: Exchange, key: str, request: Request) -> Completion | Failure:
-        """What becomes of a request, by as many tries as it takes and the config allows."""
+        """The outcome of a request, with as many retries as needed and allowed."""
         retry = 0
         while True:
             ticket = await self._limiter.admit(limits.tokens_asked(request))
@@ -188,7 +191,7 @@ class EndpointWriter:
             if found.means in (Means.WRONG, Means.SPENT):
                 raise self._end(found)
             if found.means is Means.OTHER_NAME:
-                continue  # at once, but not past the limits: it is one more request
+                continue  # retry at once, but within the limits: it is another request
             if found.means is not Means.AGAIN:
                 reason = f"{self._name}: {found.reason}"
                 return Failure(reason) if self._resumed else self._give_up(reason)
@@ -201,7 +204,7 @@ class EndpointWriter:
             retry += 1
 
     async def _pay(self, key: str, request: Request, answer: Answer, retries: int) -> Completion | Failure:
-        """The answer, once it is in the ledger."""
+        """Records an answer in the ledger and returns its result."""
         self._unanswered = 0
         prompt, completion = answer.usage or (0, 0)
         failure = answer.failure()
@@ -221,7 +224,7 @@ class EndpointWriter:
             retries=retries,
         )
         await asyncio.to_thread(self._ledger.record, paid)
-        self._spent = self._spent.plus(dataclasses.replace(paid, retries=0))  # which were counted when they were made
+        self._spent = self._spent.plus(dataclasses.replace(paid, retries=0))  # retries were counted when they were made
         if self._on_usage is not None:
             self._on_usage(self._spent)
         return paid.result()
@@ -236,7 +239,7 @@ class EndpointWriter:
         return Failure(reason, passing)
 
     def _end(self, trouble: Trouble) -> ConfigError:
-        """Why the run ends, and what to do."""
+        """The error that ends the run: why, and what to do."""
         knob, cfg = f"synthesis.endpoints.{self._name}", self._cfg
         key = f"the key in {cfg.key_variable}" if cfg.key_variable else "no key (key_variable is empty)"
         if trouble.means is Means.SPENT:

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One request to an OpenAI-compatible endpoint, once: what came back, or what went wrong and what that means.
+"""Sends one request to an OpenAI-compatible endpoint, once, and classifies what comes back.
 
-problems -> attempts -> notes -> chains: under endpoints.py. Answers are streamed, so that a server that hangs and a
-stream that breaks off are noticed. Nothing that a server sends is trusted: sizes and waits have limits, values of the
-wrong type are no values, and what is told of an error is a line without the key.
+problems -> attempts -> notes -> chains: used by endpoints.py. Answers are streamed, so that a server that hangs or
+breaks off is noticed. Nothing from a server is trusted: sizes and waits are limited, values of the wrong type are
+ignored, and error messages are reduced to one line without the key.
 
-An error is told as a value, never raised with openai's exception behind it: that one holds the request's headers.
-Deliberately not here: trying again (endpoints.py), waits (limits.py), the ledger (ledger.py).
+Errors are returned, not raised: openai's exceptions hold the request's headers, and so the key.
+Source: OpenAI's API reference, chat completions and their streaming.
+Deliberately not here: retries (endpoints.py), rate limits (limits.py), the ledger (ledger.py).
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ if TYPE_CHECKING:
     import httpx2
     import openai
 
-LARGEST = 64 * 2**20  # bytes of a stream
+LARGEST = 64 * 2**20  # bytes of a stream, at most
 LARGEST_ERROR = 64 * 2**10  # bytes of an error's body that are read
-SLOWEST = 60  # times the endpoint's timeout that a whole answer may take
-LONGEST_REASON = 300  # characters of what a server says that are told
+SLOWEST = 60  # the time limit of a whole answer, as a multiple of the endpoint's timeout
+LONGEST_REASON = 300  # characters of a server's message that are shown
 SPENT = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "insufficient_balance")
 TRANSIENT = (408, 409, 425, 429)  # and 500 to 599
 
 
 class Means(enum.Enum):
-    """What follows from an error."""
+    """What an error means for this request and for others."""
 
     AGAIN = "this request may be sent again"
     GIVE_UP = "this request will never be answered; others may be"
@@ -50,15 +51,15 @@ class Means(enum.Enum):
 class Trouble:
     """A request that was not answered."""
 
-    reason: str  # a line without the key
+    reason: str  # one line, without the key
     means: Means
     after: float = 0.0  # seconds that the server asks to wait
-    refused: bool = False  # before anything was written
+    refused: bool = False  # before anything was generated
 
 
 @dataclass
 class Answer:
-    """What a stream said, as far as it came."""
+    """The content of a stream, as far as it was received."""
 
     parts: list[str] = field(default_factory=list)
     wrote: str = ""
@@ -70,11 +71,11 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """What was written; half a surrogate pair, which no UTF-8 can hold, becomes U+FFFD."""
+        """The generated text; a lone surrogate, which UTF-8 cannot encode, becomes U+FFFD."""
         return whole("".join(self.parts))
 
     def failure(self) -> str:
-        """Why a whole answer is none that can be used; "" if it is one."""
+        """Why a complete answer cannot be used; "" if it can."""
         if self.finish_reason == "content_filter":
             return "withheld by the endpoint's content filter"
         if self.tool_calls or self.finish_reason in ("tool_calls", "function_call"):
@@ -95,11 +96,11 @@ class Exchange:
         import openai
 
         self._cfg, self._key = cfg, key
-        self._limit_name = "max_tokens"  # what every server knows but OpenAI's newest models
+        self._limit_name = "max_tokens"  # known to every server, but not to OpenAI's newest models
         http = openai.DefaultAsyncHttpxClient(
             timeout=cfg.timeout, follow_redirects=False, event_hooks={"response": [_bounded]}
         )
-        # What the client would take from variables of its own is said here: an endpoint gets its key or none.
+        # Set here so that the client does not read environment variables: an endpoint gets its own key or none.
         self._headers: dict[str, Any] = {
             "Authorization": f"Bearer {key.reveal()}" if key else openai.omit,
             "OpenAI-Organization": openai.omit,
@@ -117,19 +118,19 @@ class Exchange:
         await self._client.close()
 
     async def ask(self, request: Request) -> Answer | Trouble:
-        """What became of a request that is sent once."""
+        """Sends a request once and returns the answer, or what went wrong."""
         answer, limit_name = Answer(), self._limit_name
         error: Exception
         try:
             await self._stream(request, limit_name, answer)
-        except Exception as caught:  # sorted below; what is no server's doing is raised again there
+        except Exception as caught:  # classified below; raised again there unless the server caused it
             error = caught
         else:
             if answer.finish_reason:
                 return answer
             missing = "the stream broke off" if answer.choices else "an answer without choices"
             return Trouble(missing, Means.AGAIN)
-        if answer.finish_reason:  # the text is whole; only its counts may be missing
+        if answer.finish_reason:  # the text is complete; only its token counts may be missing
             return answer
         trouble = self._sort(error, limit_name)
         if trouble.means is Means.OTHER_NAME:
@@ -137,7 +138,7 @@ class Exchange:
         return trouble
 
     async def _stream(self, request: Request, limit_name: str, answer: Answer) -> None:
-        """Reads the answer into `answer`."""
+        """Sends the request and reads the stream into `answer`."""
         loop, timeout = asyncio.get_running_loop(), self._cfg.timeout
         last = loop.time() + timeout * SLOWEST
         messages: Any = [{"role": m["role"], "content": whole(m["content"])} for m in request.messages]
@@ -163,7 +164,7 @@ class Exchange:
                 await stream.close()
 
     def _sort(self, error: Exception, limit_name: str) -> Trouble:
-        """What an error means."""
+        """Classifies an error; raises it again if the server did not cause it."""
         import openai
 
         if isinstance(error, openai.APIStatusError):
@@ -198,13 +199,13 @@ class Exchange:
         return Trouble(said, Means.GIVE_UP, refused=True)
 
     def _say(self, text: str) -> str:
-        """What a server said, as a line without the key."""
+        """A server's message as one line, cut to LONGEST_REASON, without the key."""
         line = inert(" ".join(self._key.redact(text[: 10 * LONGEST_REASON]).split()))
         return line if len(line) <= LONGEST_REASON else line[:LONGEST_REASON] + "..."
 
 
 def whole(text: str) -> str:
-    """`text` with its surrogate pairs joined, and U+FFFD for each half of one that is alone."""
+    """`text` with surrogate pairs joined and lone surrogates replaced by U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -217,7 +218,7 @@ class _NoStreamError(Exception):
 
 
 def _read(chunk: Any, answer: Answer) -> None:
-    """Adds what a chunk says; openai does not check its types."""
+    """Adds a chunk to `answer`. Types are checked here, because openai does not check them."""
     usage = getattr(chunk, "usage", None)
     counts = getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None)
     if all(type(count) is int and 0 <= count < 2**53 for count in counts):
@@ -237,12 +238,12 @@ def _read(chunk: Any, answer: Answer) -> None:
 
 
 async def _bounded(response: httpx2.Response) -> None:
-    """Hook: no body is read without end. Of an error's, the beginning is enough."""
+    """A response hook that limits the body: to LARGEST, or to LARGEST_ERROR for an error."""
     import httpx2
 
     body, error = response.stream, response.status_code >= 300
     if response.headers.get("content-encoding", "identity") != "identity":
-        response.headers["content-encoding"] = "identity"  # nobody asked for it; it might unpack to anything
+        response.headers["content-encoding"] = "identity"  # compression was not requested, and could unpack to any size
 
     class Bounded(httpx2.AsyncByteStream):
         async def __aiter__(self) -> AsyncIterator[bytes]:

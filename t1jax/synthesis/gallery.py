@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A page of chains and what they were made of: attempts coloured by verdict, notes, merge, rewrite.
+"""Renders a page of chains with their sources: attempts coloured by verdict, notes, merge and rewrite.
 
-problems -> attempts -> notes -> chains, for judging their quality by eye. One file without scripts (reports/page.py);
-all text from models and files is escaped.
-Deliberately not here: the style of pages (reports/assets/), what the rows hold (record.py).
+problems -> attempts -> notes -> chains, to judge their quality by eye. The page is one HTML file without scripts
+(reports/page.py); all text from models and files is escaped.
+Deliberately not here: the style of pages (reports/assets/), the contents of rows (record.py).
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from t1jax.reports.transcript import mark
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, Outcome
 from t1jax.synthesis.record import Attempt, Piece, Story
 
-SHOWN = 30  # chains on the page, the first ones with wrong attempts before those without
+SHOWN = 30  # chains on the page; those with wrong attempts come first
 SHOWN_REJECTED = 10
-OPEN = 3  # chains whose attempts are shown at once
-LONGEST = 20_000  # characters of a text
+OPEN = 3  # chains whose attempts are expanded
+LONGEST = 20_000  # characters shown of a text
 COLOURS = {"right": "yes", "wrong": "bad", "unscorable": "faint"}
 PILLS = {"right": "yes", "wrong": "no", "unscorable": "tag"}
 
 
 def render(stories: Sequence[Story], found: Mapping[str, Any]) -> str:
-    """The whole page.
+    """The page as HTML.
 
     Args:
-      found: the summary of the stories.
+      stories: of all problems.
+      found: their summary, from `record.summary`.
     """
     made = [story for story in stories if story.response is not None]
     made = [story for story in made if story.wrong] + [story for story in made if not story.wrong]

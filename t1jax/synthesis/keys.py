@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys of endpoints: out of the environment, into one header, and nowhere else.
+"""API keys: read from the environment, sent in one header, and never shown.
 
-problems -> attempts -> notes -> chains: before an endpoint is asked. A server may send the key back, in a body or in a
-header, and libraries log what they get; so what is said about a server passes through `Key.redact`, and so do the
-records of those libraries' loggers while an endpoint is asked.
-Deliberately not here: asking (exchange.py), knobs that cannot work (validation.py).
+problems -> attempts -> notes -> chains: before a request is sent. A server may send the key back, in a body or header,
+and libraries log what they receive. So messages about a server pass through `Key.redact`, and so do log records of
+those libraries while requests are sent.
+Deliberately not here: requests (exchange.py), validation of knobs (validation.py).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from contextlib import contextmanager
 from t1jax.config import ConfigError
 
 HIDDEN = "[key]"
-FRAGMENT = 8  # characters of a key that are not shown either, wherever they stand
-SECRET = 16  # characters from which a key is a secret and no word such as EMPTY, which an answer may well say
-LOGGERS = ("openai", "httpx2", "httpx", "httpcore2", "httpcore", "anyio", "asyncio")  # and all below them
+FRAGMENT = 8  # pieces of a key of this many characters are hidden too
+SECRET = 16  # keys shorter than this may be words, such as EMPTY, and are not hidden in answers
+LOGGERS = ("openai", "httpx2", "httpx", "httpcore2", "httpcore", "anyio", "asyncio")  # and their children
 
 
 class Key:
-    """A secret that does not show itself: its repr and its str say [key]."""
+    """A secret whose repr and str are "[key]"."""
 
     def __init__(self, value: str) -> None:
         self._value = value
@@ -37,32 +37,32 @@ class Key:
         return bool(self._value)
 
     def reveal(self) -> str:
-        """The secret itself, for the header that carries it."""
+        """The secret itself, for the Authorization header."""
         return self._value
 
     def redact(self, text: str) -> str:
-        """`text` with [key] for the key and for each piece of it of 8 characters or more."""
+        """`text` with the key, and every piece of it of at least FRAGMENT characters, replaced by "[key]"."""
         if not self._value:
             return text
         text = text.replace(self._value, HIDDEN)
         starts = [i for i in range(len(text) - FRAGMENT + 1) if text[i : i + FRAGMENT] in self._value]
         parts, end = [], 0
         for start in starts:
-            if start >= end:  # a new piece; what lies before it is shown
+            if start >= end:  # a new piece; the text before it is kept
                 parts += [text[end:start], HIDDEN]
             end = start + FRAGMENT
         return "".join([*parts, text[end:]])
 
     def redact_answer(self, text: str) -> str:
-        """The same for what a model wrote, which may say a short word that happens to be the key."""
+        """`redact` for a model's text, unless the key is so short that it may be an ordinary word."""
         return self.redact(text) if len(self._value) >= SECRET else text
 
 
 def read_key(endpoint: str, variable: str) -> Key:
-    """The key in an environment variable; no key if `variable` is "".
+    """The key in an environment variable; an empty key if `variable` is "".
 
     Raises:
-      ConfigError: the variable is not set, is empty, or holds what no header can. Its value is never shown.
+      ConfigError: the variable is unset or empty, or has characters that no header can hold. Never shows its value.
     """
     if not variable:
         return Key("")
@@ -71,11 +71,11 @@ def read_key(endpoint: str, variable: str) -> Key:
     if not value:
         raise ConfigError(
             f"{knob} is {variable}, which is not set in the environment; expected the endpoint's key in it: "
-            f'export {variable}=..., or "" for an endpoint that needs none'
+            f'export {variable}=..., or "" if the endpoint needs no key'
         )
     if not re.fullmatch(r"[!-~]+", value):
         raise ConfigError(
-            f"{knob} is {variable}, which holds a blank, a line's end or another character that no key has; expected "
+            f"{knob} is {variable}, which has a space, a line break or another invalid character; expected "
             f"printable ASCII: export {variable} again"
         )
     return Key(value)
@@ -83,7 +83,7 @@ def read_key(endpoint: str, variable: str) -> Key:
 
 @contextmanager
 def redacted_logs(key: Key) -> Iterator[None]:
-    """While entered, no logger of the client's libraries says the key, at whatever level it logs."""
+    """A context in which the loggers of the client's libraries redact the key, at every level."""
     known = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in LOGGERS]
     loggers = [logging.getLogger(name) for name in {*known, *LOGGERS}]
     redacting = _Redacting(key)

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers that were paid for, in a file that survives every kill: none is paid for twice.
+"""A crash-safe file of paid answers, so that none is paid for twice.
 
-    key        SHA-256 of url, model, messages, limits, seed and the request's own key
-    request    the request's key, such as attempt/17/2     endpoint, model   whom was asked, by the config
-    text       what was written                            wrote             the model, as it calls itself
-    failure    why that is no answer; "" if it is one      finish_reason     as the endpoint gave it
-    prompt_tokens, completion_tokens, cost   as the endpoint counted and the config priced them that day
-    counted    false: the endpoint sent no counts, so they are 0 here
-    retries    how many times the request had to be sent again
+    key        SHA-256 of URL, model, messages, limits, seed and the request's own key
+    request    the request's key, such as attempt/17/2     endpoint, model   as in the config
+    text       the generated text                          wrote             the model's name as the server gave it
+    failure    why it cannot be used; "" if it can         finish_reason     from the endpoint
+    prompt_tokens, completion_tokens, cost   as counted by the endpoint and priced by the config at that time
+    counted    false: the endpoint sent no counts, so they are 0
+    retries    how often the request was sent again
 
-A JSON line each, in ASCII, on the disk before anybody is handed the answer. What a kill left of a last line is cut
-off. One process at a time. Texts stay in the file; memory holds where they are.
-Deliberately not here: asking (endpoints.py); failures that cost nothing, which are asked again.
+Each answer is a line of ASCII JSON, which is on disk before the answer is returned. A partial last line, left by a
+kill, is removed. Only one process may use the file. Texts stay on disk; only their offsets are held in memory.
+Deliberately not here: requests (endpoints.py); failures without cost, which are sent again.
 """
 
 from __future__ import annotations
@@ -52,18 +52,18 @@ class Paid:
     retries: int
 
     def line(self) -> bytes:
-        """Its JSON line; any text survives it, NUL and lone surrogates too."""
+        """The answer as a JSON line, which can hold any text, including NUL and lone surrogates."""
         return json.dumps(dataclasses.asdict(self), allow_nan=False).encode("ascii") + b"\n"
 
     @staticmethod
     def parse(line: bytes) -> Paid:
-        """The answer of a JSON line. ValueError, KeyError or TypeError: it is none."""
+        """Parses a JSON line. Raises ValueError, KeyError or TypeError if it is not a paid answer."""
         row = json.loads(line)
         values = {field.name: _typed(str(field.type), row[field.name]) for field in dataclasses.fields(Paid)}
         return Paid(**values)
 
     def result(self) -> Completion | Failure:
-        """What the writer hands on."""
+        """What the writer returns for it."""
         if self.failure:
             return Failure(self.failure)
         return Completion(
@@ -73,17 +73,17 @@ class Paid:
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over answers that were paid for."""
+    """Totals of paid answers."""
 
     requests: int = 0
     retries: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float = 0.0  # in the currency of the endpoint's prices
-    uncounted: int = 0  # answers whose tokens the endpoint did not count: they are not in the sums
+    uncounted: int = 0  # answers without token counts, which the totals do not include
 
     def plus(self, paid: Paid) -> Totals:
-        """With one more answer."""
+        """The totals with one more answer."""
         return Totals(
             self.requests + 1,
             self.retries + paid.retries,
@@ -95,17 +95,17 @@ class Totals:
 
 
 def digest(url: str, model: str, request: Request) -> str:
-    """What a paid answer answers: the same piece of work, asked of the same model in the same way."""
+    """The ledger's key: equal for the same request, sent to the same model at the same URL."""
     messages = [[message["role"], message["content"]] for message in request.messages]
     limits = [request.max_tokens, float(request.temperature), request.seed]
     return hashlib.sha256(json.dumps([url.rstrip("/"), model, messages, *limits, request.key]).encode()).hexdigest()
 
 
 class Ledger:
-    """The file at `path`, held by this process until `close`; several threads may use it.
+    """The file at `path`, locked by this process until `close`. Thread-safe.
 
     Raises:
-      ConfigError: another process holds it, it cannot be written, or a line that is not the last is damaged.
+      ConfigError: another process has locked it, it cannot be written, or a line other than the last is damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -138,7 +138,7 @@ class Ledger:
         return len(self._places)
 
     def find(self, key: str) -> Completion | Failure | None:
-        """What was paid for under a key of `digest`; None: nothing yet."""
+        """The result for a key of `digest`; None if there is none yet."""
         place = self._places.get(key)
         if place is None:
             return None
@@ -149,10 +149,10 @@ class Ledger:
         return Paid.parse(line).result()
 
     def record(self, paid: Paid) -> None:
-        """The answer is on the disk when this returns.
+        """Writes an answer, which is on disk when this returns.
 
         Raises:
-          Stopped: it cannot be written, and nothing more will be.
+          Stopped: it cannot be written; the ledger is then closed.
         """
         line = paid.line()
         with self._lock:
@@ -160,25 +160,25 @@ class Ledger:
                 raise Stopped(f"{self.path} is closed; {paid.request} was paid for and is lost", EXIT_STORAGE)
             try:
                 written = os.write(self._file, line)
-                if written < len(line):  # no room: the rest raises, and says why
+                if written < len(line):  # the disk is full: writing the rest raises the error
                     os.write(self._file, line[written:])
                 os.fsync(self._file)
             except OSError as error:
-                self._close()  # what is half written is cut off at the next start
+                self._close()  # a partial line is removed at the next start
                 raise Stopped(
-                    f"{self.path}: {error.strerror}, {paid.request} was paid for and is lost; mend that, and the same "
+                    f"{self.path}: {error.strerror}, {paid.request} was paid for and is lost; fix that, and the same "
                     "command continues",
                     EXIT_STORAGE,
                 ) from error
             self._enter(paid, len(line))
 
     def totals(self) -> dict[tuple[str, str], Totals]:
-        """(endpoint, model) -> sums over all runs that wrote to this file, at the prices of their day."""
+        """(endpoint, model) -> totals of all runs that wrote to this file, at the prices of that time."""
         with self._lock:
             return dict(sorted(self._totals.items()))
 
     def close(self) -> None:
-        """Lets another process have the file."""
+        """Closes and unlocks the file."""
         with self._lock:
             self._close()
 
@@ -201,7 +201,7 @@ class Ledger:
             ) from error
 
     def _read(self) -> int:
-        """Enters each whole line; returns where they end, bytes."""
+        """Reads all complete lines; returns the offset where they end, bytes."""
         self._end = 0
         with open(os.dup(self._file), "rb") as file:
             file.seek(0)
@@ -212,7 +212,7 @@ class Ledger:
                     paid = Paid.parse(line)
                 except (ValueError, KeyError, TypeError, RecursionError) as error:
                     raise ConfigError(
-                        f"{self.path}: line {number}: {type(error).__name__}; expected a paid answer in JSON: mend or "
+                        f"{self.path}: line {number}: {type(error).__name__}; expected a paid answer in JSON: fix or "
                         "delete that line (it will be paid for again), or give another --out"
                     ) from error
                 self._enter(paid, len(line))
@@ -226,7 +226,7 @@ class Ledger:
 
 
 def _typed(kind: str, value: Any) -> Any:
-    """`value`, which must be of the type named `kind`."""
+    """`value`; TypeError unless it has the type named `kind`."""
     if kind == "float" and type(value) is int:
         value = float(value)
     if type(value).__name__ != kind or (kind == "float" and not math.isfinite(value)):
@@ -235,7 +235,7 @@ def _typed(kind: str, value: Any) -> Any:
 
 
 def _sync_folder(folder: Path) -> None:
-    """The name of a new file is on the disk, too."""
+    """Flushes the folder to disk, so that a new file's name is there too."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

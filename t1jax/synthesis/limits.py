@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When an endpoint may be asked: its limits per minute, and how long to wait before it is asked again.
+"""Rate limits of an endpoint, and the wait before a retry.
 
-problems -> attempts -> notes -> chains: between a request and an endpoint. A limit is a sliding window: in no 60
-seconds, wherever they begin, are more requests or tokens asked for. Waits before a retry grow twofold with each, are
-drawn between nothing and that (full jitter), and are never shorter than the server's Retry-After.
-Deliberately not here: what is retried (exchange.py), how many requests are under way at once (endpoints.py).
+problems -> attempts -> notes -> chains: before a request is sent. Limits use a sliding window: no period of 60 seconds
+has more requests or tokens than allowed. The wait before a retry is exponential backoff with full jitter, in addition
+to the server's Retry-After.
+Source: full jitter, M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015; Retry-After, RFC 9110.
+Deliberately not here: what is retried (exchange.py), how many requests are in flight (endpoints.py).
 """
 
 from __future__ import annotations
@@ -19,26 +20,26 @@ from email.utils import parsedate_to_datetime
 
 from t1jax.synthesis.writers import Request
 
-WINDOW = 60.0  # seconds of a minute's limit
-FIRST_WAIT = 1.0  # seconds, at most, before the first retry
-LONGEST_WAIT = 60.0  # seconds, at most, before a later one
-LONGEST_RETRY_AFTER = 300.0  # seconds that a server may ask us to wait; it is asked again then
-SHORTEST_SLEEP = 1e-3  # seconds; a shorter one might not move the clock at all
-BYTES_PER_TOKEN = 3  # of a prompt that no tokenizer has seen; fewer than in English, so that we ask for less
+WINDOW = 60.0  # seconds that a limit applies to
+FIRST_WAIT = 1.0  # seconds; longest backoff before the first retry
+LONGEST_WAIT = 60.0  # seconds; longest backoff before any retry
+LONGEST_RETRY_AFTER = 300.0  # seconds; a longer Retry-After is cut to this
+SHORTEST_SLEEP = 1e-3  # seconds; a shorter sleep might not advance the clock
+BYTES_PER_TOKEN = 3  # estimate for prompts; English has more, so tokens are overestimated
 
 
 @dataclass
 class Ticket:
-    """A request that was let through."""
+    """A request that was admitted."""
 
     when: float  # seconds on the limiter's clock
-    tokens: int  # asked for; what was used, once that is known
+    tokens: int  # reserved; then used, once that is known
 
 
 class Limiter:
-    """Lets requests through as an endpoint's limits allow; 0 is no limit.
+    """Admits requests within an endpoint's limits per minute; 0 means no limit.
 
-    `clock` gives seconds that never go back, `sleep` waits for some: tests need not.
+    `clock` (monotonic seconds) and `sleep` are replaced by tests.
     """
 
     def __init__(
@@ -55,9 +56,9 @@ class Limiter:
         self._held_until = -math.inf
 
     async def admit(self, tokens: int) -> Ticket:
-        """Waits until a request for `tokens` tokens may go, and counts it.
+        """Waits until a request for `tokens` tokens is allowed, and counts it.
 
-        One for more tokens than a minute has waits until nothing else is in the window.
+        A request for more tokens than the limit waits until the window is empty.
         """
         while (delay := self.delay(tokens)) > 0:
             await self.sleep(delay)
@@ -67,50 +68,51 @@ class Limiter:
         return ticket
 
     def delay(self, tokens: int) -> float:
-        """Seconds until a request for `tokens` tokens may go, as far as is known now; 0: at once."""
+        """Seconds until a request for `tokens` tokens is allowed, as far as known now; 0 if it is."""
         now = self._clock()
         while self._window and self._window[0].when <= now - WINDOW:
             self._window.popleft()
         if now < self._held_until:
             return self._held_until - now
-        most = self._tokens - min(tokens, self._tokens)  # tokens that the others may have
+        most = self._tokens - min(tokens, self._tokens)  # tokens that other requests may use
         requests, taken, free = len(self._window), sum(ticket.tokens for ticket in self._window), now
-        for ticket in self._window:  # the oldest leaves first
+        for ticket in self._window:  # the oldest expires first
             if requests < self._requests and taken <= most:
                 break
             requests, taken, free = requests - 1, taken - ticket.tokens, ticket.when + WINDOW
         return max(free - now, SHORTEST_SLEEP) if free > now else 0.0
 
     def settle(self, ticket: Ticket, tokens: int) -> None:
-        """The request of `ticket` turned out to use `tokens` tokens."""
+        """Corrects the number of tokens of an admitted request to what it used."""
         ticket.tokens = tokens
 
     def hold(self, seconds: float) -> None:
-        """Nobody goes for this long: the server asked for it."""
+        """Admits no request for this many seconds, as the server asked."""
         self._held_until = max(self._held_until, self._clock() + seconds)
 
 
 def tokens_asked(request: Request) -> int:
-    """Tokens that a request may use: its prompt's, estimated from its bytes, and the longest answer's."""
+    """The most tokens that a request may use: the prompt's, estimated from its bytes, plus max_tokens."""
     written = sum(len(message["content"].encode("utf-8", "replace")) for message in request.messages)
     return -(-written // BYTES_PER_TOKEN) + request.max_tokens
 
 
 def wait(retry: int, after: float, drawn: float) -> float:
-    """Seconds before retry number `retry`, from 0: after + drawn min(LONGEST_WAIT, FIRST_WAIT 2^retry).
+    """Seconds to wait before a retry: after + drawn * min(LONGEST_WAIT, FIRST_WAIT * 2^retry).
 
     Args:
-      after: what the server asked for, seconds; 0 if nothing.
-      drawn: a uniform number in [0, 1).
+      retry: number of the retry, from 0.
+      after: the server's Retry-After, seconds; 0 if none.
+      drawn: a uniform random number in [0, 1).
     """
     return after + drawn * min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(retry, 30))
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float:
-    """Seconds that a server's Retry-After asks for, a number or a date; 0 if it says nothing that can be read.
+    """A server's Retry-After in seconds, from a number or a date; 0 if it is missing or invalid.
 
     Args:
-      headers: of the response; names in any case if the mapping takes them so.
+      headers: of the response; its names should be case-insensitive.
       now: Unix time, seconds.
     """
     said = headers.get("retry-after", "").strip()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our own sampler as a writer: a checkpoint on this machine's devices.
+"""A Writer that samples from a checkpoint on this machine's devices.
 
-problems -> attempts -> notes -> chains. Requests go through the sampler of evaluation in batches that depend on the
-requests alone. What was sampled is kept in the ledger of paid answers, a batch at a time: a kill loses at most one
-batch, which is then sampled again as a whole, so that an interrupted run writes what an unbroken one would have.
+problems -> attempts -> notes -> chains. Requests go through the sampler of evaluation in batches that depend only on
+the requests. Samples are kept in the ledger, one batch at a time: a kill loses at most one batch, which is then sampled
+again as a whole, so that a resumed run writes the same text as an uninterrupted one.
 Deliberately not here: which requests there are (training/stages.py), the ledger (ledger.py), endpoints (endpoints.py).
 """
 
@@ -29,11 +29,11 @@ from t1jax.text.tokenizer import Tokenizer
 from t1jax.types import Params
 from t1jax.validation import LOCAL
 
-SHORTEST = 32  # positions that prompts are padded to at least, tokens; a program is compiled for each power of two
+SHORTEST = 32  # least length that prompts are padded to, tokens; one program is compiled per power of two
 
 
 class LocalWriter:
-    """A Writer; one process."""
+    """A Writer; single-process only."""
 
     name = LOCAL
 
@@ -41,7 +41,7 @@ class LocalWriter:
         self, cfg: Config, mesh: jax.sharding.Mesh, params: Params, tokenizer: Tokenizer, ledger: Ledger,
         progress: Progress, model: str,
     ) -> None:  # fmt: skip
-        """`model`: what the weights are called, for people."""
+        """`model`: a readable name for the weights."""
         self.cfg, self.tokenizer, self.weights = cfg, tokenizer, checksum(params)
         self.model = f"{model}@{self.weights}"
         self._params, self._ledger, self._progress = params, ledger, progress
@@ -50,12 +50,12 @@ class LocalWriter:
         self._generate = Generator(cfg, mesh, tokenizer, self._tell)
 
     def write(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Completion | Failure]]:
-        """Each request once; one that cannot be put to this model is a Failure. In order within batches."""
+        """Yields each request once with its outcome, in order within batches; a Failure if the prompt is invalid."""
         prompts: list[tuple[Request, list[int]]] = []
         for request in requests:
             try:
                 prompts.append((request, self._prompt(request)))
-            except ValueError as error:  # a ConfigError too
+            except ValueError as error:  # includes ConfigError
                 yield request, Failure(str(error))
         kinds: dict[tuple[int, float], list[tuple[Request, list[int]]]] = {}
         for request, prompt in prompts:
@@ -68,11 +68,11 @@ class LocalWriter:
                 yield from self._batch(same[start : start + size])
 
     def stop(self) -> None:
-        """Ends a `write` that another thread is reading, after its batch."""
+        """Ends a `write` that another thread is consuming, after its current batch."""
         self._stopped = True
 
     def _batch(self, batch: Sequence[tuple[Request, list[int]]]) -> Iterator[tuple[Request, Completion | Failure]]:
-        """A batch, from the ledger if all of it is there; else sampled, and what is missing there is added."""
+        """A batch from the ledger if it is complete there; otherwise sampled, and what is missing is recorded."""
         keys = [digest(LOCAL, self.model, request) for request, _ in batch]
         found = [self._ledger.find(key) for key in keys]
         if any(outcome is None for outcome in found):
@@ -92,7 +92,7 @@ class LocalWriter:
             yield request, outcome
 
     def _sample(self, batch: Sequence[tuple[Request, list[int]]]) -> list[list[int]]:
-        """Token ids of a response to each prompt; all requests have the same limit and temperature."""
+        """Token ids of a response to each prompt. All requests have the same max_tokens and temperature."""
         first, rl = batch[0][0], self.cfg.rl
         self._new_tokens = first.max_tokens
         longest = max(SHORTEST, *(len(prompt) for _, prompt in batch))
@@ -104,8 +104,8 @@ class LocalWriter:
         return [ids for (ids,) in drawn]
 
     def _prompt(self, request: Request) -> list[int]:
-        """The token ids of a request. ValueError: its text holds a control token's, or one that has no piece."""
-        if not isinstance(self.tokenizer, HFTokenizer):  # of the embedded task, whose problems are whole prompts
+        """The token ids of a request. ValueError: it has a special token's text, or a character that has no token."""
+        if not isinstance(self.tokenizer, HFTokenizer):  # the embedded tasks, whose messages are whole prompts
             return self.tokenizer.encode(request.messages[-1]["content"])
         if any(has_any(message["content"], self.tokenizer.special_texts) for message in request.messages):
             raise ValueError("the request holds the text of a special token")
@@ -120,10 +120,10 @@ class LocalWriter:
 def open_local(
     cfg: Config, folder: str | None, argv: Sequence[str], embedded: bool
 ) -> tuple[Config, Tokenizer, Callable[[Ledger, Progress], LocalWriter]]:
-    """(the config with the checkpoint's sizes, its tokenizer, what reads the weights and makes the writer).
+    """Opens the checkpoint: (config with its sizes, its tokenizer, a function that loads the weights into a writer).
 
     Raises:
-      ConfigError: there is no checkpoint, or its tokenizer is not one for these problems.
+      ConfigError: there is no checkpoint, or its tokenizer does not fit the problems (`embedded` or of files).
     """
     opened = open_checkpoint(cfg, folder, argv)
     cfg, tokens = opened.cfg, opened.tokenizer

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Problems -> attempts -> notes -> one chain each, checked: section 1 of T1, step by step.
+"""Problems -> attempts -> notes -> one checked chain each: T1's cold-start data, in four steps.
 
-    1 attempt   N attempts at each problem, shared out over the attempters; each judged by the verifier
-    2 note      the critic on each attempt that can be used, of problems with a right one
-    3 merge     attempts and notes into one chain, which is checked
-    4 rewrite   the chain into fluent reasoning, which is checked again
-A step is done for all problems before the next begins, so that writers always have enough to do. What is written is
-kept by the writers; this module has no file, and the same texts give the same stories.
+    1 attempt   several attempts at each problem, split among the attempters and judged by the verifier
+    2 note      the critic's note on each usable attempt, for problems with a right one
+    3 merge     attempts and notes merged into one chain, which is checked
+    4 rewrite   the chain rewritten as fluent reasoning, which is checked again
+Each step finishes for all problems before the next begins, so that writers always have enough requests. The writers
+store what is written; this module has no files and is deterministic given their texts.
 Source: T1 (arXiv 2501.11651) section on the cold start.
 Deliberately not here: what is asked (subjects.py, rules.py), who writes (endpoints.py, local.py), files
 (t1jax/synthesize.py).
@@ -48,8 +48,11 @@ class Synthesis:
     ) -> None:
         """
         Args:
-          writers: by name; those that cfg.synthesis names, except where the subject writes by itself.
-          count_tokens: of a text; without it, what the writer of a chain says that it wrote.
+          cfg: the whole config; cfg.synthesis says who writes what.
+          subject: the kind of problem.
+          writers: name -> writer, for the names in cfg.synthesis; not needed for steps that the subject writes itself.
+          progress: shows each step.
+          count_tokens: counts the tokens of a text; None: use the count that the writer reported.
         """
         self.cfg, self._subject, self._writers, self._progress = cfg, subject, writers, progress
         self._count_tokens = count_tokens
@@ -58,7 +61,7 @@ class Synthesis:
         )
 
     def run(self, items: Sequence[Item]) -> list[Story]:
-        """A story for each item, in their order: with a response, or with the reason why there is none."""
+        """A story for each item, in order, with either a response or the reason why there is none."""
         stories = [Story(item) for item in items]
         self._attempt(stories)
         self._note([story for story in stories if story.reason is None])
@@ -95,7 +98,7 @@ class Synthesis:
                 story.reject("attempt", NO_RIGHT)
 
     def _is_missing(self, story: Story, found: Outcomes) -> bool:
-        """Whether the next run may have an attempt that this one has not: its notes and chain would be paid again."""
+        """Whether an attempt is missing that a later run may get. Then notes and chain would be paid for twice."""
         outcomes = (found[_attempt_key(story, number)] for number in range(self.cfg.synthesis.attempts))
         return any(isinstance(outcome, Failure) and outcome.passing for outcome in outcomes)
 
@@ -146,7 +149,7 @@ class Synthesis:
         self._check("rewrite", written)
 
     def _check(self, stage: str, written: Sequence[tuple[Story, Piece]]) -> None:
-        """Makes a response of each chain, or says why it is none."""
+        """Turns each chain into a response, or rejects it with a reason."""
         parts = [self._subject.response(piece.text) for _, piece in written]
         judged = self._subject.judge([story.item for story, _ in written], [response for _, response in parts])
         for (story, piece), (thinking, response), (outcome, answer) in zip(written, parts, judged, strict=True):
@@ -165,7 +168,7 @@ class Synthesis:
     def _ask(
         self, stage: str, asked: Sequence[tuple[str, str, Messages | str]], max_tokens: int, temperature: float
     ) -> Outcomes:
-        """What became of each (writer, key, messages); a str instead of messages is written already."""
+        """Key -> outcome of each (writer, key, messages). A str in place of messages is the text itself."""
         found: Outcomes = {}
         requests: dict[str, list[Request]] = {}
         for writer, key, messages in asked:
@@ -184,9 +187,10 @@ class Synthesis:
 def together(
     writers: Mapping[str, Writer], requests: Mapping[str, Sequence[Request]]
 ) -> Iterator[tuple[str, Request, Completion | Failure]]:
-    """(writer, request, what became of it), as it comes; several writers work at the same time.
+    """Yields (writer, request, outcome) as they arrive; the writers work in parallel.
 
-    Whatever a writer raises is raised here.
+    Raises:
+      Whatever a writer raises.
     """
     if len(requests) < 2:
         for name, mine in requests.items():
@@ -200,7 +204,7 @@ def together(
             for request, outcome in writers[name].write(mine):
                 events.put((name, request, outcome))
             events.put(None)
-        except BaseException as error:  # raised again below, where it is heard
+        except BaseException as error:  # raised again below, in the caller's thread
             events.put(error)
 
     threads = [threading.Thread(target=work, args=item, daemon=True) for item in requests.items()]
@@ -216,7 +220,7 @@ def together(
                 working -= 1
             else:
                 yield event
-    finally:  # also where one writer raised, or the run is left: the others end first, with what they paid for kept
+    finally:  # on an error or an early exit: the other writers finish first, and keep what they paid for
         if working:
             for name in requests:
                 writers[name].stop()
@@ -225,7 +229,7 @@ def together(
 
 
 def seed_of(seed: int, key: str) -> int:
-    """31 bits that name the random numbers of a request."""
+    """The seed of a request, 31 bits."""
     return zlib.crc32(f"{seed} {key}".encode()) >> 1
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What writers are told: templates in files, by version, filled in with problems and texts.
+"""The prompts for writers: versioned template files, filled in with problems and texts.
 
-problems -> attempts -> notes -> chains. A template is templates/VERSION/NAME.txt, with {problem} and the like in it;
-one message of the user is made of it. What is filled in may hold any braces: it is not looked at again.
-Deliberately not here: who is asked what, and when (subjects.py, training/stages.py).
+problems -> attempts -> notes -> chains. A template is templates/VERSION/NAME.txt with fields such as {problem}; it
+becomes one user message. Values may contain braces: they are not expanded again.
+Deliberately not here: who is asked what, and when (subjects.py, pipeline.py).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 from importlib import resources
 
 VERSION = "v1"
-# The templates, and what each may name. try.txt is an attempt and its note, as merge.txt shows them.
+# Template -> its fields. try.txt is one attempt with its note, for {attempts} in merge.txt.
 FIELDS = {
     "attempt": {"problem"},
     "critic_wrong": {"problem", "gold", "attempt", "answer"},
@@ -28,7 +28,7 @@ Messages = tuple[dict[str, str], ...]
 
 
 def render(name: str, **values: str) -> str:
-    """The template `name` with its fields filled in, all at once.
+    """Fills in all fields of the template `name`.
 
     Raises:
       KeyError: a field has no value.
@@ -38,13 +38,13 @@ def render(name: str, **values: str) -> str:
 
 
 def message(name: str, **values: str) -> Messages:
-    """`render` as what a user says."""
+    """`render` as one user message."""
     return ({"role": "user", "content": render(name, **values)},)
 
 
 @functools.cache
 def digest() -> str:
-    """12 hex digits that differ when the text of any template does."""
+    """A hash of all templates, 12 hex digits."""
     total = hashlib.sha256()
     for name in sorted(FIELDS):
         total.update(f"{name}\n{_text(name)}\n".encode())

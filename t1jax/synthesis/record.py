@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The nouns of synthesis: a problem's attempts, notes and chain, who wrote each, and the rows that files hold.
+"""The data types of synthesis: problems, attempts, notes and chains with their writers, and the rows of the output.
 
-problems -> attempts -> notes -> chains -> **rows**. A row is what data.sft accepts (`prompt`, `response`), and beside
-it everything that the response was made of, so that each sentence can be traced to its writer.
-Deliberately not here: how pieces come about (training/stages.py), the page (gallery.py).
+problems -> attempts -> notes -> chains -> **rows**. A row has what data.sft reads (`prompt`, `response`) and everything
+that the response was made from, so that each sentence can be traced to its writer.
+Deliberately not here: how they are made (pipeline.py), the page (gallery.py).
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import Any
 
 from t1jax.rewards.answers import RIGHT, WRONG, Outcome
 
-PROGRAM = "t1jax"  # who wrote what no model did
+PROGRAM = "t1jax"  # the "model" of text that a program wrote
 
 
 @dataclass(frozen=True)
 class Item:
     """A problem to make a chain for."""
 
-    index: int  # in its list
-    row: int  # of its file; the index again where there is no file
+    index: int  # in the list of problems
+    row: int  # in the file; equal to index if there is no file
     prompt: str  # the row's `prompt`
     gold: str
-    problem: Any  # as its task knows it
+    problem: Any  # the task's own object
 
 
 @dataclass(frozen=True)
@@ -34,37 +34,37 @@ class Piece:
     """A text, who wrote it, and what it cost."""
 
     key: str  # of the request
-    writer: str  # its name in the config
-    model: str  # as it calls itself
+    writer: str  # name in the config
+    model: str  # name that the server gave
     text: str
-    finished: bool  # False: cut off at the limit of tokens
+    finished: bool  # False: cut off at max_tokens
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float = 0.0
 
     def row(self) -> dict[str, Any]:
-        """As a row's provenance holds it."""
+        """Its entry in a row's provenance."""
         return {"writer": self.writer, "model": self.model, "key": self.key, "text": self.text}
 
 
 @dataclass
 class Attempt:
-    """One attempt at a problem; the critic's note comes later."""
+    """One attempt at a problem; its note is added later."""
 
     piece: Piece
     outcome: Outcome
-    answer: str | None  # what its last box holds
+    answer: str | None  # content of its last box
     note: Piece | None = None
 
     @property
     def usable(self) -> bool:
-        """It ends in an answer that can be judged."""
+        """Whether it has an answer that could be judged."""
         return self.answer is not None and self.outcome in (RIGHT, WRONG)
 
 
 @dataclass
 class Story:
-    """A problem and what has become of it. It ends with a response, or with the reason why there is none."""
+    """A problem on its way through the pipeline; in the end it has a response, or the reason why there is none."""
 
     item: Item
     attempts: list[Attempt] = field(default_factory=list)
@@ -73,7 +73,7 @@ class Story:
     response: str | None = None
     tokens: int = 0  # of the response
     reason: str | None = None  # why it was rejected
-    stage: str = ""  # where: attempt, note, merge or rewrite
+    stage: str = ""  # where it was rejected: attempt, note, merge or rewrite
 
     @property
     def wrong(self) -> list[Attempt]:
@@ -87,17 +87,17 @@ class Story:
 
     @property
     def pieces(self) -> list[Piece]:
-        """All that was written for it."""
+        """All texts that were written for it."""
         notes = [attempt.note for attempt in self.attempts if attempt.note is not None]
         chains = [piece for piece in (self.merge, self.rewrite) if piece is not None]
         return [*(attempt.piece for attempt in self.attempts), *notes, *chains]
 
     def reject(self, stage: str, reason: str) -> None:
-        """It gets no response."""
+        """Drops the response, and records why and where."""
         self.response, self.stage, self.reason = None, stage, reason
 
     def row(self, templates: str, seed: int) -> dict[str, Any]:
-        """Its line in the file of chains, or in that of the rejected."""
+        """Its row in the file of chains, or in the file of rejected problems."""
         item = self.item
         attempts = [
             attempt.piece.row() | {"outcome": attempt.outcome.name.lower(), "answer": attempt.answer}
@@ -119,7 +119,7 @@ class Story:
 
 
 def summary(stories: Sequence[Story], templates: str, seed: int) -> dict[str, Any]:
-    """What became of all problems, and what it cost."""
+    """Counts of chains, attempts and rejections, and the cost by writer."""
     made = [story for story in stories if story.response is not None]
     outcomes = Counter(attempt.outcome.name.lower() for story in stories for attempt in story.attempts)
     rejected = Counter(story.reason for story in stories if story.reason is not None)
@@ -138,7 +138,7 @@ def summary(stories: Sequence[Story], templates: str, seed: int) -> dict[str, An
 
 
 def _writers(pieces: Iterable[Piece]) -> dict[str, dict[str, Any]]:
-    """Of each writer: its models, requests, tokens and cost, also of what an earlier run has paid."""
+    """Writer -> its models, requests, tokens and cost, including what earlier runs paid."""
     found: dict[str, dict[str, Any]] = {}
     for piece in pieces:
         empty: dict[str, Any] = {"models": [], "requests": 0, "prompt_tokens": 0, "completion_tokens": 0, "cost": 0.0}

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chains of the embedded task out of the model's own attempts: a program is critic and merger.
+"""Chains for the pairs task from a model's attempts, with a program as critic and merger.
 
-problems -> attempts -> notes -> chains. The steps are T1's, and a program can take them exactly, because it can tell
-of every line whether it is true (tasks/honesty.py):
-    note    of a wrong attempt, its first untrue line, or what its unchecked answer really sums to; of a right one, a
+problems -> attempts -> notes -> chains. The steps are those of T1. A program can do them exactly, because it can tell
+whether each line is true (tasks/honesty.py):
+    note    for a wrong attempt, its first false line, or what its unchecked answer really sums to; for a right one, a
             verification
-    merge   the lines of the wrong attempts that are true, each attempt's answer as a line that refutes it, then the
-            lines of the right one and its verification. What was tried is not tried again.
+    merge   the true lines of the wrong attempts, each attempt's answer as a line that refutes it, then the lines of
+            the right attempt and its verification; nothing is tried twice
 Deliberately not here: the rule-based writer of whole chains (tasks/pairs/chains.py), which needs no model.
 """
 
@@ -29,7 +29,7 @@ _PAIR = re.compile(r"\s*([0-9]{1,9})\s*\+\s*([0-9]{1,9})\s*")
 
 
 class EmbeddedSubject:
-    """The embedded task: a model attempts, a program does the rest."""
+    """The pairs task: a model makes the attempts, and a program does the rest."""
 
     words = checks.EMBEDDED
 
@@ -37,7 +37,7 @@ class EmbeddedSubject:
         self.task = task
 
     def items(self, count: int) -> list[Item]:
-        """The first problems of the training split."""
+        """The first `count` problems of the training split."""
         problems = [self.task.problem(index, "train") for index in range(count)]
         return [
             Item(problem.index, problem.index, self.task.prompt(problem), self.task.gold(problem) or "", problem)
@@ -48,7 +48,7 @@ class EmbeddedSubject:
         return ({"role": "user", "content": item.prompt},)
 
     def said(self, text: str) -> str:
-        return text  # its thinking is what chains are made of
+        return text  # chains are made from its thinking
 
     def judge(self, items: Sequence[Item], texts: Sequence[str]) -> list[tuple[Outcome, str | None]]:
         outcomes = self.task.score([item.problem for item in items], texts)
@@ -63,7 +63,7 @@ class EmbeddedSubject:
             if not all(step.true for step in (*found.attempts, *found.checks)) or found.malformed:
                 return f"not true: {line}"
         if answer is None:
-            return f"the answer {attempt.answer} is no pair of the list"
+            return f"the answer {attempt.answer} is not a pair of the list"
         tried = len(self._read(item.problem, attempt.piece.text).attempts)
         return f"gave up, attempts: {tried}; its answer was not checked: {answer}"
 
@@ -86,7 +86,7 @@ class EmbeddedSubject:
         return chain.partition(chains.CLOSE)[0], chain
 
     def _is_new(self, problem: Any, lines: Sequence[str], line: str) -> bool:
-        """Whether `line` is a true attempt that fails, and was not made in `lines`."""
+        """Whether `line` is a true, failing attempt that is not in `lines` yet."""
         found = self._read(problem, line).attempts
         if not found or not found[0].true or found[0].verdict == chains.YES:
             return False
@@ -97,7 +97,7 @@ class EmbeddedSubject:
 
 
 def _line(problem: Any, answer: str | None) -> str | None:
-    """The attempt that an answer is, with its true verdict; None if it is no pair of numbers of the list."""
+    """An answer as an attempt with its true verdict; None if it is not a pair of numbers of the list."""
     match = _PAIR.fullmatch(answer or "")
     if match is None:
         return None
@@ -109,7 +109,7 @@ def _line(problem: Any, answer: str | None) -> str | None:
 
 
 def _verification(problem: Any, answer: str | None) -> str:
-    """The line that checks a right answer."""
+    """The line that verifies a right answer."""
     match = _PAIR.fullmatch(answer or "")
     assert match is not None, "a right answer is a pair"
     left = int(match[1])

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a file of chains depends on, kept beside it: chains of other settings are never mixed in.
+"""Stores the settings of a file of chains beside it, so that chains of different settings are never mixed.
 
-Where: before the first text is asked for, and on every start after that.
-Deliberately not here: the command line (synthesize.py), what was paid for (ledger.py).
+Where: before the first request, on every start.
+Deliberately not here: the command line (synthesize.py), paid answers (ledger.py).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FORMAT = 1
 
 
 def of(cfg: Config, items: Sequence[Item], writers: Mapping[str, Writer]) -> dict[str, Any]:
-    """What the chains depend on."""
+    """The settings that the chains depend on."""
     synthesis, rl = cfg.synthesis, cfg.rl
     digest = hashlib.sha256()
     for item in items:
@@ -41,10 +41,10 @@ def of(cfg: Config, items: Sequence[Item], writers: Mapping[str, Writer]) -> dic
 
 
 def hold(out: Path, settings: Mapping[str, Any]) -> None:
-    """Writes down what OUT depends on, or refuses to go on with anything else.
+    """Saves the settings of OUT, or checks that they have not changed.
 
     Raises:
-      ConfigError: OUT was made with other settings.
+      ConfigError: OUT was made with other settings; lists those that differ.
     """
     path = out.with_suffix(".settings.json")
     mine = files.json_ready(settings)

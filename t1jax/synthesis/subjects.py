@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must be known of a kind of problem to make chains for it; and problems of files, where models write everything.
+"""What the pipeline asks about a kind of problem, and its answers for problems of files.
 
-problems -> attempts -> notes -> chains. For each piece a subject gives the messages to send to a writer, or, where a
-program writes it, the text itself. So problems of files and the embedded task (rules.py) share one pipeline.
-A response to a problem of a file is <think>, the chain up to its last paragraph, </think>, and that paragraph, which
-holds the box: what t1jax samples and cuts at a budget.
-Deliberately not here: the texts of the prompts (templates/), who is asked (training/stages.py).
+problems -> attempts -> notes -> chains. For each text, a subject gives the messages for a writer or, if a program
+writes it, the text itself. So problems of files and the embedded task (rules.py) share one pipeline.
+For problems of files, a response is <think>, the chain up to its last paragraph, </think>, and that paragraph, which
+has the box. t1jax samples responses of this form and can cut their thinking at a budget.
+Deliberately not here: the texts of prompts (templates/), who is asked (pipeline.py).
 """
 
 from __future__ import annotations
@@ -28,40 +28,40 @@ class Subject(Protocol):
 
     @property
     def words(self) -> checks.Words:
-        """How its chains say things."""
+        """The phrases of its chains, for checks.py."""
         ...
 
     def attempt(self, item: Item) -> Messages:
-        """What asks for an attempt."""
+        """The messages that ask for an attempt."""
         ...
 
     def said(self, text: str) -> str:
-        """What others read of a writer's text."""
+        """The part of a writer's text that other writers read."""
         ...
 
     def judge(self, items: Sequence[Item], texts: Sequence[str]) -> list[tuple[Outcome, str | None]]:
-        """(right, wrong or unscorable; the final answer, None without one) of each text to the item beside it."""
+        """(outcome, final answer or None) of each text, as a response to the item with the same index."""
         ...
 
     def note(self, item: Item, attempt: Attempt) -> Messages | str:
-        """What asks for the critic's note on a usable attempt; a str is the note."""
+        """The messages that ask for a note on a usable attempt, or the note itself."""
         ...
 
     def merge(self, story: Story) -> Messages | str:
-        """What asks for one chain out of the usable attempts and their notes; a str is the chain."""
+        """The messages that ask to merge the usable attempts and their notes, or the chain itself."""
         ...
 
     def rewrite(self, item: Item, chain: str) -> Messages | str:
-        """What asks for a fluent chain; a str is the chain."""
+        """The messages that ask for a fluent rewrite, or the chain itself."""
         ...
 
     def response(self, chain: str) -> tuple[str, str]:
-        """(the thinking, the whole response) that a written chain is."""
+        """Splits a written chain: (thinking, whole response)."""
         ...
 
 
 class FileSubject:
-    """Problems of a file: every piece is asked of a model."""
+    """Problems of a file: models write everything."""
 
     words = checks.ENGLISH
 
@@ -72,7 +72,7 @@ class FileSubject:
         return prompts.message("attempt", problem=item.prompt)
 
     def said(self, text: str) -> str:
-        """`text` without the writer's own thinking before it."""
+        """`text` without the writer's own thinking."""
         return text.rpartition(CLOSE)[2].replace(OPEN, "").strip()
 
     def judge(self, items: Sequence[Item], texts: Sequence[str]) -> list[tuple[Outcome, str | None]]:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who writes text for the synthesis of chains: the face that endpoints and our own sampler share.
+"""The interface of writers, which generate text for synthesis: API endpoints and the local sampler.
 
-problems -> attempts -> notes -> chains. A writer is given requests and gives back what was written, as it comes. What
-a request is for stands in its key; the same key with the same messages is the same piece of work, also after a kill.
-Deliberately not here: endpoints (endpoints.py), our sampler (local.py), what is asked (training/stages.py).
+problems -> attempts -> notes -> chains. A writer takes requests and yields their outcomes as they arrive. A request's
+key says what it is for; the same key with the same messages is the same request, also after a restart.
+Deliberately not here: endpoints (endpoints.py), the local sampler (local.py), what is asked (subjects.py).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Request:
-    """A piece of text to be written."""
+    """A text to generate."""
 
-    key: str  # what it is for, such as "attempt/17/2"; different for each request of a run
+    key: str  # what it is for, such as "attempt/17/2"; unique in a run
     messages: tuple[Mapping[str, str], ...]  # {"role": system | user | assistant, "content": text}
     max_tokens: int
     temperature: float
@@ -26,26 +26,26 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """What was written, and what it cost."""
+    """A generated text and its cost."""
 
     text: str
-    model: str  # who wrote it, as it calls itself
+    model: str  # the model's name as the server gave it
     prompt_tokens: int
     completion_tokens: int
-    cost: float  # in the currency of the endpoint's prices; 0 for our own sampler
+    cost: float  # in the currency of the endpoint's prices; 0 for the local sampler
     finish_reason: str  # stop | length
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A request that was given up."""
+    """A request without a usable answer."""
 
-    reason: str  # a line without any secret
-    passing: bool = False  # the next run may have an answer: a busy endpoint, not a refusal
+    reason: str  # one line, without secrets
+    passing: bool = False  # temporary, such as a busy endpoint: the next run may get an answer
 
 
 class Writer(Protocol):
-    """A model that writes."""
+    """A source of generated text."""
 
     @property
     def name(self) -> str:
@@ -53,9 +53,9 @@ class Writer(Protocol):
         ...
 
     def write(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Completion | Failure]]:
-        """Each request once, with what became of it, in any order."""
+        """Yields each request once with its outcome, in any order."""
         ...
 
     def stop(self) -> None:
-        """Ends, soon and for good, a `write` that another thread is reading: what is there by then is kept."""
+        """Ends a `write` that another thread is consuming, permanently; outcomes so far are kept."""
         ...

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read a response's attempts back: what was tried, what was claimed, and whether it is true.
+"""Parses a response's attempts: what it tried, what it claimed, and whether that is true.
 
-Here: what all embedded tasks share, and the lines of the demo's (pairs/task.py).
-Where: rewards and evaluation. Nothing here is rewarded: it tells whether a gain in accuracy is honest.
-A step has three skills, judged apart, so that one slip counts once:
-    copying     the operands are two different members of the list, and the target is restated right
-    arithmetic  the sum (of a check: the difference) is right for the operands as written
-    verdict     the verdict is right for the result as written and the true target
-Deliberately not here: the lines of other tasks (countdown/analysis.py), whether the answer is right (pairs/task.py),
+Contains what the embedded tasks share, and the line format of pairs (pairs/task.py).
+Where: rewards and evaluation. Nothing here is rewarded; it shows whether a gain in accuracy is honest.
+Each step is judged on three skills, separately, so that one mistake counts once:
+    copying     the operands are two different members of the list, and the target is restated correctly
+    arithmetic  the sum (or, in a check, the difference) is correct for the operands as written
+    verdict     the verdict is correct for the result as written and the true target
+Deliberately not here: the lines of Countdown (countdown/analysis.py), whether the answer is right (pairs/task.py),
 shares and intervals (evaluation/figures.py).
 """
 
@@ -31,9 +31,9 @@ _CHECK = re.compile(rf"{chains.CHECK}{_NUMBER}-{_NUMBER}={_NUMBER}: {_VERDICT}")
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """A line of the thinking, and which of its skills are right."""
+    """A line of the thinking, and which of its three skills are correct."""
 
-    expression: str  # what was tried or checked, as it would stand in a box: "6+14"
+    expression: str  # what was tried or checked, as it would be boxed: "6+14"
     verdict: str
     copied: bool
     arithmetic: bool
@@ -42,7 +42,7 @@ class Step:
 
     @property
     def true(self) -> bool:
-        """Every skill right: of a "yes", an answer to the problem."""
+        """Whether all skills are correct. A true step with verdict "yes" solves the problem."""
         return self.copied and self.arithmetic and self.verdict_right
 
 
@@ -50,7 +50,7 @@ class Step:
 class Try(Step):
     """An attempt at an answer, in any task."""
 
-    same_as: Hashable  # equal for attempts at the same answer, however it is written
+    same_as: Hashable  # equal for attempts at the same answer, however written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,21 +74,21 @@ class Check(Step):
 
 @dataclass(frozen=True)
 class Analysis:
-    """What a response tried and claimed."""
+    """What a response tried and claimed; see `analyse` and `collect`."""
 
     attempts: tuple[Try, ...]
     checks: tuple[Step, ...]
     malformed: int  # lines of the thinking that are neither an attempt nor a check
-    closed: bool  # the thinking was ended
+    closed: bool  # the thinking has ended
     claimed: bool  # some line claims "yes"
-    gave_up: bool  # the thinking was ended, or an answer boxed, with no claim
-    false_claim: bool  # some line claims "yes" and is not true, or cannot be read
-    repeated: int  # attempts at what had been tried before
-    order: Order | None  # which of the writer's orders the attempts follow, exactly; None: the task has none
+    gave_up: bool  # the thinking has ended or an answer is boxed, without a claim
+    false_claim: bool  # some line claims "yes" and is false or malformed
+    repeated: int  # attempts at an answer that was tried before
+    order: Order | None  # the search order of the demonstrations that all attempts follow; None: the task has none
 
 
 def analyse(numbers: tuple[int, ...], target: int, response: str) -> Analysis:
-    """Read `response` to the problem (`numbers` ascending, `target`). Lines after the thinking count as well."""
+    """Analyses a response to the problem (`numbers`, ascending, and `target`). Lines after the thinking count too."""
 
     def read(line: str, attempts: Sequence[Try]) -> Step | None:
         if match := _ATTEMPT.fullmatch(line):
@@ -101,10 +101,11 @@ def analyse(numbers: tuple[int, ...], target: int, response: str) -> Analysis:
 
 
 def collect(response: str, read: Callable[[str, Sequence[Try]], Step | None]) -> Analysis:
-    """The analysis of a response, without an order.
+    """Analyses a response with any line format; `order` is None.
 
     Args:
-      read: makes a step of a line, given the attempts before it; None: the line is none.
+      response: the whole text, thinking and answer.
+      read: parses a line, given the attempts before it; returns None if the line is neither an attempt nor a check.
     """
     attempts: list[Try] = []
     checks: list[Step] = []
@@ -135,7 +136,7 @@ def collect(response: str, read: Callable[[str, Sequence[Try]], Step | None]) ->
 
 
 def tally(analyses: Iterable[Analysis], late_from: int) -> dict[str, tuple[int, int]]:
-    """Skill -> (times right, times shown) over all steps, and `late_*` over those from attempt `late_from` on."""
+    """Skill -> (correct, total) over all steps, and as `late_*` over steps after at least `late_from` attempts."""
     steps = [step for analysis in analyses for step in (*analysis.attempts, *analysis.checks)]
     late = [step for step in steps if step.position >= late_from]
     counts = {}

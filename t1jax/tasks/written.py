@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded task with a cold start from a file: rows `problem`, `prompt` and `response`, as t1jax.synthesize writes.
+"""The embedded task with demonstrations from a file that t1jax.synthesize wrote.
 
-Where: before the cold start. Only the demonstrations change; all else is the task's own. A row must ask the training
-problem whose number it has, in the task's words, so that no held-out problem can come in.
-Deliberately not here: texts of the cold start for problems of files (demonstrations.py).
+Where: before the cold start. Rows have `problem`, `prompt` and `response`. Only the demonstrations change. A row's
+prompt must be that of the training problem with this number, so that no held-out problem can enter training.
+Deliberately not here: demonstrations for problems of files (files/demonstrations.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PROBLEM = "problem"
 
 
 class WrittenTask(Wrapped[P]):
-    """A task whose demonstrations are those of `rows`, (prompt, response without stop token) each."""
+    """`task` with `rows` as its demonstrations: (prompt, response without stop token) each."""
 
     def __init__(self, task: Task[P], rows: list[tuple[str, str]], notes: list[str]) -> None:
         super().__init__(task)
@@ -26,23 +26,23 @@ class WrittenTask(Wrapped[P]):
 
     @property
     def notes(self) -> list[str]:
-        """A line for each reason to leave rows out."""
+        """The task's notes, and a line for each reason why rows were dropped."""
         return [*self._task.notes, *self._notes]
 
     def num_demonstrations(self) -> int:
-        """How many rows there are."""
+        """The number of rows."""
         return len(self._rows)
 
     def demonstration(self, index: int, seed: int) -> tuple[str, str]:
-        """Row number `index`, whatever the seed."""
+        """Row `index`; the seed is ignored."""
         return self._rows[index]
 
 
 def read_written(path: str, task: Task[P], tokenizer: Tokenizer) -> WrittenTask[P]:
-    """`task` with the demonstrations of a file.
+    """`task` with the demonstrations of the file at `path`.
 
     Raises:
-      ConfigError: the file or a column is not as expected, or no row is left.
+      ConfigError: the file cannot be read, a column is missing, or no row is usable.
     """
     rows: dict[tuple[str, str], None] = {}
     dropped = Dropped(path)

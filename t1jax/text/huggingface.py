@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tokenizer of a Hugging Face folder: text to token ids and back, chats to text.
 
-Where: before the prompts; the scorer and the report decode. Ids are those of transformers' AutoTokenizer for the same
-tokenizer.json, of which `tokenizers` is the engine there too. Every file is checked when the folder is read.
-What decodes: all text, as it was sampled (spaces are not "cleaned up"); special tokens give nothing; ids without a
-token, which a model with a padded vocabulary can draw, and half characters give U+FFFD.
-Padding is `pad_id`, which may be a stop token: nothing may tell padding by its id, masks are carried.
+Where: before the prompts; the scorer and the report decode. Token ids equal those of transformers' AutoTokenizer, which
+uses the same engine (`tokenizers`) for tokenizer.json. Every file is checked when the folder is read.
+Decoding keeps text as it was sampled (spaces are not "cleaned up") and drops special tokens. Incomplete characters
+become U+FFFD, and so do ids without a token, which a model with a padded vocabulary can sample.
+Padding is `pad_id`, which may also be a stop token: use the masks, never the id, to tell what is padding.
 Source: transformers 5.23, tokenization_utils_tokenizers.py.
 Deliberately not here: the template's language (chat.py); tokenizers without a tokenizer.json.
 """
@@ -35,23 +35,23 @@ FILE_NAME, SETTINGS, JINJA, OLD_JINJA = (
     "chat_template.json",
 )
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-MAX_BYTES = 1 << 28  # of a file; the largest real tokenizer.json has 35 MB
-MAX_SETTINGS = 1 << 24  # of the small JSON files; real ones have up to 100 kB
-MAX_IDS = 1 << 24  # of a vocabulary; the largest real ones have 2^18
+MAX_BYTES = 1 << 28  # largest file accepted; the largest real tokenizer.json has 35 MB
+MAX_SETTINGS = 1 << 24  # largest of the other JSON files, bytes; real ones have up to 100 kB
+MAX_IDS = 1 << 24  # largest vocabulary; the largest real ones have 2^18 ids
 BROKEN = "\ufffd"
 
 
 class HFTokenizer:
-    """tokenizer.json with its special tokens, stop tokens and chat template. Any thread may call it.
+    """tokenizer.json with its special tokens, stop tokens and chat template. Thread-safe.
 
     Attributes:
       vocab_size: the highest id + 1, added tokens included; a model's vocabulary may be larger.
-      stop_ids: of generation_config.json, else config.json, else tokenizer_config.json's eos_token; then the token by
-        which the chat template ends the assistant's turn, where rendering tells one (chat.py).
-      pad_id: of tokenizer_config.json's pad_token, else the first stop id.
-      special_texts: what encodes as a control token wherever it stands: no problem should hold one.
-      has_chat: the folder has a chat template.
-      notes: a line on what could not be told about the end of a turn.
+      stop_ids: from generation_config.json, else config.json, else the eos_token of tokenizer_config.json; plus the
+        token with which the chat template ends the assistant's turn, if rendering reveals one (chat.py).
+      pad_id: the pad_token of tokenizer_config.json, else the first stop id.
+      special_texts: texts that encode as a control token wherever they occur, so no problem should contain one.
+      has_chat: whether the folder has a chat template.
+      notes: a line if the token that ends a turn could not be found.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -83,7 +83,7 @@ class HFTokenizer:
         self._make_special(settings)
         self._bos = "".join(self._tokenizer.id_to_token(token) or "" for token in bos_ids)
         if self.encode(self._bos) != bos_ids:
-            raise ConfigError(f"{self._folder / FILE_NAME}: text begins with {self._bos!r}, which is no added token")
+            raise ConfigError(f"{self._folder / FILE_NAME}: text begins with {self._bos!r}, not an added token")
 
         source = "" if self._chat is None else self._chat.source
         self.special_texts: tuple[str, ...] = tuple(
@@ -97,7 +97,7 @@ class HFTokenizer:
         return trained_length(self._object("config.json"), str(self._folder / "config.json"))
 
     def refuse_too_long(self, positions: int, what: str, turn: str = "lower it") -> None:
-        """ConfigError if `positions`, which are `what`, are more than config.json says the model was trained for.
+        """ConfigError if `positions`, the value of `what`, exceeds the length that the model was trained for.
 
         `turn`: what to do about it.
         """
@@ -109,10 +109,10 @@ class HFTokenizer:
             )
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`: no token is added, those that `text` spells out are recognised.
+        """Token ids of `text`, list of int[T]. Adds no token; special tokens written out in `text` are recognised.
 
         Raises:
-          ValueError: `text` is not Unicode (half of a surrogate pair).
+          ValueError: `text` is not valid Unicode (it has a lone surrogate).
         """
         try:
             return self._tokenizer.encode(text, add_special_tokens=False).ids
@@ -120,7 +120,7 @@ class HFTokenizer:
             raise ValueError(f"{text[:80]!r} is not Unicode text; expected no lone surrogates") from error
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text of `ids`, int[T]: special tokens give nothing, ids without a token U+FFFD each.
+        """The text of `ids`, int[T]. Special tokens are dropped; each id without a token becomes U+FFFD.
 
         Raises:
           ValueError: an id is negative.
@@ -135,27 +135,27 @@ class HFTokenizer:
         return "".join(self.decode(ids_T[run]) if known_T[run[0]] else BROKEN * run.size for run in runs)
 
     def chat(self, messages: Sequence[Mapping[str, str]], *, generate: bool = True) -> str:
-        """The text of a chat by the folder's template, its BOS included if it has one: encode it as it is.
+        """Renders a chat with the folder's template, including BOS if the template writes it; encode it unchanged.
 
         Args:
           messages: each with `role` and `content`.
-          generate: end with what begins the assistant's answer.
+          generate: whether to end with the header of the assistant's turn.
 
         Raises:
-          ConfigError: there is no template, or it refuses the messages.
+          ConfigError: there is no template, or it rejects the messages.
         """
         if self._chat is None:
             raise ConfigError(f"{self._folder}: no chat template; set data.chat to False, or add {JINJA}")
         return self._chat.render(messages, self._tokens, generate)
 
     def plain(self, text: str) -> str:
-        """`text`, after the BOS token's text if the tokenizer begins texts with one."""
+        """`text`, preceded by the BOS token's text if the tokenizer adds one."""
         return self._bos + text
 
     def save(self, directory: str | Path) -> None:
-        """Writes the tokenizer's files and both configs, as they came, to `directory`; each whole or not at all.
+        """Writes the tokenizer's files and both configs, unchanged, to `directory`. Each write is atomic.
 
-        tokenizer.json comes last: where it is, all the others are.
+        tokenizer.json is written last: if it is there, so are the others.
         """
         for name in sorted(self._carried, key=FILE_NAME.__eq__):
             files.write_bytes(Path(directory) / name, self._carried[name])
@@ -174,18 +174,18 @@ class HFTokenizer:
             raise ConfigError(f"{self._folder / name}: byte {error.start} is not UTF-8; expected text") from error
 
     def _object(self, name: str) -> dict[str, Any]:
-        """The JSON object in a file; empty if there is no such file."""
+        """The JSON object in a file; {} if the file does not exist."""
         return strict.read_object(self._folder / name, MAX_SETTINGS) if name in self._carried else {}
 
     def _engine(self) -> tuple[tokenizers.Tokenizer, list[int]]:
-        """The tokenizer of tokenizer.json, and the ids that it puts before a text of its own accord."""
+        """The tokenizer of tokenizer.json, and the ids that its post-processor puts before every text."""
         text = self._text(FILE_NAME)
         try:
             engine = tokenizers.Tokenizer.from_str(text)
             engine.no_truncation()
             engine.no_padding()
             encoding = engine.encode("1")
-        except BaseException as error:  # the library panics on some files, and its panics are no Exceptions
+        except BaseException as error:  # the library panics on some files; a panic is not an Exception
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
             what = " ".join(str(error).split())[:200]
@@ -196,13 +196,13 @@ class HFTokenizer:
         return engine, [token for token, _ in added]
 
     def _settings(self) -> dict[str, Any]:
-        """tokenizer_config.json, with the older special_tokens_map.json where transformers reads that."""
+        """tokenizer_config.json, merged with the older special_tokens_map.json where transformers reads that too."""
         settings = self._object(SETTINGS)
         if "added_tokens_decoder" not in settings:
             return settings | self._object("special_tokens_map.json")
         listed = settings["added_tokens_decoder"]
         if not isinstance(listed, dict) or not all(key.isdecimal() and len(key) < 10 for key in listed):
-            raise ConfigError(f"{self._folder / SETTINGS}: added_tokens_decoder is no table of ids and tokens")
+            raise ConfigError(f"{self._folder / SETTINGS}: added_tokens_decoder is not a table of ids and tokens")
         for key, value in listed.items():
             text = self._token(f"added_tokens_decoder[{key}]", value)
             if (found := self._vocabulary[text]) != int(key):
@@ -212,7 +212,7 @@ class HFTokenizer:
         return settings
 
     def _token(self, name: str, value: Any) -> str:
-        """The text of a token that a setting names, which tokenizer.json must have."""
+        """The text of the token in setting `name`; ConfigError if tokenizer.json does not have it."""
         text = value.get("content") if isinstance(value, dict) else value
         if not isinstance(text, str):
             raise ConfigError(f"{self._folder / SETTINGS}: {name} is {reprlib.repr(value)}; expected a token's text")
@@ -222,7 +222,7 @@ class HFTokenizer:
         return text
 
     def _stop_ids(self) -> tuple[int, ...]:
-        """The stop tokens that the folder names, and the one that its chat template writes after an answer."""
+        """The stop tokens of the folder's configs, and the one that its chat template writes after an answer."""
         stated = self._stated_stop_ids()
         if self._chat is None:
             return stated
@@ -255,7 +255,7 @@ class HFTokenizer:
         )
 
     def _make_special(self, settings: Mapping[str, Any]) -> None:
-        """Named tokens and added tokens that stop are special, whatever tokenizer.json says: they decode to nothing."""
+        """Marks named tokens and stop tokens as special, whatever tokenizer.json says, so that decoding drops them."""
         more = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or []
         if not isinstance(more, list | dict):
             raise ConfigError(
@@ -272,7 +272,7 @@ class HFTokenizer:
                 self._tokenizer.add_special_tokens([token])
 
     def _chat_template(self, settings: Mapping[str, Any]) -> ChatTemplate | None:
-        """From the first of: chat_template.jinja, tokenizer_config.json, chat_template.json."""
+        """The template of chat_template.jinja, tokenizer_config.json or chat_template.json, the first that has one."""
         if JINJA in self._carried:
             return ChatTemplate(self._text(JINJA), str(self._folder / JINJA))
         for name, found in ((SETTINGS, settings), (OLD_JINJA, self._object(OLD_JINJA))):

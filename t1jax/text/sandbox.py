@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Jinja's sandbox with an end: what a chat template may spend while it renders.
+"""Jinja's sandbox with a limit on the work and memory of a rendering.
 
-Where: prompts; the language that chat.py gives to templates. Jinja keeps a template from reaching out; it does not keep
-one from looping for a year or from doubling a text forty times. Here each turn of a loop and each call is a step, and
-so is each KILO of what an operator or a call makes; a rendering has MAX_STEPS.
-Deliberately not here: a bound on what one filter allocates at once (a join, a replace); it is measured afterwards.
+Where: prompts; the environment in which chat.py runs chat templates. Jinja's sandbox keeps a template away from the
+host, but not from looping for a year or doubling a string forty times. Here each loop iteration and each call counts as
+a step, and so do each KILO characters or entries that an operator or call produces; a rendering has MAX_STEPS.
+Deliberately not here: a bound on what one filter (join, replace) allocates at once; its result is measured afterwards.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from jinja2.exceptions import SecurityError
 from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-MAX_STEPS = 1 << 18  # a chat of 1,000 messages takes 10,000 or so
-MAX_SIZE = 1 << 24  # characters of a text, entries of a list; a number's bits count KILO each
+MAX_STEPS = 1 << 18  # per rendering; a chat of 1,000 messages takes about 10,000
+MAX_SIZE = 1 << 24  # characters of a string or entries of a list; each bit of an integer counts as KILO
 KILO = 1 << 10
 
 
 class _Counting(CodeGenerator):
-    """Jinja's compiler; loops go through `Sandbox.turns`, and joined texts through `Sandbox.measured`."""
+    """Jinja's compiler, with loops routed through `Sandbox.turns` and concatenation through `Sandbox.measured`."""
 
     def visit_For(self, node: nodes.For, frame: Frame) -> None:
         node.iter = nodes.Call(nodes.EnvironmentAttribute("turns"), [node.iter], [], None, None, lineno=node.lineno)
@@ -39,7 +39,7 @@ class _Counting(CodeGenerator):
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """An environment for one template. Each thread that renders has steps of its own; `begin` gives it new ones."""
+    """An environment for one template. Steps are counted per thread; `begin` resets the count."""
 
     code_generator_class = _Counting
     intercepted_binops = frozenset(("+", "*", "**"))
@@ -51,27 +51,27 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self._thread = threading.local()
 
     def begin(self) -> None:
-        """A rendering begins in this thread."""
+        """Starts a rendering in this thread, with no steps used."""
         self._thread.steps = 0
 
     def spend(self, steps: int) -> None:
         """Counts steps of this thread's rendering.
 
         Raises:
-          SecurityError: it had them all.
+          SecurityError: more than MAX_STEPS.
         """
         self._thread.steps = getattr(self._thread, "steps", 0) + steps
         if self._thread.steps > MAX_STEPS:
             raise SecurityError(f"it does not end within {MAX_STEPS} turns of loops and calls")
 
     def turns(self, items: Iterable[Any]) -> Iterator[Any]:
-        """`items`, a step each."""
+        """Yields `items`, counting one step for each."""
         for item in items:
             self.spend(1)
             yield item
 
     def measured(self, value: Any) -> Any:
-        """`value`, which an operator, a filter or a call made, if it is no larger than MAX_SIZE."""
+        """`value`, the result of an operator, filter or call; SecurityError if it is larger than MAX_SIZE."""
         size = len(value) if isinstance(value, str | list) else 0
         if isinstance(value, int):
             size = value.bit_length() * KILO
@@ -80,20 +80,20 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return value
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
-        """Calls a function of the template or of Python; the names keep out of the way of the template's own."""
+        """Calls a macro or Python function. The mangled names cannot collide with a template's keyword arguments."""
         __self.spend(1)
         __self._check_numbers((*args, *kwargs.values()))
-        if isinstance(__obj, LoopContext):  # a loop that calls itself
+        if isinstance(__obj, LoopContext):  # a recursive loop
             args = tuple(map(__self.turns, args))
         return __self.measured(super().call(__context, __obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """left + right, left * right or left ** right."""
+        """left + right, left * right or left ** right; SecurityError if the result would be too large."""
         self._refuse_large(_size(operator, left, right))
         return self.measured(super().call_binop(context, operator, left, right))
 
     def bounded(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A filter that takes no large numbers (the width of `center`, say) and whose result is measured."""
+        """`function` as a filter that rejects large integers (such as a width for `center`) and measures its result."""
 
         @functools.wraps(function)
         def bounded(*args: Any, **kwargs: Any) -> Any:
@@ -113,7 +113,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 
 def _size(operator: str, left: Any, right: Any) -> int:
-    """Of left * right or left ** right before it is made, as `Sandbox.measured` counts; 0 where it stays small."""
+    """Size of left * right or left ** right, computed beforehand as `Sandbox.measured` counts; 0 if it stays small."""
     if operator == "**" and isinstance(left, int) and isinstance(right, int):
         return left.bit_length() * right * KILO
     if operator == "*" and isinstance(left, int):

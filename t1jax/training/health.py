@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers that are sick: told loudly with the knob that may help, kept to be looked at, in the end a reason to stop.
+"""Checks each step for signs of failure: prints warnings with a knob that may help, saves a failed step, or stops.
 
-A step whose gradient is not finite changes nothing (optim.py). The first such RL step of a run is kept in workdir/sick:
+A step whose gradient is not finite changes nothing (optim.py). The first such RL step is saved in workdir/sick:
 
     state/         the TrainState before the step
     prompts.npz    tokens, valid, problem: its batch
     report.json    its row
     config.json, tokenizer/
-    filter.json, inputs.json   of the run, where it has them: which problems these are
+    filter.json, inputs.json   of the run, if it has them: they say which problems these are
 
-`python -m t1jax.replay workdir/sick` does that step again.
-Deliberately not here: doing it again (replay.py), rows (loop.py).
+`python -m t1jax.replay workdir/sick` replays that step.
+
+Axes: P prompts, C prompt positions.
+Deliberately not here: the replay (replay.py), writing rows (loop.py).
 """
 
 from __future__ import annotations
@@ -36,14 +38,14 @@ from t1jax.training.selection import FILE_NAME as FILTERED
 from t1jax.types import Prompts, Report, TrainState
 
 Row = Mapping[str, Any]
-LIMITS: dict[str, tuple[Callable[[Row], bool], str]] = {  # what is said while it holds, of rows that have the columns
+LIMITS: dict[str, tuple[Callable[[Row], bool], str]] = {  # column -> (condition, warning), for rows that have it
     "entropy": (
         lambda row: row["entropy"] < 0.01,
-        "entropy is {entropy:.4f} nats a token: all responses become one; raise rl.entropy_coef or rl.temperature",
+        "entropy is {entropy:.4f} nats per token: responses become identical; raise rl.entropy_coef or rl.temperature",
     ),
     "kl_anchor": (
         lambda row: row["kl_anchor"] > 0.1 * row["response_length"],
-        "the KL to the anchor is {kl_anchor:.1f} nats a response, over 0.1 a token; raise rl.kl_coef, or lower "
+        "the KL to the anchor is {kl_anchor:.1f} nats per response, over 0.1 per token; raise rl.kl_coef, or lower "
         "rl.learning_rate",
     ),
     "unscorable": (
@@ -53,37 +55,37 @@ LIMITS: dict[str, tuple[Callable[[Row], bool], str]] = {  # what is said while i
     ),
     "overlong": (
         lambda row: row["overlong"] > 0.5,
-        "{overlong:.0%} of the responses do not end; raise rl.max_new_tokens, or start from a model that ends",
+        "{overlong:.0%} of the responses are overlong; raise rl.max_new_tokens, or start from a model that stops",
     ),
 }
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """What rounding leaves between sampler and learner at most, nats a token: `first`, or `times` the run's median."""
+    """The largest gap that rounding explains, nats per token: `first`, or `times` the median of the run if larger."""
 
     first: float
     times: float
 
     def most(self, seen: Collection[float]) -> float:
-        """By the gaps of the last steps, which say how far this model amplifies rounding."""
+        """The largest gap expected, given those of previous steps, which show how much the model amplifies rounding."""
         return max(self.first, self.times * median(seen)) if len(seen) >= KNOWN else self.first
 
 
-KNOWN = 5  # gaps that a median is taken of, at least
-# Seen in float32: 1e-6 to 5e-6 in 2 to 8 layers; 7e-3 in 24 layers of random weights twice as large as usual. Where
-# processes were fed different rows: 0.77 and more.
+KNOWN = 5  # fewest gaps to take a median of
+# Measured in float32: 1e-6 to 5e-6 with 2 to 8 layers; 7e-3 with 24 layers of random weights twice as large as usual;
+# 0.77 and more if processes were fed different rows.
 EXACT = Rounding(first=0.1, times=100.0)
-# Seen in bfloat16: 0.04 in 8 layers of random weights. It is as large as a fault may be.
+# Measured in bfloat16: 0.04 with 8 layers of random weights. Here rounding can be as large as a fault.
 HALF = Rounding(first=0.5, times=4.0)
 
 
 class Gaps:
-    """Whether sampler and learner compute the same: they read one copy of the weights and one batch.
+    """Checks that sampler and learner agree, as they read one copy of the weights and one batch.
 
-    Rounding alone keeps max |sampler - learner| log-probability above 0. More than EXACT in float32 means that devices
-    compute different things, as where a group of them was fed different rows, and ends the run. In half precision
-    rounding cannot be told from such faults for certain, so that more than HALF is only told.
+    The gap is max |sampler - learner| log-probability, which only rounding keeps above 0. In float32 a gap above EXACT
+    means that devices compute different things, for example because some were fed different rows, and ends the run. In
+    half precision rounding cannot be distinguished from such faults with certainty, so a gap above HALF is a warning.
     """
 
     def __init__(self, cfg: Config, note: Callable[[str], None]) -> None:
@@ -93,10 +95,10 @@ class Gaps:
         self._seen: deque[float] = deque(maxlen=100)
 
     def look(self, step: int, gap: float) -> None:
-        """Looks at the gap of a step that was not skipped.
+        """Checks the gap of a step that was not skipped.
 
         Raises:
-          Stopped: rounding cannot explain it.
+          Stopped: the gap is larger than rounding explains.
         """
         most = (EXACT if self._exact else HALF).most(self._seen)
         self._seen.append(gap)
@@ -105,10 +107,10 @@ class Gaps:
         what = f"rl step {step}: logprob_gap is {gap:.3g}, the most that a token's log-probability differs by between "
         what += f"sampler and learner; expected at most {most:.3g}"
         if not self._exact:
-            self._note(f"WARNING: {what}; model.compute_dtype=float32 tells rounding from a fault")
+            self._note(f"WARNING: {what}; model.compute_dtype=float32 shows whether it is rounding or a fault")
             return
         raise Stopped(
-            f"{what}, which is what float32 explains: devices compute different things, or a kernel is wrong. Nothing "
+            f"{what}, the most that rounding explains: devices compute different things, or a kernel is wrong. Nothing "
             "of this step was saved. Look at which processes feed which shards (t1jax.plan); try model.attention=xla, "
             "or another mesh",
             EXIT_FAILED,
@@ -116,7 +118,7 @@ class Gaps:
 
 
 class Health:
-    """Looks at the rows of one stage."""
+    """Checks the rows of one stage."""
 
     def __init__(self, cfg: Config, stage: str, note: Callable[[str], None]) -> None:
         self._cfg, self._stage, self._note = cfg, stage, note
@@ -126,11 +128,11 @@ class Health:
         self._gaps = Gaps(cfg, note)
 
     def look(self, step: int, row: Row) -> None:
-        """Says what has become sick in this row.
+        """Prints a warning for each limit that this row newly exceeds.
 
         Raises:
-          Stopped: the gradient has not been finite for cfg.rl.max_skipped (cfg.sft.max_skipped) steps in a row, or
-            sampler and learner disagree.
+          Stopped: cfg.rl.max_skipped (cfg.sft.max_skipped) consecutive steps had no finite gradient, or sampler and
+            learner disagree.
         """
         for name, (sick, words) in LIMITS.items():
             if row.get(name) is None or row.get("response_length") is None or not sick(row):
@@ -149,25 +151,31 @@ class Health:
         if self._most and self._skipped >= self._most:
             raise Stopped(
                 f"{what}, for {self._skipped} steps in a row ({self._stage}.max_skipped); the newest checkpoint "
-                f"stands. Lower {self._stage}.learning_rate, or look at the first of them with t1jax.replay",
+                f"is unaffected. Lower {self._stage}.learning_rate, or look at the first of them with t1jax.replay",
                 EXIT_SICK,
             )
 
     def dump(
         self, folder: Path, step: int, state: TrainState, batch: Prompts, report: Report, tokenizer: Tokenizer
     ) -> None:
-        """Keeps what did `step` go wrong with, unless the folder holds another: `state` is as before, but for its step.
+        """Saves the inputs of a failed step for replay, unless `folder` exists. All processes must call this.
 
-        All processes make the call.
+        Args:
+          folder: where to, WORKDIR/sick.
+          step: number of the failed step.
+          state: after the step, which changed nothing but the step number.
+          batch: its prompts.
+          report: its metrics.
+          tokenizer: of the run.
         """
         if folder.exists():
             return
         try:
             self._write(folder, step, state, multihost.to_host(batch), report, tokenizer)
-        except (OSError, ValueError) as error:  # a full disk, in Orbax's words or the system's
-            self._note(f"WARNING: {self._stage} step {step} could not be kept in {folder}: {error}")
+        except (OSError, ValueError) as error:  # a full disk, as reported by Orbax or by the system
+            self._note(f"WARNING: {self._stage} step {step} could not be saved in {folder}: {error}")
             return
-        self._note(f"WARNING: {self._stage} step {step} is kept in {folder}; python -m t1jax.replay {folder}")
+        self._note(f"WARNING: {self._stage} step {step} is saved in {folder}; python -m t1jax.replay {folder}")
 
     def _write(
         self, folder: Path, step: int, state: TrainState, batch: Prompts, report: Report, tokenizer: Tokenizer

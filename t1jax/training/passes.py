@@ -4,7 +4,7 @@
 Responses go through the model in packed rows, a part of them at a time, as far as rows are filled. Gradients of parts
 are summed in float32; the loss is divided by counts of the whole batch, so the sum needs no division.
 
-Axes: j parts of b packed rows, S positions of a row; D width. B responses.
+Axes: j parts of b packed rows, S positions of a row; B rows of one part or responses, T their positions, D width.
 Deliberately not here: the loss (losses.py), the rows (packing.py), what is done with the gradient (step.py).
 """
 

@@ -104,13 +104,13 @@ class RlSetup(Setup):
         """What the step takes on each device. All processes get the same, and ask together.
 
         Raises:
-          ConfigError: rl.lanes is 0 and not even one lane a prompt fits.
+          ConfigError: rl.lanes is 0 and not even one lane per prompt fits.
         """
         return memory.plan(self.cfg, self.learner, self.sampler, self.grid, self.device_bytes, self.on_host)
 
     @property
     def lanes(self) -> int:
-        """G, how many of a prompt's responses are sampled at a time: rl.lanes, or where that is 0 what fits."""
+        """m, how many of a prompt's responses are sampled at a time: rl.lanes, or where that is 0 what fits."""
         return self.cfg.rl.lanes or self.memory.lanes
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cold start: supervised fine-tuning on trial-and-error chains, the loss on the response only.
 
-Axes: B packed rows, T positions.
+Axes: B packed rows, T positions, D width.
 Source: T1 (arXiv 2501.11651) section 1.
 Deliberately not here: chains (tasks/), packing (prompts/streams.py), the loss itself (losses.py).
 """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole of T1, stage by stage: tokenizer, cold start, measure, reinforcement learning, measure, report.
+"""The whole of T1, stage by stage: tokenizer, cold start, evaluation, reinforcement learning, evaluation, report.
 
-Every stage leaves something in the workdir, and a stage that finds its own work there goes on from it: the same
-command again continues, or says that all is done.
+Every stage saves its results in the workdir, and continues from what it finds there: the same command resumes a run, or
+says that it is done.
 
     config.json           every knob of the run; inputs.json what its files were; lock while it runs (workdir.py)
     tokenizer/            the tokenizer, trained first

@@ -52,9 +52,9 @@ def make_sample(
         stop_tokens=stop_tokens,
         on_progress=on_progress,
     )
-    settings = SamplingSettings(jnp.float32(rl.temperature), rl.top_k, rl.top_p, rl.min_p)
 
     def sample(params: Params, prompts: Prompts, root: jax.Array, step: jax.Array) -> Rollouts:
+        settings = SamplingSettings(jnp.float32(rl.temperature), rl.top_k, rl.top_p, rl.min_p)
         key = rng.key_for(jax.random.wrap_key_data(root), "rollout", step)
         return rollout(parameters.cast_for_decode(model, params), prompts, key, settings)
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parameters of a folder as arrays that are not read yet, whatever the folder: any part can be read by itself.
+"""The parameters in a folder of any kind as lazy arrays, of which any slice can be read by itself.
 
-Where: WEIGHTS -> prompts -> rollouts -> ... -> report.
-Deliberately not here: which folder (load.py), bytes of files (safetensors_files.py, orbax_arrays.py), the table of
+Where: before the prompts, when weights are loaded or converted.
+Deliberately not here: finding the folder (load.py), file formats (safetensors_files.py, orbax_arrays.py), the table of
 names (tensor_table.py).
 """
 
@@ -27,15 +27,15 @@ HEAD, EMBEDDING = "lm_head.weight", ("embedding",)
 
 @dataclass(frozen=True)
 class Source:
-    """A folder with weights; made by `load.find`."""
+    """A folder with weights; see `load.find`."""
 
-    folder: Path  # holds config.json where there is one, and the tokenizer's files
+    folder: Path  # has the tokenizer's files and, except in some runs, config.json
     kind: Literal["hf", "orbax", "run"]
-    step: Path | None  # of a run: the step's folder, with `state`
+    step: Path | None  # for a run: the folder of the step, which has `state`
 
 
 class Array(Protocol):
-    """A parameter that is not read yet."""
+    """A parameter that has not been read."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -44,22 +44,27 @@ class Array(Protocol):
     def dtype(self) -> np.dtype: ...
 
     def read(self, index: Index) -> np.ndarray:
-        """A part of it, and only that. ConfigError: the files are damaged."""
+        """Reads only this slice. Raises ConfigError if the files are damaged."""
 
     def where(self, layer: int | None) -> str:
-        """The file and the name, for errors."""
+        """The file and the tensor's name, for error messages."""
 
 
 def arrays(source: Source, cfg: ModelConfig, which: str = "policy") -> dict[KeyPath, Array]:
-    """The parameters of `cfg`'s model by key path; none is read yet. What the folder holds is used exactly once.
+    """The parameters of `cfg`'s model by key path, unread. Every array in the folder is used exactly once.
+
+    Args:
+      source: from `load.find`.
+      cfg: the model, whose shapes the arrays must have.
+      which: "policy"; or, for a run, "anchor".
 
     Raises:
-      ConfigError: lists what is missing or left over, or has another shape or dtype; or there is no such `which`.
+      ConfigError: an array is missing, unexpected, or of another shape or dtype (lists them); or `which` is unknown.
     """
     if which not in ("policy", "anchor"):
         raise ConfigError(f"which is {which!r}; expected policy or anchor")
     if which == "anchor" and source.step is None:
-        raise ConfigError(f"{source.folder} is no run; expected the checkpoints of one for the anchor")
+        raise ConfigError(f"{source.folder} is not a run; only the checkpoints of a run have an anchor")
     if source.kind == "hf":
         return _stacked(source, cfg)
     if source.step is None:
@@ -73,11 +78,11 @@ def arrays(source: Source, cfg: ModelConfig, which: str = "policy") -> dict[KeyP
 
 @dataclass(frozen=True)
 class _Stacked:
-    """A parameter as tensors of a Hugging Face folder: one, or one a layer."""
+    """A parameter made of tensors in a Hugging Face folder: one, or one per layer."""
 
     rows: Sequence[Tensor]
     files: Sequence[StoredTensor]
-    twin: StoredTensor | None = None  # a tensor that must equal the only one
+    twin: StoredTensor | None = None  # a copy under another name, which must be equal
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -93,8 +98,8 @@ class _Stacked:
             part = np.array(self.rows[0].to_ours(self.files[0].view())[index])
             if self.twin is not None and (part != self.rows[0].to_ours(self.twin.view())[index]).any():
                 raise ConfigError(
-                    f"{self.twin.file}: tensor {self.twin.name} differs from {self.rows[0].name}; expected the same or "
-                    "none, because config.json says tie_word_embeddings"
+                    f"{self.twin.file}: tensor {self.twin.name} differs from {self.rows[0].name}; expected them equal, "
+                    "because config.json sets tie_word_embeddings"
                 )
             return part
         part = np.empty([len(range(n)[each]) for n, each in zip(self.shape, index, strict=True)], self.dtype)
@@ -109,7 +114,7 @@ class _Stacked:
 
 @dataclass(frozen=True)
 class _Anchor:
-    """theta_ref = theta + delta, of a run."""
+    """The anchor of a run: theta_ref = theta + delta."""
 
     params: StoredArray
     offset: StoredArray
@@ -138,7 +143,7 @@ def _stacked(source: Source, cfg: ModelConfig) -> dict[KeyPath, Array]:
         if not tensor_table.UNUSED.fullmatch(name)
     }
     expected = {tensor.name: tensor for tensor in tensor_table.tensors(cfg)}
-    # Some folders of tied models keep a copy of the embedding as the head (Qwen3-0.6B); it must be the same.
+    # Some tied models store a copy of the embedding as the head (Qwen3-0.6B); it must be equal.
     twin = found.pop(HEAD) if cfg.tie_embeddings and HEAD in found else None
     shapes = {name: tensor.shape for name, tensor in expected.items()}
     if twin is not None and twin.shape != (embedding := (cfg.vocab_size, cfg.hidden_size)):
@@ -160,7 +165,7 @@ def _stacked(source: Source, cfg: ModelConfig) -> dict[KeyPath, Array]:
 
 
 def _stored(folder: Path, below: str, cfg: ModelConfig) -> dict[KeyPath, StoredArray]:
-    """The arrays of an Orbax folder below a key."""
+    """The arrays of an Orbax folder under the key `below`."""
     found = orbax_arrays.open_arrays(folder, below)
     if not found:
         raise ConfigError(f"{folder} holds no {below or 'arrays'}; expected them in the checkpoint")
@@ -177,16 +182,16 @@ def _stored(folder: Path, below: str, cfg: ModelConfig) -> dict[KeyPath, StoredA
 def _refuse_other_shapes(
     where: str, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Checks that both have the same names, each once, with the same shapes."""
+    """ConfigError unless both have the same names with the same shapes."""
     for what, names, shapes in (
         ("lacks", expected.keys() - found.keys(), expected),
         ("has", found.keys() - expected.keys(), found),
     ):
         if names:
             listed = several(f"{name} {shapes[name]}" for name in names)
-            reason = "which the model needs" if what == "lacks" else "which the model has no place for"
+            reason = "which the model needs" if what == "lacks" else "which the model does not have"
             counts = f"found {len(found)} tensors, expected {len(expected)}"
             raise ConfigError(f"{where} {what} {listed}, {reason}; {counts}")
     if wrong := [name for name, shape in expected.items() if found[name] != shape]:
         listed = several(f"{name} {found[name]}, not {expected[name]}" for name in wrong)
-        raise ConfigError(f"{where} has another shape than config.json asks for: {listed}")
+        raise ConfigError(f"{where} has shapes that differ from those of config.json: {listed}")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Converts weights between a Hugging Face folder and an Orbax folder, in both directions.
 
-Where: WEIGHTS -> prompts -> rollouts -> ... -> report -> WEIGHTS. Both ways go tensor by tensor and, within one, piece
-by piece, so that a host needs little memory, whatever the model's size. The destination is written beside its place
-and renamed when complete: it is whole or absent.
+Where: before and after training. Tensors are converted one after another, in pieces, so that the host needs little
+memory whatever the model's size. The result is written to a temporary folder and renamed when complete, so it is never
+partial.
 Deliberately not here: flags (convert.py), names and shapes (families.py, tensor_table.py), files (safetensors_files.py,
 orbax_arrays.py), sources (load.py).
 """
@@ -32,17 +32,22 @@ from t1jax.weights.arrays import Array, Source
 from t1jax.weights.orbax_arrays import Index
 from t1jax.weights.tensor_table import Tensor
 
-PIECE = 64 << 20  # bytes that are read, checked and written at a time, or a row of chunks where that is more
-SENTENCEPIECE = "tokenizer.model"  # of a run whose model is not from Hugging Face
+PIECE = 64 << 20  # bytes read, checked and written at a time; more if one row of chunks is larger
+SENTENCEPIECE = "tokenizer.model"  # in runs of the embedded tasks
 WORDS = {"hf": "a Hugging Face folder", "orbax": "a folder of hf-to-orbax", "run": "the checkpoints of a run"}
 MB = 10**6
 
 
 def hf_to_orbax(src: str | Path, dst: str | Path, progress: Progress) -> None:
-    """Writes the weights of a Hugging Face folder to `dst`/params by Orbax, the other files to `dst` as they came.
+    """Writes the weights of a Hugging Face folder to `dst`/params with Orbax, and copies the other files to `dst`.
+
+    Args:
+      src: a Hugging Face folder.
+      dst: must not exist, or be an empty folder.
+      progress: shows the MB written.
 
     Raises:
-      ConfigError: something in `src` is not right, or `dst` cannot be written; `dst` is then as it was.
+      ConfigError: `src` is invalid, or `dst` cannot be written; `dst` is then unchanged.
     """
     source = weights.find(src)
     if source.kind != "hf":
@@ -71,18 +76,18 @@ def hf_to_orbax(src: str | Path, dst: str | Path, progress: Progress) -> None:
 def orbax_to_hf(
     src: str | Path, dst: str | Path, progress: Progress, dtype: str = "", which: str = "policy", max_bytes: int = 0
 ) -> None:
-    """Writes what hf_to_orbax wrote, or the weights of a run, as a Hugging Face folder.
+    """Writes the output of hf_to_orbax, or the weights of a run, as a Hugging Face folder.
 
     Args:
-      src: see `weights.find`.
-      dst: does not exist, or is an empty folder.
-      progress: shows how far it is.
-      dtype: of the result; "": as stored; of a run what its config.json says, float32 if it has none.
-      which: of a run: "policy" or "anchor".
-      max_bytes: of data in a file; 0: all in one.
+      src: a folder as for `load.find`.
+      dst: must not exist, or be an empty folder.
+      progress: shows the MB written.
+      dtype: float32, float16 or bfloat16. "": as stored; for a run, as in its config.json, else float32.
+      which: for a run, "policy" or "anchor".
+      max_bytes: the most data per file, bytes; 0: one file.
 
     Raises:
-      ConfigError: something in `src` is not right, or `dst` cannot be written; `dst` is then as it was.
+      ConfigError: `src` is invalid, or `dst` cannot be written; `dst` is then unchanged.
     """
     dtypes = {str(each): each for each in safetensors_files.DTYPES.values()}
     if dtype and dtype not in dtypes:
@@ -120,9 +125,9 @@ def orbax_to_hf(
 
 
 def pieces(row: Tensor, itemsize: int, chunk: tuple[int, ...] = ()) -> Iterator[Index]:
-    """Where in our array the tensor's pieces lie, in the order of its bytes in a Hugging Face file.
+    """The indices of a tensor's pieces in t1jax's array, in the order of bytes in a Hugging Face file.
 
-    A piece is a range on the file's first axis, of about PIECE bytes, and whole in chunks of the shape `chunk`.
+    A piece is a range on the first axis of the file's tensor: about PIECE bytes, in whole chunks of shape `chunk`.
     """
     stacked = row.layer is not None
     axis = row.order.index(0)
@@ -139,10 +144,10 @@ def pieces(row: Tensor, itemsize: int, chunk: tuple[int, ...] = ()) -> Iterator[
 def _parts(
     row: Tensor, array: Array, dtype: np.dtype, chunk: tuple[int, ...] = ()
 ) -> Iterator[tuple[Index, np.ndarray]]:
-    """The pieces of a tensor as `dtype`, and where in our array they lie. ConfigError: a number is not finite."""
+    """(index in t1jax's array, piece as `dtype`) of each piece; ConfigError if a number is not finite."""
     for index in pieces(row, array.dtype.itemsize, chunk):
         part = array.read(index)
-        with np.errstate(over="ignore"):  # told below, with the name
+        with np.errstate(over="ignore"):  # reported below, with the name
             part = part.astype(dtype, copy=False)
         if not np.isfinite(part).all():
             raise ConfigError(f"{array.where(row.layer)} is NaN or infinite as {dtype}; expected finite numbers")
@@ -150,13 +155,13 @@ def _parts(
 
 
 class _Meter:
-    """Counts the bytes that are done and shows them."""
+    """Shows how many MB have been converted."""
 
     def __init__(self, progress: Progress, name: str, total: int) -> None:
         self._stage, self._done = progress.stage(f"{name}, MB", max(1, total // MB)), 0
 
     def count(self, part: np.ndarray) -> np.ndarray:
-        """`part`, counted."""
+        """Counts the bytes of `part` and returns it."""
         self._done += part.nbytes
         self._stage.update(self._done // MB)
         return part
@@ -170,10 +175,10 @@ class _Meter:
 
 @contextmanager
 def _beside(dst: Path, size: int) -> Iterator[Path]:
-    """A new folder beside `dst` that takes its name if all goes well, and is removed if not.
+    """Yields a temporary folder that becomes `dst` on success, and is deleted on an error.
 
     Raises:
-      ConfigError: `dst` exists and is not empty, there is no room for `size` bytes, or writing failed.
+      ConfigError: `dst` exists and is not empty, `size` bytes do not fit on the disk, or writing failed.
     """
     dst = dst.resolve()
     beside = dst.with_name(f".{dst.name}.{os.getpid()}.tmp")
@@ -183,9 +188,9 @@ def _beside(dst: Path, size: int) -> Iterator[Path]:
         if dst.exists() and any(dst.iterdir()):
             raise ConfigError(f"{dst} is not empty; expected a folder that does not exist yet or is empty")
         if not dst.parent.is_dir():
-            raise ConfigError(f"{dst.parent} is no folder; expected one to write {dst.name} in; make it")
+            raise ConfigError(f"{dst.parent} is not a folder; expected one for {dst.name}; create it")
         if (free := shutil.disk_usage(dst.parent).free) < size:
-            raise ConfigError(f"{dst.parent} has room for {free // MB} MB; expected {size // MB} MB or more")
+            raise ConfigError(f"{dst.parent} has {free // MB} MB of free space; expected at least {size // MB} MB")
         beside.mkdir()
         yield beside
         os.replace(beside, dst)
@@ -198,7 +203,7 @@ def _beside(dst: Path, size: int) -> Iterator[Path]:
 
 
 def _carry(source: Source, folder: Path) -> None:
-    """Copies what lies beside the weights and goes with them as it came."""
+    """Copies the tokenizer and config files, unchanged."""
     for name in (*families.CARRIED, SENTENCEPIECE):
         if (source.folder / name).is_file():
             shutil.copyfile(safetensors_files.inside(source.folder, name), folder / name)
@@ -206,7 +211,7 @@ def _carry(source: Source, folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Returns when the file or folder is on disk."""
+    """Flushes the file or folder to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -215,5 +220,5 @@ def _sync(path: Path) -> None:
 
 
 def _any_model() -> ModelConfig:
-    """Gives the knobs that a folder does not say: how the model runs; conversion does not run it."""
+    """Supplies the knobs that a folder does not set, which say how the model runs: conversion does not run it."""
     return config.load(config_files.load(config_files.shipped()["base"])).model

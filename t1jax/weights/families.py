@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model families of Hugging Face folders: config.json <-> ModelConfig.
+"""The supported model families: converts config.json to ModelConfig and back.
 
-Where: WEIGHTS -> prompts -> rollouts -> ... -> report -> WEIGHTS. A family is a line of FAMILIES; reading and
-writing go by it. What this model cannot honour is refused with the file, the key, what was found and what was expected:
-a config.json that is read means what transformers means by it.
-
+Where: before the prompts, and on export. A family is a line of FAMILIES, used in both directions. A config.json means
+here what it means to transformers: settings that t1jax cannot honour are rejected, and the error names the file, the
+key, its value and what was expected.
 Source: transformers 5.23, configurations of Qwen2, Qwen3 and Llama.
-Deliberately not here: the tensors' names and shapes (tensor_table.py), rope scaling (rope.py).
+Deliberately not here: the tensors' names and shapes (tensor_table.py), RoPE scaling (rope.py).
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from t1jax.config import ConfigError, ModelConfig
 from t1jax.weights.rope import ROPES, read_rope
 from t1jax.weights.strict import Section, read_object
 
-# Files beside the weights that go with them as they came.
+# Files that are copied unchanged along with the weights.
 CARRIED = (
     "config.json",
     "generation_config.json",
@@ -36,18 +35,18 @@ CARRIED = (
     "chat_template.json",
 )
 SCALING_KNOBS = ("rope_factor", "rope_original_length", "rope_low", "rope_high", "rope_attention_factor")
-MAX_BYTES = 1 << 20  # of a config.json; real ones have 1 to 5 kB
+MAX_BYTES = 1 << 20  # largest config.json; real ones have 1 to 5 kB
 
 
 @dataclass(frozen=True)
 class Family:
-    """What an architecture's name says about the model, beyond the sizes."""
+    """What an architecture's name implies about the model, apart from its sizes."""
 
     architecture: str
     model_type: str
     qkv_bias: bool
     qk_norm: bool
-    may_lack: tuple[str, ...]  # sizes that transformers derives from the others where the file has none
+    may_lack: tuple[str, ...]  # sizes that transformers derives from others if the file omits them
 
 
 FAMILIES = (
@@ -56,7 +55,7 @@ FAMILIES = (
     Family("LlamaForCausalLM", "llama", qkv_bias=False, qk_norm=False, may_lack=("head_dim", "num_key_value_heads")),
 )
 
-# Our knob, its name in config.json, and the most that is believed: a typing error must not allocate a petabyte.
+# Knob, its name in config.json, and the largest value accepted: a typo must not allocate a petabyte.
 SIZES = (
     ("vocab_size", "vocab_size", 2**24),
     ("num_layers", "num_hidden_layers", 2**10),
@@ -67,7 +66,7 @@ SIZES = (
     ("mlp_size", "intermediate_size", 2**20),
 )
 
-# Keys that change what a model computes, and the only value that this one computes; absent or null stands for it too.
+# Keys that change what a model computes, and the only value supported; absent and null mean the same.
 FIXED = (
     ("hidden_act", "silu"),
     ("mlp_bias", False),
@@ -77,7 +76,7 @@ FIXED = (
     ("rope_interleaved", False),
     ("partial_rotary_factor", 1),
     ("pretraining_tp", 1),
-    ("original_max_position_embeddings", None),  # transformers would let it win over rope's own
+    ("original_max_position_embeddings", None),  # transformers would prefer it to the one in the rope section
     ("dual_chunk_attention_config", None),
     ("quantization_config", None),
     ("logit_scale", 1),
@@ -91,10 +90,10 @@ FIXED = (
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The JSON object of folder/config.json.
+    """The JSON object in folder/config.json.
 
     Raises:
-      ConfigError: there is none, or it is too big or no JSON object.
+      ConfigError: the file is missing, too large, or not a JSON object.
     """
     return read_object(Path(folder) / "config.json", MAX_BYTES)
 
@@ -104,19 +103,19 @@ def model_config(hf: Mapping[str, Any], like: ModelConfig, file: str) -> ModelCo
 
     Args:
       hf: the JSON object of a config.json; it is not trusted.
-      like: gives what the file does not say: compute_dtype, remat, attention, checkpoint, and the rope knobs of other
-        scalings.
-      file: the file's name for errors.
+      like: supplies the knobs that the file does not set: compute_dtype, remat, attention, checkpoint, and the RoPE
+        knobs of other scalings.
+      file: the file's name, for errors.
 
     Raises:
-      ConfigError: an unknown architecture, an absurd size, or anything that this model would compute differently.
+      ConfigError: an unknown architecture, an absurd size, or a setting that t1jax does not support.
     """
-    hf = {key: value for key, value in hf.items() if value is not None}  # transformers takes null for absent
+    hf = {key: value for key, value in hf.items() if value is not None}  # as transformers does
     section = Section(hf, file)
     family = _family(section)
     for key, expected in (*FIXED, ("attention_bias", family.qkv_bias)):
         section.fixed(key, expected)
-    if family.model_type == "llama":  # Qwen's files have a length that use_sliding_window switches off
+    if family.model_type == "llama":  # Qwen's files set a length that use_sliding_window disables
         section.fixed("sliding_window", None)
 
     sizes: dict[str, Any] = {
@@ -126,7 +125,7 @@ def model_config(hf: Mapping[str, Any], like: ModelConfig, file: str) -> ModelCo
     }
     width, heads = sizes["hidden_size"], sizes["num_heads"]
     kv_heads = sizes.setdefault("num_kv_heads", heads)
-    if width % heads and ("head_dim" not in sizes or family.model_type == "llama"):  # LlamaConfig always wants it
+    if width % heads and ("head_dim" not in sizes or family.model_type == "llama"):  # LlamaConfig always requires it
         section.refuse("hidden_size", f"a multiple of num_attention_heads, {heads}")
     if heads % kv_heads:
         section.refuse("num_attention_heads", f"a multiple of num_key_value_heads, {kv_heads}")
@@ -147,15 +146,15 @@ def model_config(hf: Mapping[str, Any], like: ModelConfig, file: str) -> ModelCo
 
 
 def hf_config(cfg: ModelConfig, base: Mapping[str, Any]) -> dict[str, Any]:
-    """The config.json, for transformers and vLLM, of a model: the inverse of `model_config`.
+    """The config.json of a model, for transformers and vLLM: the inverse of `model_config`.
 
     Args:
       cfg: the model.
-      base: the config.json that came with the weights, returned as it is if it says the same; else its keys that
-        speak of other things are kept. {}: there was none, and the special tokens are null.
+      base: the config.json that came with the weights; returned unchanged if it describes `cfg`, otherwise its
+        unrelated keys are kept. {} if there was none; special tokens are then null.
 
     Raises:
-      ConfigError: no family has this model's parts, or `model_config` would refuse the result.
+      ConfigError: no family matches the model, or `model_config` would reject the result.
     """
     if base and not differences(model_config(base, cfg, "config.json"), cfg):
         return dict(base)
@@ -188,7 +187,7 @@ def hf_config(cfg: ModelConfig, base: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(one: ModelConfig, other: ModelConfig) -> list[str]:
-    """The knobs by which two models differ. Floats may have come through float32; unused rope knobs do not count."""
+    """The knobs in which two models differ. Floats are compared as float32; unused RoPE knobs are ignored."""
     unused = SCALING_KNOBS if one.rope_scaling == other.rope_scaling == "none" else ()
 
     def same(a: Any, b: Any) -> bool:
@@ -199,13 +198,13 @@ def differences(one: ModelConfig, other: ModelConfig) -> list[str]:
 
 
 def with_dtype(hf: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    """A config.json that names the weights' dtype, under the key that it has: `dtype`, or `torch_dtype` before 5."""
+    """`hf` with the weights' dtype, under the key it already uses: `dtype`, or `torch_dtype` before transformers 5."""
     out = {key: value for key, value in hf.items() if key not in ("dtype", "torch_dtype")}
     return out | {"dtype" if "dtype" in hf else "torch_dtype": dtype}
 
 
 def _family(section: Section) -> Family:
-    """The family that the file names, by architecture and model_type."""
+    """The family of the file's architecture and model_type."""
     for family in FAMILIES:
         if section.values.get("architectures") == [family.architecture]:
             section.fixed("model_type", family.model_type)

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights from any folder: Hugging Face's, one that t1jax.convert made, or the checkpoints of a run.
+"""Loads weights from a Hugging Face folder, the output of t1jax.convert, or the checkpoints of a run.
 
-Where: WEIGHTS -> prompts -> rollouts -> ... -> report. Whatever the folder, its parameters are arrays of which any part
-can be read by itself; `load` puts on each device what its shards need, and nothing else is read.
-Deliberately not here: the arrays (weights/arrays.py), bytes of files (weights/safetensors_files.py,
-weights/orbax_arrays.py), the table of names (weights/tensor_table.py), writing (conversion.py),
-going on with a run (checkpoint.py).
+Where: before the prompts. The parameters are lazy arrays (arrays.py); `load` reads only what each device's shards need.
+Deliberately not here: file formats (safetensors_files.py, orbax_arrays.py), the table of names (tensor_table.py),
+writing (conversion.py), resuming a run (checkpoint.py).
 """
 
 from __future__ import annotations
@@ -27,14 +25,17 @@ from t1jax.weights.arrays import PARAMS, STATE, Array, Source, arrays
 from t1jax.weights.orbax_arrays import KeyPath
 
 METADATA = "_METADATA"
-# knobs of `model` that say how it runs, not what it is
+# knobs of `model` that say how it runs, not what it computes
 NOT_STORED = ("checkpoint", "compute_dtype", "remat", "attention")
 
 
 def find(path: str | Path) -> Source:
-    """The weights of a folder: Hugging Face's (config.json and *.safetensors), t1jax.convert's (config.json and
-    params/), a run's workdir (its checkpoints/rl if that has a step, else checkpoints/sft), the folder of a stage's
-    checkpoints (the newest step), or one step.
+    """Finds the weights in a folder.
+
+    Args:
+      path: a Hugging Face folder (config.json and *.safetensors), the output of t1jax.convert (config.json and
+        params/), a run's workdir (the last step of RL, else of the cold start), the checkpoints of one stage (the
+        last step), or one step.
 
     Raises:
       ConfigError: it is none of these.
@@ -60,10 +61,10 @@ def find(path: str | Path) -> Source:
 
 
 def model_config(source: Source, like: ModelConfig) -> ModelConfig:
-    """The model whose weights these are; compute_dtype, remat, attention and checkpoint of `like`.
+    """The model whose weights these are, with compute_dtype, remat, attention and checkpoint from `like`.
 
     Raises:
-      ConfigError: config.json, or what the run saved, describes no model that t1jax knows.
+      ConfigError: config.json, or the run's saved config, describes a model that t1jax does not support.
     """
     file = _describing(source)
     if source.step is None:
@@ -90,7 +91,7 @@ def refuse_mismatch(source: Source, cfg: ModelConfig) -> None:
     """Checks that these are weights of `cfg`'s model.
 
     Raises:
-      ConfigError: names each knob that differs.
+      ConfigError: they are not; lists the knobs that differ.
     """
     found = model_config(source, cfg)
     names = families.differences(cfg, found)
@@ -98,21 +99,21 @@ def refuse_mismatch(source: Source, cfg: ModelConfig) -> None:
     if differing:
         raise ConfigError(
             f"{_describing(source)} describes another model than the config, where {'; '.join(differing)}; "
-            "set these knobs, or take the config of this model"
+            "set these knobs, or use the config for this model"
         )
 
 
 def load(source: Source, model: qwen.Transformer, dtype: str = "float32", which: str = "policy") -> Params:
-    """The parameters, sharded like `qwen.shardings(model)`; each process reads only what its shards need.
+    """Loads the parameters, sharded as in `qwen.shardings(model)`. Each process reads only what its shards need.
 
     Args:
-      source: from `find`; must hold weights of `model.cfg` (`refuse_mismatch`).
-      model: whose layout says where they go.
-      dtype: what matrices and tables become; norms and biases become float32, as training reads them.
-      which: "policy", or of a run in reinforcement learning "anchor": params + anchor_offset, in float32.
+      source: from `find`; must have the weights of `model.cfg` (see `refuse_mismatch`).
+      model: the model, with the layout for the parameters.
+      dtype: dtype of matrices and tables; norms and biases are float32, as in training.
+      which: "policy"; or, for an RL run, "anchor": params + anchor_offset, in float32.
 
     Raises:
-      ConfigError: anything is missing, left over, damaged, of another shape or dtype, or not finite.
+      ConfigError: an array is missing, unexpected, damaged, of another shape or dtype, or not finite.
     """
     given = arrays(source, model.cfg, which)
 
@@ -121,7 +122,7 @@ def load(source: Source, model: qwen.Transformer, dtype: str = "float32", which:
     def place(keys: Any, sharding: jax.sharding.NamedSharding, kind: str) -> jax.Array:
         to = "float32" if kind == "vector" else dtype
         array = given[tuple(key.key for key in keys)]
-        parts: dict[Any, np.ndarray] = {}  # several devices may hold the same part
+        parts: dict[Any, np.ndarray] = {}  # several devices may hold the same slice
 
         def part(index: Any) -> np.ndarray:
             key = tuple((each.start, each.stop) for each in index)
@@ -137,16 +138,16 @@ def load(source: Source, model: qwen.Transformer, dtype: str = "float32", which:
 
 
 def _describing(source: Source) -> Path:
-    """The file that says what the model is."""
+    """The file that describes the model."""
     return source.folder / "config.json" if source.step is None else source.step / "config" / "metadata"
 
 
 def _refuse_not_finite(params: Params, given: Mapping[KeyPath, Array], model: qwen.Transformer) -> None:
-    """Checks each tensor on the devices where it lies; every process sees the same answer."""
+    """ConfigError if a parameter is not finite. Runs on the devices; all processes get the same result."""
 
     def check(tree: Params) -> Params:
         def one(keys: Any, x: jax.Array) -> jax.Array:
-            return jnp.isfinite(x).all(axis=tuple(range(len(keys) - 1, x.ndim)))  # of what is stacked: a layer each
+            return jnp.isfinite(x).all(axis=tuple(range(len(keys) - 1, x.ndim)))  # per layer if stacked
 
         return jax.tree_util.tree_map_with_path(one, tree)
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arrays of an Orbax folder, read and written a piece at a time: neither way holds a whole array in memory.
+"""Reads and writes the arrays of an Orbax folder in pieces, so that no whole array is held in memory.
 
-Where: WEIGHTS -> prompts -> rollouts -> ... -> report -> WEIGHTS. What is written here is an ordinary Orbax PyTree
-(`ocp.StandardCheckpointer().restore` reads it), in chunks of at most CHUNK bytes and one layer, so that a process that
+Where: before the prompts, and on export. The output is an ordinary Orbax PyTree, which
+`ocp.StandardCheckpointer().restore` can read, in chunks of at most CHUNK bytes and one layer, so that a process that
 restores a shard reads little else.
-Deliberately not here: what the arrays mean (weights/load.py), checkpoints of a run (checkpoint.py).
+Deliberately not here: what the arrays mean (load.py), checkpoints of a run (checkpoint.py).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ import tensorstore as ts
 
 from t1jax.config import ConfigError
 
-CHUNK = 8 << 20  # bytes of a chunk on disk, before compression: what the smallest read costs
-AHEAD = 2  # pieces that are being written while the next one is made
-CACHE = 256 << 20  # bytes of chunks kept decoded: chunks that hold several layers are asked for once a layer
+CHUNK = 8 << 20  # bytes of a chunk on disk, before compression: the cost of the smallest read
+AHEAD = 2  # pieces being written while the next one is prepared
+CACHE = 256 << 20  # bytes of decoded chunks that are cached: a chunk with several layers is read once per layer
 
 Index = tuple[slice, ...]
 KeyPath = tuple[str, ...]
@@ -35,7 +35,7 @@ KeyPath = tuple[str, ...]
 
 @dataclass(frozen=True)
 class NewArray:
-    """An array to be written: `pieces(chunk)` gives its parts, whole in chunks of that shape, each part once."""
+    """An array to write. `pieces(chunk)` yields (index, part) for all of it, in whole chunks of shape `chunk`."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -43,13 +43,13 @@ class NewArray:
 
     @property
     def size(self) -> int:
-        """Elements; Orbax asks for it."""
+        """Number of elements, which Orbax reads."""
         return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
 class StoredArray:
-    """An array of an Orbax folder, not read yet."""
+    """An array of an Orbax folder that has not been read."""
 
     name: str
     folder: Path
@@ -64,30 +64,30 @@ class StoredArray:
         return np.dtype(self.store.dtype.numpy_dtype)
 
     def where(self, layer: int | None) -> str:
-        """The folder and the name, for errors."""
+        """The folder and the array's name, for error messages."""
         return f"{self.folder}: {self.name}" + ("" if layer is None else f", layer {layer}")
 
     def read(self, index: Index) -> np.ndarray:
-        """A part of the array; only the chunks that hold it are read.
+        """A slice of the array; reads only the chunks that contain it.
 
         Raises:
           ConfigError: the files are damaged.
         """
         try:
             return self.store[index].read().result()
-        except ValueError as error:  # tensorstore's for everything that storage can do wrong
+        except ValueError as error:  # tensorstore raises it for every storage error
             raise _damaged(self.folder, self.name, error) from error
 
 
 def open_arrays(folder: Path, below: str = "") -> dict[KeyPath, StoredArray]:
-    """The arrays of an Orbax folder by key path; with `below`, those under this key, without it. No data is read.
+    """The arrays of an Orbax folder by key path; with `below`, those under this key, relative to it. Reads no data.
 
     Raises:
-      ConfigError: the folder is no such thing or damaged.
+      ConfigError: this is not an Orbax folder, or it is damaged.
     """
     try:
         tree = ocp.StandardCheckpointHandler().metadata(folder.absolute()).tree
-    except Exception as error:  # a damaged folder makes Orbax raise anything; all of it means the same
+    except Exception as error:  # Orbax raises all kinds of errors for a damaged folder
         raise _damaged(folder, "its list of arrays", error) from error
     context = ts.Context({"cache_pool": {"total_bytes_limit": CACHE}})
     base = {"driver": "file", "path": f"{folder.absolute()}/"}
@@ -107,7 +107,7 @@ def open_arrays(folder: Path, below: str = "") -> dict[KeyPath, StoredArray]:
 
 
 def write_arrays(folder: Path, arrays: Mapping[KeyPath, NewArray]) -> None:
-    """Writes the arrays as an Orbax PyTree in a new folder, one after the other; all is on disk on return.
+    """Writes arrays as an Orbax PyTree to a new folder, one after another. Everything is on disk on return.
 
     Raises:
       OSError: the disk is full, or the folder cannot be written.
@@ -121,7 +121,7 @@ def write_arrays(folder: Path, arrays: Mapping[KeyPath, NewArray]) -> None:
 
     registry = ocp.type_handlers.create_type_handler_registry(
         (NewArray, _Streaming()),
-        (jax.Array, ocp.type_handlers.ArrayHandler()),  # it warns where the latter is missing
+        (jax.Array, ocp.type_handlers.ArrayHandler()),  # Orbax warns without a handler for jax.Array
     )
     handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
     with ocp.Checkpointer(handler) as checkpointer:
@@ -130,8 +130,8 @@ def write_arrays(folder: Path, arrays: Mapping[KeyPath, NewArray]) -> None:
 
 
 def save_args(tree: Any) -> Any:
-    """Orbax's arguments that save each array of the tree in chunks of at most CHUNK bytes and, of what is stacked below
-    "layers", of one layer: whoever reads a layer does not read the others."""
+    """Orbax arguments to save each array in chunks of at most CHUNK bytes. Chunks of arrays under "layers" have a
+    single layer, so that reading one layer does not read the others."""
 
     def one(keys: Any, _: Any) -> ocp.SaveArgs:
         stacked = any(getattr(key, "key", None) == "layers" for key in keys)
@@ -141,7 +141,7 @@ def save_args(tree: Any) -> Any:
 
 
 class _Streaming(ocp.type_handlers.NumpyHandler):
-    """Writes NewArrays as Orbax writes np.ndarrays, but piece by piece and one array at a time, in this thread."""
+    """Writes NewArrays as Orbax writes NumPy arrays, but in pieces, one array at a time, and in this thread."""
 
     async def serialize(
         self, values: Sequence[NewArray], infos: Sequence[Any], args: Sequence[Any] | None = None
@@ -151,7 +151,7 @@ class _Streaming(ocp.type_handlers.NumpyHandler):
         return []  # nothing is left to wait for
 
     async def _open_and_write(self, value: NewArray, tspec: dict[str, Any], ts_context: ts.Context) -> None:
-        """Orbax's hook, called with where and in what chunks the array belongs."""
+        """A hook of Orbax; `tspec` says where the array goes and how it is chunked."""
         store: Any
         try:
             store = ts.open(ts.Spec(tspec), create=True, open=True, context=ts_context).result()
@@ -166,12 +166,12 @@ class _Streaming(ocp.type_handlers.NumpyHandler):
             while under_way:
                 _wait(under_way.popleft())
         finally:
-            for write in under_way:  # after an error: nobody writes here any more when it is told
+            for write in under_way:  # after an error: finish all writes before it is raised
                 write.exception()
 
 
 def _wait(write: Any) -> None:
-    """Until it is on disk. (Not awaited: Ctrl-C is then raised here, and not in the event loop.)"""
+    """Blocks until the piece is on disk. Not awaited, so that Ctrl-C is raised here and not in the event loop."""
     try:
         write.result()
     except ValueError as error:
@@ -179,7 +179,7 @@ def _wait(write: Any) -> None:
 
 
 def _os_error(error: ValueError) -> OSError:
-    """What the system said, out of tensorstore's long text."""
+    """The operating system's error, extracted from tensorstore's long message."""
     code = re.search(r"os_error_code='(\d+)'", str(error))
     return OSError(int(code[1]), os.strerror(int(code[1]))) if code else OSError(str(error))
 

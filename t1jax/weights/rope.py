@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rope of a config.json: its scaling, and the positions that the model was trained for.
+"""Reads RoPE from config.json: its scaling, and the length that the model was trained for.
 
-Where: WEIGHTS -> prompts -> ... Read strictly, like all of config.json.
+Where: before the prompts. Unknown keys are rejected, as in all of config.json.
 Source: transformers 5.23, modeling_rope_utils.py.
-Deliberately not here: rope itself (attention.py), the rest of config.json (families.py).
+Deliberately not here: RoPE itself (attention.py), the rest of config.json (families.py).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ MAX_LENGTH = 2**31 - 1  # positions are int32
 
 @dataclass(frozen=True)
 class Rope:
-    """How config.json says one model.rope_scaling."""
+    """How config.json spells one value of model.rope_scaling."""
 
     type: str  # its rope_type
-    knobs: dict[str, str]  # key of the rope section -> our knob
-    defaults: dict[str, float] = dataclasses.field(default_factory=dict)  # knob -> its value where the file has no key
+    knobs: dict[str, str]  # key of the rope section -> knob
+    defaults: dict[str, float] = dataclasses.field(default_factory=dict)  # knob -> its value if the file has no key
 
 
 ROPES = {
@@ -52,17 +52,17 @@ ROPES = {
         },
     ),
 }
-DEFAULT_THETA = 10_000.0  # of all three families, where the file has none
+DEFAULT_THETA = 10_000.0  # of all three families, if the file has none
 
 
 def trained_length(hf: Mapping[str, Any], file: str) -> int | None:
-    """The positions that the model of a config.json was trained for, tokens; None if the file does not say.
+    """The length that the model of a config.json was trained for, in tokens; None if the file does not say.
 
-    max_position_embeddings, except with linear scaling and YaRN: the length before scaling times the factor, as vLLM
-    takes it (vllm/config/model.py). Llama 3's files state the length after scaling, which is not that product.
+    This is max_position_embeddings, except with linear scaling and YaRN: there it is the length before scaling times
+    the factor, as in vLLM (vllm/config/model.py). Llama 3's files give the length after scaling, not that product.
 
     Raises:
-      ConfigError: a length or a scaling is none.
+      ConfigError: the length or the scaling is invalid.
     """
     if hf.get("max_position_embeddings") is None:
         return None
@@ -81,10 +81,14 @@ def configured_length(cfg: ModelConfig) -> int | None:
 
 
 def read_rope(section: Section) -> dict[str, Any]:
-    """The rope knobs, from `rope_parameters` (transformers 5) or from `rope_theta` and `rope_scaling` (before)."""
+    """The RoPE knobs, from `rope_parameters` (transformers 5) or from `rope_theta` and `rope_scaling` (before).
+
+    Raises:
+      ConfigError: an unknown scaling or key, or a value out of range.
+    """
     name = "rope_scaling" if section.values.get("rope_parameters") is None else "rope_parameters"
     if name == "rope_parameters":
-        section.fixed("rope_scaling", None)  # one of two would win
+        section.fixed("rope_scaling", None)  # with both, one would be ignored
     written = section.values.get(name)
     if not isinstance(written, dict | None):
         section.refuse(name, "an object with rope_type")

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Safetensors files in and out, a piece at a time: what a folder holds is believed only after its headers add up.
+"""Reads and writes safetensors files in pieces; every header is checked before any data is used.
 
-Where: WEIGHTS -> prompts -> rollouts -> ... -> report -> WEIGHTS. Reading maps a tensor into memory, so that a slice
-costs only its own pages; writing streams pieces into shards whose headers are known before. (The safetensors library
-wants a whole shard in memory to write one; it is used here to check what is read, and by tests to check what is
-written.)
+Where: before the prompts, and on export. Tensors are read by memory mapping, so that a slice costs only its own pages,
+and written as a stream of pieces after the header. (The safetensors library needs a whole shard in memory to write it;
+here it checks the files that are read, and in tests those that are written.)
 Source: https://github.com/huggingface/safetensors#format, and model.safetensors.index.json as transformers writes it.
-Deliberately not here: which tensors a model has (families.py), where they go (weights/load.py).
+Deliberately not here: which tensors a model has (tensor_table.py), where they go (load.py).
 """
 
 from __future__ import annotations
@@ -30,17 +29,17 @@ from t1jax.config import ConfigError
 
 DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-MAX_JSON = 16 << 20  # bytes of a header or an index; a shard of a 72B model has 100 kB
-MAX_SIZE = 2**63 - 1  # of an axis, and of a file in bytes
+MAX_JSON = 16 << 20  # largest header or index, bytes; a shard of a 72B model has 100 kB
+MAX_SIZE = 2**63 - 1  # largest axis, and largest file in bytes
 MAX_AXES = 8
-LISTED = 5  # names that one error shows
+LISTED = 5  # names shown in an error
 SHORT = reprlib.Repr()
-SHORT.maxstring = 120  # real names of tensors are whole, hostile ones are not
+SHORT.maxstring = 120  # shows real tensor names in full, but cuts hostile ones
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor of a safetensors file, not read yet."""
+    """A tensor of a safetensors file that has not been read."""
 
     name: str
     file: Path
@@ -49,13 +48,13 @@ class StoredTensor:
     offset: int  # of its first byte in the file
 
     def view(self) -> np.ndarray:
-        """The tensor mapped into memory, read-only. Drop it soon: touched pages stay resident as long as it lives."""
+        """The tensor as a read-only memory map. Drop it soon: pages that were read stay resident while it lives."""
         return np.memmap(self.file, self.dtype, "r", self.offset, self.shape)
 
 
 @dataclass(frozen=True)
 class NewTensor:
-    """One tensor to be written: `pieces()` gives its bytes in order, as contiguous arrays of any shape."""
+    """A tensor to write. `pieces()` yields its bytes in order, as contiguous arrays of any shape."""
 
     name: str
     dtype: np.dtype
@@ -68,17 +67,17 @@ class NewTensor:
 
 
 def several(names: Iterable[str]) -> str:
-    """The first few names, and how many more there are: for errors, whatever a file calls its tensors."""
+    """The first few names and the number of others, for errors; safe for any name that a file may contain."""
     listed = sorted(names)
     more = f" and {len(listed) - LISTED} more" if len(listed) > LISTED else ""
     return ", ".join(SHORT.repr(name) for name in listed[:LISTED]) + more
 
 
 def open_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """Every tensor of a folder's model.safetensors, or of the shards that its index names; no data is read.
+    """The tensors of model.safetensors, or of the shards in its index, by name. Reads only headers.
 
     Raises:
-      ConfigError: a file is missing, left over, outside the folder or damaged, or index and shards disagree.
+      ConfigError: a file is missing, unexpected, damaged or outside the folder, or index and shards disagree.
     """
     weight_map = _read_index(folder / INDEX) if (folder / INDEX).exists() else None
     files = {SINGLE} if weight_map is None else set(weight_map.values())
@@ -103,7 +102,7 @@ def open_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 
 def _compare(folder: Path, weight_map: dict[str, str], tensors: dict[str, StoredTensor]) -> None:
-    """Checks that each tensor lies in the shard where the index says, and that the index names each."""
+    """ConfigError unless index and shards list the same tensors, in the same files."""
     where = folder / INDEX
     if missing := weight_map.keys() - tensors.keys():
         raise ConfigError(f"{where} names {several(missing)}, which no shard holds; download the folder again")
@@ -115,7 +114,7 @@ def _compare(folder: Path, weight_map: dict[str, str], tensors: dict[str, Stored
 
 
 def _read_index(path: Path) -> dict[str, str]:
-    """The index's weight_map: tensor -> name of a file beside it."""
+    """The index's weight_map: tensor name -> name of a file in the same folder."""
     with _reading(path) as file:
         content = file.read(MAX_JSON + 1)
     if len(content) > MAX_JSON:
@@ -134,10 +133,10 @@ def _read_index(path: Path) -> dict[str, str]:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """The file, if it really lies in `folder`, or where the hub's cache keeps the files of this snapshot.
+    """The path of a file in `folder`. Links may only point into the folder, or to blobs of the Hugging Face cache.
 
     Raises:
-      ConfigError: it is a link to another place.
+      ConfigError: it is a link to somewhere else.
     """
     allowed = [folder.resolve()]
     if folder.resolve().parent.name == "snapshots":  # MODEL/snapshots/REVISION/file -> MODEL/blobs/HASH
@@ -149,7 +148,7 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def _read_header(path: Path) -> list[StoredTensor]:
-    """What a safetensors file says it holds, checked against the format and the file's size."""
+    """The tensors in a safetensors file's header, checked against the format and the file's size."""
     with _reading(path) as file:
         size = os.fstat(file.fileno()).st_size
         first = file.read(8)
@@ -196,7 +195,7 @@ def _read_header(path: Path) -> list[StoredTensor]:
     if start + reached != size:
         raise ConfigError(f"{path} has {size} bytes; expected {start + reached} by its header; get it again")
     try:
-        with safe_open(path, framework="numpy"):  # what else the format's own library has against it
+        with safe_open(path, framework="numpy"):  # whatever else the format's own library rejects
             pass
     except (SafetensorError, OSError) as error:
         raise ConfigError(f"{path}: {error}; expected a safetensors file") from error
@@ -225,14 +224,14 @@ def _json(content: bytes, what: str) -> dict[str, Any]:
     except ConfigError:
         raise
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{what} is no JSON: {str(error)[:200]}; expected a JSON object") from error
+        raise ConfigError(f"{what} is not JSON: {str(error)[:200]}; expected a JSON object") from error
     if not isinstance(found, dict):
         raise ConfigError(f"{what} is {SHORT.repr(found)}; expected a JSON object")
     return found
 
 
 def shards(tensors: Sequence[NewTensor], max_bytes: int) -> list[list[NewTensor]]:
-    """The tensors in order, as few shards as hold at most `max_bytes` of data each; a larger tensor has its own."""
+    """Splits tensors, in order, into shards of at most `max_bytes` of data; a larger tensor gets its own shard."""
     parts: list[list[NewTensor]] = [[]]
     filled = 0
     for tensor in tensors:
@@ -245,13 +244,13 @@ def shards(tensors: Sequence[NewTensor], max_bytes: int) -> list[list[NewTensor]
 
 
 def write_tensors(folder: Path, tensors: Sequence[NewTensor], max_bytes: int) -> None:
-    """Writes model.safetensors, or shards of at most `max_bytes` each and their index; all is on disk on return.
+    """Writes model.safetensors, or shards of at most `max_bytes` of data and their index.
 
-    One piece at a time is in memory.
+    Holds one piece in memory at a time. Everything is on disk on return.
 
     Raises:
       OSError: the disk is full, or the folder cannot be written.
-      ValueError: the pieces of a tensor are more or less than its shape says.
+      ValueError: the pieces of a tensor do not add up to its shape.
     """
     parts = shards(tensors, max_bytes)
     names = [f"model-{i:05d}-of-{len(parts):05d}.safetensors" for i in range(1, len(parts) + 1)]
@@ -277,7 +276,7 @@ def _write_shard(path: Path, tensors: Sequence[NewTensor]) -> None:
         header[tensor.name] = {"dtype": codes[tensor.dtype], "shape": list(tensor.shape), "data_offsets": span}
         at += tensor.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # so that the data is aligned
+    text += b" " * (-len(text) % 8)  # aligns the data
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for tensor in tensors:

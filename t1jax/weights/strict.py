@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON files that somebody else wrote, read strictly: bounded, and each key is checked before it is believed.
+"""Reads JSON files from others strictly: their size is limited, and every key is checked before use.
 
-Each error is one line with the file, the key, what was found and what was expected.
-Where: WEIGHTS and tokenizer -> prompts -> ... Used for what lies beside the weights in a Hugging Face folder.
+Each error is one line with the file, the key, its value and what was expected.
+Where: before the prompts, for the JSON files of a Hugging Face folder.
 Deliberately not here: what the keys mean (families.py).
 """
 
@@ -22,7 +22,7 @@ def read_object(path: Path, max_bytes: int) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:
-      ConfigError: there is no such file, it has more than `max_bytes`, or it is not a JSON object.
+      ConfigError: the file is missing, has more than `max_bytes` bytes, or is not a JSON object.
     """
     try:
         with path.open("rb") as file:
@@ -33,8 +33,8 @@ def read_object(path: Path, max_bytes: int) -> dict[str, Any]:
         raise ConfigError(f"{path} has more than {max_bytes} bytes; expected a JSON object of at most that")
     try:
         found = json.loads(content)
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of 5,000 digits, 100,000 brackets
-        raise ConfigError(f"{path} is no JSON: {error}; expected a JSON object") from None
+    except (ValueError, RecursionError) as error:  # not JSON or UTF-8, a number of 5,000 digits, nested too deeply
+        raise ConfigError(f"{path} is not JSON: {error}; expected a JSON object") from None
     if not isinstance(found, dict):
         raise ConfigError(f"{path} is {reprlib.repr(found)}; expected a JSON object")
     return found
@@ -42,39 +42,39 @@ def read_object(path: Path, max_bytes: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Section:
-    """A JSON object and its place in a file."""
+    """A JSON object, and where in a file it is."""
 
     values: Mapping[str, Any]
     file: str
     prefix: str = ""  # of the keys in errors: "rope_scaling."
 
     def refuse(self, key: str, expected: str) -> NoReturn:
-        """Raises a ConfigError about the key's value."""
+        """Raises ConfigError for the key's value."""
         found = f"is {reprlib.repr(self.values[key])}" if key in self.values else "is missing"
         raise ConfigError(f"{self.file}: {self.prefix}{key} {found}; expected {expected}")
 
     def fixed(self, key: str, expected: Any) -> None:
-        """Checks that the key is absent, null or `expected`."""
+        """ConfigError unless the key is absent, null or `expected`."""
         value = self.values.get(key)
         if value is not None and value != expected:
             self.refuse(key, "no such key" if expected is None else json.dumps(expected))
 
     def whole(self, key: str, most: int) -> int:
-        """The key's whole number from 1 to `most`; True, 1.0 and "1" are none."""
+        """The key's value, an int from 1 to `most`; True, 1.0 and "1" are rejected."""
         value = self.values.get(key)
         if type(value) is not int or not 1 <= value <= most:
             self.refuse(key, f"a whole number from 1 to {most}")
         return value
 
     def number(self, key: str, least: float, most: float) -> float:
-        """The key's number from `least` to `most`, never NaN."""
+        """The key's value, a number from `least` to `most`, not NaN."""
         value: Any = self.values.get(key)
         if type(value) not in (int, float) or not least <= value <= most:
             self.refuse(key, f"a number from {least:g} to {most:g}")
         return float(value)
 
     def truth(self, key: str) -> bool:
-        """The key's true or false; False where there is no such key."""
+        """The key's value, true or false; False if the key is absent."""
         value = self.values.get(key, False)
         if type(value) is not bool:
             self.refuse(key, "true or false")

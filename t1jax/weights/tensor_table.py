@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tensors of Hugging Face folders: name and shape in the file <-> path and shape in our parameters.
+"""The tensors of a Hugging Face folder: name and shape in the file <-> path and shape in t1jax's parameters.
 
-Where: WEIGHTS -> prompts -> rollouts -> ... -> report -> WEIGHTS. A tensor is a line of TENSORS; reading and writing go
-by it.
+Where: before the prompts, and on export. A tensor is a line of TENSORS, used in both directions.
 
 Axes: D width, N query heads, K kv heads, H head dim, F mlp width, V vocabulary, L layers.
 Source: transformers 5.23, models of Qwen2, Qwen3 and Llama.
-Deliberately not here: config.json (families.py), the tensors' bytes (safetensors_files.py), their way to devices
+Deliberately not here: config.json (families.py), the tensors' bytes (safetensors_files.py), loading onto devices
 (load.py).
 """
 
@@ -19,7 +18,7 @@ from typing import Any
 
 from t1jax.config import ModelConfig
 
-# Name in the file, path in our parameters, axes in the file (letters that stand together are one axis), our axes.
+# Name in the file, path in t1jax's parameters, axes in the file (adjacent letters are one axis), t1jax's axes.
 TENSORS = (
     ("model.embed_tokens.weight", ("embedding",), "V D", "VD"),
     ("lm_head.weight", ("head",), "V D", "DV"),
@@ -41,33 +40,33 @@ TENSORS = (
 )
 
 
-# Tensors of older folders that hold no weights: rope's frequencies, which config.json says anyway.
+# Tensors of older folders that are not weights: RoPE frequencies, which follow from config.json.
 UNUSED = re.compile(r"model\.(?:layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor of a Hugging Face folder, and where it lives in our parameters."""
+    """A tensor of a Hugging Face folder, and its place in t1jax's parameters."""
 
     name: str  # "model.layers.3.self_attn.q_proj.weight"
     shape: tuple[int, ...]  # in the file
-    path: tuple[str, ...]  # of keys in the parameters of qwen.init_params: ("layers", "q")
-    layer: int | None  # index on axis 0 of our stacked array; None: not stacked
+    path: tuple[str, ...]  # keys in the parameters of qwen.init_params: ("layers", "q")
+    layer: int | None  # index on axis 0 of t1jax's stacked array; None: not stacked
     split: tuple[int, ...]  # the file's tensor is reshaped to this, e.g. (N, H, D)
     order: tuple[int, ...]  # ... and transposed by this
 
     def to_ours(self, x: Any) -> Any:
-        """A file's array of `shape` as one layer of our array: a view, nothing is copied."""
+        """Converts an array of `shape` from the file to one layer of t1jax's array; returns a view."""
         return x.reshape(self.split).transpose(self.order)
 
     def to_file(self, x: Any) -> Any:
-        """The inverse of `to_ours`, exact; a view or a copy."""
+        """The exact inverse of `to_ours`; returns a view or a copy."""
         inverse = sorted(range(len(self.order)), key=self.order.__getitem__)
         return x.transpose(inverse).reshape(self.shape)
 
 
 def tensors(cfg: ModelConfig) -> list[Tensor]:
-    """Every tensor that a model of these sizes has in a Hugging Face folder, each once; tied: no lm_head."""
+    """The tensors of this model in a Hugging Face folder, each once. Tied models have no lm_head."""
     size = _sizes(cfg)
     return [
         Tensor(
@@ -84,7 +83,7 @@ def tensors(cfg: ModelConfig) -> list[Tensor]:
 
 
 def shapes(cfg: ModelConfig) -> dict[tuple[str, ...], tuple[int, ...]]:
-    """The path of each of our parameters, and its shape: [L, ...] below "layers"."""
+    """Path -> shape of each of t1jax's parameters; [L, ...] under "layers"."""
     size = _sizes(cfg)
     return {
         path: (cfg.num_layers,) * (path[0] == "layers") + tuple(size[axis] for axis in ours)
@@ -104,7 +103,7 @@ def _sizes(cfg: ModelConfig) -> dict[str, int]:
 
 
 def _rows(cfg: ModelConfig) -> list[tuple[str, tuple[str, ...], str, str]]:
-    """The lines of TENSORS that this model has."""
+    """The lines of TENSORS that apply to this model."""
     absent = set()
     if cfg.tie_embeddings:
         absent.add("head")

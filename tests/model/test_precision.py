@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Below float32: what is added up stays float32, what two programs round they round alike, float16 is scaled."""
 
+import collections
 import dataclasses
 import functools
 import importlib.util
@@ -25,6 +26,7 @@ from t1jax.types import LossScale, Packed
 from t1jax.update import losses, optim
 
 HALVES = ["bfloat16", "float16"]
+TERMS = ((("embed", "mlp"), "BD,DF->BF"),)
 
 
 def relative(a, b):
@@ -51,7 +53,7 @@ def test_4096_ones_are_4096(dtype):
 
     np.testing.assert_array_equal(jax.jit(jax.grad(picked))(jnp.ones((1, 3, 2))), [[[4096, 4096], [0, 0], [0, 0]]])
     x, w = jnp.ones((4096, 2), dtype), jnp.ones((2, 3))
-    multiplied = jax.jit(jax.grad(lambda w: precision.product("BD,DF->BF", x, w).sum()))(w)
+    multiplied = jax.jit(jax.grad(lambda w: precision.products(layout, TERMS, x, w)[0].sum()))(w)
     assert multiplied.dtype == jnp.float32
     np.testing.assert_array_equal(multiplied, np.full((2, 3), 4096))
 
@@ -60,15 +62,66 @@ def test_a_product_is_that_of_rounded_numbers_added_up_in_float64():
     random = np.random.default_rng(0)
     x, w, dout = (random.normal(size=shape).astype(np.float32) for shape in ((5, 64), (64, 3), (5, 3)))
     half = [z.astype(ml_dtypes.bfloat16).astype(np.float64) for z in (x, w, dout)]
+    layout = sharding.train_layout(small.make_mesh())
 
     def run(x, w):
-        return precision.product("BD,DF->BF", precision.rounded(x, "bfloat16"), w)
+        return precision.products(layout, TERMS, precision.rounded(x, "bfloat16"), w)[0]
 
     out, pull = jax.vjp(run, x, w)
     np.testing.assert_allclose(out, half[0] @ half[1], rtol=1e-5, atol=1e-5)
     dx, dw = pull(dout)
     np.testing.assert_allclose(dw, half[0].T @ half[2], rtol=1e-5, atol=1e-5)  # not rounded
     np.testing.assert_allclose(dx, half[2] @ half[1].T, rtol=2**-8, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_weights_are_whole_along_embed_where_a_layer_reads_them(dtype):
+    """In the program before it is split: each matrix of a layer twice, forward and backward; its gradient split."""
+    cfg, mesh = small.make_config(model__compute_dtype=dtype), small.make_mesh((1, 2, 2))
+    model = qwen.Transformer(cfg.model, sharding.train_layout(mesh))
+    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), small.make_params(cfg, mesh))
+    ids = jax.ShapeDtypeStruct((4, 6), jnp.int32)
+
+    def loss(params, ids):
+        return qwen.forward(model, params, ids, ids, segment_BT=ids)[0].astype(jnp.float32).sum()
+
+    found = collections.Counter(constraints(jax.make_jaxpr(jax.grad(loss))(params, ids).jaxpr))
+    whole, split = collections.Counter(), collections.Counter()
+    for path, spec in jax.tree_util.tree_leaves_with_path(jax.tree.map(lambda x: x.spec, qwen.shardings(model))):
+        if path[-1].key in parameters.MATRICES:
+            shape, axes = params["layers"][path[-1].key].shape[1:], tuple(spec)[1:]
+            axes += (None,) * (len(shape) - len(axes))
+            whole[shape, dtype, tuple(None if axis == "fsdp" else axis for axis in axes)] += 2
+            split[shape, "float32", axes] += 1
+    assert sum(split.values()) == 7
+    assert {key: found[key] for key in whole} == whole and {key: found[key] for key in split} == split
+
+
+def constraints(jaxpr):
+    """(shape, dtype, mesh axis of each dimension) of all arrays that a jaxpr, at any depth, holds to a sharding."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "sharding_constraint":
+            shape, spec = eqn.outvars[0].aval.shape, tuple(eqn.params["sharding"].spec)
+            yield shape, str(eqn.outvars[0].aval.dtype), spec + (None,) * (len(shape) - len(spec))
+        for value in eqn.params.values():
+            for inner in value if isinstance(value, tuple | list) else (value,):
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    yield from constraints(inner)
+
+
+def test_the_gradients_of_activations_by_several_weights_are_added_up_before_they_are_rounded():
+    random = np.random.default_rng(0)
+    x = random.normal(size=(5, 64)).astype(ml_dtypes.bfloat16)
+    ws = [random.normal(size=(64, 3)).astype(np.float32) for _ in range(2)]
+    layout = sharding.train_layout(small.make_mesh())
+    outs, pull = jax.vjp(lambda x: precision.products(layout, TERMS * 2, x, *ws), jnp.asarray(x))
+    douts = [random.normal(size=(5, 3)).astype(ml_dtypes.bfloat16).astype(np.float32) for _ in outs]
+    (dx,) = pull(tuple(map(jnp.asarray, douts)))
+    exact = sum(
+        d.astype(np.float64) @ w.astype(ml_dtypes.bfloat16).astype(np.float64).T for d, w in zip(douts, ws, strict=True)
+    )
+    np.testing.assert_array_equal(dx.astype(np.float32), exact.astype(np.float32).astype(ml_dtypes.bfloat16))
 
 
 def added_in(jaxpr, dtype):
@@ -280,7 +333,8 @@ def cold():
     @functools.cache
     def compiled(dtype):
         cfg, mesh = small.make_config(model__compute_dtype=dtype, sft__weight_decay=0.0), small.make_mesh()
-        return cfg, mesh, sft.make_sft_step(sft_setup(cfg, mesh))
+        with small.optimised():
+            return cfg, mesh, sft.make_sft_step(sft_setup(cfg, mesh))
 
     def run(dtype, scale=None, change=lambda params: params):
         cfg, mesh, sft_step = compiled(dtype)

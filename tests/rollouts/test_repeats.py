@@ -16,7 +16,7 @@ RULE = repeats.Rule(longest=4, length=10, times=3)
 
 def first_stop(tokens: np.ndarray, rule: repeats.Rule = RULE) -> int:
     """After how many tokens the rule stops a text; 0: never."""
-    state, step = repeats.none(1, rule), jax.jit(repeats.after)
+    state, step = repeats.start(1, rule), jax.jit(repeats.update)
     for n, token in enumerate(tokens, 1):
         state = step(state, jnp.int32([token]))
         if repeats.too_many(state, rule)[0]:

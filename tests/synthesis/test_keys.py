@@ -36,7 +36,7 @@ def test_a_missing_variable_is_named(monkeypatch, value):
 @pytest.mark.parametrize("value", [SECRET + "\n", SECRET[:9] + " " + SECRET[9:], SECRET + "é", "\x1b" + SECRET])
 def test_a_key_that_no_header_can_hold_is_refused_unseen(monkeypatch, value):
     monkeypatch.setenv("A_KEY", value)
-    with pytest.raises(ConfigError, match="A_KEY, which holds a blank, a line's end or another") as error:
+    with pytest.raises(ConfigError, match="A_KEY, which has a space, a line break or another") as error:
         read_key("big", "A_KEY")
     assert "sk-0" not in str(error.value)
 

@@ -87,7 +87,7 @@ def test_the_rest_of_a_torn_last_line_is_cut_off_wherever_it_tore(path):
 def test_a_damaged_line_is_named_and_nothing_is_cut_off(path, line, says):
     content = paid("a").line() + line + paid("b").line()
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match=f"line 2: {says}; expected a paid answer in JSON: mend or delete"):
+    with pytest.raises(ConfigError, match=f"line 2: {says}; expected a paid answer in JSON: fix or delete"):
         Ledger(path)
     assert path.read_bytes() == content
     path.write_bytes(paid("a").line())

@@ -40,7 +40,7 @@ def story(*texts):
     [
         (GAVE_UP, "gave up, attempts: 2; its answer was not checked: 12+14=26, need 20: too big"),
         (SLIPPED, "not true: 4+6=11, need 20: too small"),
-        ("4+18=22, need 20: too big\n</think>\n\\boxed{6+13}", "the answer 6+13 is no pair of the list"),
+        ("4+18=22, need 20: too big\n</think>\n\\boxed{6+13}", "the answer 6+13 is not a pair of the list"),
         ("so\n</think>\n\\boxed{4+6}", "not true: so"),
         (SOLVED, "check 20-6=14: yes"),
     ],

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import scribes
+import several
 from bad_server import BadServer, cut, error, ok, status
 from scribes import TEXTS, role_of, script
 
@@ -111,7 +111,7 @@ def test_kill_nine_loses_nothing_that_was_answered(command):
 
     with BadServer(killing) as server:
         args, out = command(server)
-        env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+        env = several.environment()
         line = [sys.executable, "-m", "t1jax.synthesize", *args[1:]]
         process.append(subprocess.Popen(line, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
         assert process[0].wait(timeout=300) == -9

@@ -152,7 +152,7 @@ def test_what_cannot_be_asked_is_left_out_and_counted(made):
     short = gym.GymTask(cfg, task._gym, tokens)
     assert all(len(tokens.encode(short.prompt(short.problem(i, "train")))) <= lengths[25] for i in range(50))
     (note,) = short.notes
-    assert f"left out: a prompt of more than data.prompt_length = {lengths[25]} tokens" in note
+    assert f"are dropped: a prompt of more than data.prompt_length = {lengths[25]} tokens" in note
     blind = tokenizer.SentencePieceTokenizer(
         tokenizer.train_sentencepiece([t.replace("-", "") for t in task.corpus(50, 0)], 110, task.symbols())
     )
@@ -169,7 +169,7 @@ def test_too_few_questions_are_an_end_and_not_a_hang(made):
     task, tokens = made
     cfg = with_task(CFG, gym_items=2)
     few = gym.GymTask(cfg, task._gym, tokens)
-    with pytest.raises(ConfigError, match="none of 2000 items can be a held_out problem; expected more different"):
+    with pytest.raises(ConfigError, match="of 2000 items can be used as a held_out problem; expected more distinct"):
         few.problem(0, "held_out")
 
 

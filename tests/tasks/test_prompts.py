@@ -79,7 +79,7 @@ def test_a_chat_without_a_template_is_refused():
     with pytest.raises(ConfigError, match="data.chat is True, but the tokenizer has no chat template; expected False"):
         render("1+1", CFG, Mute())
     assert render("1+1", data(chat=False), Mute())
-    with pytest.raises(ConfigError, match="data.chat is False; expected True: a file of `messages`"):
+    with pytest.raises(ConfigError, match="data.chat is False; expected True: `messages` need"):
         render_messages([{"role": "user", "content": "1+1"}], data(chat=False), LETTERS)
 
 

@@ -261,7 +261,7 @@ BAD_FOLDERS = {
     ),
     "panic": (spoil_json(normalizer=NO_NAME), "tokenizer.json: Precompiled"),
     "late panic": (spoil_json(post_processor=NO_TOKEN | {"special_tokens": {}}), "tokenizer.json: no entry"),
-    "settings": (contents("tokenizer_config.json", b"{"), "tokenizer_config.json is no JSON"),
+    "settings": (contents("tokenizer_config.json", b"{"), "tokenizer_config.json is not JSON"),
     "settings array": (contents("tokenizer_config.json", b"[1]"), r"tokenizer_config.json is \[1\]"),
     "eos text": (spoil("tokenizer_config.json", eos_token="<nope>"), "eos_token is '<nope>', which tokenizer.json"),
     "pad text": (spoil("tokenizer_config.json", pad_token="[PAD]"), r"pad_token is '\[PAD\]', which"),
@@ -272,7 +272,7 @@ BAD_FOLDERS = {
         spoil("tokenizer_config.json", added_tokens_decoder={"7": {"content": "<|im_end|>"}}),
         "'<|im_end|>' has id 7; in tokenizer.json it has 282".replace("|", r"\|"),
     ),
-    "no table": (spoil("tokenizer_config.json", added_tokens_decoder=["x"]), "added_tokens_decoder is no table"),
+    "no table": (spoil("tokenizer_config.json", added_tokens_decoder=["x"]), "added_tokens_decoder is not a table"),
     "eos too high": (spoil("generation_config.json", eos_token_id=[282, 285]), r"eos_token_id is \[282, 285\]"),
     "eos negative": (spoil("generation_config.json", eos_token_id=-1), "generation_config.json: eos_token_id is -1"),
     "eos true": (spoil("generation_config.json", eos_token_id=True), "eos_token_id is True"),
@@ -290,7 +290,7 @@ BAD_FOLDERS = {
         r"chat_template has \['rag'\]; expected one 'default'",
     ),
     "template bytes": (contents("chat_template.jinja", b"\xff"), "chat_template.jinja: byte 0 is not UTF-8"),
-    "old template": (contents("chat_template.json", b"x"), "chat_template.json is no JSON"),
+    "old template": (contents("chat_template.json", b"x"), "chat_template.json is not JSON"),
 }
 
 

@@ -99,7 +99,7 @@ def test_bytes_of_the_caches_by_hand():
     key = 2 * 2 * 1 * 8 * 4
     assert parts["lanes' keys and values"] == 4 * 2 * 15 * key
     assert parts["prompts' keys and values"] == 2 * 4 * 7 * key
-    assert parts["what lanes draw"] == 3 * 4 * (4 * 2) * (3 * 12 // 2 + 12)
+    assert parts["log of drawn tokens"] == 3 * 4 * (4 * 2) * (3 * 12 // 2 + 12)
 
 
 def needed(cfg, mesh, lanes):
@@ -120,7 +120,7 @@ def test_where_nothing_fits_the_largest_part_and_its_knob_are_named():
     with pytest.raises(config.ConfigError) as error:
         memory_plan(cfg, mesh, 1 << 20, on_host=False)
     assert "\n" not in str(error.value)
-    assert "rl.lanes is 0" in str(error.value) and "expected at most 90% of the 1.0 MiB there are" in str(error.value)
+    assert "rl.lanes is 0" in str(error.value) and "expected at most 90% of 1.0 MiB" in str(error.value)
     assert "for values kept for the backward pass" in str(error.value)
     assert "raise rl.micro_batches" in str(error.value)
     assert memory_plan(small.with_rl(cfg, lanes=2), mesh, 1 << 20, on_host=False).lanes == 2  # said by the user: tried

@@ -130,7 +130,7 @@ def test_the_rotary_frequencies_of_older_folders_are_no_weights(tmp_path, name):
     conversion.hf_to_orbax(tmp_path / "hf", tmp_path / "orbax", Progress())
     same(load(tmp_path / "orbax"), before)
     folders.save(tmp_path / "hf", tensors | {"model.layers.0.self_attn.inv_freq": np.ones(4, np.float32)})
-    with pytest.raises(ConfigError, match=r"inv_freq \(4,\)', which the model has no place for"):
+    with pytest.raises(ConfigError, match=r"inv_freq \(4,\)', which the model does not have"):
         load(tmp_path / "hf")
 
 
@@ -187,7 +187,7 @@ def test_what_holds_no_weights_is_told(tmp_path):
         with pytest.raises(ConfigError, match=words):
             weights.find(tmp_path / path)
     folders.write(tmp_path / "hf")
-    with pytest.raises(ConfigError, match="hf is no run; expected the checkpoints of one for the anchor"):
+    with pytest.raises(ConfigError, match="hf is not a run; only the checkpoints of a run have an anchor"):
         load(tmp_path / "hf", which="anchor")
 
 
@@ -218,7 +218,7 @@ def test_a_model_that_differs_from_the_config_is_told_by_its_knobs(tmp_path):
         ("vocab_size", True, "model.vocab_size is True; expected int"),
         ("tie_embeddings", 0, "model.tie_embeddings is 0; expected bool"),
         ("qk_norm", None, "model.qk_norm is missing; expected bool; is the run older?"),
-        ("num_layers", 3, "lacks|another shape than"),
+        ("num_layers", 3, "lacks|has shapes that differ"),
     ],
 )
 def test_what_a_run_says_of_its_model_is_checked(tmp_path, knob, value, words):
@@ -282,7 +282,7 @@ def rewrite(folder, change):
     "change, words",
     [
         (lambda tree: tree.pop("final_norm"), r"params lacks 'final_norm \(32,\)', which the model needs; found 11 t"),
-        (lambda tree: tree.update(extra=np.zeros(3)), r"params has 'extra \(3,\)', which the model has no place for"),
+        (lambda tree: tree.update(extra=np.zeros(3)), r"params has 'extra \(3,\)', which the model does not have"),
         (lambda tree: tree["layers"].update(q=np.zeros((3, 32, 4, 9), np.float32)), r"layers.q \(3, 32, 4, 9\), not"),
         (lambda tree: tree.update(final_norm=np.zeros(32, np.int8)), "final_norm is int8; expected one of float32"),
     ],

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The text that a response continues, from a problem of a file: template, chat, beginning of the response.
+"""Builds the prompt for a problem of a file: data.template, the chat template, and data.response_prefix.
 
-Where: the prompts of the sentence, for sampling, the cold start and evaluation alike, so that all three ask the same.
+Where: prompts. Sampling, the cold start and evaluation all use it, so that they ask in the same way.
 Deliberately not here: the chat template itself (text/huggingface.py), the embedded task's prompt (tasks/pairs/task.py).
 """
 
@@ -16,11 +16,11 @@ from t1jax.text.tokenizer import Tokenizer
 
 PROBLEM = "{problem}"
 THINK = "<think>"
-_THINKING = re.compile(rf"{THINK}\s*\Z")  # how some chat templates begin every response
+_THINKING = re.compile(rf"{THINK}\s*\Z")  # some chat templates begin every response with it
 
 
 class ChatTokenizer(Tokenizer, Protocol):
-    """What prompts need of a tokenizer, see text/huggingface.py."""
+    """The methods of a tokenizer that prompts use; see text/huggingface.py."""
 
     @property
     def has_chat(self) -> bool: ...
@@ -34,10 +34,10 @@ class ChatTokenizer(Tokenizer, Protocol):
 
 
 def render(problem: str, cfg: DataConfig, tokenizer: ChatTokenizer, before: Sequence[Mapping[str, str]] = ()) -> str:
-    """The prompt for the text of a problem; `before`: the turns of a conversation that it is the last of.
+    """The prompt for the text of a problem, which comes after the turns `before` of a conversation.
 
     Raises:
-      ConfigError: data.chat with a tokenizer that has no chat template; turns without data.chat.
+      ConfigError: data.chat is True and the tokenizer has no chat template, or there are turns and data.chat is False.
     """
     said = cfg.template.replace(PROBLEM, problem)
     if not cfg.chat and not before:
@@ -46,15 +46,15 @@ def render(problem: str, cfg: DataConfig, tokenizer: ChatTokenizer, before: Sequ
 
 
 def render_messages(messages: Sequence[Mapping[str, str]], cfg: DataConfig, tokenizer: ChatTokenizer) -> str:
-    """The prompt for a conversation up to the response; data.system_prompt comes first if it has no system message.
+    """The prompt for a conversation. data.system_prompt is put first unless there is a system message.
 
     Raises:
-      ConfigError: data.chat is off, or the tokenizer has no chat template.
+      ConfigError: data.chat is False, or the tokenizer has no chat template.
     """
     if not cfg.chat:
-        raise ConfigError("data.chat is False; expected True: a file of `messages` is written by the chat template")
+        raise ConfigError("data.chat is False; expected True: `messages` need a chat template")
     if not tokenizer.has_chat:
-        raise ConfigError("data.chat is True, but the tokenizer has no chat template; expected False, or one that has")
+        raise ConfigError("data.chat is True, but the tokenizer has no chat template; expected False")
     if cfg.system_prompt and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": cfg.system_prompt}, *messages]
     prompt = tokenizer.chat(messages)
@@ -63,7 +63,7 @@ def render_messages(messages: Sequence[Mapping[str, str]], cfg: DataConfig, toke
 
 
 def after(prompt: str, response: str, cfg: DataConfig) -> str:
-    """`response` without the beginning that the prompt has written already: data.response_prefix, or <think>."""
+    """`response` without what the prompt already ends with: data.response_prefix or <think>."""
     begun = _THINKING.search(prompt)
     for beginning in (cfg.response_prefix, begun[0] if begun else ""):
         if beginning and response.startswith(beginning):
@@ -74,10 +74,10 @@ def after(prompt: str, response: str, cfg: DataConfig) -> str:
 
 
 def control_texts(tokenizer: ChatTokenizer) -> tuple[str, ...]:
-    """The special texts that decode to nothing; those of thinking, say, are special and may stand in a response."""
+    """The special texts that decode to "". Others, such as <think> in some models, may occur in a response."""
     return tuple(text for text in tokenizer.special_texts if not tokenizer.decode(tokenizer.encode(text)))
 
 
 def has_any(text: str, specials: tuple[str, ...]) -> bool:
-    """Whether `text` holds the text of a special token: encoded, it would be that token and not these letters."""
+    """Whether `text` contains a special token's text, which would be encoded as that token."""
     return any(special in text for special in specials)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Problems from files as a task (tasks/task.py): numbered, asked, judged.
 
-Where: the prompts of the sentence, and the rule that checks an answer. `notes` says which rows were left out, and why.
+Where: prompts and rewards. `notes` says which rows were dropped, and why.
 Deliberately not here: reading and cleaning the problems (problems.py), prompts (prompts.py), the cold start's texts
 (demonstrations.py).
 """

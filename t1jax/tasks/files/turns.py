@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conversations in rows: `role` and `content` as chat templates have them, or `from` and `value` as ShareGPT has.
+"""Conversations in rows: messages with `role` and `content`, or ShareGPT's `from` and `value`.
 
-Where: before the prompts and the cold start. A problem may be a conversation (a system message, examples, the question
-last), and a text of the cold start may be one that ends with the response.
-Reasoning that stands apart from the content (`reasoning_content`) becomes part of the response as the chat template
-would write it; a template that does not write it is no reason to lose it: it is refused by name.
-Deliberately not here: the template (text/chat.py), which columns (columns.py, demonstrations.py).
+Where: before the prompts and the cold start. A problem may be a conversation (a system message, examples, and the
+question last); a demonstration may be a conversation that ends with the response.
+Reasoning in a field of its own (`reasoning_content`) becomes part of the response, written as the chat template writes
+it. If the template does not write it, the row is rejected, so that reasoning is never lost silently.
+Deliberately not here: the template (text/chat.py), which column is read (columns.py, demonstrations.py).
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from t1jax.tasks.files.rows import Row, named, text_of, value_of
 
 Message = Mapping[str, str]
 SHAREGPT = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
-REASONING = ("reasoning_content", "reasoning", "thinking")  # names that programs use for it
-REASON, ANSWER = "the reasons", "the result"  # texts of a turn that shows how a template writes one
+REASONING = ("reasoning_content", "reasoning", "thinking")  # field names in use
+REASON, ANSWER = "the reasons", "the result"  # of a sample turn, rendered to see how the template writes reasoning
 
 
 def turns_of(path: str, number: int, row: Row, column: str) -> list[Message]:
-    """The turns in a column: `role`, `content`, and reasoning where there is some. ShareGPT's names become these.
+    """The turns in a column: `role`, `content` and, if any, reasoning. ShareGPT's names are converted.
 
     Raises:
-      ConfigError: it holds something else, or a role that ShareGPT does not have.
+      ConfigError: the column is not a list of turns, or has a role that is not in SHAREGPT.
     """
     value = row[column] if column in row else value_of(row, column)
     where = f"{path}: row {number}: column {column!r}"
@@ -36,7 +36,7 @@ def turns_of(path: str, number: int, row: Row, column: str) -> list[Message]:
 
 
 def asked(path: str, number: int, row: Row, column: str) -> tuple[tuple[Message, ...], str]:
-    """(the turns before the last question, that question); a text is a question, and "" stands for none."""
+    """(the turns before the last question, that question). A string is a question; "" if there is none."""
     if not isinstance(value_of(row, column), list):
         return (), text_of(path, number, row, column)
     turns = turns_of(path, number, row, column)
@@ -45,7 +45,7 @@ def asked(path: str, number: int, row: Row, column: str) -> tuple[tuple[Message,
 
 
 def response_of(turns: Sequence[Message], turn: Message, tokenizer: ChatTokenizer) -> str:
-    """What an assistant's turn says after `turns`, its reasoning in front as the chat template writes it.
+    """The response in an assistant's `turn` that follows `turns`, with its reasoning first, as the template writes it.
 
     Raises:
       ConfigError: the template does not write the reasoning.
@@ -70,7 +70,7 @@ def _turn(path: str, number: int, where: str, turn: Row) -> Message:
         role = text_of(path, number, turn, "from")
         if role not in SHAREGPT:
             raise ConfigError(f"{where}: a turn is from {role[:40]!r}; expected one of {', '.join(SHAREGPT)}")
-        said = text_of(path, number, turn, "value") if named(turn, "value") else ""  # ORZ's last turn has a gold only
+        said = text_of(path, number, turn, "value") if named(turn, "value") else ""  # some have only a gold
         return {"role": SHAREGPT[role], "content": said}
     found = {key: text_of(path, number, turn, key) for key in ("role", "content")}
     return found | {key: text for key in REASONING if key in turn and (text := text_of(path, number, turn, key))}

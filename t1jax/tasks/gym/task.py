@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Any dataset of reasoning-gym as a task: its questions, its verifier, by name.
+"""Any dataset of reasoning-gym as a task, by name, with its own questions and verifier.
 
-Where: the prompts of the sentence, and the rule that checks an answer. A problem is an item of the dataset: training
-draws from one half of its items, held-out problems from the other, and a hash of the question says which split may have
-it, so no question is in both. The answer is what the last \\boxed{} holds; right is what the dataset's own verifier
-gives all of its score, wrong is less, and where that verifier fails the response is unscorable.
-Items and verdicts come from killable processes with deadlines (worker.py, rewards/verifier.py).
-A cold start learns only the form: no dataset comes with attempts, so a demonstration is a boxed answer without thought.
+Where: prompts and rewards. A problem is an item of the dataset. Training problems come from one half of its items,
+held-out problems from the other; a hash of the question decides which split may use it, so no question is in both. The
+answer is the content of the last \\boxed{}. It is right if the dataset's verifier gives the full score, wrong if less,
+and unscorable if the verifier fails.
+Items and verdicts come from worker processes with deadlines (worker.py, rewards/verifier.py).
+A cold start teaches only the format: datasets have no reasoning, so a demonstration is a boxed answer without thinking.
 
     State the final answer to the following arithmetic problem: 7 + 8 - 1 =
     <think>
     </think>
     \\boxed{14}
 
-Left out, and counted in `notes`: items without an answer, whose answer cannot stand in a box, whose prompt is longer
-than data.prompt_length or has a character that the tokenizer lacks.
-Deliberately not here: difficulties (a dataset grades its items by knobs of its own), reading a response's attempts.
+Dropped, and counted in `notes`: items without an answer, with an answer that cannot be boxed, or with a prompt that is
+longer than data.prompt_length or has a character that the tokenizer cannot encode.
+Deliberately not here: difficulties (datasets have their own options for them), analysis of a response's attempts.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from t1jax.text.huggingface import HFTokenizer
 from t1jax.text.tokenizer import TokenIds, Tokenizer
 
 PROGRAM = Path(__file__).with_name("worker.py")
-TRIES = 2000  # items that are looked at for one problem
-LONGEST = 4000  # characters of an answer; a longer one is unscorable, so that no verifier is given more
-PROBED = 100  # items that are looked at when the task is made
+TRIES = 2000  # items tried to find one problem
+LONGEST = 4000  # characters of an answer; a longer one is unscorable and never reaches the verifier
+PROBED = 100  # items checked when the task is opened
 ASCII = "".join(map(chr, range(32, 127))) + "\n"
 
 
 class Gym(Verifier):
-    """Processes that make items of one dataset and score answers to them."""
+    """Worker processes that make the items of one dataset and score answers to them."""
 
     package = "reasoning-gym"
 
@@ -60,7 +60,7 @@ class Gym(Verifier):
 class Problem:
     """An item of the dataset."""
 
-    index: int  # what finds it again in its split
+    index: int  # its index in its split
     item: int  # its number in the dataset
     question: str
     gold: str
@@ -74,7 +74,7 @@ class GymTask:
     difficulties: tuple[int, ...] = ()
 
     def __init__(self, cfg: Config, gym: Verifier, tokenizer: Tokenizer | None = None) -> None:
-        """`gym`: what make_gym gave. `tokenizer`: None before there is one; then no item is left out because of it."""
+        """`gym`: from make_gym. `tokenizer`: None before it is trained; then no item is dropped because of it."""
         self.cfg, self._gym, self._tokenizer = cfg, gym, tokenizer
         self._chat = tokenizer if isinstance(tokenizer, HFTokenizer) else None
         self.cut_answer_prefix = cfg.scaling.answer_prefix if self._chat else chains.CUT_ANSWER_PREFIX
@@ -83,13 +83,13 @@ class GymTask:
         self.notes = self._probe()
 
     def size(self, split: str) -> None:
-        """None: a split has no end, though a dataset may have few items that differ."""
+        """None: a split is unlimited, though a dataset may have few distinct items."""
 
     def problem(self, index: int, split: str) -> Problem:
-        """The problem with this index in this split: always the same one, on every machine.
+        """The problem with this index in this split; deterministic, on every machine.
 
         Raises:
-          ConfigError: no usable item of this split is found.
+          ConfigError: none of TRIES items can be used for this split.
         """
         return self._cached(index, split)
 
@@ -105,12 +105,12 @@ class GymTask:
                 assert gold is not None
                 return Problem(index, number, question, gold, split)
         raise ConfigError(
-            f"task.gym_dataset is {self.cfg.task.gym_dataset}: none of {TRIES} items can be a {split} problem; "
-            "expected more different questions: change task.gym_options, task.held_out_percent or data.prompt_length"
+            f"task.gym_dataset is {self.cfg.task.gym_dataset}: none of {TRIES} items can be used as a {split} problem; "
+            "expected more distinct questions: change task.gym_options, task.held_out_percent or data.prompt_length"
         )
 
     def prompt(self, problem: Problem) -> str:
-        """The question, up to where the thinking starts; in template and chat if the tokenizer is a model's."""
+        """The question up to where thinking starts; with a Hugging Face tokenizer, in data.template and chat."""
         return self._prompt(problem.question)
 
     def _prompt(self, question: str) -> str:
@@ -122,7 +122,7 @@ class GymTask:
         """None: every training problem has one."""
 
     def demonstration(self, index: int, seed: int) -> tuple[str, str]:
-        """(prompt, boxed answer without thought) of the training problem with this index, whatever the seed."""
+        """(prompt, boxed answer without thinking) of the training problem with this index; the seed is ignored."""
         problem = self.problem(index, "train")
         response = f"{chains.CLOSE}\n{chains.BOX}{problem.gold}}}"
         if self._chat is not None:
@@ -130,11 +130,11 @@ class GymTask:
         return self.prompt(problem), response
 
     def gold(self, problem: Problem) -> str | None:
-        """The dataset's answer; others may be right, too."""
+        """The dataset's answer; others may also be right."""
         return problem.gold
 
     def score(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[Outcome]:
-        """What the dataset's verifier says of each last box; all asked at once."""
+        """The outcome of each response's last box by the dataset's verifier. All answers are scored in parallel."""
         found = [answers.last_box(response) for response in responses]
         asked = {
             (f"score {problem.item}", answer.strip())
@@ -148,28 +148,28 @@ class GymTask:
         ]
 
     def analyse(self, problem: Problem, response: str) -> None:
-        """None: what such a response tried and claimed cannot be checked."""
+        """None: a response's attempts and claims cannot be checked."""
 
     def forbid_giving_up(self, tokenizer: Tokenizer) -> None:
-        """None: nobody can tell from the tokens where such a response gives up."""
+        """None: tokens do not show where a response gives up."""
 
     def thought_end(self, tokens: TokenIds, tokenizer: Tokenizer) -> int | None:
-        """Tokens before the first </think>; None without it."""
+        """The number of tokens before the first </think>; None if there is none."""
         return problems.thought_end(tokens, tokenizer)
 
     def corpus(self, count: int, seed: int) -> Iterator[str]:
-        """`count` texts, prompt and response, of training problems, and one with every ASCII character."""
+        """Texts to train a tokenizer: one with every ASCII character, then `count` prompts with their responses."""
         rng = random.Random(f"corpus {seed}")
         yield ASCII
         for _ in range(count):
             yield "".join(self.demonstration(rng.randrange(1 << 30), seed))
 
     def symbols(self) -> list[str]:
-        """The texts that must be one token each."""
+        """Texts that must be one token each."""
         return [chains.OPEN, chains.CLOSE, chains.BOX]
 
     def _item(self, number: int) -> tuple[str, str | None]:
-        """(question, answer) of an item."""
+        """(question, answer) of an item; the answer may be None."""
         (entry,) = self._gym.ask([("item", str(number))])
         if entry == UNSCORABLE:
             raise ConfigError(
@@ -183,9 +183,9 @@ class GymTask:
         return zlib.crc32(question.encode()) * 100 < self.cfg.task.held_out_percent * 2**32
 
     def _why_not(self, question: str, gold: str | None) -> str | None:
-        """Why an item cannot be a problem; None if it can."""
+        """Why an item cannot be used; None if it can."""
         if not gold or answers.last_box(f"{chains.BOX}{gold}}}") != gold:
-            return "no answer that can stand in a box"
+            return "no answer that can be boxed"
         if self._tokenizer is None:
             return None
         if self._chat is not None and has_any(question, self._chat.special_texts):
@@ -199,7 +199,7 @@ class GymTask:
         return f"a prompt of more than data.prompt_length = {most} tokens" if length > most else None
 
     def _probe(self) -> list[str]:
-        """Looks at the first items: a line for each reason to leave some out, and on answers that do not verify.
+        """Checks the first items. Returns a line for each reason to drop some, and on answers that fail to verify.
 
         Raises:
           ConfigError: none of them can be used.
@@ -214,7 +214,7 @@ class GymTask:
             reasons = ", ".join(sorted({reason for reason in why if reason})) or "no answer verifies against itself"
             raise ConfigError(f"task.gym_dataset is {name}: none of its first {count} items can be used: {reasons}")
         notes = [
-            f"{name}: of its first {count} items {why.count(reason)} are left out: {reason}"
+            f"{name}: of its first {count} items, {why.count(reason)} are dropped: {reason}"
             for reason in sorted({reason for reason in why if reason})
         ]
         if other := len(golds) - golds.count(RIGHT):
@@ -223,7 +223,7 @@ class GymTask:
 
 
 def make_gym(cfg: Config) -> Gym:
-    """The processes of cfg.task.gym_dataset; close them when done.
+    """The worker processes for cfg.task.gym_dataset; close them when done.
 
     Raises:
       ConfigError: task.gym_options cannot be read.
@@ -241,7 +241,7 @@ def make_gym(cfg: Config) -> Gym:
 
 
 def refuse(cfg: Config, problem: Any) -> None:
-    """ConfigError for what a worker says is wrong with the dataset that the config asks for."""
+    """Raises ConfigError for what "describe" (worker.py) reports; returns if it is {}."""
     name = cfg.task.gym_dataset
     if problem == UNSCORABLE:
         raise ConfigError(f"task.gym_dataset is {name}: its process died; expected verifier.memory to be enough")

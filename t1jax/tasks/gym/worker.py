@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a worker (rewards/worker.py) does for a dataset of reasoning-gym: make its items, and score answers.
+"""The code that a worker process (rewards/worker.py) runs for reasoning-gym: makes items and scores answers.
 
-A question is a pair of texts:
-    "describe", ""      -> {} or what is wrong: {"missing": ...}, {"names": [...]}, {"fields": [...]}, {"refused": ...}
+A question is a pair of strings:
+    "describe", ""      -> {} or the error: {"missing": ...}, {"names": [...]}, {"fields": [...]}, {"refused": ...}
     "item", "7"         -> {"question": ..., "answer": ...} of item 7; the answer may be null
     "score 7", answer   -> 1, 0 or -1: right, wrong, or its verifier failed
 
-In a process of its own because of both. Some datasets iterate over sets of texts, so their items depend on the hash
-seed, which every worker fixes. Some verifiers give the answer to `eval` or to sympy's parser, which is the same: such
-an answer is a program that the model wrote. So after the start the process ends itself as soon as anything tries to
-start a program, open a connection, load a library, or change a file. That stops accidents and what a policy could
-stumble on; it is no sandbox against somebody who knows Python well.
+Both need a separate process. Some datasets iterate over sets of strings, so their items depend on the hash seed, which
+every worker fixes. Some verifiers pass the answer to `eval` or to sympy's parser, which amounts to the same: the answer
+is then a program that the model wrote. So once started, the process exits as soon as anything tries to start a program,
+open a connection, load a library, or change a file. This stops accidents and what a policy could stumble on; it is not
+a sandbox against someone who knows Python well.
 Where: tasks -> rewards. Only the standard library and reasoning-gym are imported.
 Deliberately not here: deadlines and memory (rewards/verifier.py), which item is whose (task.py).
 """
@@ -24,9 +24,9 @@ import os
 import sys
 from typing import Any
 
-SEED = 1  # of the dataset; items are told apart by their number
-RIGHT_SCORE = 1.0  # datasets give parts of it for answers that are nearly right
-_HARMLESS = {"os.listdir", "os.scandir", "os.fwalk", "os.walk"}  # reading a folder, as an import does
+SEED = 1  # of every dataset; an item is identified by its number
+RIGHT_SCORE = 1.0  # datasets give less for partly right answers
+_HARMLESS = {"os.listdir", "os.scandir", "os.fwalk", "os.walk"}  # listing a folder, as imports do
 _FORBIDDEN = (
     "os.",
     "subprocess.",
@@ -39,12 +39,12 @@ _FORBIDDEN = (
     "urllib.",
     "tempfile.",
 )
-_state: dict[str, Any] = {}  # what `start` made: the dataset, or the problem with it
+_state: dict[str, Any] = {}  # set by `start`: the dataset, and the error if there is one
 
 
 def start(name: str, size: str, options: str) -> dict[str, Any]:
-    """Make the dataset; `options`: JSON of its configuration. The user's mistakes are told when asked for."""
-    sys.dont_write_bytecode = True  # the only files that an import writes
+    """Creates the dataset; `options` is its configuration as JSON. "describe" later returns what the user got wrong."""
+    sys.dont_write_bytecode = True  # imports write no other files
     try:
         _state["problem"] = _make(name, int(size), json.loads(options))
     except Exception as error:
@@ -54,7 +54,7 @@ def start(name: str, size: str, options: str) -> dict[str, Any]:
 
 
 def answer(kind: str, text: str) -> Any:
-    """The answer to one question, see above."""
+    """Answers one question; see the module docstring."""
     if kind == "describe":
         return _state["problem"]
     if kind == "item":
@@ -65,12 +65,12 @@ def answer(kind: str, text: str) -> Any:
         return int(float(_state["dataset"].score_answer(text, entry)) >= RIGHT_SCORE)
     except (MemoryError, RecursionError):
         raise
-    except Exception:  # whatever the verifier trips over: neither right nor wrong
+    except Exception:  # the verifier failed: neither right nor wrong
         return -1
 
 
 def _make(name: str, size: int, options: dict[str, Any]) -> dict[str, Any]:
-    """Sets the dataset; {} or what is wrong with the request."""
+    """Sets the dataset. Returns {}, or what is wrong with the request."""
     try:
         from reasoning_gym.factory import DATASETS, create_dataset  # type: ignore[import-untyped]
     except ImportError as error:
@@ -83,18 +83,18 @@ def _make(name: str, size: int, options: dict[str, Any]) -> dict[str, Any]:
     try:
         _state["dataset"] = create_dataset(name, **options, seed=SEED, size=size)
         _item(0)
-    except Exception as error:  # each dataset refuses a configuration in its own way
+    except Exception as error:  # datasets reject a configuration in their own ways
         return {"refused": f"{type(error).__name__}: {error}"}
     return {}
 
 
-@functools.lru_cache(maxsize=4096)  # many answers to one problem
+@functools.lru_cache(maxsize=4096)  # a problem has many answers
 def _item(number: int) -> dict[str, Any]:
     return dict(_state["dataset"][number])
 
 
 def _guard(event: str, arguments: tuple[Any, ...]) -> None:
-    """An audit hook: ends the process on what no verifier does."""
+    """An audit hook that ends the process on events that no verifier needs."""
     if event == "open":
         mode, flags = arguments[1], arguments[2]
         writes = isinstance(mode, str) and set(mode) & set("wax+") or isinstance(flags, int) and flags & _WRITING
