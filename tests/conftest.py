@@ -31,6 +31,27 @@ import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+from t1jax.update import optim  # noqa: E402
+
+
+def _lenient(make):
+    """Optimisers that may promote: in Adam, optax raises a float to the power of an int32 count."""
+
+    def make_lenient(*args):
+        made = make(*args)
+
+        def update(*args):
+            with jax.numpy_dtype_promotion("standard"):
+                return made.update(*args)
+
+        return made._replace(update=update)
+
+    return make_lenient
+
+
+optim.make_optimizer = _lenient(optim.make_optimizer)
 
 
 def pytest_configure(config):
@@ -68,13 +89,6 @@ def unbroken(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("unbroken") / "run"
     stages.run(CFG, workdir)
     return workdir
-
-
-@pytest.fixture
-def strict_dtypes():
-    """No implicit dtype promotion. Not for all tests: in Adam, optax raises a float to the power of an int32 count."""
-    with jax.numpy_dtype_promotion("strict"):
-        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

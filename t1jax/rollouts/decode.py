@@ -190,7 +190,7 @@ def _one_token(
     position_B1 = (lanes.start_B + t_B)[:, None]
     hidden_BTD, new_cache = qwen.forward(model, params, token_B[:, None], position_B1, cache=cache)
     assert new_cache is not None
-    length_B = t_B + live_B
+    length_B = t_B + live_B.astype(t_B.dtype)
     ends_B = live_B & (stops_B | (length_B == length))
     new_repeats = None
     if repeat_rule is not None and lanes.repeats is not None:

@@ -33,7 +33,7 @@ def masked(x: jax.Array, mask: jax.Array) -> jax.Array:
         raise ValueError(
             f"got a mask {mask.dtype}{list(mask.shape)} for {list(x.shape)}: expected bool, the same shape"
         )
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
     return jnp.where(mask, x, jnp.zeros_like(x))
 
 

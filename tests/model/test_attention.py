@@ -129,7 +129,13 @@ def without_accelerators(monkeypatch):
     """All kernels on a CPU, in blocks that short rows have several of; gives a function that says which is used."""
     monkeypatch.setattr(kernels, "BLOCK", 128)
     monkeypatch.setattr(kernels, "splash", functools.partial(kernels.splash, interpret=True))
-    monkeypatch.setattr(kernels, "cudnn", functools.partial(kernels.cudnn, implementation="xla"))
+    cudnn = kernels.cudnn
+
+    def cudnn_by_xla(*args):
+        with jax.numpy_dtype_promotion("standard"):  # JAX's own code promotes there
+            return cudnn(*args, implementation="xla")
+
+    monkeypatch.setattr(kernels, "cudnn", cudnn_by_xla)
     return lambda kernel: monkeypatch.setattr(attention, "choose", lambda *_: (kernel, "the test says so"))
 
 

@@ -108,7 +108,7 @@ def test_rows_by_hand(shared):
     prompts = Prompts(jnp.array([[7, 8], [4, 0]]), jnp.array([[1, 1], [1, 0]], bool), jnp.array([0, 1]))
     sampled = jnp.array([[1, 1, 1], [1, 0, 0], [1, 1, 0], [1, 0, 0]], bool)
     tokens = jnp.array([[21, 22, 23], [24, 99, 99], [25, 26, 99], [27, 0, 0]])
-    rollouts = Rollouts(tokens, sampled, tokens / 10, tokens * 0.0, jnp.ones(4, bool))
+    rollouts = Rollouts(tokens, sampled, tokens.astype(jnp.float32) / 10, jnp.zeros((4, 3)), jnp.ones(4, bool))
     row, prompt_start = jnp.array([0, 0, 1, -1]), jnp.array([0, 0 if shared else 5, 0, 0])
     where = Plan(row, jnp.array([2, 5 if shared else 7, 1, 0]), prompt_start)
     layout, grid = train_layout(mesh), packing.Grid(2, 2, 9, shared)
