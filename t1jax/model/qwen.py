@@ -6,8 +6,7 @@ a norm of each head's q and k as in Qwen3, or neither as in Llama. Layers are st
 pure functions: `init_params`, `forward`, `logits`.
 
 Axes: B rows or lanes, P prompts, T query positions, C prompt positions, D width, N query heads, K kv heads, H head dim,
-F mlp width, V vocabulary, L layers; of the cache: X shards of the batch, M lanes of a shard, J blocks, S columns of a
-block.
+F mlp width, V vocabulary, L layers; of the cache: X shards of the batch, M lanes of a shard, J blocks of S positions.
 Source: Qwen2.5, arXiv 2412.15115; Qwen3, arXiv 2505.09388; parity with transformers is tested for each family.
 Deliberately not here: the cache (ring.py), sampling (decode.py), scores of the vocabulary in chunks (logprobs.py).
 """

@@ -19,7 +19,7 @@ from t1jax.tasks.task import Task, Wrapped
 from t1jax.tasks.written import WrittenTask
 from t1jax.training.selection import Selected
 
-NAMES = {name for name in vars(Task) if not name.startswith("_")}
+NAMES = {name for name in dir(Task) if not name.startswith("_")}
 HERE = Path(tasks.__file__).parent
 
 
@@ -29,7 +29,8 @@ def test_a_wrapped_task_passes_on_everything_that_a_task_has():
     for name in NAMES:
         asked = getattr(Task, name)
         if not isinstance(asked, property):
-            assert inspect.signature(asked) == inspect.signature(getattr(Wrapped, name)), name
+            of_task = str(inspect.signature(asked)).replace("P_in", "P")  # a Grader only takes problems
+            assert of_task == str(inspect.signature(getattr(Wrapped, name))), name
 
 
 def test_what_is_wrapped_answers_as_the_task_itself():
