@@ -13,7 +13,6 @@ from t1jax import config
 from t1jax.types import Scores
 from t1jax.update import advantages as adv
 
-
 NAN = float("nan")
 CFG = dataclasses.replace(config.load(tiny.get_config()).rl, responses_per_prompt=4, kl_coef=0.1, penalty=-1.0)
 

@@ -24,7 +24,6 @@ from t1jax.update.logprobs import (
     token_logprobs_and_entropy,
 )
 
-
 NAN = float("nan")
 B, T, D, V = 4, 5, 3, 7
 CFG = dataclasses.replace(
