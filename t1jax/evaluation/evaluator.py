@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Questions -> sampled and judged responses: of a run, its filter and a study, and of evaluate and filter.
+"""Questions -> sampled and judged responses, for a run, its filter and studies, for t1jax.evaluate and t1jax.filter.
 
 prompts -> rollouts -> rewards, outside training, with the sampler of training, compiled once for a length of prompts, a
-number of new tokens and a number of responses. What is sampled depends on the weights,
-the questions and the name of the random stream alone. Responses may be kept in a journal: a resumed call then samples
-the batches of an unbroken one, so their files are the same. Only an answer on which the verifier runs out of time may
-be judged otherwise the second time.
+number of new tokens and a number of responses. What is sampled depends only on the weights, the questions and the name
+of the random stream. Responses may be kept in a journal: a resumed call samples the batches of an unbroken one, so
+their files are the same. Only an answer on which the verifier runs out of time may be judged otherwise the second time.
 
 Source: T1 (arXiv 2501.11651) section 3.
 Deliberately not here: what is asked (questions.py), what the responses show (figures.py), the journal's file
