@@ -212,7 +212,9 @@ def test_bfloat16_stays_bfloat16(without_accelerators):
         without_accelerators(kernel)
         with small.optimised():
             attend = jax.jit(lambda *arrays: there_and_back(make_layout(), *arrays))
-        for one, other in zip(attend(*qkv, segment, parent, gradient), expected, strict=True):
+        with jax.numpy_dtype_promotion("standard" if kernel == "cudnn" else "strict"):  # JAX's own code promotes there
+            found = attend(*qkv, segment, parent, gradient)
+        for one, other in zip(found, expected, strict=True):
             assert one.dtype == jnp.bfloat16
             np.testing.assert_allclose(one.astype(np.float32), other, atol=0.1)
 
