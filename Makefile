@@ -11,6 +11,8 @@ PYTHON ?= python3
 ARGS ?=
 # Two processes, each file of tests in one of them: a program is compiled on one core.
 SPLIT := -n 2 --dist=loadfile
+# The slow tests run what the compiler makes by default; the others save its time (tests/support/several.py).
+SHIPPED := --xla_backend_optimization_level=3 --xla_cpu_use_fusion_emitters=true --xla_cpu_parallel_codegen_split_count=32
 BIN := .venv/bin
 RUN := .venv/.requirements
 DEV := .venv/.requirements-dev
@@ -30,7 +32,7 @@ test: $(DEV)
 	@$(BIN)/python -m pytest -q $(SPLIT)
 
 test-slow: $(DEV)
-	@$(BIN)/python -m pytest -q $(SPLIT) -m "slow or not slow"
+	@XLA_FLAGS="$(SHIPPED)" $(BIN)/python -m pytest -q $(SPLIT) -m "slow or not slow"
 
 lint: $(DEV) $(BIOME)
 	@$(BIN)/ruff check .
