@@ -69,6 +69,16 @@ def test_the_state_is_donated_and_the_prompts_are_not():
     assert not any(x.is_deleted() for x in jax.tree.leaves((after, prompts)))
 
 
+def test_a_step_takes_nothing_from_the_host_but_its_prompts():
+    one = small.fused(ONE)
+    state, batches, on_host = one.start(), [one.prompts(seed) for seed in range(2)], small.prompt_rows()
+    with jax.transfer_guard("disallow"):
+        for prompts in batches:
+            state, _ = one.step(state, prompts)
+        with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+            one.step(state, on_host)
+
+
 @pytest.mark.parametrize("shape", [ONE, (2, 2, 2)])
 def test_nothing_of_the_size_of_a_parameter_leaves_the_devices(shape):
     """In the compiled program: what callbacks are given, what comes out beside the state, what is kept in place."""
