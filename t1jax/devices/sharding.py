@@ -3,9 +3,10 @@
 
 Parameters and activations have named dimensions (`embed`, `q_heads`, `batch`, ...). A `Layout` is a mesh with a table
 from these logical axes to mesh axes: `data` (replicas), `fsdp` (shards of parameters, optimiser and anchor) and
-`tensor` (shards of heads, MLP and vocabulary). Training and decoding use the same weights under two tables: TRAIN_RULES
-shards weights over `fsdp` and `tensor`; DECODE_RULES replicates them over `fsdp`, so that no weight moves inside the
-token loop; they are gathered once per step. An unknown axis, two axes on one mesh axis, or an indivisible size raises.
+`tensor` (shards of heads, MLP and vocabulary, and of the positions of the residual stream). Training and decoding use
+the same weights under two tables: TRAIN_RULES shards weights over `fsdp` and `tensor`; DECODE_RULES replicates them
+over `fsdp`, so that no weight moves inside the token loop; they are gathered once per step. An unknown axis, two axes
+on one mesh axis, or an indivisible size raises.
 
 Deliberately not here: anything about several processes (multihost.py).
 """
@@ -28,6 +29,7 @@ MESH_AXES = ("data", "fsdp", "tensor")
 TRAIN_RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("batch", ("data", "fsdp")),
     ("length", ()),
+    ("stream", ("tensor",)),
     ("layers", ()),
     ("vocab", ("tensor",)),
     ("embed", ("fsdp",)),
@@ -36,7 +38,7 @@ TRAIN_RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("head_dim", ()),
     ("mlp", ("tensor",)),
 )
-DECODE_RULES = tuple((name, () if name == "embed" else axes) for name, axes in TRAIN_RULES)
+DECODE_RULES = tuple((name, () if name in ("embed", "stream") else axes) for name, axes in TRAIN_RULES)
 
 
 @dataclass(frozen=True)

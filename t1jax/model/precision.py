@@ -5,12 +5,12 @@ Sampler and learner run the same weights through different computations. In bflo
 same numbers in the same places. So activations between layers are float32, everything between two matrix products is
 computed in float32, and a number is rounded once, as input to a matrix product.
 
-Master weights are float32. `products` and `lookup` take the master and cast it themselves, so that its gradient is
-never in the compute dtype, neither when a device accumulates it nor when devices reduce it.
+Master weights are float32. `lookup`, and the functions of products.py, take the master and cast it themselves, so that
+its gradient is never in the compute dtype, neither when a device accumulates it nor when devices reduce it.
 
 Axes: V vocabulary, D width, B rows, S positions of a row, T positions that are asked for.
 Source: float32 masters and accumulation, arXiv 1710.03740.
-Deliberately not here: loss scaling for float16 (optim.py), the head (logprobs.py).
+Deliberately not here: products with weights (products.py), loss scaling for float16 (optim.py), the head (logprobs.py).
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ import jax.numpy as jnp
 from t1jax.devices.sharding import Layout
 
 LN2 = math.log(2)
-Axes = tuple[str, ...]  # the logical axes of an array's dimensions
-Terms = tuple[tuple[Axes, str], ...]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -53,59 +51,6 @@ def einsum(spec: str, x: jax.Array, y: jax.Array) -> jax.Array:
     """einsum, added up in float32 and left there; float32 operands are not rounded, as a TPU would by default."""
     precision = jax.lax.Precision.HIGHEST if x.dtype == y.dtype == jnp.float32 else None
     return jnp.einsum(spec, x, y, precision=precision, preferred_element_type=jnp.float32)
-
-
-def whole(layout: Layout, axes: Axes, w: jax.Array, dtype: Any) -> jax.Array:
-    """A weight cast to `dtype` and then made whole along `embed`: what crosses devices has `dtype`.
-
-    Left split, XLA would multiply with a part of it at a time and read and write the activations for each part.
-    """
-    return layout.constrain(w.astype(dtype), *(None if axis == "embed" else axis for axis in axes))
-
-
-def products(layout: Layout, terms: Terms, x: jax.Array, *weights: jax.Array) -> tuple[jax.Array, ...]:
-    """float32 einsum(spec, x, w) for each weight, cast to the dtype of the activations x.
-
-    Where outputs are split over `tensor`, the gradients of x by all weights are added up before devices exchange them:
-    one all-reduce, not one for each weight.
-
-    Args:
-      layout: by which weights are split; one is made whole along `embed` for its product, its gradient split as it is.
-      terms: for each weight its logical axes and the spec, as "BTD,DF->BTF"; a letter stands in two of the three terms.
-      x: compute dtype.
-      weights: float32 masters, or copies in compute dtype. Gradients are added up in float32 and have their dtype.
-    """
-    split = any("embed" in axes and layout.parts("embed") > 1 for axes, _ in terms)
-    if not split and all(w.dtype == x.dtype for w in weights):  # whole already, and no cast
-        return tuple(einsum(spec, x, w) for (_, spec), w in zip(terms, weights, strict=True))
-    return _products(layout, terms, x, *weights)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _products(layout: Layout, terms: Terms, x: jax.Array, *weights: jax.Array) -> tuple[jax.Array, ...]:
-    return tuple(
-        einsum(spec, x, whole(layout, axes, w, x.dtype)) for (axes, spec), w in zip(terms, weights, strict=True)
-    )
-
-
-def _products_forward(layout: Layout, terms: Terms, x: jax.Array, *weights: jax.Array) -> tuple[Any, Any]:
-    return _products(layout, terms, x, *weights), (x, weights)
-
-
-def _products_backward(layout: Layout, terms: Terms, saved: Any, douts: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-    x, weights = saved
-    dx, dweights = jnp.zeros((), jnp.float32), []
-    for (axes, spec), w, dout in zip(terms, weights, douts, strict=True):
-        operands, out = spec.split("->")
-        of_x, of_w = operands.split(",")
-        dout = rounded(dout, x.dtype)
-        dx = dx + einsum(f"{out},{of_w}->{of_x}", dout, whole(layout, axes, w, x.dtype))
-        dw = layout.constrain(einsum(f"{out},{of_x}->{of_w}", dout, x), *axes)
-        dweights.append(dw.astype(w.dtype))
-    return dx.astype(x.dtype), *dweights
-
-
-_products.defvjp(_products_forward, _products_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -13,7 +13,6 @@ Deliberately not here: the cache (ring.py), sampling (decode.py), scores of the 
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -25,7 +24,8 @@ from t1jax.devices import scopes
 from t1jax.devices.sharding import Layout, param_shardings
 from t1jax.model import attention, kernels, ring
 from t1jax.model.attention import rope, rotations
-from t1jax.model.precision import einsum, lookup, products, rounded, whole
+from t1jax.model.precision import einsum, lookup, rounded
+from t1jax.model.products import gated, products, stream
 from t1jax.types import KVCache, Params
 
 REMAT = {
@@ -47,7 +47,6 @@ INTO_HEADS = (  # the logical axes of q, k and v, and how they are multiplied
     (("embed", "kv_heads", "head_dim"), "BTD,DKH->BTKH"),
 )
 FROM_HEADS = ((("q_heads", "head_dim", "embed"), "BTNH,NHD->BTD"),)
-INTO_MLP, FROM_MLP = ("embed", "mlp"), ("mlp", "embed")  # the logical axes of gate and up, and of down
 ONES, ZEROS = nn.initializers.ones, nn.initializers.zeros
 
 
@@ -56,53 +55,6 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
     y = x.astype(jnp.float32)
     y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
     return y * jnp.broadcast_to(scale.astype(jnp.float32), y.shape)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def gated(layout: Layout, y_BTD: jax.Array, gate_DF: jax.Array, up_DF: jax.Array, down_FD: jax.Array) -> jax.Array:
-    """(silu(y gate) * (y up)) down. Source: SwiGLU, arXiv 2002.05202.
-
-    The gradient is written out: it keeps two arrays [B, T, F] where automatic differentiation keeps five, and reads
-    none of them transposed. A third faster on CPU.
-    """
-    return _gated_forward(layout, y_BTD, gate_DF, up_DF, down_FD)[0]
-
-
-def _gated_forward(
-    layout: Layout, y_BTD: jax.Array, gate_DF: jax.Array, up_DF: jax.Array, down_FD: jax.Array
-) -> tuple[jax.Array, Any]:
-    dtype = y_BTD.dtype
-
-    a_BTF, b_BTF = (
-        layout.constrain(einsum("BTD,DF->BTF", y_BTD, whole(layout, INTO_MLP, w_DF, dtype)), "batch", "length", "mlp")
-        for w_DF in (gate_DF, up_DF)
-    )
-    out_BTD = einsum("BTF,FD->BTD", rounded(nn.silu(a_BTF) * b_BTF, dtype), whole(layout, FROM_MLP, down_FD, dtype))
-    return out_BTD, (y_BTD, a_BTF.astype(dtype), b_BTF.astype(dtype), gate_DF, up_DF, down_FD)
-
-
-def _gated_backward(layout: Layout, saved: Any, dout_BTD: jax.Array) -> tuple[jax.Array, ...]:
-    y_BTD, a_BTF, b_BTF, *masters = saved
-    dtype, axes = y_BTD.dtype, (INTO_MLP, INTO_MLP, FROM_MLP)
-    gate_DF, up_DF, down_FD = (whole(layout, of_w, w, dtype) for of_w, w in zip(axes, masters, strict=True))
-    dout_BTD = rounded(dout_BTD, dtype)
-    dinner_BTF = layout.constrain(einsum("BTD,FD->BTF", dout_BTD, down_FD), "batch", "length", "mlp")
-    a_BTF, b_BTF = a_BTF.astype(jnp.float32), b_BTF.astype(jnp.float32)
-    s_BTF = nn.sigmoid(a_BTF)
-    silu_BTF = a_BTF * s_BTF
-    da_BTF = rounded(dinner_BTF * b_BTF * (s_BTF + silu_BTF * (1 - s_BTF)), dtype)
-    db_BTF = rounded(dinner_BTF * silu_BTF, dtype)
-    inner_BTF = rounded(silu_BTF * b_BTF, dtype)
-    dy_BTD = einsum("BTF,DF->BTD", da_BTF, gate_DF) + einsum("BTF,DF->BTD", db_BTF, up_DF)
-    dmasters = (
-        *(einsum("BTD,BTF->DF", y_BTD, d_BTF) for d_BTF in (da_BTF, db_BTF)),
-        einsum("BTF,BTD->FD", inner_BTF, dout_BTD),
-    )
-    split = (layout.constrain(d, *of_w) for d, of_w in zip(dmasters, axes, strict=True))
-    return dy_BTD.astype(dtype), *(d.astype(w.dtype) for d, w in zip(split, masters, strict=True))
-
-
-gated.defvjp(_gated_forward, _gated_backward)
 
 
 class Block(nn.Module):
@@ -126,6 +78,7 @@ class Block(nn.Module):
         cfg, constrain = self.cfg, self.layout.constrain
         D, N, K, H, F = cfg.hidden_size, cfg.num_heads, cfg.num_kv_heads, cfg.head_dim, cfg.mlp_size
         x_BTD, *own = carry
+        along = stream(self.layout, x_BTD.shape[1])
 
         def ready(x: jax.Array) -> jax.Array:  # for a matrix product
             return rounded(x, cfg.compute_dtype)
@@ -158,13 +111,12 @@ class Block(nn.Module):
                 attended = attention.attend(self.layout, q, k, v, shared["texts"])
         o = self.weight("o", scaled(N * H), q_heads=N, head_dim=H, embed=D)
         (attended,) = products(self.layout, FROM_HEADS, attended.swapaxes(1, 2), o)
-        x_BTD = x_BTD + attended
-        x_BTD = constrain(x_BTD, "batch", "length", None)
+        x_BTD = constrain(x_BTD + attended, "batch", along, None)
 
         y = ready(rms_norm(x_BTD, self.weight("mlp_norm", ONES, embed=D), cfg.norm_eps))
         gate, up = (self.weight(name, scaled(D), embed=D, mlp=F) for name in ("gate", "up"))
         x_BTD = x_BTD + gated(self.layout, y, gate, up, self.weight("down", scaled(F), mlp=F, embed=D))
-        return (constrain(x_BTD, "batch", "length", None), *own), (k, v) if self.keep else None
+        return (constrain(x_BTD, "batch", along, None), *own), (k, v) if self.keep else None
 
 
 class Transformer(nn.Module):
@@ -192,7 +144,7 @@ class Transformer(nn.Module):
         norm_D: Any = self.param("final_norm", axes(ONES, ("embed",)), (D,), jnp.float32)
 
         x_BTD = lookup(self.layout, cfg.compute_dtype, embedding_VD, tokens_BT).astype(jnp.float32)
-        x_BTD = self.layout.constrain(x_BTD, "batch", "length", None)
+        x_BTD = self.layout.constrain(x_BTD, "batch", stream(self.layout, tokens_BT.shape[1]), None)
         cos_BTh, sin_BTh = rotations(position_BT, cfg)
         shared: dict[str, Any] = {"cos_BTh": cos_BTh, "sin_BTh": sin_BTh}
         carry: tuple[jax.Array, ...] = (x_BTD,)
@@ -219,7 +171,8 @@ class Transformer(nn.Module):
         (x_BTD, *own), out = layers(cfg, self.layout, keep, name="layers")(carry, prompt_kv, shared)
         if lanes is not None:
             out = ring.written(lanes, own[0], own[1])
-        return rounded(rms_norm(x_BTD, norm_D, cfg.norm_eps), cfg.compute_dtype), out
+        hidden_BTD = rounded(rms_norm(x_BTD, norm_D, cfg.norm_eps), cfg.compute_dtype)
+        return self.layout.constrain(hidden_BTD, "batch", "length", None), out
 
 
 def forward(

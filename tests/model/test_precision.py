@@ -17,7 +17,7 @@ import small
 
 from t1jax import config
 from t1jax.devices import sharding
-from t1jax.model import attention, parameters, precision, qwen
+from t1jax.model import attention, parameters, precision, products, qwen
 from t1jax.planning import slices
 from t1jax.training import sft, step
 from t1jax.training.setup import rl_setup, sft_setup
@@ -53,7 +53,7 @@ def test_4096_ones_are_4096(dtype):
 
     np.testing.assert_array_equal(jax.jit(jax.grad(picked))(jnp.ones((1, 3, 2))), [[[4096, 4096], [0, 0], [0, 0]]])
     x, w = jnp.ones((4096, 2), dtype), jnp.ones((2, 3))
-    multiplied = jax.jit(jax.grad(lambda w: precision.products(layout, TERMS, x, w)[0].sum()))(w)
+    multiplied = jax.jit(jax.grad(lambda w: products.products(layout, TERMS, x, w)[0].sum()))(w)
     assert multiplied.dtype == jnp.float32
     np.testing.assert_array_equal(multiplied, np.full((2, 3), 4096))
 
@@ -65,7 +65,7 @@ def test_a_product_is_that_of_rounded_numbers_added_up_in_float64():
     layout = sharding.train_layout(small.make_mesh())
 
     def run(x, w):
-        return precision.products(layout, TERMS, precision.rounded(x, "bfloat16"), w)[0]
+        return products.products(layout, TERMS, precision.rounded(x, "bfloat16"), w)[0]
 
     out, pull = jax.vjp(run, x, w)
     np.testing.assert_allclose(out, half[0] @ half[1], rtol=1e-5, atol=1e-5)
@@ -115,7 +115,7 @@ def test_the_gradients_of_activations_by_several_weights_are_added_up_before_the
     x = random.normal(size=(5, 64)).astype(ml_dtypes.bfloat16)
     ws = [random.normal(size=(64, 3)).astype(np.float32) for _ in range(2)]
     layout = sharding.train_layout(small.make_mesh())
-    outs, pull = jax.vjp(lambda x: precision.products(layout, TERMS * 2, x, *ws), jnp.asarray(x))
+    outs, pull = jax.vjp(lambda x: products.products(layout, TERMS * 2, x, *ws), jnp.asarray(x))
     douts = [random.normal(size=(5, 3)).astype(ml_dtypes.bfloat16).astype(np.float32) for _ in outs]
     (dx,) = pull(tuple(map(jnp.asarray, douts)))
     exact = sum(
