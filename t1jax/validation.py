@@ -40,9 +40,9 @@ def wall_limit(deadline: float) -> float:
     return deadline * WALL if sys.platform == "linux" else deadline  # elsewhere the deadline is on the clock
 
 
-def verifier_processes(workers: int) -> int:
-    """How many workers verifier.workers stands for: 0 is one per core that this process may use."""
-    return workers or (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
+def cores() -> int:
+    """Cores that this process may use: as many threads and processes judge responses, unless a knob says otherwise."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _validate_model(cfg: Config) -> None:
@@ -174,7 +174,7 @@ def _validate_scoring(cfg: Config) -> None:
     Starting workers again is not counted: hung answers shorten the next deadlines by more (rewards/verifier.py).
     """
     deadline, answers = cfg.verifier.deadline, cfg.rl.prompts_per_step * cfg.rl.responses_per_prompt
-    workers = verifier_processes(cfg.verifier.workers)
+    workers = cfg.verifier.workers or cores()
     longest = wall_limit(deadline) * -(-answers // workers)
     if longest > LONGEST_SCORING:
         raise ConfigError(

@@ -130,7 +130,8 @@ class HFTokenizer:
             raise ValueError(f"token id {ids_T.min()}; expected 0 or more")
         known_T = self._known[np.minimum(ids_T, self.vocab_size - 1)] & (ids_T < self.vocab_size)
         if known_T.all():
-            return self._tokenizer.decode(ids_T.tolist(), skip_special_tokens=True)
+            # decode_batch lets go of Python's lock, and decode does not: a batch is scored by several threads.
+            return self._tokenizer.decode_batch([ids_T.tolist()], skip_special_tokens=True)[0]
         runs = np.split(np.arange(ids_T.size), np.flatnonzero(np.diff(known_T)) + 1)
         return "".join(self.decode(ids_T[run]) if known_T[run[0]] else BROKEN * run.size for run in runs)
 
