@@ -8,8 +8,8 @@ that of its own problem and that of the next one. Of every 16 responses one ends
 character in Chinese. DIR is a Hugging Face folder; without it a byte-level BPE tokenizer of at most
 32,768 tokens is trained on the problems.
 
-`parts_ms` is processor time of one response on one thread, the mean over 32: judging is left out, because it runs in
-other processes. `processor_s` leaves these out too.
+`seconds` is all of scoring, `judging_s` the part that waits for the processes that judge answers. `processor_s` is the
+processor time of this process, so without them. `parts_ms` is that of one response on one thread, the mean over 32.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Task:
     """What scoring needs of a task, of problems of a file."""
 
     def __init__(self, problems: Sequence[Any], verifier: Any) -> None:
-        self.problems, self.verifier = problems, verifier
+        self.problems, self.verifier, self.judging = problems, verifier, 0.0
 
     def problem(self, index: int, split: str) -> Any:
         return self.problems[index % len(self.problems)]
@@ -89,8 +89,10 @@ class Task:
     def score(self, problems: Sequence[Any], responses: Sequence[str]) -> Any:
         from t1jax.tasks.files.problems import judge
 
-        golds = [problem.gold for problem in problems]
-        return judge(list(zip(responses, golds, strict=True)), self.verifier)
+        begun = time.perf_counter()
+        found = judge([(text, problem.gold) for text, problem in zip(responses, problems, strict=True)], self.verifier)
+        self.judging = time.perf_counter() - begun
+        return found
 
 
 def milliseconds(work: Callable[[Any], Any], items: Sequence[Any]) -> float:
@@ -146,7 +148,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             "repetition": milliseconds(lambda text: penalties.repetitive(text, length, count), texts),
             "garbled": milliseconds(lambda text: penalties.garbled(text, share), texts),
         }
-        scorer = score.make_scorer(Task(problems, verifier), "train", tokenizer, cfg.rl)
+        task = Task(problems, verifier)
+        scorer = score.make_scorer(task, "train", tokenizer, cfg.rl)
         stopped = np.ones(args.responses, bool)
         meter, begun, processor = workload.Meter(), time.perf_counter(), time.process_time()
         found = scorer(np.arange(args.responses, dtype=np.int32), tokens, sampled, stopped)
@@ -156,6 +159,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "tokens": args.tokens,
         "characters": round(sum(map(len, texts)) / len(texts)),
         "seconds": round(seconds, 3),
+        "judging_s": round(task.judging, 3),
         "processor_s": round(processor, 3),
         "plan_s": round(plan_seconds(args.responses, args.tokens), 3),
         "parts_ms": parts,
