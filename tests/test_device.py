@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-import time
+import threading
 
 import jax
 import pytest
@@ -45,7 +45,7 @@ def test_all_checks_pass_on_a_cpu_and_are_told_once_as_a_table_and_once_as_json(
     *table, last = capsys.readouterr().out.splitlines()
     line = json.loads(last)
     checks = line["checks"]
-    assert line["done"] and line["peaks"] == "measured" and line["devices"] == len(jax.devices())
+    assert line["left_out"] == [] and line["peaks"] == "measured" and line["devices"] == len(jax.devices())
     forms = [
         f"attention {form}, {dtype}, {n}" for dtype in attention.MOST for form, n in (("plain", 24), ("blocked", 300))
     ]
@@ -89,19 +89,35 @@ def test_a_peak_that_another_check_made_is_not_the_steps(made, monkeypatch):
 
 
 def test_a_check_that_fails_is_told_and_the_others_run_and_what_is_late_is_left_out():
+    release = threading.Event()
+
     def fails():
         yield device.Check("begun", good=True)
         raise ValueError("no such\nkernel")
 
     def late():
-        time.sleep(4)
-        yield device.Check("late")
+        release.wait(4)
+        yield from ()
 
-    rows, done = device.work({"fails": fails, "passes": lambda: iter([device.Check("passes")])}, 60.0)
-    assert [row.name for row in rows] == ["begun", "fails", "passes"] and done
+    checks = {"fails": fails, "passes": lambda: iter([device.Check("passes")])}
+    rows, left_out = device.work(checks, 60.0)
+    assert [row.name for row in rows] == ["begun", "fails", "passes"] and left_out == []
     assert rows[1].good is False and rows[1].found == {"failed": "ValueError: no such kernel"}
-    rows, done = device.work({"passes": lambda: iter([device.Check("passes")]), "late": late}, 2.0)
-    assert [row.name for row in rows] == ["passes"] and not done
+    rows, left_out = device.work({"late": late, "next": lambda: iter([])}, 2.0)
+    release.set()
+    assert rows == [] and left_out == ["late", "next"]
+
+
+@pytest.mark.parametrize(("good", "left_out", "code"), [(True, [], 0), (False, [], 1), (True, ["step", "embedded"], 1)])
+def test_a_bad_check_or_one_left_out_is_no_success(monkeypatch, capsys, good, left_out, code):
+    monkeypatch.setattr(
+        device, "work", lambda checks, seconds: ([device.Check("ceilings", {"of": 0.5}, good)], left_out)
+    )
+    assert device.main([*FLAGS, "--seconds=9"]) == code
+    _, row, *said, last = capsys.readouterr().out.splitlines()
+    assert row.split() == ["ceilings", "ok" if good else "BAD", "of", "0.5"]
+    assert said == (["not done in --seconds=9: step, embedded"] if left_out else [])
+    assert json.loads(last)["left_out"] == left_out
 
 
 @pytest.mark.parametrize(
