@@ -33,6 +33,10 @@ from hypothesis import settings  # noqa: E402
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
+import shapes  # noqa: E402
+
+shapes.checked()  # before anything else of t1jax is imported
+
 from t1jax.update import optim  # noqa: E402
 
 
@@ -81,13 +85,18 @@ def problems(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def unbroken(tmp_path_factory):
-    """The workdir of the run of tiny_run.py, which nothing stopped. Tests leave it as it is."""
+    """The workdir of the run of tiny_run.py, which nothing stopped. Tests leave it as it is.
+
+    Its loop of RL moves nothing to the devices but prompts, or this fails (guarded.py).
+    """
+    import guarded
     from tiny_run import CFG
 
     from t1jax.training import stages
 
     workdir = tmp_path_factory.mktemp("unbroken") / "run"
-    stages.run(CFG, workdir)
+    with guarded.loop_of_rl():
+        stages.run(CFG, workdir)
     return workdir
 
 

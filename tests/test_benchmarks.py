@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import compare, costs, host, plans, roofline, workload
+from benchmarks import blocks, compare, costs, host, plans, roofline, workload
 
 FLAGS = (
     "--layers=1 --hidden=16 --ffn=24 --heads=2 --kv-heads=1 --head-dim=8 --vocab=64 --prompts=8 --group=2 "
@@ -109,6 +109,23 @@ def test_costs_refuses_a_pair_that_it_does_not_know(capsys):
     with pytest.raises(SystemExit):
         costs.main(["--what=speed"])
     assert "--what is 'speed'; expected some of spread,maximum,group,batch" in capsys.readouterr().err
+
+
+def test_blocks_are_counted_as_a_real_run_reads_them():
+    """Refilled and compacted lanes, in a ring that goes round."""
+    flags = [*FLAGS, "--mean-len=4"]
+    args = workload.parser(None).parse_args([*flags, "--group=6", "--new=14"])
+    args.set = ["rl.lanes=3", "rl.window=4"]
+    counted, simulated = blocks.real(args, S=4)
+    assert counted == simulated and counted.kernel < counted.loop and counted.tokens > 14
+
+
+def test_blocks_by_hand():
+    """Two lanes, responses of 3, 1 and 2 tokens: the second lane starts the third response in column 1."""
+    count = blocks.simulate(np.array([[3, 1, 2]]), m=2, S=2, tiers=())
+    assert count == blocks.Count(
+        kernel=1 + 1 + 1 + 1 + 2 + 2, loop=2 * (1 + 1 + 2), columns=1 + 2 + 3 + 1 + 1 + 2, tokens=3
+    )
 
 
 def test_the_same_text_whatever_the_maximum_and_prompts_kept_once():

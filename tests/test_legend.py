@@ -10,7 +10,12 @@ import ast
 import re
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
+import shapes
+
+from t1jax.model import attention
 
 ROOT = Path(__file__).parent.parent
 LEGEND = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").partition("## Legend")[2]
@@ -87,3 +92,14 @@ def test_a_letter_with_a_second_meaning_is_seen():
 def test_an_unexplained_letter_is_seen():
     assert unexplained('"""A file."""\nscores_BU = 0\n') == {"U"}
     assert unexplained('"""A file.\n\nAxes: U users.\n"""\nscores_BU = 0\n') == set()
+
+
+def test_arrays_whose_letters_disagree_are_refused_by_name():
+    """As in all calls of the numerics in tests: conftest.py wraps their functions."""
+    with pytest.raises(AssertionError, match="attention.mask: parent_BT, where {'B': 2, 'T': 3}"):
+        attention.mask(jnp.ones((2, 3), jnp.int32), jnp.ones((2, 4), jnp.int32))
+    with pytest.raises(AssertionError, match=r"policy_loss: .*_"):
+        shapes.check("policy_loss", {"x_BT": np.zeros((2, 3)), "advantage_B": np.zeros(3)})
+    with pytest.raises(AssertionError, match="x_BT"):
+        shapes.check("policy_loss", {"x_BT": np.zeros(2)})
+    shapes.check("policy_loss", {"x_BT": np.zeros((2, 3)), "advantage_B": np.zeros(2), "key": 3})

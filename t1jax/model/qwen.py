@@ -152,7 +152,7 @@ class Block(nn.Module):
             keys, values, layer = own
             keys, values = ring.write(keys, values, k, v, layer, shared["reach"])
             own = [keys, values, layer + 1]
-            attended = ring.attend(q, keys, values, layer, *prompt_kv, shared["reach"])
+            attended = ring.attend(self.layout, q, keys, values, layer, *prompt_kv, shared["reach"])
         else:
             with jax.named_scope(scopes.ATTENTION):
                 attended = attention.attend(self.layout, q, k, v, shared["texts"])
@@ -198,7 +198,7 @@ class Transformer(nn.Module):
         carry: tuple[jax.Array, ...] = (x_BTD,)
         prompt_kv = None
         if lanes is not None:
-            shared["reach"] = ring.reach(lanes)
+            shared["reach"] = ring.reach(cfg, self.layout, lanes)
             carry = (x_BTD, lanes.k_LJXMKHS, lanes.v_LJXMKSH, jnp.int32(0))
             prompt_kv = (lanes.prompt_k_LPKCH, lanes.prompt_v_LPKCH)
         elif segment_BT is None:

@@ -4,7 +4,8 @@
 All lanes write the same column, one per token; a lane's own text is the last `length_B` columns. So a lane starts over
 by resetting its length, without moving a key: rotary positions are applied before writing, and attention does not
 depend on where a key is stored. The ring is split into blocks, each contiguous in memory for all lanes; attention reads
-only the blocks from the oldest column that a lane still needs to the newest. Two lanes, after columns 0 to 4:
+only the blocks from the oldest column that a lane still needs to the newest; on a TPU, lane by lane (ragged.py). Two
+lanes, after columns 0 to 4:
 
     column       0   1   2   3   4
     lane 0       a   a   a   b   b      length 2: response a ended in column 2; b is the prompt's next
@@ -14,7 +15,7 @@ Axes: P prompts, m lanes per prompt, B lanes in use (lane b reads prompt b // m)
 heads, K kv heads, G = N // K, H head dim, L layers, J blocks, S columns of a block, X shards of the batch, M lanes of
 a shard.
 Source: softmax over blocks one after another, arXiv 2205.14135.
-Deliberately not here: which lane writes what (decode.py), attention within a text (attention.py).
+Deliberately not here: which lane writes what (decode.py), the kernel (ragged.py), attention in a text (attention.py).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import jax.numpy as jnp
 from t1jax.config import ModelConfig
 from t1jax.devices import scopes
 from t1jax.devices.sharding import Layout
+from t1jax.model import ragged
 from t1jax.model.precision import einsum, level, rounded
 from t1jax.types import KVCache
 
@@ -41,8 +43,18 @@ class Reach(NamedTuple):
 
     column: jax.Array  # int32[] the column written now
     first_block: jax.Array  # int32[] counted like columns, since the beginning
-    length_B: jax.Array  # int32[B] columns before `column` that a lane attends
+    length_B: jax.Array  # int32[B] columns before `column` that a lane attends; ragged.IDLE: it is not read
     prompt_valid_PC: jax.Array
+    lanes: ragged.Order | None  # for the kernel; None: XLA reads the blocks, the same for all lanes
+
+
+def columns(length: int, block: int) -> int:
+    """S of a ring that holds at least `length` columns, in blocks of at most `block`.
+
+    It has at least two: of a ring of one block XLA takes the slice out of the loop over blocks, and then copies the
+    whole ring in each layer.
+    """
+    return min(block, -(-length // 2))
 
 
 def start(
@@ -55,23 +67,24 @@ def start(
     length: int,
     block: int,
 ) -> KVCache:
-    """A cache of `lanes` lanes, nothing written, whose ring holds at least `length` columns.
-
-    It has blocks of at most `block` columns, and at least two: of a ring of one block XLA takes the slice out of the
-    loop over blocks, and then copies the whole ring in each layer.
-    """
-    if layout.on_cpu:
-        block = min(block, CPU_BLOCK)
-    X, S, H = layout.batch_shards, min(block, -(-length // 2)), cfg.head_dim
+    """A cache of `lanes` lanes, nothing written; its ring has `length` columns or more, at most `block` in a block."""
+    S = columns(length, min(block, CPU_BLOCK) if layout.on_cpu else block)
+    X, H = layout.batch_shards, cfg.head_dim
     shape = (cfg.num_layers, -(-length // S), X, lanes // X, cfg.num_kv_heads)
     k, v = (layout.constrain(jnp.zeros((*shape, *last), cfg.compute_dtype), *OWN) for last in ((H, S), (S, H)))
     return KVCache(*prompt, valid_PC, k, v, jnp.zeros(lanes, jnp.int32), jnp.int32(0))
 
 
-def reach(cache: KVCache) -> Reach:
+def reach(cfg: ModelConfig, layout: Layout, cache: KVCache) -> Reach:
     """What the next token of each lane attends."""
-    first = jnp.maximum(cache.column - jnp.max(cache.length_B), 0)
-    return Reach(cache.column, first // cache.v_LJXMKSH.shape[5], cache.length_B, cache.prompt_valid_PC)
+    columns = cache.v_LJXMKSH.shape[5]
+    lanes = ragged.order(layout, cache.length_B) if ragged.suits(cfg, layout, columns) else None
+    return Reach(cache.column, _first_block(cache), cache.length_B, cache.prompt_valid_PC, lanes)
+
+
+def _first_block(cache: KVCache) -> jax.Array:
+    """The block, counted since the beginning, of the oldest column that a lane still needs."""
+    return jnp.maximum(cache.column - jnp.max(cache.length_B), 0) // cache.v_LJXMKSH.shape[5]
 
 
 def write(
@@ -95,6 +108,7 @@ def written(cache: KVCache, k_LJXMKHS: jax.Array, v_LJXMKSH: jax.Array) -> KVCac
 
 
 def attend(
+    layout: Layout,
     q_BNTH: jax.Array,
     k_LJXMKHS: jax.Array,
     v_LJXMKSH: jax.Array,
@@ -103,7 +117,10 @@ def attend(
     prompt_v_PKCH: jax.Array,
     reach: Reach,
 ) -> jax.Array:
-    """softmax(q k^T / sqrt(H)) v over a lane's prompt and its own columns; [B, N, 1, H], softmax in float32."""
+    """softmax(q k^T / sqrt(H)) v over a lane's prompt and its own columns; [B, N, 1, H], softmax in float32.
+
+    Of an idle lane, whatever is cheapest.
+    """
     _, J, X, _, K, S, H = v_LJXMKSH.shape
     B, N, _, _ = q_BNTH.shape
     P = prompt_k_PKCH.shape[0]
@@ -133,14 +150,17 @@ def attend(
         return higher_BKG, total_BKG * less_BKG + w.sum(-1), out_BKGH * less_BKG[..., None] + o
 
     with jax.named_scope(scopes.OWN_ATTENTION):
+        if reach.lanes is not None:
+            ring = (k_LJXMKHS, v_LJXMKSH, layer, reach.column, reach.length_B, reach.lanes)
+            return ragged.attend(layout, q_BKGH, so_far, *ring).reshape(B, N, 1, H)
         _, total_BKG, out_BKGH = jax.lax.fori_loop(reach.first_block, reach.column // S + 1, one_block, so_far)
     return rounded(out_BKGH / total_BKG[..., None], q_BNTH.dtype).reshape(B, N, 1, H)
 
 
-def pick(x_B: jax.Array, lane_XM: jax.Array, axis: int = 0) -> jax.Array:
-    """The named lanes of each shard, along `axis`; nothing crosses shards."""
+def pick(x: jax.Array, lane_XM: jax.Array, axis: int = 0) -> jax.Array:
+    """The named lanes of each shard, of an array with lanes along `axis`; nothing crosses shards."""
     X, M = lane_XM.shape
-    x_XB = jnp.moveaxis(x_B, axis, 0)
+    x_XB = jnp.moveaxis(x, axis, 0)
     x_XB = x_XB.reshape(X, -1, *x_XB.shape[1:])
     picked = jax.vmap(lambda x, lane: x[lane])(x_XB, lane_XM)
     return jnp.moveaxis(picked.reshape(X * M, *picked.shape[2:]), 0, axis)
@@ -155,7 +175,7 @@ def compact(layout: Layout, cache: KVCache, lane_XM: jax.Array, needed: jax.Arra
     P, B = cache.prompt_k_LPKCH.shape[1], cache.length_B.shape[0]
 
     J, S = cache.v_LJXMKSH.shape[1], cache.v_LJXMKSH.shape[5]
-    first = reach(cache).first_block
+    first = _first_block(cache)
     end = jnp.minimum(cache.column // S + 1, first + J)  # once each, also where the newest column is in the first block
 
     def one_block(j: jax.Array, rings: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:

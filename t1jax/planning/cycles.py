@@ -5,8 +5,8 @@ libtpu writes `estimated_cycles` into each fusion of a program's text. They are 
 of the token loop at full length, and over one part of the anchor and of the update. The floor of a category is what it
 cannot do without: the bytes that it must read at the bandwidth of HBM, or its flops at the peak, whichever is longer.
 
-libtpu says no cycles of kernels (splash attention), of exchanges between chips and of slices written in place: those
-categories have none, and exchanges are listed with their bytes instead.
+libtpu says no cycles of kernels, of exchanges between chips and of slices written in place. Here the sampler's kernel
+(model/ragged.py) has those of the bytes that it reads, splash attention none; exchanges are listed with their bytes.
 Source: the roofline model, Williams et al., CACM 2009.
 Deliberately not here: how often a loop runs (planning/hlo.py), the time of a step (planning/estimate.py).
 """
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from t1jax.devices import scopes
+from t1jax.model import ragged, ring
 from t1jax.planning import estimate, hlo
 from t1jax.planning.slices import Chip
 from t1jax.training.setup import RlSetup
@@ -95,12 +96,14 @@ def stages(program: hlo.Program, setup: RlSetup, chip: Chip, length: float) -> t
     blocks = -(-length // _block(program)) if _block(program) else 1.0
     trips = {scopes.OWN_ATTENTION: blocks, scopes.HEAD_CHUNKS: float(setup.cfg.rl.vocab_chunks)}
     floors = {"token": _token_floor(setup, chip, length)} | _part_floors(setup, chip)
-    return tuple(_stage(program, name, scope, trips, floors[name]) for name, scope in STAGES.items())
+    kernel = _kernel(setup, chip, length)
+    return tuple(_stage(program, name, scope, trips, floors[name], kernel) for name, scope in STAGES.items())
 
 
 def _stage(
-    program: hlo.Program, name: str, scope: str, trips: Mapping[str, float], floor: Mapping[str, float]
+    program: hlo.Program, name: str, scope: str, trips: Mapping[str, float], floor: Mapping[str, float], kernel: float
 ) -> Stage:
+    """`kernel`: cycles of a call of the sampler's kernel."""
     cycles = dict.fromkeys(CATEGORIES, 0.0)
     exchanges: dict[tuple[str, bool], float] = defaultdict(float)
     for line, times, _ in program.walk(trips):
@@ -110,6 +113,8 @@ def _stage(
         if kind in hlo.COLLECTIVES:
             size = max(x.bytes for x in line.arrays) if kind != line.opcode else sum(x.bytes for x in line.arrays)
             exchanges[kind, kind != line.opcode or "async" in line.text or "chain_id" in line.text] += size * times
+        elif line.name.startswith(ragged.NAME):
+            cycles[category(program, line)] += kernel * times
         elif told := _CYCLES.search(line.text):
             cycles[category(program, line)] += int(told[1]) * times
     listed = tuple(Exchange(kind, size, hidden) for (kind, hidden), size in sorted(exchanges.items()))
@@ -142,13 +147,30 @@ def _block(program: hlo.Program) -> int:
     return 0
 
 
+def _column(setup: RlSetup) -> float:
+    """Bytes of a column of a lane's keys and values in one layer, on a device."""
+    model = setup.cfg.model
+    return 2.0 * model.num_kv_heads * model.head_dim / setup.mesh.shape["tensor"] * estimate.value_bytes(model)
+
+
+def _lanes(setup: RlSetup) -> float:
+    """Of a device."""
+    return setup.cfg.rl.prompts_per_step * setup.lanes / setup.layout.batch_shards
+
+
+def _kernel(setup: RlSetup, chip: Chip, length: float) -> float:
+    """Cycles in which a layer's blocks with `length` columns of each lane, which begin anywhere, come from HBM."""
+    rl = setup.cfg.rl
+    columns = length + ring.columns(rl.max_new_tokens, rl.window) - 1
+    return _lanes(setup) * columns * _column(setup) / (chip.bandwidth / chip.clock)
+
+
 def _token_floor(setup: RlSetup, chip: Chip, length: float) -> dict[str, float]:
     """Bytes read a token, at the bandwidth of HBM, in cycles."""
-    cfg, model, mesh = setup.cfg, setup.cfg.model, setup.mesh.shape
-    value, tensor = estimate.value_bytes(model), mesh["tensor"]
-    prompts = cfg.rl.prompts_per_step / (mesh["data"] * mesh["fsdp"])
-    lanes = prompts * setup.lanes
-    column = 2.0 * model.num_layers * model.num_kv_heads * model.head_dim / tensor * value
+    cfg, model = setup.cfg, setup.cfg.model
+    value, tensor, lanes = estimate.value_bytes(model), setup.mesh.shape["tensor"], _lanes(setup)
+    prompts = cfg.rl.prompts_per_step / setup.layout.batch_shards
+    column = model.num_layers * _column(setup)
     weights = model.num_layers * estimate.layer_weights(model) / tensor
     head = model.hidden_size * model.vocab_size / tensor
     rate, flops = chip.bandwidth / chip.clock, chip.flops / chip.clock

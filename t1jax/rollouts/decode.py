@@ -6,8 +6,8 @@ iteration per token: every lane draws a token from its last hidden state, logs i
 has m lanes for its R responses: when a response ends, its lane starts the prompt's next one in the same iteration, from
 the prompt's hidden state and with none of its own columns in the cache.
 
-When no response is left to start, lanes become idle. Each time three quarters of them are idle, the others are
-compacted and the loop continues with a quarter as many lanes, until few are left. So the cost of a step follows the
+When no response is left to start, lanes become idle. Each time most of them are, the others are compacted and the loop
+continues with as many lanes as are left (`lanes.tiers`), until few are. So the cost of a step follows the
 tokens that are drawn: attention reads back to the start of the longest live response (model/ring.py), and the loop ends
 with the last response.
 
@@ -30,9 +30,9 @@ import numpy as np
 from flax import struct
 
 from t1jax.devices import scopes
-from t1jax.model import qwen
+from t1jax.model import qwen, ragged, ring
 from t1jax.rollouts import repeats, rng
-from t1jax.rollouts.lanes import Lanes, Sizes, begin, collect, compact, quarters, take_next
+from t1jax.rollouts.lanes import Lanes, Sizes, begin, collect, compact, take_next, tiers
 from t1jax.rollouts.log import empty_rollouts
 from t1jax.rollouts.sampling import SamplingSettings, sample
 from t1jax.types import Params, Prompts, Rollouts
@@ -125,6 +125,7 @@ def make_rollout(
     if on_tokens is not None and m < R:
         raise ValueError(f"lanes = {m}: expected all {R} with on_tokens")
     X, watch = model.layout.batch_shards, _Watch(on_progress, on_tokens, window)
+    unread = ragged.suits(model.cfg, model.layout, ring.columns(T, sizes.block))
 
     def rollout(
         params: Params, prompts: Prompts, key: jax.Array, settings: SamplingSettings, forbid: Forbid | None = None
@@ -150,7 +151,7 @@ def make_rollout(
                 return jax.lax.while_loop(going, some_tokens if on_progress or on_tokens else one_token, lanes)
 
         done = empty_rollouts(model, P * R, T)
-        fewer = [] if on_tokens is not None else quarters(P * m // X)
+        fewer = [] if on_tokens is not None else tiers(P * m // X, unread)
         for M in fewer:
             going = partial(_more_than, lanes=M, shards=X, responses=R)
             lanes = advance(lanes, going, scopes.ALL_LANES if M == fewer[0] else scopes.FEW_LANES)
@@ -186,7 +187,7 @@ def _one_token(
         drawn = sample(logits_BV, rng.row_uniforms(lanes.key_B, t_B), settings, banned_BV, model.layout)
     token_B, logprob_B, entropy_B = (jnp.where(live_B, x, 0) for x in drawn)
     stops_B = live_B & jnp.isin(token_B, jnp.asarray(stop_tokens, jnp.int32))
-    cache = replace(lanes.cache, length_B=jnp.where(live_B, t_B, 0))
+    cache = replace(lanes.cache, length_B=jnp.where(live_B, t_B, ragged.IDLE))
     position_B1 = (lanes.start_B + t_B)[:, None]
     hidden_BTD, new_cache = qwen.forward(model, params, token_B[:, None], position_B1, cache=cache)
     assert new_cache is not None

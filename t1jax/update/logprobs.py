@@ -22,15 +22,15 @@ from t1jax.model.precision import einsum, rounded
 from t1jax.update.masking import masked
 
 
-def predictors(x_BTD: jax.Array) -> jax.Array:
+def predictors(x: jax.Array) -> jax.Array:
     """The one-token shift, and the only one: out[:, t] = x[:, t - 1], the state that predicts token t.
 
     out[:, 0] is zero: nothing in the row predicts its first token, so that one must never count.
 
     Args:
-      x_BTD: [B, T, ...], anything that stands one step before what it predicts.
+      x: [B, T, ...]: it stands one step before what it predicts.
     """
-    return jnp.concatenate([jnp.zeros_like(x_BTD[:, :1]), x_BTD[:, :-1]], axis=1)
+    return jnp.concatenate([jnp.zeros_like(x[:, :1]), x[:, :-1]], axis=1)
 
 
 def token_logprobs_and_entropy(

@@ -15,6 +15,7 @@ import small
 
 from t1jax import plan
 from t1jax.devices import scopes
+from t1jax.model import ragged
 from t1jax.planning import cycles, hlo, slices
 from t1jax.training.setup import rl_setup
 
@@ -91,6 +92,21 @@ def test_floors_by_hand():
     assert anchor.floor == {"weights": tokens * weights, "head": tokens * 32 * 64}
     assert update.floor == {"weights": 4 * tokens * weights, "head": 4 * tokens * 32 * 64}
     assert "own attention" in str(token) and "while the chip waits" in str(token)
+
+
+def test_the_samplers_kernel_takes_as_long_as_its_bytes():
+    """Of each of two layers and 8 x 4 lanes, 20 columns that begin anywhere in blocks of 6 of a ring for 12."""
+    scope = f"{scopes.TOKEN_LOOP}/{scopes.ALL_LANES}/while/body/layers/{scopes.OWN_ATTENTION}/shard_map/{ragged.NAME}"
+    text = "\n".join([
+        "%layer (x: f32[8]) -> f32[8] {", line(f"{ragged.NAME}.3", "custom-call", scope), "}",
+        "%never (x: f32[8]) -> pred[] {", line("no", "constant", "x"), "}",
+        "ENTRY %main (x: f32[8]) -> f32[8] {",
+        line("layers", "while", "while", 0,
+             ', condition=%never, body=%layer, backend_config={"known_trip_count":{"n":"2"}}'), "}",
+    ])  # fmt: skip
+    setup = rl_setup(small.make_config(rl__lanes=4), small.make_mesh())
+    token, *_ = cycles.stages(hlo.parse(text), setup, CHIP, length=20.0)
+    assert token.cycles["own attention"] == 2 * 8 * 4 * (20 + 6 - 1) * (2 * 2 * 8 * 4) / 4
 
 
 @pytest.mark.parametrize("flags", [["--topology=cpu:2"], ["--topology=v5e:2x2", "--fast"]])

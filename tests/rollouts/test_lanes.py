@@ -54,10 +54,10 @@ def test_moving_live_lanes_together_changes_no_sample(mesh_shape, monkeypatch):
     stops = (3, 11, 20, 5, 7)
     how = {"R": 4, "length": 24, "window": 5, "stops": stops}
     monkeypatch.setattr(lane, "FEW", 10**9)
-    assert lane.quarters(32) == []
+    assert lane.tiers(32, ragged=False) == []
     still = draw(prompts, **how)
     monkeypatch.setattr(lane, "FEW", 1)
-    assert lane.quarters(32) == [8, 2, 1]
+    assert lane.tiers(32, ragged=False) == [8, 2, 1]
     for lanes in (4, 2):
         same(draw(prompts, mesh_shape=mesh_shape, lanes=lanes, **how), still, atol=1e-4)
     lengths = still.sampled_BT.sum(-1)

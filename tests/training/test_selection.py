@@ -123,6 +123,7 @@ def test_tries_are_at_the_temperature_of_training_and_batches_change_nothing(don
     cfg = dataclasses.replace(CFG, eval=dataclasses.replace(CFG.eval, batch_size=64))
     select(other, params, tmp_path, cfg)
     assert asked["temperature"] == CFG.rl.temperature == 1.2 and asked["responses"] == 4
+    assert asked["truncate"]  # a try is cut as a response of RL is
     assert other.asked == done[0].asked
 
 
