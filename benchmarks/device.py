@@ -5,7 +5,7 @@
 
 Checks, in this order:
     ceilings    matrix products, reads and copies of large arrays, beside the data sheet
-    attention   each form that this platform has against the plain one (attention.py)
+    attention   each form that this platform has, of the update and of the sampler, against the plain one (attention.py)
     step        a whole step of random weights: sampler against learner, tokens a second of sampling and of the update
                 with their share of the peaks, the plan's memory against the device's own peak
     embedded    a step of configs/tiny.py in float32: sampler against learner, and a finite loss
@@ -32,11 +32,11 @@ from typing import Any
 
 from benchmarks import attention, roofline, workload
 
-SHARED = "--prompts=16 --group=16 --dtype=bfloat16 --remat=full --set=rl.vocab_chunks=16 --steps=1"
+SHARED = "--prompts=16 --group=16 --dtype=bfloat16 --remat=full --set=rl.vocab_chunks=16 --set=rl.window=256 --steps=1"
 SIZES = {  # of the step on an accelerator, the largest first
     "1.5B": f"{SHARED} --layers=28 --hidden=1536 --ffn=8960 --heads=12 --head-dim=128 --vocab=151936 --new=1024",
-    "0.5B": f"{SHARED} --layers=24 --hidden=896 --ffn=4864 --heads=14 --head-dim=64 --vocab=151936 --new=512",
-    "0.1B": f"{SHARED} --layers=12 --hidden=768 --ffn=2048 --heads=12 --head-dim=64 --vocab=32768 --new=256",
+    "0.5B": f"{SHARED} --layers=24 --hidden=896 --ffn=4864 --heads=8 --head-dim=128 --vocab=151936 --new=512",
+    "0.1B": f"{SHARED} --layers=12 --hidden=768 --ffn=2048 --heads=6 --head-dim=128 --vocab=32768 --new=256",
 }
 MEMORY = (0.8, 1.25)  # plan / peak
 ON_CPU = "--layers=2 --group=4 --new=64 --steps=1"
@@ -100,7 +100,7 @@ class Device:
         from t1jax.devices import sharding
 
         self.args, self.cfg = args, workload.make_config(args)
-        self.layout = sharding.train_layout(sharding.make_mesh(self.cfg.mesh))
+        self.mesh = sharding.make_mesh(self.cfg.mesh)
         self.devices = jax.devices()
         self.platform = self.devices[0].platform
         self.chip = chip_of(self.devices[0].device_kind)
@@ -125,7 +125,7 @@ class Device:
 
     def attention(self) -> Iterator[Check]:
         """All forms, dtypes and lengths."""
-        for name, found, good in attention.compare_all(self.cfg.model, self.layout):
+        for name, found, good in attention.compare_all(self.cfg.model, self.mesh):
             yield Check(name, found, good)
 
     def step(self) -> Iterator[Check]:

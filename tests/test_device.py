@@ -11,7 +11,8 @@ import pytest
 import small
 
 from benchmarks import attention, device, roofline, step
-from t1jax.model import blocked
+from t1jax.devices import sharding
+from t1jax.model import blocked, ragged
 
 FLAGS = (
     "--layers=1 --hidden=16 --ffn=24 --heads=2 --kv-heads=1 --head-dim=8 --vocab=64 --prompts=8 --group=2 "
@@ -29,6 +30,7 @@ LINE = {
 def tiny(monkeypatch):
     """Short rows of attention, ceilings that are not measured, the smallest config of the embedded task."""
     monkeypatch.setitem(attention.LENGTHS, "cpu", (24, 300))
+    monkeypatch.setattr(attention, "RING", 96)
     monkeypatch.setattr(roofline, "ceilings", lambda *_: {"matmul": 1e9, "read": 1e9, "copy": 1e9})
     cfg = small.make_config(data__prompt_length=24, mesh__fsdp=1, mesh__data=8, rl__prompts_per_step=8)
     monkeypatch.setattr(device, "embedded_config", lambda devices: cfg)
@@ -47,7 +49,9 @@ def test_all_checks_pass_on_a_cpu_and_are_told_once_as_a_table_and_once_as_json(
     checks = line["checks"]
     assert line["left_out"] == [] and line["peaks"] == "measured" and line["devices"] == len(jax.devices())
     forms = [
-        f"attention {form}, {dtype}, {n}" for dtype in attention.MOST for form, n in (("plain", 24), ("blocked", 300))
+        f"attention {form.format(dtype)}"
+        for dtype in attention.MOST
+        for form in ("ring loop, {}", "plain, {}, 24", "blocked, {}, 300")
     ]
     step_rows = ["sampler and learner, float32", "memory", "generate, float32", "update, float32"]
     assert [*checks] == ["ceilings, float32", *forms, *step_rows, "embedded task, float32"]
@@ -61,8 +65,19 @@ def test_all_checks_pass_on_a_cpu_and_are_told_once_as_a_table_and_once_as_json(
 def test_a_wrong_kernel_is_seen(made, monkeypatch):
     right = blocked.attend
     monkeypatch.setattr(blocked, "attend", lambda q, *rest: right(q, *rest) * 1.001)
-    name, found, good = attention.compare(made.cfg.model, made.layout, 257, True)
+    layout = sharding.train_layout(made.mesh)
+    name, found, good = attention.compare(made.cfg.model, layout, 257, True)
     assert name == "attention blocked, float32, 257" and not good and found["error"] == pytest.approx(1e-3, rel=0.01)
+
+
+def test_a_wrong_kernel_of_the_sampler_is_seen(made, tiny, monkeypatch):
+    monkeypatch.setattr(ragged, "suits", lambda cfg, *_: cfg.attention != "xla")
+    right, layout = ragged.attend, sharding.decode_layout(made.mesh)
+    name, _, good = attention.compare_ring(made.cfg.model, layout)
+    assert name == "attention ring kernel, float32" and good
+    monkeypatch.setattr(ragged, "attend", lambda *arguments: right(*arguments) * 1.001)
+    _, found, good = attention.compare_ring(made.cfg.model, layout)
+    assert not good and found["error"] == pytest.approx(1e-3, rel=0.01)
 
 
 @pytest.mark.parametrize(
