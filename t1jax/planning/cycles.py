@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from t1jax.devices import scopes
-from t1jax.planning import estimate, hlo
+from t1jax.planning import estimate, exchanges, hlo
+from t1jax.planning.exchanges import COLLECTIVES
 from t1jax.planning.slices import Chip
 from t1jax.training.setup import RlSetup
 
@@ -102,17 +103,15 @@ def _stage(
     program: hlo.Program, name: str, scope: str, trips: Mapping[str, float], floor: Mapping[str, float]
 ) -> Stage:
     cycles = dict.fromkeys(CATEGORIES, 0.0)
-    exchanges: dict[tuple[str, bool], float] = defaultdict(float)
     for line, times, _ in program.walk(trips):
-        if scope not in _path(line):
-            continue
         kind = line.opcode.removesuffix("-start")
-        if kind in hlo.COLLECTIVES:
-            size = max(x.bytes for x in line.arrays) if kind != line.opcode else sum(x.bytes for x in line.arrays)
-            exchanges[kind, kind != line.opcode or "async" in line.text or "chain_id" in line.text] += size * times
-        elif told := _CYCLES.search(line.text):
+        if scope in _path(line) and kind not in COLLECTIVES and (told := _CYCLES.search(line.text)):
             cycles[category(program, line)] += int(told[1]) * times
-    listed = tuple(Exchange(kind, size, hidden) for (kind, hidden), size in sorted(exchanges.items()))
+    moved: dict[tuple[str, bool], float] = defaultdict(float)
+    for line, x in exchanges.lines(program, trips):
+        if scope in _path(line):
+            moved[x.kind, x.hidden] += x.bytes * x.times
+    listed = tuple(Exchange(kind, size, hidden) for (kind, hidden), size in sorted(moved.items()))
     return Stage(name, cycles, floor, listed)
 
 

@@ -25,9 +25,9 @@ from t1jax import validation
 from t1jax.config import Config, ConfigError, MeshConfig, ModelConfig, mesh_shape
 from t1jax.devices import multihost, scopes, sharding
 from t1jax.model import qwen
-from t1jax.planning import cycles, estimate, hlo
+from t1jax.planning import cycles, estimate, exchanges, hlo
 from t1jax.planning.estimate import Seconds, Work
-from t1jax.planning.hlo import Collective
+from t1jax.planning.exchanges import Collective
 from t1jax.planning.slices import GIB, Slice
 from t1jax.training import step
 from t1jax.training.memory import USABLE, MemoryPlan
@@ -268,6 +268,6 @@ def _compile(setup: RlSetup, where: Slice, length: float, trips: dict[str, float
         code=stats.generated_code_size_in_bytes,
         flops=text.flops(trips),
         stages={stage: text.flops(trips, scope) for stage, scope in STAGES.items()},
-        exchanges=tuple(text.collectives(trips)),
+        exchanges=tuple(exchanges.collectives(text, trips)),
         cycles=cycles.stages(text, setup, where.chip, length) if where.compiler == "tpu" else (),
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a compiled program does, read from its text: collectives, flops, and how often a loop runs them.
+"""What a compiled program does, read from its text: its instructions, flops, and how often a loop runs them.
 
 XLA's own cost analysis counts the body of a loop once. Here every computation is counted as often as its callers run
 it. The trip count of a loop over layers is in the text; those of the token loop, and of the loops over the update's
@@ -7,7 +7,7 @@ parts and the head's chunks, depend on data, so the caller passes them by the na
 
 Source: the text form of HLO (openxla.org/xla/operation_semantics); flops of a convolution as in XLA's
 HloCostAnalysis: only positions of the window that meet input.
-Deliberately not here: how a program is compiled, what its figures mean (plan.py).
+Deliberately not here: what devices exchange (exchanges.py), how a program is compiled, what its figures mean (plan.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from functools import cached_property
 
 from t1jax.devices import scopes
 
-COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
 BITS = {"pred": 8, "bf16": 16, "f16": 16, "f32": 32, "f64": 64} | {
     f"{sign}{bits}": bits for sign in "su" for bits in (2, 4, 8, 16, 32, 64)
 }
@@ -66,17 +65,6 @@ class Instruction:
         branches = _BRANCHES.search(self.text)
         listed = [x.strip().lstrip("%") for x in branches[1].split(",")] if branches else []
         return [name for _, name in _CALLED.findall(self.text)] + listed
-
-
-@dataclass(frozen=True)
-class Collective:
-    """Data that devices exchange."""
-
-    kind: str
-    bytes: int  # of its result on one device, each time
-    times: float  # a run of the program
-    in_token_loop: bool
-    scope: str
 
 
 @dataclass
@@ -139,20 +127,6 @@ class Program:
         if new is None or new.opcode != "add":
             return 1.0
         return next((x for x in (_constant(body, name) for name in new.operands) if x), 1.0)
-
-    def collectives(self, trips: Mapping[str, float]) -> list[Collective]:
-        """All exchanges between devices."""
-        found = []
-        for line, times, inside in self.walk(trips):
-            kind = line.opcode.removesuffix("-start")
-            if kind in COLLECTIVES:
-                size = (
-                    max(x.bytes for x in line.arrays)
-                    if line.opcode.endswith("-start")
-                    else sum(x.bytes for x in line.arrays)
-                )
-                found.append(Collective(kind, size, times, inside, line.scope))
-        return found
 
     def flops(self, trips: Mapping[str, float], scope: str = "") -> float:
         """Multiplications and additions of all matrix products on one device, of scopes that have this name in them."""
