@@ -146,7 +146,7 @@ def exchanged(cfg: Config, mesh: tuple[int, int, int], length: float, parts: int
     scattered = others * (layers + cfg.rl.vocab_chunks * table)
     shares = (layers + table) / fsdp
     return Exchanged(
-        weights=((passes + 1) * parts * layers + 2 * tables) * value_bytes(model) * others,
+        weights=((passes + 1) * parts * layers + 2 * min(parts, 1) * tables) * value_bytes(model) * others,
         gradients=parts * FLOAT * (scattered + _ring(fsdp * replicas) * table + _ring(replicas) * shares),
         activations=summed * _ring(tensor),
         between_slices=parts * FLOAT * _ring(slices) * (shares + table / fsdp) / replicas,

@@ -131,11 +131,11 @@ class Found:
         return f"{knobs}  # {self.total / GIB:.1f} GiB of each chip, {self.seconds.total:.0f} s a step by the estimate"
 
     def moved(self) -> dict[str, dict[str, float]]:
-        """Bytes of what collectives give a device in a step, by kind, inside the token loop and outside of it."""
+        """Bytes that a device receives in a step, by kind, inside the token loop and outside of it."""
         found: dict[str, dict[str, float]] = {"token_loop": defaultdict(float), "elsewhere": defaultdict(float)}
         for x in self.compiled.exchanges if self.compiled else ():
             kind = x.kind + (BETWEEN_SLICES if x.crosses(self.where.slices, len(self.where.devices)) else "")
-            found["token_loop" if x.in_token_loop else "elsewhere"][kind] += x.bytes * x.times
+            found["token_loop" if x.in_token_loop else "elsewhere"][kind] += x.received
         return {place: dict(kinds) for place, kinds in found.items()}
 
     def as_dict(self) -> dict[str, Any]:

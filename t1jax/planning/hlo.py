@@ -75,8 +75,8 @@ class Program:
     computations: dict[str, list[Instruction]] = field(repr=False)
 
     @cached_property
-    def _arrays(self) -> dict[str, tuple[Array, ...]]:
-        return {x.name: x.arrays for lines in self.computations.values() for x in lines}
+    def _lines(self) -> dict[str, Instruction]:
+        return {x.name: x for lines in self.computations.values() for x in lines}
 
     def walk(self, trips: Mapping[str, float]) -> Iterator[tuple[Instruction, float, bool]]:
         """(instruction, times it runs, whether inside the token loop) of all that a run reaches.
@@ -102,7 +102,7 @@ class Program:
     def trips(self, loop: Instruction, trips: Mapping[str, float]) -> float:
         """How often a `while` runs: as it says, else as `trips` says for the innermost scope named there, else once.
 
-        It says so itself, or compares a counter that starts at 0 and that its body raises by a constant.
+        It says so itself, or compares a counter that starts at a constant and that its body raises by a constant.
         """
         known = re.search(r"known_trip_count[^0-9]*(\d+)", loop.text)
         if known:
@@ -114,9 +114,23 @@ class Program:
         for line in condition.values():
             bound = _constant(condition, line.operands[-1]) if line.operands else None
             if line.opcode == "compare" and "direction=LT" in line.text and bound is not None:
-                return math.ceil(bound / self._raised(body, condition[line.operands[0]]))
+                counter = condition[line.operands[0]]
+                return math.ceil((bound - self._start(loop, counter)) / self._raised(body, counter))
         own = re.search(r"(\w+)\)*$", loop.scope.removesuffix("/while"))  # transpose(jvp(NAME)) in a backward pass
         return trips.get(own[1], 1.0) if own else 1.0
+
+    def _start(self, loop: Instruction, counter: Instruction) -> float:
+        """What the element of the loop's state that the condition takes for `counter` is at first; 0 if unclear.
+
+        It is not 0 where the compiler has taken the first turns out of the loop.
+        """
+        index, state = re.search(r"index=(\d+)", counter.text), self._lines.get(loop.operands[0])
+        if index is None or state is None or state.opcode != "tuple":
+            return 0.0
+        first = self._lines.get(state.operands[int(index[1])])
+        while first is not None and first.opcode == "copy":
+            first = self._lines.get(first.operands[0])
+        return _constant({first.name: first}, first.name) or 0.0 if first is not None else 0.0
 
     @staticmethod
     def _raised(body: Mapping[str, Instruction], counter: Instruction) -> float:
@@ -137,7 +151,7 @@ class Program:
         return total
 
     def _flops(self, line: Instruction) -> float:
-        left, right = (self._arrays[name][0].dims for name in line.operands[:2])
+        left, right = (self._lines[name].arrays[0].dims for name in line.operands[:2])
         out = line.arrays[0].dims
         if line.opcode == "dot":
             contracted = re.search(r"lhs_contracting_dims=\{([0-9,]*)\}", line.text)
