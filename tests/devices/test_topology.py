@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import types
 
@@ -14,6 +15,7 @@ from jax.experimental import mesh_utils
 
 from t1jax.config import ConfigError, MeshConfig
 from t1jax.devices import sharding, topology
+from t1jax.training import stages
 from t1jax.training.setup import rl_setup
 
 KINDS = {"v4": "TPU v4", "v5e": "TPU v5 lite", "v5p": "TPU v5", "v6e": "TPU v6 lite", "tpu7x": "TPU7x"}
@@ -163,6 +165,13 @@ def test_what_slices_do_not_fit_is_refused_by_the_knob(shape, slices, found, sai
     devices = jax.devices()[: int(np.prod(shape))]
     with pytest.raises(ConfigError, match=said):
         sharding.make_mesh(MeshConfig(*shape, slices), devices, lambda device: device.id * found // len(devices))
+
+
+def test_a_run_is_refused_before_it_writes_anything(tmp_path):
+    cfg = dataclasses.replace(small.make_config(), mesh=MeshConfig(2, 2, 2, slices=2))
+    with pytest.raises(ConfigError, match=r"mesh\.slices is 2, but the 8 devices are of 1 slice"):
+        stages.run(cfg, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_slices_of_different_sizes_and_holes_are_refused():
