@@ -14,7 +14,7 @@ Deliberately not here: the sharding rules (sharding.py), the processes (multihos
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -109,13 +109,10 @@ def wraps(devices: Sequence[Any]) -> Wrap:
     Of v5e and v6e along sides of 16, the whole torus that slices are cut from. Of other kinds along all, if every
     side is a multiple of 4: they are made of cubes, which switches join to a torus.
     """
-    return ring_sides(devices[0].device_kind in FLAT, _bounds(devices))
-
-
-def ring_sides(flat: bool, sides: Iterable[int]) -> Wrap:
-    """`wraps` of a slice with these sides, in chips; `flat`: of a 16 x 16 torus."""
-    sides = tuple(sides)
-    x, y, z = ((side == 16 if flat else all(s % 4 == 0 for s in sides)) for side in sides)
+    at = np.array([device.coords for device in devices])
+    sides = at.max(0) - at.min(0) + 1
+    flat = devices[0].device_kind in FLAT
+    x, y, z = ((bool(side == 16) if flat else bool((sides % 4 == 0).all())) for side in sides)
     return x, y, z
 
 
@@ -143,10 +140,3 @@ def hops(array: Any, wrap: Wrap | None = None) -> tuple[float | None, float | No
         found.append(float(links.mean()) if size > 1 and links.size else None)
     data, fsdp, tensor = found
     return data, fsdp, tensor
-
-
-def _bounds(devices: Sequence[Any]) -> tuple[int, int, int]:
-    """Chips of a slice along x, y and z."""
-    at = np.array([device.coords for device in devices])
-    x, y, z = (at.max(0) - at.min(0) + 1).tolist()
-    return x, y, z

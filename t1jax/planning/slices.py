@@ -16,7 +16,6 @@ from functools import cached_property
 from typing import Any
 
 from t1jax.config import ConfigError
-from t1jax.devices import topology as order
 
 GIB = 2**30
 
@@ -65,7 +64,6 @@ EXAMPLES = (
     "v5e:2x2 v5e:4x4 v5e:16x16 v5p:4x4x4 v5p:4x4x8 v6e:8x8 v6e:16x16 v4:2x2x4 tpu7x:4x4x4 cpu:8 gpu:8xh100; several "
     "slices: 2xv5e:16x16"
 )
-FLAT = ("v5e", "v6e")  # kinds whose slices are cut from a 16 x 16 torus
 NOT_ON_A_TPU = {  # what libtpu would else ask of a TPU's own machine, and say that it cannot
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -153,9 +151,7 @@ def _tpu_devices(topology: str) -> tuple[Any, ...]:
 
     jax.config.update("jax_platforms", "cpu")
     slices, kind, shape = parts(topology)
-    sides = [int(side) for side in shape.split("x")]
-    options: dict[str, Any] = {"wrap": list(order.ring_sides(kind in FLAT, [*sides, 1, 1][:3]))}  # libtpu takes none
-    options |= {"num_slices": slices} if slices > 1 else {}
+    options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
     options |= {"chip_config_name": "megacore"} if kind == "v4" else {}  # a device a chip; libtpu takes half chips
     try:
         return tuple(topologies.get_topology_desc(f"{kind}:{shape}", "tpu", **options).devices)

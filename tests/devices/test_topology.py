@@ -99,17 +99,18 @@ def test_no_order_has_more_hops_than_that_of_jax_and_each_device_has_one_place(n
 
 
 @pytest.mark.parametrize(
-    ("flat", "sides", "rings"),
+    ("name", "rings"),
     [
-        (True, (16, 16, 1), (True, True, False)),
-        (True, (8, 16, 1), (False, True, False)),
-        (True, (8, 8, 1), (False, False, False)),
-        (False, (4, 4, 8), ALL),
-        (False, (2, 4, 4), (False, False, False)),
+        ("v5e:16x16", (True, True, False)),
+        ("v6e:8x16", (False, True, False)),
+        ("v5e:8x8", (False, False, False)),
+        ("v5p:4x4x8", ALL),
+        ("v4:4x4x4", ALL),
+        ("v5p:2x4x4", (False, False, False)),
     ],
 )
-def test_sides_of_16_are_rings_on_flat_slices_and_cubes_on_others(flat, sides, rings):
-    assert topology.ring_sides(flat, sides) == rings
+def test_sides_of_16_are_rings_on_flat_slices_and_cubes_on_others(name, rings):
+    assert topology.wraps(chips(name)) == rings
 
 
 def test_hops_by_hand():

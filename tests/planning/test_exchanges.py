@@ -2,7 +2,7 @@
 """What devices exchange, read from compiled text: groups as XLA writes them, a gather once, and against the estimate.
 
 The estimate is of a TPU's program. A CPU's compiler adds a whole gradient up where a TPU's adds up shares, twice the
-bytes, and the head's over `data` for each of its chunks; here there is one.
+bytes, and the head's over `data` for each of its chunks; so there is one of these where `data` is more than 1.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from t1jax.planning.groups import groups
 KNOBS: dict[str, Any] = {
     "model__hidden_size": 64,
     "model__mlp_size": 256,
+    "model__vocab_size": 512,
     "model__tie_embeddings": False,
     "rl__responses_per_prompt": 4,
     "rl__max_new_tokens": 16,
@@ -91,28 +92,35 @@ def test_a_collective_of_a_tpu_counts_once_as_what_it_is():
     assert [x.crosses(1, 4) for x in found] == [False] * 5
 
 
-def planned(shape, parts=1):
+def planned(shape, parts=1, chunks=1):
     """On 8 CPU devices, `parts` slices."""
-    cfg = dataclasses.replace(small.make_config(**KNOBS), mesh=config.MeshConfig(*shape))
+    cfg = small.make_config(**KNOBS | {"rl__vocab_chunks": chunks})
+    cfg = dataclasses.replace(cfg, mesh=config.MeshConfig(*shape))
     chip = slices.Chip("tiny", 2 * slices.GIB, 1e12, 1e11, 1e10)
     return fit.plan(cfg, slices.Slice("cpu", chip, tuple(jax.devices()), "cpu", parts), 16.0, compiled=True)
 
 
 @pytest.mark.parametrize(
-    ("shape", "parts"),
-    [((2, 4, 1), 2), *(pytest.param(shape, 1, marks=pytest.mark.slow) for shape in ((2, 4, 1), (1, 8, 1), (8, 1, 1)))],
+    ("shape", "parts", "chunks"),
+    [
+        ((2, 4, 1), 2, 1),
+        *(pytest.param(shape, 1, 1, marks=pytest.mark.slow) for shape in ((2, 4, 1), (1, 8, 1), (8, 1, 1))),
+        pytest.param((1, 8, 1), 1, 4, marks=pytest.mark.slow),
+    ],
 )
-def test_the_update_exchanges_what_is_counted(shape, parts):
-    found = planned(shape, parts)
+def test_the_update_exchanges_what_is_counted(shape, parts, chunks):
+    found = planned(shape, parts, chunks)
     counted, (_, fsdp, _), model = found.exchanged, shape, found.cfg.model
     elsewhere = [x for x in found.compiled.exchanges if not x.in_token_loop]
-    gathers = sum(x.received for x in elsewhere if x.kind == "all-gather" and "parts" in x.scope)
-    assert gathers == pytest.approx(counted.weights, rel=0.02) if fsdp > 1 else gathers == 0
+    copied = "jit(train_step)/sharding_constraint"  # for decoding
+    gathers = sum(x.received for x in elsewhere if x.kind == "all-gather" and x.scope != copied)
+    assert gathers == pytest.approx(counted.weights, rel=0.02, abs=100)
 
     sums = sum(x.received for x in elsewhere if x.kind == "all-reduce")
     table = model.hidden_size * model.vocab_size
     a_part = estimate.FLOAT * found.cfg.rl.micro_batches  # all parts are filled
-    whole = a_part * (1 - 1 / fsdp) * (model.num_layers * estimate.layer_weights(model) + table)  # layers and head
+    scattered = model.num_layers * estimate.layer_weights(model) + chunks * table
+    whole = a_part * (1 - 1 / fsdp) * scattered
     assert sums == pytest.approx(counted.gradients + counted.between_slices + whole, rel=0.05)
 
     crossing = sum(x.received for x in elsewhere if x.crosses(parts, 8))
