@@ -101,7 +101,7 @@ def ceilings(dtype: str, sizes: Sequence[int], megabytes: Sequence[int], times: 
 
 
 def shares(found: dict[str, float], pieces: dict[str, list[Cost]], flops: float, bandwidth: float) -> dict[str, Any]:
-    """Part -> seconds, floor in seconds, share of the floor reached, share of the matmul ceiling reached."""
+    """Part -> seconds, floor in seconds, shares reached of the floor, of the matmul ceiling and of the read ceiling."""
     out = {}
     for part, seconds in found.items():
         floor = sum(cost.seconds(flops, bandwidth) for cost in pieces[part])
@@ -111,6 +111,7 @@ def shares(found: dict[str, float], pieces: dict[str, list[Cost]], flops: float,
             "floor_s": round(floor, 4),
             "of_floor": round(floor / seconds, 3),
             "of_matmul": round(work / seconds / flops, 3),
+            "of_read": round(sum(cost.bytes for cost in pieces[part]) / seconds / bandwidth, 3),
         }
     return out
 

@@ -76,6 +76,7 @@ def get_config() -> ConfigDict:
     cfg.mesh.data = 1  # replicas of the parameters [hw]
     cfg.mesh.fsdp = -1  # shards of parameters, optimiser and anchor; batch is split over data * fsdp [hw]
     cfg.mesh.tensor = 1  # shards of heads, MLP and vocabulary [hw]
+    cfg.mesh.slices = 0  # TPU slices, joined by a network that only data may cross; 0: as many as devices tell [hw]
 
     cfg.sft = ConfigDict()  # the cold start
     cfg.sft.num_steps = 3000  # optimiser updates; 0: no cold start [ours; the paper: 3 epochs over 12k problems]

@@ -37,4 +37,6 @@ NETWORK=${NETWORK:-}
 # GKE: xpk.sh.
 CLUSTER=${CLUSTER:-}
 IMAGE=${IMAGE:-}
+# Slices of ACCELERATOR, joined by the data-centre network: TRAIN_FLAGS then need a mesh.data that is a multiple of it.
+# Only xpk.sh starts more than one.
 NUM_SLICES=${NUM_SLICES:-1}

@@ -212,6 +212,7 @@ main() {
   check TPU_NAME '[a-z]([a-z0-9-]{0,61}[a-z0-9])?' 'lower-case letters, digits and -, a letter first'
   check ACCELERATOR 'v[0-9][a-z]*-[0-9]+' 'a type, such as v5p-256'
   check RUNTIME '[a-z0-9.-]+' 'a runtime version, such as v2-alpha-tpuv5'
+  check NUM_SLICES 1 '1, as this script runs a single slice; xpk.sh runs several'
   check CAPACITY 'on-demand|spot|[a-z/][a-z0-9/-]*' 'on-demand, spot, or the name of a reservation'
   trap remind EXIT
   trap 'exit 130' INT TERM

@@ -10,8 +10,10 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 xpk_workload() { call xpk workload "$@" "--cluster=$CLUSTER" "--project=$PROJECT" "--zone=$ZONE"; }
 
 run() {
-  local command
-  command=$(printf ' %q' python -m t1jax.main --multiprocess "--workdir=$SHARED_DIR/$RUN_ID" "${TRAIN_FLAGS[@]}")
+  local command slices=()
+  ((NUM_SLICES == 1)) || slices=("--config.mesh.slices=$NUM_SLICES") # fewer than that are an error, not another mesh
+  command=$(printf ' %q' python -m t1jax.main --multiprocess "--workdir=$SHARED_DIR/$RUN_ID" "${TRAIN_FLAGS[@]}" \
+    "${slices[@]}")
   if ! xpk_workload create "--workload=$RUN_ID" "--tpu-type=$ACCELERATOR" "--num-slices=$NUM_SLICES" \
     "--docker-image=$IMAGE" "--max-restarts=$MAX_RESTARTS" "--command=cd /t1jax &&$command"; then
     say "the workload may have been created in part; to delete it: launch/xpk.sh delete"

@@ -94,6 +94,7 @@ class MeshConfig:
     data: int
     fsdp: int
     tensor: int
+    slices: int = 0
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ between chips and an estimate of its time. Exit codes: 0 it fits, 1 it does not,
 mesh than the config's, set it with --config.mesh.fsdp and so on.
 
   --topology  KIND:SHAPE, for example v5e:2x2 v5e:4x4 v5e:16x16 v5p:4x4x4 v5p:4x4x8 v6e:8x8 v6e:16x16 (TPUs: needs
-              pip install 't1jax[plan]'), gpu:8xh100, cpu:8
+              pip install 't1jax[plan]'), gpu:8xh100, cpu:8; several slices, joined by a network: 2xv5e:16x16
   --json      print one JSON object on stdout; everything else goes to stderr
   --cycles    also print where the cycles of a TPU go, by its compiler's estimate, beside a floor; JSON has them anyway
   --suggest   also estimate other meshes, lanes and micro-batches, compile the fastest that fits, and print it
@@ -72,7 +72,7 @@ def _plan(argv: list[str]) -> int:
         raise ConfigError(f"got {' '.join(extra)}; expected flags only, see --help")
     if values.length < 0 or values.length > cfg.rl.max_new_tokens:
         raise ConfigError(f"--length is {values.length}; expected 1 to rl.max_new_tokens = {cfg.rl.max_new_tokens}")
-    if values.cycles and (values.fast or values.topology.startswith(("cpu:", "gpu:"))):
+    if values.cycles and (values.fast or slices.parts(values.topology)[1] in ("cpu", "gpu")):
         raise ConfigError(
             f"--cycles with {'--fast' if values.fast else f'--topology={values.topology}'}; expected a TPU slice, "
             "compiled: only its compiler estimates cycles"
@@ -146,6 +146,7 @@ def table(found: Found) -> str:
     lines = [
         f"{found.where.topology}: {len(found.where.devices)} devices of {chip.memory / GIB:.0f} GiB"
         + ("" if found.where.compiler != "cpu" or chip.name == "cpu" else "; compiled for CPUs instead"),
+        *order(found),
         f"mesh {shape}; {found.parameters / 1e9:.2f} billion parameters; {found.memory.lanes} lanes per prompt; "
         f"{found.cfg.rl.micro_batches} micro-batches",
         multihost.describe(found.fed),
@@ -162,7 +163,7 @@ def table(found: Found) -> str:
             "",
             "Communication between chips",
             *(
-                f"  {place.replace('_', ' '):12} {kind:20} {count / GIB:10.2f} GiB per step and chip"
+                f"  {place.replace('_', ' '):12} {kind:25} {count / GIB:10.2f} GiB per step and chip"
                 for place, kinds in found.moved().items()
                 for kind, count in sorted(kinds.items())
             ),
@@ -180,9 +181,20 @@ def table(found: Found) -> str:
             f"{todo.remat / todo.total:.0%} of it recomputation{compiled}",
             f"Seconds of a step: {time.total:.0f} = prefill {time.prefill:.1f} + decode {time.decode:.0f} "
             f"({time.iterations:.0f} tokens in sequence) + update {time.update:.0f}",
-            f"  by {estimate.ASSUMPTIONS}",
+            f"  by {estimate.assumptions(found.where.slices)}",
         ]
     )
+
+
+def order(found: Found) -> list[str]:
+    """How far apart neighbours in the mesh are: a line, or none where they are not joined by links."""
+    axes = zip(("data", "fsdp", "tensor"), found.hops, strict=True)
+    near = ", ".join(f"{name} {links:.2f}" for name, links in axes if links is not None)
+    hops = [f"mean hops to the neighbour: {near}"] if near else []
+    if found.where.slices > 1:
+        network = found.where.chip.network / 1e9
+        hops += [f"data goes over the network between {found.where.slices} slices, {network:.1f} GB/s a device"]
+    return [f"order of devices: {'; '.join(hops)}"] if hops else []
 
 
 def cycles_table(found: Found) -> str:

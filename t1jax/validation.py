@@ -2,7 +2,8 @@
 """Rejects configs that cannot work, by themselves or on these devices, before anything is compiled.
 
 Every error names the knob, its value, and what was expected.
-Deliberately not here: the types of knobs (config.py); the contents of files (tasks/files/, weights/, text/).
+Deliberately not here: the types of knobs (config.py); bounds, and the words of an error (checks.py); the contents of
+files (tasks/files/, weights/, text/).
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import os
 import re
 import sys
 import urllib.parse
-from typing import Any
 
+from t1jax import checks
 from t1jax.config import Config, ConfigError, mesh_shape
 
 LONGEST_SCORING = 48 * 3600  # seconds that the scoring of a step may take (devices/waiting.py)
@@ -40,65 +41,73 @@ def wall_limit(deadline: float) -> float:
     return deadline * WALL if sys.platform == "linux" else deadline  # elsewhere the deadline is on the clock
 
 
-def verifier_processes(workers: int) -> int:
-    """How many workers verifier.workers stands for: 0 is one per core that this process may use."""
-    return workers or (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
+def cores() -> int:
+    """Cores that this process may use: as many threads and processes judge responses, unless a knob says otherwise."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _validate_model(cfg: Config) -> None:
-    _at_least(cfg, 1, "model", "vocab_size num_layers hidden_size num_heads num_kv_heads head_dim mlp_size")
-    _multiple("model.num_heads", cfg.model.num_heads, "model.num_kv_heads", cfg.model.num_kv_heads)
-    _check(cfg, "model.head_dim", cfg.model.head_dim % 2 == 0, "an even number: rotary embeddings rotate pairs")
-    _check(cfg, "model.rope_theta", cfg.model.rope_theta > 1, "more than 1")
-    _one_of(cfg, "model.rope_scaling", "none", "linear", "yarn", "llama3")
-    _check(cfg, "model.rope_factor", cfg.model.rope_factor >= 1, "at least 1")
-    _at_least(cfg, 1, "model", "rope_original_length")
-    _positive(cfg, "model", "rope_low rope_high")
+    checks.at_least(cfg, 1, "model", "vocab_size num_layers hidden_size num_heads num_kv_heads head_dim mlp_size")
+    checks.multiple("model.num_heads", cfg.model.num_heads, "model.num_kv_heads", cfg.model.num_kv_heads)
+    checks.check(cfg, "model.head_dim", cfg.model.head_dim % 2 == 0, "an even number: rotary embeddings rotate pairs")
+    checks.check(cfg, "model.rope_theta", cfg.model.rope_theta > 1, "more than 1")
+    checks.one_of(cfg, "model.rope_scaling", "none", "linear", "yarn", "llama3")
+    checks.check(cfg, "model.rope_factor", cfg.model.rope_factor >= 1, "at least 1")
+    checks.at_least(cfg, 1, "model", "rope_original_length")
+    checks.positive(cfg, "model", "rope_low rope_high")
     if cfg.model.rope_scaling in ("yarn", "llama3"):
         low = cfg.model.rope_low
-        _check(cfg, "model.rope_high", cfg.model.rope_high > low, f"more than model.rope_low = {low}")
-    _at_least(cfg, 0, "model", "rope_attention_factor")
-    _check(cfg, "model.norm_eps", cfg.model.norm_eps > 0, "more than 0")
-    _one_of(cfg, "model.compute_dtype", "float32", "bfloat16", "float16")
-    _one_of(cfg, "model.remat", "none", "dots", "full")
-    _one_of(cfg, "model.attention", "auto", "xla", "splash", "cudnn")
+        checks.check(cfg, "model.rope_high", cfg.model.rope_high > low, f"more than model.rope_low = {low}")
+    checks.at_least(cfg, 0, "model", "rope_attention_factor")
+    checks.check(cfg, "model.norm_eps", cfg.model.norm_eps > 0, "more than 0")
+    checks.one_of(cfg, "model.compute_dtype", "float32", "bfloat16", "float16")
+    checks.one_of(cfg, "model.remat", "none", "dots", "full")
+    checks.one_of(cfg, "model.attention", "auto", "xla", "splash", "cudnn")
 
 
 def _validate_task(cfg: Config) -> None:
     task, low, high = cfg.task, cfg.task.min_numbers, cfg.task.max_numbers
-    _one_of(cfg, "task.name", "pairs", "countdown", "gym")
-    _at_least(cfg, 3, "task", "min_numbers")
-    _check(cfg, "task.max_numbers", high >= low, f"at least task.min_numbers = {low}")
-    _check(cfg, "task.max_value", task.max_value >= high, f"at least task.max_numbers = {high}: all numbers differ")
-    _check(cfg, "task.held_out_percent", 0 < task.held_out_percent < 100, "1 to 99")
-    _share(cfg, "task", "impatient_share give_up row_order_share curriculum")
-    _one_of(cfg, "task.chains", "trial_and_error", "right_only")
+    checks.one_of(cfg, "task.name", "pairs", "countdown", "gym")
+    checks.at_least(cfg, 3, "task", "min_numbers")
+    checks.check(cfg, "task.max_numbers", high >= low, f"at least task.min_numbers = {low}")
+    checks.check(
+        cfg, "task.max_value", task.max_value >= high, f"at least task.max_numbers = {high}: all numbers differ"
+    )
+    checks.check(cfg, "task.held_out_percent", 0 < task.held_out_percent < 100, "1 to 99")
+    checks.share(cfg, "task", "impatient_share give_up row_order_share curriculum")
+    checks.one_of(cfg, "task.chains", "trial_and_error", "right_only")
     lacks = task.name == "gym" and task.chains != "trial_and_error"
-    _check(cfg, "task.chains", not lacks, "trial_and_error: task.name = gym has no chains")
+    checks.check(cfg, "task.chains", not lacks, "trial_and_error: task.name = gym has no chains")
     if task.name == "countdown":
-        _check(cfg, "task.max_numbers", high <= 4, "3 or 4 with task.name = countdown")
-        _at_least(cfg, 1 + 2 + 3, "task", "max_target")
+        checks.check(cfg, "task.max_numbers", high <= 4, "3 or 4 with task.name = countdown")
+        checks.at_least(cfg, 1 + 2 + 3, "task", "max_target")
         fits = f"at least task.max_value = {task.max_value}: otherwise large numbers are useless"
-        _check(cfg, "task.max_target", task.max_target >= task.max_value, fits)
+        checks.check(cfg, "task.max_target", task.max_target >= task.max_value, fits)
     graded = not cfg.data.train and task.name != "gym"
-    _check(cfg, "task.curriculum", graded or not task.curriculum, "0: only pairs and countdown have difficulties")
-    _check(cfg, "task.gym_dataset", task.name == "gym" or not task.gym_dataset, "an empty string, or task.name = gym")
+    checks.check(cfg, "task.curriculum", graded or not task.curriculum, "0: only pairs and countdown have difficulties")
+    checks.check(
+        cfg, "task.gym_dataset", task.name == "gym" or not task.gym_dataset, "an empty string, or task.name = gym"
+    )
     named = task.name != "gym" or bool(task.gym_dataset)
-    _check(cfg, "task.gym_dataset", named, "a dataset's name, because task.name is gym")
-    _at_least(cfg, 2, "task", "gym_items")
-    _at_least(cfg, 1, "tokenizer", "corpus_texts")
+    checks.check(cfg, "task.gym_dataset", named, "a dataset's name, because task.name is gym")
+    checks.at_least(cfg, 2, "task", "gym_items")
+    checks.at_least(cfg, 1, "tokenizer", "corpus_texts")
 
 
 def _validate_data(cfg: Config) -> None:
     data = cfg.data
-    _at_least(cfg, 1, "data", "prompt_length")
-    _one_of(cfg, "data.text_golds", "text", "drop")
-    _check(cfg, "data.template", data.template.count("{problem}") == 1, "a text that contains {problem} exactly once")
-    _check(cfg, "data.eval", bool(data.eval) == bool(data.train), "a file if data.train is set, else an empty string")
+    checks.at_least(cfg, 1, "data", "prompt_length")
+    checks.one_of(cfg, "data.text_golds", "text", "drop")
+    checks.check(
+        cfg, "data.template", data.template.count("{problem}") == 1, "a text that contains {problem} exactly once"
+    )
+    checks.check(
+        cfg, "data.eval", bool(data.eval) == bool(data.train), "a file if data.train is set, else an empty string"
+    )
     if data.train and not cfg.model.checkpoint:
         raise ConfigError(f"data.train is {data.train}; expected model.checkpoint to be set too, for its tokenizer")
-    _check(cfg, "data.system_prompt", data.chat or not data.system_prompt, "an empty string: data.chat is False")
-    _check(cfg, "data.sft", bool(cfg.sft.num_steps) or not data.sft, "an empty string: sft.num_steps is 0")
+    checks.check(cfg, "data.system_prompt", data.chat or not data.system_prompt, "an empty string: data.chat is False")
+    checks.check(cfg, "data.sft", bool(cfg.sft.num_steps) or not data.sft, "an empty string: sft.num_steps is 0")
     if data.train and cfg.sft.num_steps and not data.sft:
         raise ConfigError(
             f"sft.num_steps is {cfg.sft.num_steps}; expected 0 (no cold start), or a file of demonstrations in data.sft"
@@ -106,66 +115,71 @@ def _validate_data(cfg: Config) -> None:
 
 
 def _validate_training(cfg: Config) -> None:
-    _check(cfg, "seed", 0 <= cfg.seed < 2**32, "0 to 4294967295")
-    _at_least(cfg, 0, "sft", "num_steps")
-    _at_least(cfg, 1, "sft", "batch_size sequence_length micro_batches vocab_chunks")
-    _at_least(cfg, 0, "sft", "warmup_steps")
-    _multiple("sft.batch_size", cfg.sft.batch_size, "sft.micro_batches", cfg.sft.micro_batches)
-    _one_of(cfg, "sft.optimizer", "adamw", "muon")
+    checks.at_least(cfg, 0, "mesh", "slices")
+    checks.check(cfg, "seed", 0 <= cfg.seed < 2**32, "0 to 4294967295")
+    checks.at_least(cfg, 0, "sft", "num_steps")
+    checks.at_least(cfg, 1, "sft", "batch_size sequence_length micro_batches vocab_chunks")
+    checks.at_least(cfg, 0, "sft", "warmup_steps")
+    checks.multiple("sft.batch_size", cfg.sft.batch_size, "sft.micro_batches", cfg.sft.micro_batches)
+    checks.one_of(cfg, "sft.optimizer", "adamw", "muon")
     for section in ("sft", "rl"):
-        _positive(cfg, section, "learning_rate grad_clip")
-        _at_least(cfg, 0, section, "weight_decay max_skipped")
+        checks.positive(cfg, section, "learning_rate grad_clip")
+        checks.at_least(cfg, 0, section, "weight_decay max_skipped")
         for knob in (f"{section}.b1", f"{section}.b2"):
-            _check(cfg, knob, 0 <= _get(cfg, knob) < 1, "0 or more and below 1")
+            checks.check(cfg, knob, 0 <= checks.get(cfg, knob) < 1, "0 or more and below 1")
 
 
 def _validate_rl(cfg: Config) -> None:
     rl, vocab_size = cfg.rl, cfg.model.vocab_size
-    _at_least(cfg, 1, "rl", "num_steps prompts_per_step max_new_tokens window micro_batches vocab_chunks repeat_length")
+    checks.at_least(
+        cfg, 1, "rl", "num_steps prompts_per_step max_new_tokens window micro_batches vocab_chunks repeat_length"
+    )
     baseline = "at least 2: the leave-one-out baseline is the mean of a prompt's other responses"
-    _check(cfg, "rl.responses_per_prompt", rl.responses_per_prompt >= 2, baseline)
-    _at_least(cfg, 0, "rl", "lanes stop_repeats")
+    checks.check(cfg, "rl.responses_per_prompt", rl.responses_per_prompt >= 2, baseline)
+    checks.at_least(cfg, 0, "rl", "lanes stop_repeats")
     if rl.lanes:
-        _multiple("rl.responses_per_prompt", rl.responses_per_prompt, "rl.lanes", rl.lanes)
+        checks.multiple("rl.responses_per_prompt", rl.responses_per_prompt, "rl.lanes", rl.lanes)
     rows = rl.prompts_per_step * rl.responses_per_prompt
-    _multiple("rl.prompts_per_step * rl.responses_per_prompt", rows, "rl.micro_batches", rl.micro_batches)
+    checks.multiple("rl.prompts_per_step * rl.responses_per_prompt", rows, "rl.micro_batches", rl.micro_batches)
     longest = cfg.data.prompt_length + rl.max_new_tokens
     fits = f"0, or at least data.prompt_length + rl.max_new_tokens = {longest}"
-    _check(cfg, "rl.pack_length", rl.pack_length == 0 or rl.pack_length >= longest, fits)
-    _share(cfg, "rl", "filter_pass_rate")
-    _at_least(cfg, 1, "rl", "filter_samples")
+    checks.check(cfg, "rl.pack_length", rl.pack_length == 0 or rl.pack_length >= longest, fits)
+    checks.share(cfg, "rl", "filter_pass_rate")
+    checks.at_least(cfg, 1, "rl", "filter_samples")
     least = f"at least rl.prompts_per_step = {rl.prompts_per_step}"
-    _check(cfg, "rl.filter_problems", rl.filter_pass_rate == 1 or rl.filter_problems >= rl.prompts_per_step, least)
-    _positive(cfg, "rl", "temperature kl_clip")
-    _at_least(cfg, 0, "rl", "logprob_temperature")
-    _check(cfg, "rl.top_k", 0 <= rl.top_k <= vocab_size, f"0 (off) to model.vocab_size = {vocab_size}")
-    _check(cfg, "rl.top_p", 0 < rl.top_p <= 1, "more than 0, at most 1 (off)")
-    _check(cfg, "rl.min_p", 0 <= rl.min_p < 1, "0 (off) or more and below 1")
-    _share(cfg, "rl", "warmup_fraction anchor_decay garbled_share")
-    _at_least(cfg, 0, "rl", "entropy_coef kl_coef ratio_cap")
-    _at_least(cfg, 2, "rl", "repeat_count")
-    _one_of(cfg, "rl.baseline", "leave_one_out", "group_mean", "group_mean_std")
-    _one_of(cfg, "rl.kl_site", "reward", "loss")
-    _one_of(cfg, "rl.kl_logprobs", "learner", "sampler")
-    _one_of(cfg, "rl.penalty_site", "reward", "advantage")
-    _one_of(cfg, "rl.loss_normalisation", "response", "token")
+    checks.check(
+        cfg, "rl.filter_problems", rl.filter_pass_rate == 1 or rl.filter_problems >= rl.prompts_per_step, least
+    )
+    checks.positive(cfg, "rl", "temperature kl_clip")
+    checks.at_least(cfg, 0, "rl", "logprob_temperature")
+    checks.check(cfg, "rl.top_k", 0 <= rl.top_k <= vocab_size, f"0 (off) to model.vocab_size = {vocab_size}")
+    checks.check(cfg, "rl.top_p", 0 < rl.top_p <= 1, "more than 0, at most 1 (off)")
+    checks.check(cfg, "rl.min_p", 0 <= rl.min_p < 1, "0 (off) or more and below 1")
+    checks.share(cfg, "rl", "warmup_fraction anchor_decay garbled_share")
+    checks.at_least(cfg, 0, "rl", "entropy_coef kl_coef ratio_cap")
+    checks.at_least(cfg, 2, "rl", "repeat_count")
+    checks.one_of(cfg, "rl.baseline", "leave_one_out", "group_mean", "group_mean_std")
+    checks.one_of(cfg, "rl.kl_site", "reward", "loss")
+    checks.one_of(cfg, "rl.kl_logprobs", "learner", "sampler")
+    checks.one_of(cfg, "rl.penalty_site", "reward", "advantage")
+    checks.one_of(cfg, "rl.loss_normalisation", "response", "token")
 
 
 def _validate_measuring(cfg: Config) -> None:
-    _at_least(cfg, 1, "eval", "num_problems batch_size quick_problems")
-    _at_least(cfg, 0, "eval", "every keep_responses samples")
+    checks.at_least(cfg, 1, "eval", "num_problems batch_size quick_problems")
+    checks.at_least(cfg, 0, "eval", "every keep_responses samples")
     increasing = all(low < high for low, high in itertools.pairwise((0, *cfg.scaling.budgets)))
-    _check(cfg, "scaling.budgets", increasing, "increasing positive numbers")
-    _at_least(cfg, 1, "scaling", "answer_tokens")
-    _positive(cfg, "verifier", "deadline")
-    _at_least(cfg, 0, "verifier", "workers")
-    _at_least(cfg, 64, "verifier", "memory")
-    _at_least(cfg, 1, "verifier", "recycle")
+    checks.check(cfg, "scaling.budgets", increasing, "increasing positive numbers")
+    checks.at_least(cfg, 1, "scaling", "answer_tokens")
+    checks.positive(cfg, "verifier", "deadline")
+    checks.at_least(cfg, 0, "verifier", "workers")
+    checks.at_least(cfg, 64, "verifier", "memory")
+    checks.at_least(cfg, 1, "verifier", "recycle")
     for name, benchmark in cfg.benchmarks.items():
         if benchmark.samples < 1:
             raise ConfigError(f"benchmarks.{name}.samples is {benchmark.samples}; expected at least 1")
-    _at_least(cfg, 1, "checkpoint", "sft_every every keep")
-    _at_least(cfg, 0, "checkpoint", "grace_seconds")
+    checks.at_least(cfg, 1, "checkpoint", "sft_every every keep")
+    checks.at_least(cfg, 0, "checkpoint", "grace_seconds")
 
 
 def _validate_scoring(cfg: Config) -> None:
@@ -174,7 +188,7 @@ def _validate_scoring(cfg: Config) -> None:
     Starting workers again is not counted: hung answers shorten the next deadlines by more (rewards/verifier.py).
     """
     deadline, answers = cfg.verifier.deadline, cfg.rl.prompts_per_step * cfg.rl.responses_per_prompt
-    workers = verifier_processes(cfg.verifier.workers)
+    workers = cfg.verifier.workers or cores()
     longest = wall_limit(deadline) * -(-answers // workers)
     if longest > LONGEST_SCORING:
         raise ConfigError(
@@ -186,18 +200,18 @@ def _validate_scoring(cfg: Config) -> None:
 
 def _validate_synthesis(cfg: Config) -> None:
     synthesis = cfg.synthesis
-    _at_least(cfg, 1, "synthesis", "attempts attempt_tokens chain_tokens")
-    _positive(cfg, "synthesis", "temperature")
-    _check(cfg, "synthesis.attempters", bool(synthesis.attempters), "at least one name")
+    checks.at_least(cfg, 1, "synthesis", "attempts attempt_tokens chain_tokens")
+    checks.positive(cfg, "synthesis", "temperature")
+    checks.check(cfg, "synthesis.attempters", bool(synthesis.attempters), "at least one name")
     enough = synthesis.attempts >= len(synthesis.attempters)
-    _check(cfg, "synthesis.attempts", enough, "at least one for each of synthesis.attempters")
+    checks.check(cfg, "synthesis.attempts", enough, "at least one for each of synthesis.attempters")
     models = (LOCAL, *synthesis.endpoints)
     if RULES in synthesis.endpoints:
         raise ConfigError(f"synthesis.endpoints.{RULES} has a reserved name; expected another: it is a program")
     for name in synthesis.attempters:
         _known_writer("synthesis.attempters", name, models)
     for knob in ("synthesis.critic", "synthesis.merger"):
-        _known_writer(knob, _get(cfg, knob), (*models, RULES))
+        _known_writer(knob, checks.get(cfg, knob), (*models, RULES))
     if synthesis.rewriter:
         _known_writer("synthesis.rewriter", synthesis.rewriter, models)
 
@@ -242,15 +256,15 @@ def _validate_url(knob: str, url: str) -> None:
 
 def _validate_mesh(cfg: Config, data: int, fsdp: int, tensor: int) -> None:
     for knob in ("model.vocab_size", "model.num_heads", "model.num_kv_heads", "model.mlp_size"):
-        _multiple(knob, _get(cfg, knob), "mesh.tensor", tensor)
-    _multiple("model.hidden_size", cfg.model.hidden_size, "mesh.fsdp", fsdp)
+        checks.multiple(knob, checks.get(cfg, knob), "mesh.tensor", tensor)
+    checks.multiple("model.hidden_size", cfg.model.hidden_size, "mesh.fsdp", fsdp)
     rl, sft, shards = cfg.rl, cfg.sft, "mesh.data * mesh.fsdp"
     rows = rl.prompts_per_step * rl.responses_per_prompt // rl.micro_batches
-    _multiple("rl.prompts_per_step", rl.prompts_per_step, shards, data * fsdp)
-    _multiple("rl.prompts_per_step * rl.responses_per_prompt / rl.micro_batches", rows, shards, data * fsdp)
+    checks.multiple("rl.prompts_per_step", rl.prompts_per_step, shards, data * fsdp)
+    checks.multiple("rl.prompts_per_step * rl.responses_per_prompt / rl.micro_batches", rows, shards, data * fsdp)
     if sft.num_steps:
-        _multiple("sft.batch_size / sft.micro_batches", sft.batch_size // sft.micro_batches, shards, data * fsdp)
-    _multiple("eval.batch_size", cfg.eval.batch_size, shards, data * fsdp)
+        checks.multiple("sft.batch_size / sft.micro_batches", sft.batch_size // sft.micro_batches, shards, data * fsdp)
+    checks.multiple("eval.batch_size", cfg.eval.batch_size, shards, data * fsdp)
 
 
 CHECKS = (
@@ -263,38 +277,3 @@ CHECKS = (
     _validate_synthesis,
     _validate_endpoints,
 )
-
-
-def _get(cfg: Config, knob: str) -> Any:
-    section, _, name = knob.rpartition(".")
-    return getattr(getattr(cfg, section) if section else cfg, name)
-
-
-def _check(cfg: Config, knob: str, holds: bool, expected: str) -> None:
-    if not holds:
-        raise ConfigError(f"{knob} is {_get(cfg, knob)}; expected {expected}")
-
-
-def _multiple(what: str, found: int, of: str, divisor: int) -> None:
-    if found % divisor:
-        raise ConfigError(f"{what} is {found}; expected a multiple of {of} = {divisor}")
-
-
-def _one_of(cfg: Config, knob: str, *choices: str) -> None:
-    hint = "".join(f"; did you mean {near}?" for near in difflib.get_close_matches(_get(cfg, knob), choices, n=1))
-    _check(cfg, knob, _get(cfg, knob) in choices, f"one of {', '.join(choices)}{hint}")
-
-
-def _at_least(cfg: Config, least: int, section: str, names: str) -> None:
-    for knob in (f"{section}.{name}" for name in names.split()):
-        _check(cfg, knob, _get(cfg, knob) >= least, f"at least {least}")
-
-
-def _positive(cfg: Config, section: str, names: str) -> None:
-    for knob in (f"{section}.{name}" for name in names.split()):
-        _check(cfg, knob, _get(cfg, knob) > 0, "more than 0")
-
-
-def _share(cfg: Config, section: str, names: str) -> None:
-    for knob in (f"{section}.{name}" for name in names.split()):
-        _check(cfg, knob, 0 <= _get(cfg, knob) <= 1, "0 to 1")

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import blocks, compare, costs, plans, roofline, workload
+from benchmarks import blocks, compare, costs, host, plans, roofline, workload
 
 FLAGS = (
     "--layers=1 --hidden=16 --ffn=24 --heads=2 --kv-heads=1 --head-dim=8 --vocab=64 --prompts=8 --group=2 "
@@ -141,6 +141,19 @@ def test_all_parts_are_timed_on_a_small_shape(capsys, monkeypatch):
     line = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert set(line["parts"]) == {"prefill", "decode", "scoring", "update"}
     assert line["parts"]["scoring"]["seconds"] > 0 and line["plan_mb"] >= 0
+
+
+def test_the_host_scores_what_it_was_given(tmp_path, capsys):
+    """Answers are right in turn; of 16 responses one loops and one is garbled."""
+    words = "The sum of these {} numbers is even, so one of them, namely {}, must be twice the other; what is it?"
+    rows = [{"problem": words.format(n, 7 * n), "answer": f"{n}"} for n in range(20)]
+    (tmp_path / "problems.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    host.main([str(tmp_path / "problems.jsonl"), "--responses=48", "--tokens=900", "--threads=0"])
+    line = json.loads(capsys.readouterr().out)
+    assert (line["right"], line["wrong"], line["garbled"]) == (24, 24, 3) and 3 <= line["repetition"] < 48
+    assert line["seconds"] > 0 and line["parts_ms"].keys() == {"decoding", "repetition", "garbled"}
+    with pytest.raises(SystemExit, match="--responses is 7; expected a multiple of 16"):
+        host.main([str(tmp_path / "problems.jsonl"), "--responses=7"])
 
 
 def test_ceilings_are_positive():

@@ -282,6 +282,7 @@ def test_a_dry_run_calls_nothing_and_prints_what_can_be_pasted(stage, script, ve
         ("CAPACITY", "Spot!", "on-demand, spot, or the name of a reservation"),
         ("MAX_RESTARTS", "many", "a number"),
         ("PAUSE", "-1", "a number of seconds"),
+        ("NUM_SLICES", "2", "1, as this script runs a single slice; xpk.sh runs several"),
     ],
 )
 def test_a_bad_setting_is_one_line_with_its_name(stage, name, value, expected):
@@ -308,6 +309,11 @@ def test_xpk_submits_the_run(stage):
     (command,) = (word for word in call if word.startswith("--command="))
     assert command.startswith("--command=cd /t1jax && python -m t1jax.main --multiprocess ")
     assert r"--workdir=/mnt/shared\ disk/one" in command
+    assert "--num-slices=1" in call and "mesh.slices" not in command
+    assert stage.run("xpk.sh", "run", NUM_SLICES="2").returncode == 0
+    (call,) = stage.calls
+    (command,) = (word for word in call if word.startswith("--command="))
+    assert "--num-slices=2" in call and command.endswith(" --config.mesh.slices=2")
     done = stage.run("xpk.sh", "run", play={"create": [("", 1)]})
     assert done.returncode == 1 and "to delete it: launch/xpk.sh delete" in done.stderr
 

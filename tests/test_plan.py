@@ -104,7 +104,10 @@ def test_the_command_line_tells_of_them_on_stderr():
 
 @pytest.mark.parametrize(
     "topology",
-    ["", "v5p", "v5p:", "v9:2x2", "v5p:4", "cpu:0", "cpu:x", "gpu:h100", "gpu:8xz9", "gpu:0xh100", "v5e:2x2 "],
+    [
+        *("", "v5p", "v5p:", "v9:2x2", "v5p:4", "cpu:0", "cpu:x", "gpu:h100", "gpu:8xz9", "gpu:0xh100", "v5e:2x2 "),
+        *("0xv5e:2x2", "xv5e:2x2", "2x2xv5e:2x2", "0xcpu:8", "-2xcpu:8"),
+    ],
 )
 def test_an_unknown_slice_lists_known_ones(topology):
     with pytest.raises(ConfigError, match=r"no such slice; expected KIND:SHAPE, for example v5e:2x2 .*gpu:8xh100"):
@@ -189,8 +192,9 @@ LOOP = """HloModule m
 }
 ENTRY %main (x: f32[4,4]) -> f32[4,4] {
   %x.1 = f32[4,4] parameter(0)
-  %zero = s32[] constant(0)
-  %begin = (f32[4,4], s32[]) tuple(%x.1, %zero)
+  %zero = s32[] constant(START)
+  %same = s32[] copy(%zero)
+  %begin = (f32[4,4], s32[]) tuple(%x.1, %same)
   %loop = (f32[4,4], s32[]) while(%begin), condition=%cond, body=%body, metadata={op_name="NAME/while"}KNOWN
   ROOT %out = f32[4,4] get-tuple-element(%loop), index=0
 }
@@ -201,6 +205,7 @@ ENTRY %main (x: f32[4,4]) -> f32[4,4] {
     ("bound", "step", "known", "name", "times"),
     [
         ("constant(16)", "1", "", "jit(f)/a", 16),
+        ("constant(16) from 1", "1", "", "jit(f)/a", 15),  # as libtpu takes the first turn out of a loop
         ("constant(16)", "2", "", "jit(f)/a", 8),  # as libtpu unrolls a product whose operand travels around a ring
         ("constant(16)", "1", ', backend_config={"known_trip_count":{"n":"5"}}', "jit(f)/a", 5),
         ("parameter(1)", "1", "", "jit(f)/a", 3),
@@ -209,7 +214,14 @@ ENTRY %main (x: f32[4,4]) -> f32[4,4] {
     ],
 )
 def test_a_loop_counts_as_often_as_it_runs(bound, step, known, name, times):
-    text = LOOP.replace("BOUND", bound).replace("STEP", step).replace("KNOWN", known).replace("NAME", name)
+    bound, _, start = bound.partition(" from ")
+    text = (
+        LOOP.replace("BOUND", bound)
+        .replace("START", start or "0")
+        .replace("STEP", step)
+        .replace("KNOWN", known)
+        .replace("NAME", name)
+    )
     assert hlo.parse(text).flops({"a": 3.0}) == times * 2 * 4**3
 
 
@@ -243,6 +255,57 @@ def test_time_follows_what_is_asked():
     assert seconds(lanes=2).iterations == 2 * seconds(lanes=4).iterations == 32
     assert seconds(mesh=(2, 8, 1)).update == pytest.approx(seconds().update / 2)
     assert seconds(lanes=2).decode > seconds(lanes=4).decode
+
+
+def test_several_slices_are_told_from_their_shape():
+    assert slices.parts("2xv5e:16x16") == (2, "v5e", "16x16") and slices.parts("gpu:8xh100") == (1, "gpu", "8xh100")
+    where = dataclasses.replace(a_slice(), slices=2)
+    assert [where.slice_of(device) for device in where.devices] == [0] * 4 + [1] * 4
+    assert all(slices.CHIPS[name].network < chip.links for name, chip in slices.CHIPS.items())
+
+
+@pytest.mark.parametrize(("data", "code"), [(2, 0), (1, 2)])
+def test_slices_and_the_order_of_their_devices_stand_before_all_else(data, code):
+    done = ask("--config=configs/qwen1p5b.py", "--topology=2xgpu:8xh100", "--fast", f"--config.mesh.data={data}",
+               "--config.mesh.tensor=1",
+               f"--config.mesh.fsdp={16 // data}")  # fmt: skip
+    assert done.returncode == code
+    if code:
+        assert "mesh.data is 1 on 2 slices of 8 devices, so mesh.fsdp = 16 or mesh.tensor = 1 would" in done.stderr
+    else:
+        first, second, third, *_ = done.stdout.splitlines()
+        assert first.startswith("2xgpu:8xh100: 16 devices of 80 GiB")
+        assert second == "order of devices: data goes over the network between 2 slices, 50.0 GB/s a device"
+        assert third.startswith("mesh data 2 x fsdp 8 x tensor 1")
+
+
+def test_the_suggestion_keeps_to_slices():
+    where = dataclasses.replace(a_slice(), slices=2)
+    assert suggest.suggest(on_mesh((2, 4, 1)), where, 16.0, compiled=False).mesh[0] % 2 == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is missing: pip install 't1jax[plan]'")
+@pytest.mark.parametrize(
+    ("topology", "mesh", "found"),
+    [
+        ("v5p:4x4x8", (1, 16, 8), {"devices": 128, "hops": (1.25, 1.0)}),
+        ("v5p:4x4x4", (1, 16, 4), {"devices": 64, "hops": (1.25, 1.0)}),
+        ("v6e:8x8", (1, 8, 8), {"devices": 64, "hops": (1.75, 1.75)}),  # rows: its sides are no rings
+        ("v5e:16x16", (1, 32, 8), {"devices": 256, "hops": (1.5, 1.75)}),  # sides split between axes
+        ("v4:2x2x4", (1, 4, 4), {"devices": 16, "hbm_bytes_per_chip": 32 * slices.GIB, "hops": (1.5, 1.5)}),
+        ("tpu7x:2x2x1", (1, 8, 1), {"devices": 8, "hbm_bytes_per_chip": 96 * slices.GIB, "hops": (0.5, None)}),
+        ("2xv5e:4x4", (2, 8, 2), {"devices": 32, "slices": 2, "hops": (2.0, 1.0)}),
+    ],
+)
+def test_the_plan_tells_hops_on_libtpus_slices(topology, mesh, found):
+    sizes = [f"--config.mesh.{name}={size}" for name, size in zip(("data", "fsdp", "tensor"), mesh, strict=True)]
+    more = ["--config.model.num_heads=16", "--config.model.num_kv_heads=8", "--config.rl.micro_batches=32"]
+    done = ask("--config=configs/qwen0p5b.py", f"--topology={topology}", "--fast", "--json", *sizes, *more)
+    told = json.loads(done.stdout)
+    hops = told["hops_to_neighbour"]
+    assert hops["data"] is None and (hops["fsdp"], hops["tensor"]) == found.pop("hops")
+    assert {name: told[name] for name in found} == found
 
 
 @pytest.mark.slow

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What holds for any input, on inputs that hypothesis makes: answers and rows of files.
+"""What holds for any input, on inputs that hypothesis makes: answers, rules of form, and rows of files.
 
 Masks, packing and conversion are in test_properties_arrays.py. The inputs are the same on each run (derandomize). A
 counterexample that hypothesis finds belongs into the module's own test, by hand. Longer and wilder texts: fuzz.py.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import json
+from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 
 from t1jax.config import ConfigError
 from t1jax.reports.page import escape, visible
-from t1jax.rewards import answers
+from t1jax.rewards import answers, penalties
 from t1jax.tasks.files.rows import read_rows
 
 # Answers.
@@ -131,6 +132,27 @@ def test_a_rounded_decimal_is_right_only_if_exact_and_left_to_math_verify_if_nea
 def test_the_report_shows_any_text_and_does_nothing_else(text):
     assert html.unescape(escape(text)) == visible(text)
     assert not set("<>\"'\x00\x1b\x9b\u202e") & set(escape(text))
+
+
+# Rules of form.
+
+WORDS = st.lists(st.sampled_from(["a", "ab", "ba", "so ", "是", "𝔸", "\n", "\ud800"]), max_size=40).map("".join)
+LOOPS = st.builds("{0}{1}{2}".format, WORDS, st.builds(str.__mul__, WORDS, st.integers(0, 9)), WORDS)
+
+
+@pytest.mark.parametrize("bits", [1, penalties._BITS])  # with one bit, every other substring has the same hash
+@given(text=LOOPS, length=st.integers(1, 70), count=st.integers(1, 9))
+def test_a_text_is_repetitive_if_a_counter_of_its_substrings_says_so(bits, text, length, count):
+    counted = Counter(text[i : i + length] for i in range(len(text) - length + 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(penalties, "_BITS", bits)
+        assert penalties.repetitive(text, length, count) == (max(counted.values(), default=0) >= count)
+
+
+@given(TEXTS | st.text("a\n是\x00\ud800𝔸"), st.sampled_from([0.0, 0.05, 0.3, 0.5]))
+def test_a_text_is_garbled_if_so_many_of_its_characters_are_strange(text, share):
+    strange = sum(not penalties._expected(character) for character in text)
+    assert penalties.garbled(text, share) == (strange > share * len(text))
 
 
 # Rows of files.

@@ -47,6 +47,21 @@ def feeders(layout: Layout, process_of: Callable[[Any], int] = lambda device: de
     return tuple(tuple(sorted(found[shard])) for shard in sorted(found))
 
 
+def askers(layout: Layout, process_of: Callable[[Any], int] = lambda device: device.process_index) -> np.ndarray:
+    """int32[data, fsdp]: of each shard of the batch the place along `tensor` of the device that asks the host about it.
+
+    The first whose process has been given the fewest shards: a tensor group may span processes, and in rings of a slice
+    the first devices of all groups may be on a few machines.
+    """
+    devices = layout.mesh.devices
+    found, given = np.zeros(devices.shape[:2], np.int32), defaultdict[int, int](int)
+    for shard in np.ndindex(found.shape):
+        processes = [process_of(device) for device in devices[shard]]
+        found[shard] = min(range(len(processes)), key=lambda place: given[processes[place]])
+        given[processes[found[shard]]] += 1
+    return found
+
+
 def describe(fed: Feeders) -> str:
     """`feeders` in words: a line."""
     count = len({process for shard in fed for process in shard})

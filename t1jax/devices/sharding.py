@@ -8,7 +8,7 @@ the same weights under two tables: TRAIN_RULES shards weights over `fsdp` and `t
 over `fsdp`, so that no weight moves inside the token loop; they are gathered once per step. An unknown axis, two axes
 on one mesh axis, or an indivisible size raises.
 
-Deliberately not here: anything about several processes (multihost.py).
+Deliberately not here: the order of devices in the mesh (topology.py), anything about several processes (multihost.py).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from flax import linen as nn
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from t1jax.config import MeshConfig, mesh_shape
+from t1jax.devices import topology
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
@@ -97,17 +98,22 @@ def are_host(devices: Iterable[Any]) -> bool:
     return bool(next(iter(devices)).platform == "cpu")
 
 
-def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh (data, fsdp, tensor) over `devices` (default: all).
+def make_mesh(
+    cfg: MeshConfig, devices: Sequence[jax.Device] | None = None, slice_of: topology.SliceOf | None = None
+) -> Mesh:
+    """A mesh (data, fsdp, tensor) over `devices` (default: all), in the order of topology.py.
 
     At most one size may be -1: it takes what is left.
 
+    Args:
+      slice_of: the number of a device's slice; None: what the device says.
+
     Raises:
-      ConfigError: the sizes do not multiply to the number of devices.
+      ConfigError: the sizes do not multiply to the number of devices, or slices do not fit them.
     """
     devices = list(jax.devices() if devices is None else devices)
-    shape = mesh_shape(cfg, len(devices))
-    return Mesh(np.asarray(devices).reshape(shape), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+    array = topology.arrange(mesh_shape(cfg, len(devices)), devices, cfg.slices, slice_of)
+    return Mesh(array, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
 def train_layout(mesh: Mesh) -> Layout:

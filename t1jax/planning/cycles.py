@@ -21,7 +21,8 @@ from typing import Any
 
 from t1jax.devices import scopes
 from t1jax.model import ragged, ring
-from t1jax.planning import estimate, hlo
+from t1jax.planning import estimate, exchanges, hlo
+from t1jax.planning.exchanges import COLLECTIVES
 from t1jax.planning.slices import Chip
 from t1jax.training.setup import RlSetup
 
@@ -105,19 +106,18 @@ def _stage(
 ) -> Stage:
     """`kernel`: cycles of a call of the sampler's kernel."""
     cycles = dict.fromkeys(CATEGORIES, 0.0)
-    exchanges: dict[tuple[str, bool], float] = defaultdict(float)
     for line, times, _ in program.walk(trips):
-        if scope not in _path(line):
+        if scope not in _path(line) or line.opcode.removesuffix("-start") in COLLECTIVES:
             continue
-        kind = line.opcode.removesuffix("-start")
-        if kind in hlo.COLLECTIVES:
-            size = max(x.bytes for x in line.arrays) if kind != line.opcode else sum(x.bytes for x in line.arrays)
-            exchanges[kind, kind != line.opcode or "async" in line.text or "chain_id" in line.text] += size * times
-        elif line.name.startswith(ragged.NAME):
+        if line.name.startswith(ragged.NAME):
             cycles[category(program, line)] += kernel * times
         elif told := _CYCLES.search(line.text):
             cycles[category(program, line)] += int(told[1]) * times
-    listed = tuple(Exchange(kind, size, hidden) for (kind, hidden), size in sorted(exchanges.items()))
+    moved: dict[tuple[str, bool], float] = defaultdict(float)
+    for line, x in exchanges.lines(program, trips):
+        if scope in _path(line):
+            moved[x.kind, x.hidden] += x.bytes * x.times
+    listed = tuple(Exchange(kind, size, hidden) for (kind, hidden), size in sorted(moved.items()))
     return Stage(name, cycles, floor, listed)
 
 

@@ -12,6 +12,7 @@ Deliberately not here: memory (memory.py), compiled programs (planning/hlo.py, p
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from t1jax.config import Config, ModelConfig
@@ -20,10 +21,20 @@ from t1jax.planning.slices import Chip
 MATMUL, READ = 0.5, 0.8  # shares of a chip's peaks that large matrix products, and reads, are taken to reach
 FLOAT = 4  # bytes of a float32
 LATENCY = 5e-6  # seconds that a small exchange takes at least
-ASSUMPTIONS = (
-    f"{MATMUL:.0%} of a chip's bfloat16 peak, {READ:.0%} of its bandwidth, {LATENCY * 1e6:.0f} microseconds an "
-    "exchange in the token loop; in the update exchanges hide behind work, or work behind exchanges"
-)
+BETWEEN_SLICES = (
+    3,
+    1e-4,
+)  # small exchanges of all slices in a token's iteration (is a lane live?), seconds of each: a guess
+
+
+def assumptions(slices: int = 1) -> str:
+    """What `seconds` takes for granted."""
+    asked, latency = BETWEEN_SLICES
+    several = f"; between slices {asked} exchanges a token of {latency * 1e6:.0f} microseconds" if slices > 1 else ""
+    return (
+        f"{MATMUL:.0%} of a chip's bfloat16 peak, {READ:.0%} of its bandwidth, {LATENCY * 1e6:.0f} microseconds an "
+        f"exchange in the token loop{several}; in the update exchanges hide behind work, or work behind exchanges"
+    )
 
 
 def layer_weights(cfg: ModelConfig) -> int:
@@ -96,6 +107,58 @@ def kl_forwards(cfg: Config) -> int:
 
 
 @dataclass(frozen=True)
+class Exchanged:
+    """Bytes that a device receives in a step's update, if every group exchanges around a ring."""
+
+    weights: float  # made whole over fsdp, in compute dtype
+    gradients: float  # added up in float32 over fsdp, and over data as far as it is within a slice
+    activations: float  # added up over tensor
+    between_slices: float  # gradients, over the rest of data
+
+    @property
+    def links(self) -> float:
+        """Those that go over the links within a slice."""
+        return self.weights + self.gradients + self.activations
+
+
+def exchanged(cfg: Config, mesh: tuple[int, int, int], length: float, parts: int, slices: int = 1) -> Exchanged:
+    """What the update of a step exchanges; prompts go with each of their responses.
+
+    In each part every layer's weights are made whole for each forward and for the backward, and the gradient is added
+    up over fsdp: of layers and head so that each device keeps its share (of the head for each of rl.vocab_chunks), of
+    the embedding whole. Replicas then add up shares, within a slice and between slices. Embedding and head are made
+    whole once before all parts.
+
+    Args:
+      mesh: (data, fsdp, tensor).
+      parts: of the update that are computed.
+      slices: into which `data` is split first.
+    """
+    model, (data, fsdp, tensor) = cfg.model, mesh
+    layers = model.num_layers * layer_weights(model) / tensor
+    table = model.hidden_size * model.vocab_size / tensor  # of the embedding; of the head, whose gradient is apart
+    tables = table * (1 if model.tie_embeddings else 2)
+    others, replicas = 1 - 1 / fsdp, data // slices  # the latter of a slice
+    passes = 1 + kl_forwards(cfg)  # of the update and before it
+    rows = cfg.rl.prompts_per_step * cfg.rl.responses_per_prompt / (data * fsdp) * (cfg.data.prompt_length + length)
+    forwards = passes + (model.remat == "full") / 2  # a layer's last sum is not needed again
+    summed = forwards * summed_forward(model, rows) + summed_backward(model, rows)
+    scattered = others * (layers + cfg.rl.vocab_chunks * table)
+    shares = (layers + table) / fsdp
+    return Exchanged(
+        weights=((passes + 1) * parts * layers + 2 * min(parts, 1) * tables) * value_bytes(model) * others,
+        gradients=parts * FLOAT * (scattered + _ring(fsdp * replicas) * table + _ring(replicas) * shares),
+        activations=summed * _ring(tensor),
+        between_slices=parts * FLOAT * _ring(slices) * (shares + table / fsdp) / replicas,
+    )
+
+
+def _ring(devices: int) -> float:
+    """Bytes that a device receives for each byte that `devices` add up around a ring."""
+    return 2 * (devices - 1) / devices
+
+
+@dataclass(frozen=True)
 class Seconds:
     """How long a step takes, by stage."""
 
@@ -109,17 +172,20 @@ class Seconds:
         return self.prefill + self.decode + self.update
 
 
-def seconds(cfg: Config, mesh: tuple[int, int, int], chip: Chip, length: float, lanes: int, parts: int) -> Seconds:
-    """At the ASSUMPTIONS.
+def seconds(
+    cfg: Config, mesh: tuple[int, int, int], chip: Chip, length: float, lanes: int, parts: int, slices: int = 1
+) -> Seconds:
+    """At the `assumptions`.
 
     An iteration of the token loop reads a device's weights and its share of the cache once, and computes one token of
-    each lane, whichever takes longer; then `tensor` devices add up two arrays a layer. Each part of the update gathers
-    all weights, for each forward and for the backward, sends their gradient on, and adds up activations.
+    each lane, whichever takes longer; then `tensor` devices add up two arrays a layer. What the update exchanges over
+    links, and over the network between slices, goes on at the same time as its work.
 
     Args:
       mesh: (data, fsdp, tensor).
       lanes: of a prompt.
       parts: of the update that are computed.
+      slices: joined by a network, over which `data` goes.
     """
     model, (data, fsdp, tensor) = cfg.model, mesh
     devices, shards = data * fsdp * tensor, data * fsdp
@@ -132,16 +198,14 @@ def seconds(cfg: Config, mesh: tuple[int, int, int], chip: Chip, length: float, 
     cache = here * length / 2 * a_position + cfg.rl.prompts_per_step / shards * cfg.data.prompt_length * a_position
     read = (weights * value + cache) / (READ * chip.bandwidth)
     compute = todo.decode / iterations / devices / (MATMUL * chip.flops)
-    ring = 2 * (tensor - 1) / tensor / chip.links  # seconds a byte that a tensor group adds up
-    exchange = (2 * model.num_layers * LATENCY if tensor > 1 else 0.0) + summed_forward(model, here) * ring
-    gathered = parts * weights * ((2 + kl_forwards(cfg)) * value + FLOAT) * (1 - 1 / fsdp) / chip.links
-    rows = cfg.rl.prompts_per_step * cfg.rl.responses_per_prompt / shards * (cfg.data.prompt_length + length)  # tokens
-    forwards = 1 + kl_forwards(cfg) + (model.remat == "full")
-    summed = (forwards * summed_forward(model, rows) + summed_backward(model, rows)) * ring
+    exchange = 2 * model.num_layers * LATENCY if tensor > 1 else 0.0
+    exchange += summed_forward(model, here) * _ring(tensor) / chip.links
+    exchange += math.prod(BETWEEN_SLICES) if slices > 1 else 0.0
+    moved = exchanged(cfg, mesh, length, parts, slices)
     learning = (todo.anchor + todo.update + todo.remat) / devices / (MATMUL * chip.flops)
     return Seconds(
         prefill=todo.prefill / devices / (MATMUL * chip.flops),
         decode=iterations * (max(read, compute) + exchange),
-        update=max(learning, gathered + summed),
+        update=max(learning, moved.links / chip.links, moved.between_slices / chip.network),
         iterations=iterations,
     )

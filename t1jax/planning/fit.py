@@ -23,17 +23,18 @@ from jax.sharding import Mesh
 
 from t1jax import validation
 from t1jax.config import Config, ConfigError, MeshConfig, ModelConfig, mesh_shape
-from t1jax.devices import multihost, scopes, sharding
+from t1jax.devices import multihost, scopes, sharding, topology
 from t1jax.model import qwen
-from t1jax.planning import cycles, estimate, hlo
+from t1jax.planning import cycles, estimate, exchanges, hlo
 from t1jax.planning.estimate import Seconds, Work
-from t1jax.planning.hlo import Collective
+from t1jax.planning.exchanges import Collective
 from t1jax.planning.slices import GIB, Slice
 from t1jax.training import step
 from t1jax.training.memory import USABLE, MemoryPlan
 from t1jax.training.setup import RlSetup, rl_setup
 from t1jax.types import Prompts
 
+BETWEEN_SLICES = " between slices"
 STAGES = {"decode": scopes.TOKEN_LOOP, "anchor": scopes.ANCHOR_PARTS, "update": scopes.UPDATE_PARTS}
 
 
@@ -70,6 +71,8 @@ class Found:
     seconds: Seconds
     length: float
     fed: multihost.Feeders  # which processes feed each shard of the batch
+    hops: tuple[float | None, float | None, float | None]  # links between neighbours along each axis of the mesh
+    exchanged: estimate.Exchanged  # from shapes, in the update
 
     @property
     def total(self) -> int:
@@ -131,7 +134,8 @@ class Found:
         """Bytes that a device receives in a step, by kind, inside the token loop and outside of it."""
         found: dict[str, dict[str, float]] = {"token_loop": defaultdict(float), "elsewhere": defaultdict(float)}
         for x in self.compiled.exchanges if self.compiled else ():
-            found["token_loop" if x.in_token_loop else "elsewhere"][x.kind] += x.bytes * x.times
+            kind = x.kind + (BETWEEN_SLICES if x.crosses(self.where.slices, len(self.where.devices)) else "")
+            found["token_loop" if x.in_token_loop else "elsewhere"][kind] += x.received
         return {place: dict(kinds) for place, kinds in found.items()}
 
     def as_dict(self) -> dict[str, Any]:
@@ -141,7 +145,9 @@ class Found:
         return {
             "topology": self.where.topology,
             "devices": len(self.where.devices),
-            "mesh": dict(zip(("data", "fsdp", "tensor"), self.mesh, strict=True)),
+            "slices": self.where.slices,
+            "mesh": dict(zip(sharding.MESH_AXES, self.mesh, strict=True)),
+            "hops_to_neighbour": dict(zip(sharding.MESH_AXES, self.hops, strict=True)),  # null: no axis, or no TPUs
             "compiler": self.where.compiler if told else None,
             "refused": told.refused or None if told else None,
             "batch_shards_fed_by": self.fed,
@@ -160,6 +166,7 @@ class Found:
             "largest": {"name": self.memory.largest.name, "knob": self.memory.largest.knob},
             "weight_gathers_in_token_loop": self.gathers,
             "exchanged_bytes_per_chip": self.moved() if asked else None,
+            "estimated_update_exchanges_per_chip": dataclasses.asdict(self.exchanged),
             "flops_per_chip_compiled": told.flops if told and asked else None,
             "flops_per_chip_by_stage": dict(told.stages) if told and asked else None,
             "update_flops_compiled_over_counted": self.update_ratio,
@@ -179,14 +186,14 @@ def plan(cfg: Config, where: Slice, length: float, *, compiled: bool) -> Found:
     """
     validation.validate(cfg, len(where.devices), elsewhere=True)
     shape = mesh_shape(cfg.mesh, len(where.devices))
-    mesh = sharding.make_mesh(cfg.mesh, where.devices)
+    mesh = sharding.make_mesh(cfg.mesh, where.devices, where.slice_of)
     setup = _setup(cfg, mesh, where)
     planned, grid = setup.memory, setup.grid
     cfg = _with(cfg, lanes=planned.lanes)
     responses = cfg.rl.prompts_per_step * cfg.rl.responses_per_prompt
     rows = -(-responses // (shape[0] * shape[1]) // int(grid.length // (cfg.data.prompt_length + length)))
     parts = min(grid.parts, -(-rows // grid.rows))
-    seconds = estimate.seconds(cfg, shape, where.chip, length, planned.lanes, parts)
+    seconds = estimate.seconds(cfg, shape, where.chip, length, planned.lanes, parts, where.slices)
     trips = {
         scopes.ALL_LANES: seconds.iterations,
         scopes.ANCHOR_PARTS: float(parts),
@@ -205,6 +212,8 @@ def plan(cfg: Config, where: Slice, length: float, *, compiled: bool) -> Found:
         seconds=seconds,
         length=length,
         fed=_feeders(setup.layout, where),
+        hops=topology.hops(mesh.devices),
+        exchanged=estimate.exchanged(cfg, shape, length, parts, where.slices),
     )
 
 
@@ -268,6 +277,6 @@ def _compile(setup: RlSetup, where: Slice, length: float, trips: dict[str, float
         code=stats.generated_code_size_in_bytes,
         flops=text.flops(trips),
         stages={stage: text.flops(trips, scope) for stage, scope in STAGES.items()},
-        exchanges=tuple(text.collectives(trips)),
+        exchanges=tuple(exchanges.collectives(text, trips)),
         cycles=cycles.stages(text, setup, where.chip, length) if where.compiler == "tpu" else (),
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a compiled program does, read from its text: collectives, flops, and how often a loop runs them.
+"""What a compiled program does, read from its text: its instructions, flops, and how often a loop runs them.
 
 XLA's own cost analysis counts the body of a loop once. Here every computation is counted as often as its callers run
 it. The trip count of a loop over layers is in the text; those of the token loop, and of the loops over the update's
@@ -7,7 +7,7 @@ parts and the head's chunks, depend on data, so the caller passes them by the na
 
 Source: the text form of HLO (openxla.org/xla/operation_semantics); flops of a convolution as in XLA's
 HloCostAnalysis: only positions of the window that meet input.
-Deliberately not here: how a program is compiled, what its figures mean (plan.py).
+Deliberately not here: what devices exchange (exchanges.py), how a program is compiled, what its figures mean (plan.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from functools import cached_property
 
 from t1jax.devices import scopes
 
-COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
 BITS = {"pred": 8, "bf16": 16, "f16": 16, "f32": 32, "f64": 64} | {
     f"{sign}{bits}": bits for sign in "su" for bits in (2, 4, 8, 16, 32, 64)
 }
@@ -68,17 +67,6 @@ class Instruction:
         return [name for _, name in _CALLED.findall(self.text)] + listed
 
 
-@dataclass(frozen=True)
-class Collective:
-    """Data that devices exchange."""
-
-    kind: str
-    bytes: int  # of its result on one device, each time
-    times: float  # a run of the program
-    in_token_loop: bool
-    scope: str
-
-
 @dataclass
 class Program:
     """A compiled program."""
@@ -87,8 +75,8 @@ class Program:
     computations: dict[str, list[Instruction]] = field(repr=False)
 
     @cached_property
-    def _arrays(self) -> dict[str, tuple[Array, ...]]:
-        return {x.name: x.arrays for lines in self.computations.values() for x in lines}
+    def _lines(self) -> dict[str, Instruction]:
+        return {x.name: x for lines in self.computations.values() for x in lines}
 
     def walk(self, trips: Mapping[str, float]) -> Iterator[tuple[Instruction, float, bool]]:
         """(instruction, times it runs, whether inside the token loop) of all that a run reaches.
@@ -114,7 +102,7 @@ class Program:
     def trips(self, loop: Instruction, trips: Mapping[str, float]) -> float:
         """How often a `while` runs: as it says, else as `trips` says for the innermost scope named there, else once.
 
-        It says so itself, or compares a counter that starts at 0 and that its body raises by a constant.
+        It says so itself, or compares a counter that starts at a constant and that its body raises by a constant.
         """
         known = re.search(r"known_trip_count[^0-9]*(\d+)", loop.text)
         if known:
@@ -126,9 +114,23 @@ class Program:
         for line in condition.values():
             bound = _constant(condition, line.operands[-1]) if line.operands else None
             if line.opcode == "compare" and "direction=LT" in line.text and bound is not None:
-                return math.ceil(bound / self._raised(body, condition[line.operands[0]]))
+                counter = condition[line.operands[0]]
+                return math.ceil((bound - self._start(loop, counter)) / self._raised(body, counter))
         own = re.search(r"(\w+)\)*$", loop.scope.removesuffix("/while"))  # transpose(jvp(NAME)) in a backward pass
         return trips.get(own[1], 1.0) if own else 1.0
+
+    def _start(self, loop: Instruction, counter: Instruction) -> float:
+        """What the element of the loop's state that the condition takes for `counter` is at first; 0 if unclear.
+
+        It is not 0 where the compiler has taken the first turns out of the loop.
+        """
+        index, state = re.search(r"index=(\d+)", counter.text), self._lines.get(loop.operands[0])
+        if index is None or state is None or state.opcode != "tuple":
+            return 0.0
+        first = self._lines.get(state.operands[int(index[1])])
+        while first is not None and first.opcode == "copy":
+            first = self._lines.get(first.operands[0])
+        return _constant({first.name: first}, first.name) or 0.0 if first is not None else 0.0
 
     @staticmethod
     def _raised(body: Mapping[str, Instruction], counter: Instruction) -> float:
@@ -140,20 +142,6 @@ class Program:
             return 1.0
         return next((x for x in (_constant(body, name) for name in new.operands) if x), 1.0)
 
-    def collectives(self, trips: Mapping[str, float]) -> list[Collective]:
-        """All exchanges between devices."""
-        found = []
-        for line, times, inside in self.walk(trips):
-            kind = line.opcode.removesuffix("-start")
-            if kind in COLLECTIVES:
-                size = (
-                    max(x.bytes for x in line.arrays)
-                    if line.opcode.endswith("-start")
-                    else sum(x.bytes for x in line.arrays)
-                )
-                found.append(Collective(kind, size, times, inside, line.scope))
-        return found
-
     def flops(self, trips: Mapping[str, float], scope: str = "") -> float:
         """Multiplications and additions of all matrix products on one device, of scopes that have this name in them."""
         total = 0.0
@@ -163,7 +151,7 @@ class Program:
         return total
 
     def _flops(self, line: Instruction) -> float:
-        left, right = (self._arrays[name][0].dims for name in line.operands[:2])
+        left, right = (self._lines[name].arrays[0].dims for name in line.operands[:2])
         out = line.arrays[0].dims
         if line.opcode == "dot":
             contracted = re.search(r"lhs_contracting_dims=\{([0-9,]*)\}", line.text)

@@ -2,7 +2,7 @@
 """Accelerators to plan for: their memory and speed, and devices that stand for those of a slice.
 
 Figures are vendors' peaks: TPUs from cloud.google.com/tpu/docs (system architecture of each version), GPUs from
-their data sheets (dense bfloat16, SXM). A device is what JAX counts: half a chip on v4 and tpu7x, else a chip.
+their data sheets (dense bfloat16, SXM). A device is what JAX counts: half a chip on tpu7x, else a chip.
 Deliberately not here: what a config needs (memory.py), what a program does (planning/hlo.py).
 """
 
@@ -12,6 +12,7 @@ import importlib.util
 import os
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from t1jax.config import ConfigError
@@ -30,9 +31,25 @@ class Chip:
     links: float  # bytes a second to neighbours, all links together, one direction
     clock: float = 1e9  # cycles a second of the matrix units: the peak over the flops that they do in a cycle
 
+    @property
+    def network(self) -> float:
+        """Bytes a second to other slices, a device's share of its host's network, one direction."""
+        return NETWORK.get(self.name, 1.25e9)  # a CPU has 10 Gbit/s
 
+
+NETWORK = {  # TPUs: "data center network" on those pages, v4: as v5p's hosts; GPUs: an adapter of 200 or 400 Gbit/s
+    "v4": 6.25e9,
+    "v5e": 3.125e9,  # 6.4 Tbit/s a pod of 256 chips
+    "v5p": 6.25e9,  # 50 Gbit/s a chip
+    "v6e": 12.5e9,  # 25.6 Tbit/s a pod of 256 chips
+    "tpu7x": 6.25e9,  # 100 Gbit/s a chip
+    "a100": 25e9,
+    "h100": 50e9,
+    "h200": 50e9,
+    "b200": 50e9,
+}
 CHIPS = {
-    "v4": Chip("v4", 16 * GIB, 137.5e12, 614e9, 150e9, 1.05e9),
+    "v4": Chip("v4", 32 * GIB, 275e12, 1200e9, 300e9, 1.05e9),
     "v5e": Chip("v5e", 16 * GIB, 197e12, 819e9, 100e9, 1.5e9),
     "v5p": Chip("v5p", 95 * GIB, 459e12, 2765e9, 300e9, 1.75e9),
     "v6e": Chip("v6e", 32 * GIB, 918e12, 1640e9, 224e9, 1.75e9),
@@ -43,7 +60,10 @@ CHIPS = {
     "b200": Chip("b200", 180 * GIB, 2250e12, 8000e9, 900e9),
     "cpu": Chip("cpu", 16 * GIB, 0.2e12, 10e9, 5e9),
 }
-EXAMPLES = "v5e:2x2 v5e:4x4 v5e:16x16 v5p:4x4x4 v5p:4x4x8 v6e:8x8 v6e:16x16 v4:2x2x4 tpu7x:4x4x4 cpu:8 gpu:8xh100"
+EXAMPLES = (
+    "v5e:2x2 v5e:4x4 v5e:16x16 v5p:4x4x4 v5p:4x4x8 v6e:8x8 v6e:16x16 v4:2x2x4 tpu7x:4x4x4 cpu:8 gpu:8xh100; several "
+    "slices: 2xv5e:16x16"
+)
 NOT_ON_A_TPU = {  # what libtpu would else ask of a TPU's own machine, and say that it cannot
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -62,6 +82,15 @@ class Slice:
     chip: Chip
     devices: tuple[Any, ...]  # jax.Device, of the slice or standing in for it
     compiler: str  # whose compiler makes the program: tpu, or cpu where the accelerator's needs one to be present
+    slices: int = 1  # of equal size, joined by a slower network; `devices` are in their order
+
+    def slice_of(self, device: Any) -> int:
+        """The number of a device's slice."""
+        return self._place[device] * self.slices // len(self.devices)
+
+    @cached_property
+    def _place(self) -> dict[Any, int]:
+        return {device: index for index, device in enumerate(self.devices)}
 
     @property
     def on_host(self) -> bool:
@@ -72,21 +101,29 @@ class Slice:
 def find(topology: str) -> Slice:
     """The slice of `KIND:SHAPE`, without having it: v5p:4x4x8, gpu:8xh100, cpu:8. Call before jax has any device.
 
+    N slices joined by the data-centre network are NxKIND:SHAPE, as 2xv5e:16x16; of GPUs, N machines.
     TPU slices are compiled by libtpu. GPUs are stood in for by as many CPU devices: what is split how, and what is
     exchanged, is the same; the temporaries are the CPU compiler's.
 
     Raises:
       ConfigError: unknown, or libtpu is not installed.
     """
-    kind, _, shape = topology.partition(":")
+    slices, kind, shape = parts(topology)
     gpu = re.fullmatch(r"(\d+)x(\w+)", shape) if kind == "gpu" else None
-    if gpu and gpu[2] in CHIPS and int(gpu[1]) > 0:
-        return Slice(topology, CHIPS[gpu[2]], _cpu_devices(int(gpu[1])), "cpu")
-    if kind == "cpu" and shape.isdecimal() and int(shape) > 0:
-        return Slice(topology, CHIPS["cpu"], _cpu_devices(int(shape)), "cpu")
-    if kind in CHIPS and re.fullmatch(r"\d+(x\d+){1,2}", shape):
-        return Slice(topology, CHIPS[kind], _tpu_devices(topology), "tpu")
+    if gpu and gpu[2] in CHIPS and int(gpu[1]) > 0 and slices:
+        return Slice(topology, CHIPS[gpu[2]], _cpu_devices(slices * int(gpu[1])), "cpu", slices)
+    if kind == "cpu" and shape.isdecimal() and int(shape) > 0 and slices:
+        return Slice(topology, CHIPS["cpu"], _cpu_devices(slices * int(shape)), "cpu", slices)
+    if kind in CHIPS and re.fullmatch(r"\d+(x\d+){1,2}", shape) and slices:
+        return Slice(topology, CHIPS[kind], _tpu_devices(topology), "tpu", slices)
     raise unknown(topology)
+
+
+def parts(topology: str) -> tuple[int, str, str]:
+    """(number of slices, kind, shape) of `[Nx]KIND:SHAPE`; either of the latter may be nonsense."""
+    several, rest = re.fullmatch(r"(?:(\d{1,4})x)?(.*)", topology, re.DOTALL).groups()  # type: ignore[union-attr]
+    kind, _, shape = rest.partition(":")
+    return int(several or 1), kind, shape
 
 
 def unknown(topology: str, why: str = "") -> ConfigError:
@@ -113,7 +150,10 @@ def _tpu_devices(topology: str) -> tuple[Any, ...]:
     from jax.experimental import topologies
 
     jax.config.update("jax_platforms", "cpu")
+    slices, kind, shape = parts(topology)
+    options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
+    options |= {"chip_config_name": "megacore"} if kind == "v4" else {}  # a device a chip; libtpu takes half chips
     try:
-        return tuple(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+        return tuple(topologies.get_topology_desc(f"{kind}:{shape}", "tpu", **options).devices)
     except jax.errors.JaxRuntimeError as error:
         raise unknown(topology, f" ({' '.join(str(error).split())[:160]})") from error

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from t1jax.config import ConfigError, RlConfig
 from t1jax.rewards import penalties
 from t1jax.rewards.answers import UNSCORABLE, Outcome
 from t1jax.text.tokenizer import Tokenizer
+from t1jax.validation import cores
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +51,9 @@ Scorer = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], HostScores]
 def make_scorer(task: Task[P], split: str, tokenizer: Tokenizer, cfg: RlConfig) -> Scorer:
     """A function (problem int32[n], tokens int32[n, T], sampled bool[n, T], stopped bool[n]) -> HostScores.
 
-    Rows do not depend on each other, so any shard of a batch can be scored alone.
+    Rows do not depend on each other, so any shard of a batch can be scored alone. As many threads as cores read them.
     """
+    pool = ThreadPoolExecutor(cores(), "t1jax-scorer")  # enough: decoding and NumPy let go of Python's lock
     reported = False  # the first failure of the check is logged with its traceback, the others are only counted
 
     def check(indices: list[int], texts: list[str]) -> list[Outcome]:
@@ -71,14 +74,20 @@ def make_scorer(task: Task[P], split: str, tokenizer: Tokenizer, cfg: RlConfig) 
                 )
             return [UNSCORABLE]
 
+    def read(row: np.ndarray, mask: np.ndarray) -> tuple[str, bool, bool]:
+        """A response's text, whether it is repetitive, and whether it is garbled."""
+        text = tokenizer.decode(row[mask])
+        repetitive = penalties.repetitive(text, cfg.repeat_length, cfg.repeat_count)
+        return text, repetitive, penalties.garbled(text, cfg.garbled_share)
+
     def score(problem: np.ndarray, tokens: np.ndarray, sampled: np.ndarray, stopped: np.ndarray) -> HostScores:
-        texts = [tokenizer.decode(row[mask]) for row, mask in zip(tokens, sampled, strict=True)]
-        outcome = check([int(index) for index in problem], texts)
+        texts, repetition, garbled = zip(*pool.map(read, tokens, sampled), strict=True)
+        outcome = check([int(index) for index in problem], list(texts))
         return HostScores(
             outcome=np.array(outcome, np.int8),
             overlong=~np.asarray(stopped, bool),
-            repetition=np.array([penalties.repetitive(t, cfg.repeat_length, cfg.repeat_count) for t in texts], bool),
-            garbled=np.array([penalties.garbled(text, cfg.garbled_share) for text in texts], bool),
+            repetition=np.array(repetition, bool),
+            garbled=np.array(garbled, bool),
         )
 
     return score

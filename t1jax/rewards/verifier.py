@@ -36,7 +36,7 @@ from t1jax.rewards.precheck import Pair
 from t1jax.rewards.process import Died as _Died
 from t1jax.rewards.process import Worker as _Worker
 from t1jax.rewards.worker import UNREAD
-from t1jax.validation import verifier_processes
+from t1jax.validation import cores
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class Verifier:
     def __init__(self, cfg: VerifierConfig, program: Sequence[str] = ()):
         """`program`: a file and words for its `start`, for other questions than math-verify's; see worker.py."""
         self._cfg, self._program = cfg, program
-        self._size = verifier_processes(cfg.workers)
+        self._size = cfg.workers or cores()
         self._lock = threading.Lock()  # held for all below, and never while waiting
         self._jobs: queue.SimpleQueue[tuple[Pair, _Batch] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []

@@ -7,7 +7,7 @@ Decoding keeps text as it was sampled (spaces are not "cleaned up") and drops sp
 become U+FFFD, and so do ids without a token, which a model with a padded vocabulary can sample.
 Padding is `pad_id`, which may also be a stop token: use the masks, never the id, to tell what is padding.
 Source: transformers 5.23, tokenization_utils_tokenizers.py.
-Deliberately not here: the template's language (chat.py); tokenizers without a tokenizer.json.
+Deliberately not here: the template's language (chat.py), ids to text (decoding.py), tokenizers without tokenizer.json.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import tokenizers
 from t1jax.config import ConfigError
 from t1jax.host import files
 from t1jax.text.chat import ChatTemplate
+from t1jax.text.decoding import make_decoder
 from t1jax.weights import strict
 from t1jax.weights.families import CARRIED
 from t1jax.weights.rope import trained_length
@@ -81,6 +82,7 @@ class HFTokenizer:
         pad = self._tokens.get("pad_token")
         self.pad_id: int = self.stop_ids[0] if pad is None else self._vocabulary[pad]
         self._make_special(settings)
+        self._text_of = make_decoder(self._tokenizer)
         self._bos = "".join(self._tokenizer.id_to_token(token) or "" for token in bos_ids)
         if self.encode(self._bos) != bos_ids:
             raise ConfigError(f"{self._folder / FILE_NAME}: text begins with {self._bos!r}, not an added token")
@@ -130,7 +132,7 @@ class HFTokenizer:
             raise ValueError(f"token id {ids_T.min()}; expected 0 or more")
         known_T = self._known[np.minimum(ids_T, self.vocab_size - 1)] & (ids_T < self.vocab_size)
         if known_T.all():
-            return self._tokenizer.decode(ids_T.tolist(), skip_special_tokens=True)
+            return self._text_of(ids_T)
         runs = np.split(np.arange(ids_T.size), np.flatnonzero(np.diff(known_T)) + 1)
         return "".join(self.decode(ids_T[run]) if known_T[run[0]] else BROKEN * run.size for run in runs)
 

@@ -75,10 +75,10 @@ class SentencePieceTokenizer:
 
     def decode(self, ids: TokenIds) -> str:
         """The exact text of `ids`; an unknown token gives U+FFFD."""
-        ids = [int(token) for token in ids]
-        if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
-            raise ValueError(f"token ids {min(ids)}..{max(ids)}, expected 0..{self.vocab_size - 1}")
-        return self._model.decode(ids)
+        ids_T = np.asarray(ids, np.int64)
+        if ids_T.size and not 0 <= ids_T.min() <= ids_T.max() < self.vocab_size:
+            raise ValueError(f"token ids {ids_T.min()}..{ids_T.max()}, expected 0..{self.vocab_size - 1}")
+        return self._model.decode(ids_T.tolist())
 
     def piece_id(self, piece: str) -> int:
         """The id of the one piece that spells `piece`; ValueError if it is not one piece."""

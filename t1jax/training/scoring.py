@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import io_callback
 
+from t1jax.devices import multihost
 from t1jax.training.setup import RlSetup
 from t1jax.training.step_report import FAILED
 from t1jax.types import Plan, Prompts, Rollouts, Scores
@@ -33,10 +34,12 @@ def make_score(setup: RlSetup, scorer: Scorer) -> Callable[[Prompts, Rollouts], 
     """A traceable `score(prompts, rollouts) -> (scores, plan)`: `scorer` judges, packing.py plans, on the host.
 
     Each shard of the batch hands its own rows to the process it lives on; nothing else leaves the devices. Where
-    devices hold copies of the same rows (mesh.tensor > 1), the first of them asks and tells the others. A scorer that
-    raises gives FAILED: an error inside the program would leave the other devices waiting for this one for ever.
+    devices hold copies of the same rows (mesh.tensor > 1), one of them asks and tells the others, so that processes
+    share the work. A scorer that raises gives FAILED: an error inside the program would leave the other devices waiting
+    for this one for ever.
     """
     rows, R = setup.layout.spec("batch"), setup.cfg.rl.responses_per_prompt
+    askers = multihost.askers(setup.layout)
 
     def judge(*arrays: Any) -> list[np.ndarray]:
         B = len(arrays[0])
@@ -63,7 +66,8 @@ def make_score(setup: RlSetup, scorer: Scorer) -> Callable[[Prompts, Rollouts], 
         def wait(_: None) -> Any:
             return [jnp.zeros(x.shape, x.dtype) for x in shapes]
 
-        mine = jax.lax.cond(jax.lax.axis_index("tensor") == 0, ask, wait, None)
+        asker = jnp.asarray(askers)[jax.lax.axis_index("data"), jax.lax.axis_index("fsdp")] if askers.any() else 0
+        mine = jax.lax.cond(jax.lax.axis_index("tensor") == asker, ask, wait, None)
         outcome_B, *rest = jax.lax.psum(mine, "tensor")
         return Scores(outcome_B.astype(jnp.int8), *(x.astype(bool) for x in rest[:3])), Plan(*rest[3:])
 

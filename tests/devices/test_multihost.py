@@ -77,6 +77,38 @@ def test_who_feeds_a_shard_is_read_from_the_mesh_whatever_the_order_of_its_devic
     assert found == fed and said in multihost.describe(found)
 
 
+@pytest.mark.parametrize(
+    ("shape", "process_of", "places"),
+    [
+        ((1, 4, 2), lambda n: n // 4 + 2 * (n % 2), [[0, 1, 0, 1]]),  # first devices on processes 0 0 1 1 of four
+        ((2, 2, 2), lambda n: n % 2, [[0, 1], [0, 1]]),  # a process each for the two of a group
+        ((1, 2, 4), lambda n: n // 4, [[0, 0]]),
+        ((2, 2, 2), lambda n: 0, [[0, 0], [0, 0]]),  # one process: the first of each group, as ever
+    ],
+)
+def test_processes_share_the_shards_that_are_asked_about(shape, process_of, places):
+    layout = sharding.train_layout(small.make_mesh(shape))
+    found = multihost.askers(layout, lambda device: process_of(device.id))
+    assert found.dtype == np.int32 and found.tolist() == places
+
+
+def test_the_host_is_asked_once_about_a_shard_by_whichever_device(monkeypatch):
+    """The second of two devices asks for the first and last of four shards."""
+    mesh, scorer = small.make_mesh((1, 4, 2)), small.Recorder()
+    prompts, B = small.prompt_rows(), small.P * small.R
+    tokens = np.arange(B * small.T, dtype=np.int32).reshape(B, small.T) % small.V
+    rollouts = Rollouts(tokens, tokens >= 0, 0.0 * tokens, 0.0 * tokens, tokens[:, 0] > 20)
+
+    def scored():
+        score = jax.jit(make_score(rl_setup(small.make_config(), mesh), scorer))
+        return small.to_numpy(score(*(small.on_devices(rows, mesh) for rows in (prompts, rollouts)))), scorer.rows()
+
+    expected = scored()
+    monkeypatch.setattr(multihost, "askers", lambda layout: np.array([[1, 0, 0, 1]], np.int32))
+    jax.tree.map(np.testing.assert_array_equal, scored(), expected)
+    assert len(expected[1][0]) == B
+
+
 def with_one_changed(place: tuple[int, ...]) -> jax.Array:
     """[8, 2] over a mesh (2, 2, 2), of which one device holds another number at `place` of its part."""
     held = sharding.train_layout(small.make_mesh((2, 2, 2))).sharding("batch")
@@ -210,6 +242,26 @@ def test_two_processes_score_each_response_once_and_notice_if_they_differ():
         who = "device 0 of process 0 and device 2048 of process 1 hold different [0:8, 0:7]"
         assert "batch.tokens_PC, of shape [8, 7]: " + who in each["refused"] and each["different"] == ["seed"]
     assert sorted(x for each in said for x in each["asked"]) == list(range(7))
+
+
+def spread() -> list[int]:
+    """The problems that this process is asked about, where both tensor groups have a device of each process."""
+    devices = [jax.devices()[i] for i in (0, 2, 1, 3)]
+    mesh, scorer = sharding.make_mesh(config.MeshConfig(1, 2, 2), devices), small.Recorder()
+    B = small.P * small.R
+    ones = np.ones((B, small.T), np.int32)
+    rows = (small.prompt_rows(), Rollouts(ones, ones > 0, 0.0 * ones, 0.0 * ones, ones[:, 0] > 0))
+    score = jax.jit(make_score(rl_setup(small.make_config(), mesh), scorer))
+    scores, _ = score(*(small.on_devices(x, mesh) for x in rows))
+    assert (multihost.to_host(scores.outcome_B) == 1).all()
+    return [int(problem) for call in scorer.take() for problem in call[0]]
+
+
+@pytest.mark.slow
+def test_two_processes_that_hold_all_shards_judge_half_of_them_each():
+    one, two = (sorted(set(x)) for x in several.said(several.start("test_multihost.spread", processes=2, devices=2)))
+    half = small.P // 2
+    assert [one, two] == [list(range(100, 100 + half)), list(range(100 + half, 100 + small.P))]
 
 
 # checkpoints and weights

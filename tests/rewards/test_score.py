@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from configs import tiny
 from t1jax import config
 from t1jax.config import ConfigError
-from t1jax.rewards import penalties
+from t1jax.rewards import penalties, score
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
 from t1jax.rewards.score import make_scorer
 from t1jax.tasks.pairs.task import PairsTask
@@ -52,6 +53,12 @@ def test_repetition_with_the_default_rule():
     assert not penalties.repetitive(phrase * 18, CFG.rl.repeat_length, CFG.rl.repeat_count)
     different = "".join(f"{phrase}{n} " for n in range(40))
     assert not penalties.repetitive(different, 100, CFG.rl.repeat_count)
+
+
+def test_substrings_of_ordinary_text_are_not_counted_one_by_one():
+    """A hash that put them together would be right, and slow."""
+    text = "".join(f"{n} times {n} is {n * n}. " for n in range(3000))
+    assert len(text) > 50_000 and np.bincount(penalties._hashes(text, 80)).max() < CFG.rl.repeat_count
 
 
 @pytest.mark.parametrize(
@@ -125,6 +132,25 @@ def test_scorer_applies_the_rules_with_their_knobs(trained):
     assert scores.repetition.tolist() == [True, False, False]
     assert scores.garbled.tolist() == [False, False, True]
     assert not make_scorer(TASK, "train", trained, CFG.rl)(index, tokens, sampled, stopped).repetition.any()
+
+
+def test_as_many_threads_as_cores_read_responses_and_keep_their_order(trained, monkeypatch):
+    """Each response is decoded only once three are being decoded."""
+    monkeypatch.setattr(score, "cores", lambda: 3)
+    together = threading.Barrier(3, timeout=20)
+
+    class Slow:
+        def decode(self, ids):
+            together.wait()
+            return trained.decode(ids)
+
+    class Echo(BrokenTask):
+        def score(self, problems, responses):
+            return [RIGHT if response == f"{index}" else WRONG for index, response in enumerate(responses)]
+
+    tokens, sampled, stopped = rows(trained, [f"{index}" for index in range(6)])
+    scores = make_scorer(Echo(), "train", Slow(), CFG.rl)(np.arange(6), tokens, sampled, stopped)
+    assert scores.outcome.tolist() == [RIGHT] * 6
 
 
 class BrokenTask:
