@@ -135,10 +135,14 @@ def test_a_mistake_is_one_line(flags, said):
 
 
 @pytest.mark.parametrize(
-    ("shape", "kinds"), [pytest.param((1, 8, 1), {"all-gather"}, marks=pytest.mark.slow), ((1, 1, 8), {"all-reduce"})]
+    ("shape", "kinds"),
+    [pytest.param((1, 8, 1), {"all-gather"}, marks=pytest.mark.slow), ((1, 1, 8), {"reduce-scatter"})],
 )
 def test_exchanges_are_told_apart(shape, kinds):
-    """Shards of weights move outside of the token loop only; shards of heads are added up inside of it too."""
+    """Shards of weights move outside of the token loop only; shards of heads are added up inside of it too.
+
+    Outside of it, what shards of heads add up is scattered by positions, and what they read is made whole.
+    """
     knobs = {"model__num_heads": 8, "model__num_kv_heads": 8, "model__mlp_size": 32} if shape[2] > 1 else {}
     found = fit.plan(on_mesh(shape, model__compute_dtype="bfloat16", **knobs), a_slice(), 16.0, compiled=True)
     moved = found.moved()
@@ -148,20 +152,20 @@ def test_exchanges_are_told_apart(shape, kinds):
         cfg = found.cfg
         lanes, C, R, T = found.memory.lanes, cfg.data.prompt_length, cfg.rl.responses_per_prompt, cfg.rl.max_new_tokens
         counted = found.seconds.iterations * estimate.summed_forward(cfg.model, cfg.rl.prompts_per_step * lanes)
-        assert summed(found, scopes.ALL_LANES) == counted
+        assert sum(moved_in(found, scopes.ALL_LANES, "all-reduce")) == counted
+        scattered, gathered = (moved_in(found, scopes.ANCHOR_PARTS, x) for x in ("reduce-scatter", "all-gather"))
         rows = estimate.summed_forward(cfg.model, cfg.rl.prompts_per_step * R * (C + T))
-        assert (
-            0.5 < summed(found, scopes.ANCHOR_PARTS) / rows < 1.25
-        )  # here responses share their prompt, rows have gaps
+        assert 0.5 < 8 * sum(scattered) / rows < 1.25  # here responses share their prompt, rows have gaps
+        assert len(scattered) == len(gathered) == 2 and not moved_in(found, scopes.ANCHOR_PARTS, "all-reduce")
 
 
-def summed(found, scope):
-    """Bytes of the layers' sums, of which one is of attention and one of the MLP."""
-    return sum(
+def moved_in(found, scope, kind):
+    """Bytes of each of the layers' collectives, of which one is of attention and one of the MLP."""
+    return [
         x.bytes * x.times
         for x in found.compiled.exchanges
-        if x.kind == "all-reduce" and scope in x.scope.split("/") and "layers" in x.scope.split("/")
-    )
+        if x.kind == kind and scope in x.scope.split("/") and "layers" in x.scope.split("/")
+    ]
 
 
 @pytest.mark.parametrize("vocab_chunks", [pytest.param(1, marks=pytest.mark.slow), 4])

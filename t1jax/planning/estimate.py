@@ -55,8 +55,8 @@ def summed_forward(cfg: ModelConfig, tokens: float) -> float:
     return 2.0 * cfg.num_layers * tokens * cfg.hidden_size * FLOAT
 
 
-def summed_backward(cfg: ModelConfig, tokens: float) -> float:
-    """The same in the backward: gradients of the inputs of attention and MLP, in compute dtype."""
+def gathered_forward(cfg: ModelConfig, tokens: float) -> float:
+    """Bytes that they make whole in one forward of the learner: the inputs of attention and MLP, in compute dtype."""
     return 2.0 * cfg.num_layers * tokens * cfg.hidden_size * value_bytes(cfg)
 
 
@@ -112,7 +112,7 @@ class Exchanged:
 
     weights: float  # made whole over fsdp, in compute dtype
     gradients: float  # added up in float32 over fsdp, and over data as far as it is within a slice
-    activations: float  # added up over tensor
+    activations: float  # over tensor: added up and scattered, and made whole
     between_slices: float  # gradients, over the rest of data
 
     @property
@@ -127,7 +127,7 @@ def exchanged(cfg: Config, mesh: tuple[int, int, int], length: float, parts: int
     In each part every layer's weights are made whole for each forward and for the backward, and the gradient is added
     up over fsdp: of layers and head so that each device keeps its share (of the head for each of rl.vocab_chunks), of
     the embedding whole. Replicas then add up shares, within a slice and between slices. Embedding and head are made
-    whole once before all parts.
+    whole once before all parts. Activations go as model/products.py says.
 
     Args:
       mesh: (data, fsdp, tensor).
@@ -141,14 +141,15 @@ def exchanged(cfg: Config, mesh: tuple[int, int, int], length: float, parts: int
     others, replicas = 1 - 1 / fsdp, data // slices  # the latter of a slice
     passes = 1 + kl_forwards(cfg)  # of the update and before it
     rows = cfg.rl.prompts_per_step * cfg.rl.responses_per_prompt / (data * fsdp) * (cfg.data.prompt_length + length)
-    forwards = passes + (model.remat == "full") / 2  # a layer's last sum is not needed again
-    summed = forwards * summed_forward(model, rows) + summed_backward(model, rows)
+    again = float(model.remat == "full")  # in the backward; a layer's last sum is not needed again
+    summed = (passes + again / 2 + 1) * summed_forward(model, rows)
+    gathered = (passes + again + 2) * gathered_forward(model, rows)  # in the backward gradients, and inputs again
     scattered = others * (layers + cfg.rl.vocab_chunks * table)
     shares = (layers + table) / fsdp
     return Exchanged(
         weights=((passes + 1) * parts * layers + 2 * min(parts, 1) * tables) * value_bytes(model) * others,
         gradients=parts * FLOAT * (scattered + _ring(fsdp * replicas) * table + _ring(replicas) * shares),
-        activations=summed * _ring(tensor),
+        activations=(summed + gathered) * (1 - 1 / tensor),
         between_slices=parts * FLOAT * _ring(slices) * (shares + table / fsdp) / replicas,
     )
 
