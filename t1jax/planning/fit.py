@@ -243,13 +243,18 @@ def _compile(setup: RlSetup, where: Slice, length: float, trips: dict[str, float
     def no_scorer(*_: Any) -> Any:
         raise AssertionError("a plan scores nothing")
 
+    def no_call(_: Any, shapes: list[jax.ShapeDtypeStruct], *arrays: jax.Array) -> list[jax.Array]:
+        zeros, _ = jax.lax.optimization_barrier(([jnp.zeros(x.shape, x.dtype) for x in shapes], arrays))
+        return zeros
+
     layout, rows, width = setup.layout, setup.cfg.rl.prompts_per_step, setup.cfg.data.prompt_length
 
     def prompt(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=layout.sharding("batch", *(None for _ in shape[1:])))
 
     prompts = Prompts(prompt(jnp.int32, rows, width), prompt(jnp.bool_, rows, width), prompt(jnp.int32, rows))
-    train_step = step.make_train_step(setup, no_scorer, stop_tokens=(0,))
+    call = {"call": no_call} if where.compiler == "cuda" else {}  # lowered for a GPU, a real one wants a live backend
+    train_step = step.make_train_step(setup, no_scorer, stop_tokens=(0,), **call)
     print(f"compiling for {where.topology}; minutes for a large model", file=sys.stderr)
     lowered = train_step.trace(setup.state_shapes(), prompts).lower(lowering_platforms=(where.compiler,))
     try:
