@@ -61,7 +61,7 @@ def _validate_model(cfg: Config) -> None:
     _check(cfg, "model.norm_eps", cfg.model.norm_eps > 0, "more than 0")
     _one_of(cfg, "model.compute_dtype", "float32", "bfloat16", "float16")
     _one_of(cfg, "model.remat", "none", "dots", "full")
-    _one_of(cfg, "model.attention", "auto", "xla", "splash", "cudnn")
+    _one_of(cfg, "model.attention", "auto", "xla", "splash", "cudnn", "triton")
 
 
 def _validate_task(cfg: Config) -> None:

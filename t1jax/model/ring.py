@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from t1jax.config import ModelConfig
 from t1jax.devices import scopes
 from t1jax.devices.sharding import Layout
+from t1jax.model import ring_triton
 from t1jax.model.precision import einsum, level, rounded
 from t1jax.types import KVCache
 
@@ -102,8 +103,12 @@ def attend(
     prompt_k_PKCH: jax.Array,
     prompt_v_PKCH: jax.Array,
     reach: Reach,
+    layout: Layout | None = None,
 ) -> jax.Array:
-    """softmax(q k^T / sqrt(H)) v over a lane's prompt and its own columns; [B, N, 1, H], softmax in float32."""
+    """softmax(q k^T / sqrt(H)) v over a lane's prompt and its own columns; [B, N, 1, H], softmax in float32.
+
+    With the cache's `layout`, a kernel reads the columns where there is one for them: ring_triton.py.
+    """
     _, J, X, _, K, S, H = v_LJXMKSH.shape
     B, N, _, _ = q_BNTH.shape
     P = prompt_k_PKCH.shape[0]
@@ -133,6 +138,15 @@ def attend(
         return higher_BKG, total_BKG * less_BKG + w.sum(-1), out_BKGH * less_BKG[..., None] + o
 
     with jax.named_scope(scopes.OWN_ATTENTION):
+        if layout is not None and ring_triton.can(layout, v_LJXMKSH):
+            own = ring_triton.own(layout, q_BKGH, k_LJXMKHS, v_LJXMKSH, layer, reach.column, reach.length_B)
+            highest_BKG = jnp.maximum(so_far[0], own[0])
+            shares = [jnp.exp(x[0] - highest_BKG) for x in (so_far, own)]
+            total_BKG, out_BKGH = (
+                shares[0].reshape(as_x) * so_far[i] + shares[1].reshape(as_x) * own[i]
+                for i, as_x in ((1, highest_BKG.shape), (2, (*highest_BKG.shape, 1)))
+            )
+            return rounded(out_BKGH / total_BKG[..., None], q_BNTH.dtype).reshape(B, N, 1, H)
         _, total_BKG, out_BKGH = jax.lax.fori_loop(reach.first_block, reach.column // S + 1, one_block, so_far)
     return rounded(out_BKGH / total_BKG[..., None], q_BNTH.dtype).reshape(B, N, 1, H)
 

@@ -19,13 +19,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.experimental import io_callback
 from jax.sharding import Mesh
 
 from t1jax import validation
 from t1jax.config import Config, ConfigError, MeshConfig, ModelConfig, mesh_shape
 from t1jax.devices import multihost, scopes, sharding
 from t1jax.model import qwen
-from t1jax.planning import cycles, estimate, hlo
+from t1jax.planning import cycles, estimate, hlo, launches
 from t1jax.planning.estimate import Seconds, Work
 from t1jax.planning.hlo import Collective
 from t1jax.planning.slices import GIB, Slice
@@ -48,6 +49,7 @@ class Compiled:
     stages: Mapping[str, float] = field(default_factory=dict)  # of those, in each of STAGES
     exchanges: tuple[Collective, ...] = ()
     cycles: tuple[cycles.Stage, ...] = ()  # of a TPU
+    launches: tuple[launches.Launches, ...] = ()  # of a GPU
     refused: str = ""  # the compiler's words, where it found no room; then only the bytes are known
 
     @property
@@ -164,6 +166,7 @@ class Found:
             "flops_per_chip_by_stage": dict(told.stages) if told and asked else None,
             "update_flops_compiled_over_counted": self.update_ratio,
             "cycles": {stage.name: stage.as_dict() for stage in told.cycles} if told and asked else None,
+            "kernels": {stage.name: stage.as_dict() for stage in told.launches} if told and asked else None,
             "flops": dataclasses.asdict(self.work) | {"total": self.work.total},
             "remat_share": self.work.remat / self.work.total,
             "response_length": self.length,
@@ -253,8 +256,8 @@ def _compile(setup: RlSetup, where: Slice, length: float, trips: dict[str, float
         return jax.ShapeDtypeStruct(shape, dtype, sharding=layout.sharding("batch", *(None for _ in shape[1:])))
 
     prompts = Prompts(prompt(jnp.int32, rows, width), prompt(jnp.bool_, rows, width), prompt(jnp.int32, rows))
-    call = {"call": no_call} if where.compiler == "cuda" else {}  # lowered for a GPU, a real one wants a live backend
-    train_step = step.make_train_step(setup, no_scorer, stop_tokens=(0,), **call)
+    call = no_call if where.compiler == "cuda" else io_callback  # lowered for a GPU, that wants a live backend
+    train_step = step.make_train_step(setup, no_scorer, stop_tokens=(0,), call=call)
     print(f"compiling for {where.topology}; minutes for a large model", file=sys.stderr)
     lowered = train_step.trace(setup.state_shapes(), prompts).lower(lowering_platforms=(where.compiler,))
     try:
@@ -275,4 +278,5 @@ def _compile(setup: RlSetup, where: Slice, length: float, trips: dict[str, float
         stages={stage: text.flops(trips, scope) for stage, scope in STAGES.items()},
         exchanges=tuple(text.collectives(trips)),
         cycles=cycles.stages(text, setup, where.chip, length) if where.compiler == "tpu" else (),
+        launches=launches.stages(text, setup, length) if where.compiler == "cuda" else (),
     )

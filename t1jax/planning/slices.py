@@ -88,8 +88,8 @@ class Slice:
 def find(topology: str) -> Slice:
     """The slice of `KIND:SHAPE`, without having it: v5p:4x4x8, gpu:8xh100, cpu:8. Call before jax has any device.
 
-    TPU slices are compiled by libtpu, GPUs by XLA with the extra plan-gpu. Without that extra they are stood in for by as
-    many CPU devices: what is split how, and what is exchanged, is the same; the temporaries are the CPU compiler's.
+    TPU slices are compiled by libtpu, GPUs by XLA with the extra plan-gpu. Without that extra they are stood in for by
+    as many CPU devices: what is split how, and what is exchanged, is the same; the temporaries are the CPU compiler's.
 
     Raises:
       ConfigError: unknown, or libtpu is not installed, or the extra plan-gpu does not work.
@@ -135,9 +135,9 @@ def _gpu_devices(topology: str, count: int, target: str) -> tuple[Any, ...]:
         found = topologies.get_topology_desc("", platform="cuda", target_config=target, topology=shape)
     except (RuntimeError, jax.errors.JaxRuntimeError) as error:
         raise ConfigError(
-            f"--topology={topology}: XLA's GPU compiler does not start ({' '.join(str(error).split())[:160]}); expected "
-            f"a CUDA plugin for jax {jax.__version__}; do: pip install 't1jax[plan-gpu]', or uninstall the plugin to plan "
-            "with CPUs in place of GPUs"
+            f"--topology={topology}: XLA's GPU compiler does not start ({' '.join(str(error).split())[:160]}); "
+            f"expected a CUDA plugin for jax {jax.__version__}; do: pip install 't1jax[plan-gpu]', or uninstall the "
+            "plugin to plan with CPUs in place of GPUs"
         ) from error
     return tuple(found.devices)
 
