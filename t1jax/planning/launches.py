@@ -53,11 +53,10 @@ class Launches:
         return {name: value for name, value in asdict(self).items() if name != "name"}
 
     def __str__(self) -> str:
-        ring = f"{self.ring_copies:.0f} of ring blocks, {self.ring_copied_bytes / 1e6:.1f} MB"
-        return (
-            f"{TITLES[self.name]:20} {self.launches:8.0f} launches, {self.a_layer:5.0f} in a layer; {self.copies:.0f} copy, "
-            f"{self.copied_bytes / 1e6:.1f} MB" + (f"; {ring}" if self.name == "token" else "")
-        )
+        launched = f"{TITLES[self.name]:20} {self.launches:8.0f} launches, {self.a_layer:5.0f} in a layer"
+        copied = f"{self.copies:.0f} copies, {self.copied_bytes / 1e6:.1f} MB"
+        ring = f"; of ring blocks {self.ring_copies:.0f}, {self.ring_copied_bytes / 1e6:.1f} MB"
+        return f"{launched}; {copied}{ring if self.name == 'token' else ''}"
 
 
 def stages(program: hlo.Program, setup: RlSetup, length: float) -> tuple[Launches, ...]:
