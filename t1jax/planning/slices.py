@@ -59,10 +59,7 @@ NOT_ON_A_TPU = {  # what libtpu would else ask of a TPU's own machine, and say t
     "TPU_STDERR_LOG_LEVEL": "3",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-NOT_ON_A_GPU = {  # the same of CUDA
-    "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
-    "TF_CPP_MIN_LOG_LEVEL": "2",
-}
+NOT_ON_A_GPU = {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1"}  # the same of CUDA
 
 
 @dataclass(frozen=True)
