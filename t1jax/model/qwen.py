@@ -152,7 +152,7 @@ class Block(nn.Module):
             keys, values, layer = own
             keys, values = ring.write(keys, values, k, v, layer, shared["reach"])
             own = [keys, values, layer + 1]
-            attended = ring.attend(q, keys, values, layer, *prompt_kv, shared["reach"], self.layout)
+            attended = ring.attend(q, keys, values, layer, *prompt_kv, shared["reach"], self.layout, cfg.attention)
         else:
             with jax.named_scope(scopes.ATTENTION):
                 attended = attention.attend(self.layout, q, k, v, shared["texts"])

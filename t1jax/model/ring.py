@@ -104,10 +104,12 @@ def attend(
     prompt_v_PKCH: jax.Array,
     reach: Reach,
     layout: Layout | None = None,
+    attention: str = "auto",
 ) -> jax.Array:
     """softmax(q k^T / sqrt(H)) v over a lane's prompt and its own columns; [B, N, 1, H], softmax in float32.
 
-    With the cache's `layout`, a kernel reads the columns where there is one for them: ring_triton.py.
+    With the cache's `layout`, a kernel reads the columns where there is one for them, unless `attention`, the knob, says
+    xla: ring_triton.py.
     """
     _, J, X, _, K, S, H = v_LJXMKSH.shape
     B, N, _, _ = q_BNTH.shape
@@ -138,7 +140,7 @@ def attend(
         return higher_BKG, total_BKG * less_BKG + w.sum(-1), out_BKGH * less_BKG[..., None] + o
 
     with jax.named_scope(scopes.OWN_ATTENTION):
-        if layout is not None and ring_triton.can(layout, v_LJXMKSH):
+        if layout is not None and ring_triton.can(layout, attention, v_LJXMKSH):
             own = ring_triton.own(layout, q_BKGH, k_LJXMKHS, v_LJXMKSH, layer, reach.column, reach.length_B)
             highest_BKG = jnp.maximum(so_far[0], own[0])
             shares = [jnp.exp(x[0] - highest_BKG) for x in (so_far, own)]

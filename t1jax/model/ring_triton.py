@@ -31,11 +31,14 @@ PROGRAMS, SPLITS = 512, 16  # so many programs keep a GPU busy; into so many par
 INTERPRET = False  # run without a GPU: for tests
 
 
-def can(layout: Layout, v_LJXMKSH: jax.Array) -> bool:
-    """Whether the kernel reads such a ring: on a GPU, of heads and blocks that tiles can be made of."""
+def can(layout: Layout, attention: str, v_LJXMKSH: jax.Array) -> bool:
+    """Whether the kernel reads such a ring: on a GPU, of heads and blocks that tiles can be made of.
+
+    `attention` is the knob model.attention: xla rules the kernel out.
+    """
     S, H = v_LJXMKSH.shape[-2:]
     platform = "gpu" if INTERPRET else layout.mesh.devices.flat[0].platform
-    return platform == "gpu" and H in HEADS and S % LEAST == 0
+    return platform == "gpu" and attention != "xla" and H in HEADS and S % LEAST == 0
 
 
 def own(

@@ -61,7 +61,7 @@ def arrays(layout, dtype, *, lanes=4, all_lanes=4, prompts=2, K=2, G=3, J=3, S=3
 def test_the_kernel_agrees_with_the_plain_form(shape, sizes, dtype, interpreted):
     layout = make_layout(shape)
     given = arrays(layout, dtype, **sizes)
-    assert ring_triton.can(layout, given[2])
+    assert ring_triton.can(layout, "auto", given[2])
     expected = np.asarray(jax.jit(ring.attend)(*given), np.float32)
     found = np.asarray(jax.jit(functools.partial(ring.attend, layout=layout))(*given), np.float32)
     assert np.abs(expected).max() > 1
@@ -82,12 +82,19 @@ def test_it_reads_nothing_that_the_lane_does_not_attend(interpreted):
 
 
 @pytest.mark.parametrize(
-    ("H", "S", "platform", "yes"),
-    [(64, 512, "gpu", True), (64, 512, "cpu", False), (96, 512, "gpu", False), (64, 40, "gpu", False)],
+    ("H", "S", "platform", "attention", "yes"),
+    [
+        (64, 512, "gpu", "auto", True),
+        (64, 512, "cpu", "auto", False),
+        (64, 512, "gpu", "xla", False),
+        (96, 512, "gpu", "auto", False),
+        (64, 40, "gpu", "auto", False),
+    ],
 )
-def test_other_rings_are_left_to_the_plain_form(H, S, platform, yes, monkeypatch):
+def test_other_rings_are_left_to_the_plain_form(H, S, platform, attention, yes, monkeypatch):
     monkeypatch.setattr(ring_triton, "INTERPRET", platform == "gpu")
-    assert ring_triton.can(make_layout(), jax.ShapeDtypeStruct((2, 3, 1, 4, 2, S, H), jnp.bfloat16)) is yes
+    values = jax.ShapeDtypeStruct((2, 3, 1, 4, 2, S, H), jnp.bfloat16)
+    assert ring_triton.can(make_layout(), attention, values) is yes
 
 
 @pytest.mark.slow
