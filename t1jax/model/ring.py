@@ -108,8 +108,8 @@ def attend(
 ) -> jax.Array:
     """softmax(q k^T / sqrt(H)) v over a lane's prompt and its own columns; [B, N, 1, H], softmax in float32.
 
-    With the cache's `layout`, a kernel reads the columns where there is one for them, unless `attention`, the knob, says
-    xla: ring_triton.py.
+    With the cache's `layout`, a kernel reads the columns where there is one (ring_triton.py), unless `attention`, the
+    knob, says xla.
     """
     _, J, X, _, K, S, H = v_LJXMKSH.shape
     B, N, _, _ = q_BNTH.shape

@@ -27,6 +27,7 @@ from t1jax.model.blocked import SAVED
 
 QUERIES, KEYS = 128, 64  # positions of a tile in the forward; T is a multiple of both
 HEADS = (16, 32, 64, 128)  # H: what tiles can be made of and keep in registers
+WARPS = 8  # of a program; so no register is spilled, by ptxas
 BACK = 64  # of queries and of keys in the backward, which holds more in registers
 LOG2E = math.log2(math.e)
 INTERPRET = False  # run without a GPU: for tests
@@ -174,7 +175,7 @@ def _forward(q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, where: Til
             pl.BlockSpec((None, None), lambda i, h, b: (b, i)),
         ],
         [block, pl.BlockSpec((None, None, QUERIES), lambda i, h, b: (b, h, i))],
-        warps=4 if H <= 64 else 8,
+        warps=WARPS if H > 64 else WARPS // 2,
         name="attention_forward",
     )(q_BTNH, k_BTKH, v_BTKH, where.segment_BT, where.parent_BT, where.keys_Bnm, where.keys_count_Bn)
     out_BTNH, lse_BNT = checkpoint_name(out_BTNH, SAVED), checkpoint_name(lse_BNT, SAVED)
@@ -268,14 +269,13 @@ def _backward(saved: Any, dout_BTNH: jax.Array) -> Any:
     block = pl.BlockSpec((None, BACK, None, H), lambda i, h, b: (b, i, h, 0))
     keys = pl.BlockSpec((None, T, None, H), lambda i, h, b: (b, 0, h // G, 0))
     number = pl.BlockSpec((None, None, BACK), lambda i, h, b: (b, h, i))
-    warps = 4 if H <= 64 else 8
     dq_BTNH, own_BNT = _call(
         _dq_kernel,
         (jax.ShapeDtypeStruct(q_BTNH.shape, q_BTNH.dtype), jax.ShapeDtypeStruct(lse_BNT.shape, jnp.float32)),
         (n, N, B),
         [block, keys, keys, block, block, number, row, row, of_blocks, of_block],
         [block, number],
-        warps,
+        WARPS,
         "attention_dq",
     )(q_BTNH, k_BTKH, v_BTKH, out_BTNH, dout_BTNH, lse_BNT, *texts, where.back_keys_Bnm, where.back_keys_count_Bn)
     queries = pl.BlockSpec((None, T, G, H), lambda j, h, b: (b, 0, h, 0))
@@ -286,7 +286,7 @@ def _backward(saved: Any, dout_BTNH: jax.Array) -> Any:
         (n, K, B),
         [queries, block, block, queries, numbers, numbers, row, row, of_blocks, of_block],
         [block, block],
-        warps,
+        WARPS,
         "attention_dkv",
     )(q_BTNH, k_BTKH, v_BTKH, dout_BTNH, lse_BNT, own_BNT, *texts, where.back_queries_Bmn, where.back_queries_count_Bm)
     return dq_BTNH, dk_BTKH, dv_BTKH, None
