@@ -42,9 +42,7 @@ class Tiles(NamedTuple):
     keys_count_Bn: jax.Array  # int32, how many it needs
     back_keys_Bnm: jax.Array  # the same with the tiles of the backward
     back_keys_count_Bn: jax.Array
-    back_queries_Bmn: (
-        jax.Array
-    )  # int32, backward: of each block of keys the blocks of queries that need it, then others
+    back_queries_Bmn: jax.Array  # int32, of each block of keys the blocks of queries that need it, then others
     back_queries_count_Bm: jax.Array
 
 

@@ -310,18 +310,17 @@ def test_a_program_for_an_accelerator_calls_its_kernel(kernel, platform, calls, 
 
 
 def test_tiles_that_no_text_needs_are_left_out(monkeypatch):
-    """Of two texts that share a prompt, the second skips the first: of 4 blocks, its needs the prompt's and its own."""
+    """A prompt of one block, a response of two and one of one, which skips the first; then nothing."""
     for size in ("QUERIES", "KEYS", "BACK"):
         monkeypatch.setattr(triton, size, 64)
-    begins, parents = np.repeat([[1, 65, 129, 0]], 64, axis=1), np.repeat([[1, 1, 1, 0]], 64, axis=1)
-    where = triton.tiles(jnp.asarray(begins), jnp.asarray(parents))
-    assert [list(x[:n]) for x, n in zip(where.keys_Bnm[0], where.keys_count_Bn[0], strict=True)] == [
-        [0],
-        [0, 1],
-        [0, 2],
-        [],
-    ]
-    queries = zip(where.back_queries_Bmn[0], where.back_queries_count_Bm[0], strict=True)
-    assert [list(x[:n]) for x, n in queries] == [[0, 1, 2], [1], [2], []]
-    uneven = blocked.needed(jnp.asarray(begins), jnp.asarray(parents), 128, 64)  # queries 0 to 127 and 128 to 255
-    np.testing.assert_array_equal(uneven[0], [[True, True, False, False], [True, False, True, False]])
+    begins, parents = (jnp.repeat(jnp.asarray([x]), 64, axis=1) for x in ([1, 65, 65, 193, 0, 0], [1, 1, 1, 1, 0, 0]))
+    where = triton.tiles(begins, parents)
+
+    def lists(order, count):
+        return [list(x[:n]) for x, n in zip(order[0], count[0], strict=True)]
+
+    keys = [[0], [0, 1], [0, 1, 2], [0, 3], [], []]
+    assert lists(where.keys_Bnm, where.keys_count_Bn) == keys == lists(where.back_keys_Bnm, where.back_keys_count_Bn)
+    assert lists(where.back_queries_Bmn, where.back_queries_count_Bm) == [[0, 1, 2, 3], [1, 2], [2], [3], [], []]
+    uneven = blocked.needed(begins, parents, 128, 64)[0].sum(-1)
+    np.testing.assert_array_equal(uneven, [2, 4, 0])
