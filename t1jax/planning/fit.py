@@ -25,7 +25,7 @@ from jax.sharding import Mesh
 from t1jax import validation
 from t1jax.config import Config, ConfigError, MeshConfig, ModelConfig, mesh_shape
 from t1jax.devices import multihost, scopes, sharding
-from t1jax.model import qwen
+from t1jax.model import attention, qwen
 from t1jax.planning import cycles, estimate, hlo, launches
 from t1jax.planning.estimate import Seconds, Work
 from t1jax.planning.hlo import Collective
@@ -259,7 +259,15 @@ def _compile(setup: RlSetup, where: Slice, length: float, trips: dict[str, float
     call = no_call if where.compiler == "cuda" else io_callback  # lowered for a GPU, that wants a live backend
     train_step = step.make_train_step(setup, no_scorer, stop_tokens=(0,), call=call)
     print(f"compiling for {where.topology}; minutes for a large model", file=sys.stderr)
-    lowered = train_step.trace(setup.state_shapes(), prompts).lower(lowering_platforms=(where.compiler,))
+    try:
+        lowered = train_step.trace(setup.state_shapes(), prompts).lower(lowering_platforms=(where.compiler,))
+    except RuntimeError as error:
+        if "cuDNN" not in str(error):
+            raise
+        raise ConfigError(
+            f"--topology={where.topology}: {error}; expected cuDNN 9, which rows of at most {attention.CUDNN_LENGTH} "
+            "positions are attended with; do: pip install 't1jax[plan-gpu]', or set model.attention to triton"
+        ) from error
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:

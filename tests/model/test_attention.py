@@ -291,7 +291,7 @@ def test_the_backward_does_not_attend_again_unless_a_layer_is_made_again(
     [
         (kernels.splash, "tpu", ["splash_mha_fwd", "splash_mha_dq", "splash_mha_dkv"]),
         (kernels.cudnn, "cuda", ["__cudnn$fmhaScaleBiasSoftmax(", "__cudnn$fmhaScaleBiasSoftmaxBackward("]),
-        (triton.attend, "cuda", ["gpu.triton", "attention_forward", "attention_dq", "attention_dkv"]),
+        (triton.attend, "cuda", ["triton", "attention_forward", "attention_dq", "attention_dkv"]),
     ],
 )
 def test_a_program_for_an_accelerator_calls_its_kernel(kernel, platform, calls, on_accelerators):

@@ -7,13 +7,16 @@ import importlib.util
 import json
 import subprocess
 import sys
+import types
 
+import jax
 import pytest
 import several
 import small
 
+from t1jax.config import ConfigError
 from t1jax.devices import scopes
-from t1jax.planning import hlo, launches, slices
+from t1jax.planning import fit, hlo, launches, slices
 from t1jax.training.setup import rl_setup
 
 TOKEN = f"jit(train_step)/{scopes.TOKEN_LOOP}/{scopes.ALL_LANES}"
@@ -101,6 +104,16 @@ def test_a_plugin_that_does_not_start_is_told_apart_from_none():
     ]
     done = subprocess.run(ask, env=several.environment(), capture_output=True, text=True)
     assert "XLA's GPU compiler does not start (" in done.stderr and "pip install 't1jax[plan-gpu]'" in done.stderr
+
+
+def test_without_cudnn_the_plan_says_what_to_install(monkeypatch):
+    def no_cudnn(*_, **__):
+        raise RuntimeError("cuDNN not found.")
+
+    monkeypatch.setattr(fit.step, "make_train_step", lambda *_, **__: types.SimpleNamespace(trace=no_cudnn))
+    where = slices.Slice("gpu:1xh100", slices.CHIPS["h100"], tuple(jax.devices()[:1]), "cuda")
+    with pytest.raises(ConfigError, match=r"gpu:1xh100: cuDNN not found\.; expected cuDNN 9.*t1jax\[plan-gpu\]"):
+        fit.plan(small.make_config(), where, 4.0, compiled=True)
 
 
 @pytest.mark.slow
