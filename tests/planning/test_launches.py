@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import json
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import jax
 import pytest
@@ -82,6 +84,21 @@ def test_each_line_is_launched_as_often_as_it_runs():
     assert anchor.launches == 0
     assert "a token" in str(token) and "of ring blocks 6, 0.0 MB" in str(token) and "ring" not in str(update)
     assert token.as_dict()["a_layer"] == layer and "name" not in token.as_dict()
+
+
+@pytest.mark.parametrize(("form", "ring_copies", "a_layer"), [("blocks", 2 * 4 * 2, 68), ("kernel", 0, 19)])
+def test_a_program_as_xla_writes_it(form, ring_copies, a_layer):
+    """Two layers of `ring.attend` in a token loop, 16 lanes over a ring of 4 blocks, with its kernel and without.
+
+    Compiled for targets/h100.txtpb by jax 0.10.2; source lines, configurations, and the metadata of lines inside
+    fusions are left out of the texts. Of each layer and block without the kernel, keys and values are copied.
+    """
+    text = gzip.decompress(Path(__file__).with_name(f"gpu_{form}.txt.gz").read_bytes()).decode()
+    config = small.make_config(rl__window=32, rl__max_new_tokens=128)
+    token, *_ = launches.stages(hlo.parse(text), rl_setup(config, small.make_mesh()), length=128.0)
+    lanes, K, H, S, value = 16, 2, 64, 32, 2
+    assert (token.ring_copies, token.ring_copied_bytes) == (ring_copies, ring_copies * lanes * K * H * S * value)
+    assert token.a_layer == a_layer and token.launches > 2 * a_layer
 
 
 def test_every_gpu_has_a_target_and_says_where_its_figures_are_from():
