@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import importlib.util
 import json
@@ -131,6 +132,13 @@ def test_without_cudnn_the_plan_says_what_to_install(monkeypatch):
     where = slices.Slice("gpu:1xh100", slices.CHIPS["h100"], tuple(jax.devices()[:1]), "cuda")
     with pytest.raises(ConfigError, match=r"gpu:1xh100: cuDNN not found\.; expected cuDNN 9.*t1jax\[plan-gpu\]"):
         fit.plan(small.make_config(), where, 4.0, compiled=True)
+
+
+def test_parameters_are_counted_whatever_the_kernel():
+    """They are counted on a CPU, which has none of the kernels."""
+    cfg = small.make_config().model
+    kernels = [dataclasses.replace(cfg, attention=kernel, compute_dtype="bfloat16") for kernel in ("splash", "triton")]
+    assert {fit._parameters(x) for x in kernels} == {fit._parameters(cfg)}
 
 
 @pytest.mark.slow
