@@ -25,7 +25,7 @@ from jax.experimental.pallas import triton as plgpu
 from t1jax.devices.sharding import Layout
 from t1jax.model.triton import HEADS, LOG2E, dot, level
 
-WIDE = 128  # bytes of a row of keys at a time: c is so many over the size of a value, where blocks are a multiple
+WIDE = 128  # bytes of a row of keys at a time: c is so many over the size of a value, where a block has so many columns
 LEAST = 16  # of each dimension of a product on tensor cores
 PROGRAMS, SPLITS = 512, 16  # so many programs keep a GPU busy; into so many parts is a lane split at most
 INTERPRET = False  # run without a GPU: for tests
@@ -38,7 +38,7 @@ def can(layout: Layout, attention: str, v_LJXMKSH: jax.Array) -> bool:
     """
     S, H = v_LJXMKSH.shape[-2:]
     platform = "gpu" if INTERPRET else layout.mesh.devices.flat[0].platform
-    return platform == "gpu" and attention != "xla" and H in HEADS and S % LEAST == 0
+    return platform == "gpu" and attention != "xla" and H in HEADS and S >= LEAST
 
 
 def own(
@@ -90,8 +90,8 @@ def _own(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     B, K, G, H = q_BKGH.shape
     J, S = k_LJXMKHS.shape[1], k_LJXMKHS.shape[6]
-    c, g = math.gcd(S, WIDE // k_LJXMKHS.dtype.itemsize), max(LEAST, pl.next_power_of_2(G))
-    splits = min(max(PROGRAMS // (B * K), 1), SPLITS, J * S // c)
+    c = min(WIDE // k_LJXMKHS.dtype.itemsize, 1 << S.bit_length() - 1)
+    g, splits = max(LEAST, pl.next_power_of_2(G)), min(max(PROGRAMS // (B * K), 1), SPLITS, J * -(-S // c))
     numbers = pl.BlockSpec((None, None, None, g), lambda z, h, b: (z, b, h, 0))
     highest_zBKG, total_zBKG, out_zBKGH = pl.pallas_call(
         partial(_kernel, G=G, c=c, splits=splits),
@@ -133,15 +133,26 @@ def _kernel(
     g, H = q_ref.shape
     there_g = jnp.arange(g) < G
     q_gH = plgpu.load(q_ref, mask=there_g[:, None], other=0.0)
-    first, end = jax.lax.div(jnp.maximum(column - length, 0), c), jax.lax.div(column, c) + 1
+    parts = -(-S // c)  # of a block; the last overlaps the one before where c does not divide S
+
+    def part_of(column: jax.Array) -> jax.Array:
+        """Counted since the beginning."""
+        turn = jax.lax.div(column, S)
+        return turn * parts + jax.lax.div(column - turn * S, c)
+
+    first, end = part_of(jnp.maximum(column - length, 0)), part_of(column) + 1
     each = jax.lax.div(end - first + splits - 1, splits)
 
     def some_columns(i: jax.Array, so_far: Any) -> Any:
         highest_g, total_g, out_gH = so_far
-        block, at = (layer, jax.lax.rem(jax.lax.div(i * c, S), J), 0, b, h), pl.ds(jax.lax.rem(i * c, S), c)
-        k_Hc, v_cH = k_ref[*block, :, at], v_ref[*block, at, :]
-        ago_c = column - i * c - jnp.arange(c, dtype=jnp.int32)
-        seen_c = (ago_c >= 0) & (ago_c <= length)
+        turn = jax.lax.div(i, parts)
+        begin = (i - turn * parts) * c  # no remainder: Triton would not see that it is a multiple, and read bit by bit
+        at = begin if S % c == 0 else jnp.minimum(begin, S - c)
+        block, columns = (layer, jax.lax.rem(turn, J), 0, b, h), pl.ds(at, c)
+        k_Hc, v_cH = k_ref[*block, :, columns], v_ref[*block, columns, :]
+        at_c = at + jnp.arange(c, dtype=jnp.int32)
+        ago_c = column - turn * S - at_c
+        seen_c = (ago_c >= 0) & (ago_c <= length) & (at_c >= begin)
         s_gc = jnp.where(seen_c[None], dot(q_gH, k_Hc) * (H**-0.5 * LOG2E), -1e30)
         higher_g = jnp.maximum(highest_g, level(s_gc.max(-1), v_cH.dtype))
         w_gc, less_g = jnp.exp2(s_gc - higher_g[:, None]), jnp.exp2(highest_g - higher_g)

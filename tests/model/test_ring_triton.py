@@ -54,6 +54,7 @@ def arrays(layout, dtype, *, lanes=4, all_lanes=4, prompts=2, K=2, G=3, J=3, S=3
         ((1, 1, 1), {"column": 0}),
         ((1, 1, 1), {"column": 40}),  # in the second block, the third is empty
         ((1, 1, 1), {"column": 200, "all_lanes": 6}),  # the ring has gone round twice; two lanes are not in use
+        ((1, 1, 1), {"column": 205, "S": 39, "J": 4}),  # blocks that no power of 2 divides
         ((1, 1, 1), {"column": 95, "prompts": 4, "K": 1, "G": 6, "J": 6, "S": 16}),
         ((2, 2, 2), {"column": 177, "lanes": 8, "all_lanes": 8, "prompts": 4, "J": 5, "S": 16}),
     ],
@@ -88,7 +89,8 @@ def test_it_reads_nothing_that_the_lane_does_not_attend(interpreted):
         (64, 512, "cpu", "auto", False),
         (64, 512, "gpu", "xla", False),
         (96, 512, "gpu", "auto", False),
-        (64, 40, "gpu", "auto", False),
+        (64, 40, "gpu", "auto", True),
+        (64, 15, "gpu", "auto", False),
     ],
 )
 def test_other_rings_are_left_to_the_plain_form(H, S, platform, attention, yes, monkeypatch):

@@ -7,6 +7,7 @@ import dataclasses
 import gzip
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 import types
@@ -146,14 +147,21 @@ def test_parameters_are_counted_whatever_the_kernel():
     not any(importlib.util.find_spec(name) for name in slices.GPU_PLUGINS),
     reason="XLA's GPU compiler is missing: pip install 't1jax[plan-gpu]'",
 )
-def test_long_rows_and_the_ring_take_few_launches_and_no_copy_of_a_block():
-    """Two layers of qwen0p5b, 10,240 tokens, by XLA's compiler for an H100."""
+def test_long_rows_and_the_ring_take_few_launches_and_no_copy_of_a_block(tmp_path):
+    """Two layers of qwen0p5b, 10,240 tokens, by XLA's compiler for an H100; its kernels read 16 bytes at a time."""
     flags = ["--config=qwen0p5b", "--topology=gpu:1xh100", "--json", "--config.model.num_layers=2"]
-    optimised = several.environment() | {"XLA_FLAGS": ""}
-    done = subprocess.run([sys.executable, "-m", "t1jax.plan", *flags], env=optimised, capture_output=True, text=True)
+    environment = several.environment() | {"XLA_FLAGS": f"--xla_dump_to={tmp_path} --xla_gpu_dump_llvmir=false"}
+    done = subprocess.run([sys.executable, "-m", "t1jax.plan", *flags], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["compiler"] == "cuda" and found["fits"] and found["temporary_bytes_per_chip"] > 2**30
     kernels = found["kernels"]
     assert kernels["token"]["ring_copies"] == 0 and 10 < kernels["token"]["a_layer"] < 60
     assert 10 < kernels["anchor"]["a_layer"] < 60 and 30 < kernels["update"]["a_layer"] < 150
+    ours = {"own_columns", "attention_forward", "attention_dq", "attention_dkv"}
+    assembly = {name: text for text in map(Path.read_text, tmp_path.glob("*.ptx")) for name in ours
+                if re.search(rf"\.entry {name}(_\d+)?\(", text)}  # fmt: skip
+    assert set(assembly) == ours
+    for name, text in assembly.items():
+        assert re.search(r"cp\.async\.cg\.shared\.global [^;]*, 0x10", text), name
+        assert not re.search(r"ld\.global\.[bu]16", text), name
