@@ -92,7 +92,7 @@ def compare_ring(model: Any, layout: Any) -> Row:
     import jax.numpy as jnp
     import numpy as np
 
-    from t1jax.model import ragged, ring
+    from t1jax.model import ragged, ring, ring_triton
 
     model = dataclasses.replace(model, num_layers=2)
     plain = dataclasses.replace(model, attention="xla")
@@ -122,7 +122,8 @@ def compare_ring(model: Any, layout: Any) -> Row:
     def attend(model: Any) -> Callable[..., jax.Array]:
         def run(q_BNTH: jax.Array, cache: Any) -> jax.Array:
             rings, prompts = (cache.k_LJXMKHS, cache.v_LJXMKSH), (cache.prompt_k_LPKCH[1], cache.prompt_v_LPKCH[1])
-            return ring.attend(layout, q_BNTH, *rings, jnp.int32(1), *prompts, ring.reach(model, layout, cache))
+            reach = ring.reach(model, layout, cache)
+            return ring.attend(layout, q_BNTH, *rings, jnp.int32(1), *prompts, reach, model.attention)
 
         return jax.jit(run)
 
@@ -131,6 +132,7 @@ def compare_ring(model: Any, layout: Any) -> Row:
     found, expected = form(q_BNTH, cache)[live].astype(jnp.float32), reference(*wide)[live]
     error = float(jnp.abs(found - expected).max() / jnp.abs(expected).max())
     seconds = roofline.best(lambda: form(q_BNTH, cache), 3), roofline.best(lambda: reference(q_BNTH, cache), 3)
-    kernel = "kernel" if ragged.suits(model, layout, cache.v_LJXMKSH.shape[5]) else "loop"
+    on_tpu = ragged.suits(model, layout, cache.v_LJXMKSH.shape[5])
+    kernel = "kernel" if on_tpu or ring_triton.can(layout, model.attention, cache.v_LJXMKSH) else "loop"
     told = {"error": error, "ms": 1000 * seconds[0], "plain_ms": 1000 * seconds[1]}
     return f"attention ring {kernel}, {dtype}", told, error <= MOST[dtype]

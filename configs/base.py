@@ -38,7 +38,7 @@ def get_config() -> ConfigDict:
     cfg.model.tie_embeddings = False  # the head reuses the embedding matrix [paper: Qwen2.5-32B]
     cfg.model.compute_dtype = "bfloat16"  # of matrix products: bfloat16 | float16 (GPU) | float32 [hw]
     cfg.model.remat = "full"  # recompute in backward: none | dots (keep matmul outputs) | full (a layer) [hw]
-    cfg.model.attention = "auto"  # kernel: auto (by platform and shape) | xla | splash (TPU) | cudnn (GPU) [hw]
+    cfg.model.attention = "auto"  # kernel: auto (by platform, shape) | xla | splash (TPU) | cudnn, triton (GPU) [hw]
 
     cfg.tokenizer = ConfigDict()  # SentencePiece, trained from the task's own text (t1jax/text/tokenizer.py)
     cfg.tokenizer.corpus_texts = 4000  # texts of the task that the model is trained on, count [ours]

@@ -32,7 +32,9 @@ between chips and an estimate of its time. Exit codes: 0 it fits, 1 it does not,
 mesh than the config's, set it with --config.mesh.fsdp and so on.
 
   --topology  KIND:SHAPE, for example v5e:2x2 v5e:4x4 v5e:16x16 v5p:4x4x4 v5p:4x4x8 v6e:8x8 v6e:16x16 (TPUs: needs
-              pip install 't1jax[plan]'), gpu:8xh100, cpu:8; several slices, joined by a network: 2xv5e:16x16
+              pip install 't1jax[plan]'), gpu:1xl4 gpu:1xrtx4090 gpu:8xa100 gpu:8xh100 gpu:8xh200 gpu:8xb200 (with
+              pip install 't1jax[plan-gpu]' by XLA's GPU compiler, else CPUs stand in), cpu:8; several slices, joined by
+              a network: 2xv5e:16x16
   --json      print one JSON object on stdout; everything else goes to stderr
   --cycles    also print where the cycles of a TPU go, by its compiler's estimate, beside a floor; JSON has them anyway
   --suggest   also estimate other meshes, lanes and micro-batches, compile the fastest that fits, and print it
@@ -145,7 +147,7 @@ def table(found: Found) -> str:
     shape = " x ".join(f"{name} {size}" for name, size in zip(("data", "fsdp", "tensor"), found.mesh, strict=True))
     lines = [
         f"{found.where.topology}: {len(found.where.devices)} devices of {chip.memory / GIB:.0f} GiB"
-        + ("" if found.where.compiler != "cpu" or chip.name == "cpu" else "; compiled for CPUs instead"),
+        + ("; compiled for CPUs instead: pip install 't1jax[plan-gpu]'" if found.where.stands_in else ""),
         *order(found),
         f"mesh {shape}; {found.parameters / 1e9:.2f} billion parameters; {found.memory.lanes} lanes per prompt; "
         f"{found.cfg.rl.micro_batches} micro-batches",
@@ -169,6 +171,8 @@ def table(found: Found) -> str:
             ),
             f"  all-gathers of weights inside the token loop: {found.gathers}",
         ]
+        if told.launches:
+            lines += ["", "Kernels, as compiled", *(f"  {stage}" for stage in told.launches)]
     share, verdict = found.total / chip.memory, "fits" if found.fits else "DOES NOT FIT"
     ratio = found.update_ratio
     compiled = f"; as compiled, the update takes {ratio:.2f} of the count, attention aside" if ratio else ""

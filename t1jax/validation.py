@@ -62,7 +62,7 @@ def _validate_model(cfg: Config) -> None:
     checks.check(cfg, "model.norm_eps", cfg.model.norm_eps > 0, "more than 0")
     checks.one_of(cfg, "model.compute_dtype", "float32", "bfloat16", "float16")
     checks.one_of(cfg, "model.remat", "none", "dots", "full")
-    checks.one_of(cfg, "model.attention", "auto", "xla", "splash", "cudnn")
+    checks.one_of(cfg, "model.attention", "auto", "xla", "splash", "cudnn", "triton")
 
 
 def _validate_task(cfg: Config) -> None:

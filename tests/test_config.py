@@ -165,7 +165,10 @@ REFUSED = [
     ({"model__rope_theta": 0.5}, "model.rope_theta is 0.5; expected more than 1"),
     ({"model__norm_eps": 0.0}, "model.norm_eps is 0.0; expected more than 0"),
     ({"model__remat": "ful"}, "model.remat is ful; expected one of none, dots, full; did you mean full?"),
-    ({"model__attention": "splas"}, "model.attention is splas; expected one of auto, xla, splash, cudnn; did you mean"),
+    (
+        {"model__attention": "splas"},
+        "model.attention is splas; expected one of auto, xla, splash, cudnn, triton; did you mean",
+    ),
     ({"model__compute_dtype": "int8"}, "model.compute_dtype is int8; expected one of float32, bfloat16"),
     ({"task__min_numbers": 2}, "task.min_numbers is 2; expected at least 3"),
     ({"task__max_numbers": 3}, "task.max_numbers is 3; expected at least task.min_numbers = 4"),

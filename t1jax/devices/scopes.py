@@ -11,6 +11,7 @@ FEW_LANES = "few_lanes"  # the loops after most lanes fell idle
 PROMPT_ATTENTION = "prompt_attention"  # of a lane's token to its prompt
 OWN_ATTENTION = "own_attention"  # of a lane's token to the lane's own columns, a block of them at a time
 ATTENTION = "attention"  # of the tokens of a row to each other, without a cache
+TILES = "tiles"  # the same by the form without a kernel, a tile at a time
 HEAD = "head"  # scores of the vocabulary
 DRAWING = "drawing"  # a token from its scores
 ANCHOR_PARTS = "anchor_parts"  # log-probabilities for the KL, a part of the rows at a time

@@ -5,7 +5,8 @@ Axes: B rows, T query positions, S key positions, N query heads, K kv heads, G =
 that turn.
 Source: RoPE, arXiv 2104.09864; its scalings as in transformers' modeling_rope_utils.py: linear, arXiv 2306.15595; YaRN,
 arXiv 2309.00071; Llama 3, arXiv 2407.21783 and its reference code. Grouped-query attention, arXiv 2305.13245.
-Deliberately not here: the kernels (blocked.py, kernels.py), projections (qwen.py), the sampler's cache (ring.py).
+Deliberately not here: the kernels (blocked.py, kernels.py, triton.py), projections (qwen.py), the sampler's cache
+(ring.py).
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from flax import struct
 
 from t1jax.config import ConfigError, ModelConfig
 from t1jax.devices.sharding import Layout
-from t1jax.model import blocked, kernels
+from t1jax.model import blocked, kernels, triton
 from t1jax.model.precision import einsum, level, rounded
 
-PREFERRED = {"tpu": "splash", "gpu": "cudnn"}  # the kernel of a platform; elsewhere xla
+PREFERRED = {"tpu": ("splash",), "gpu": ("cudnn", "triton")}  # the kernels of a platform; elsewhere xla
+LISTED = {"blocked": blocked, "triton": triton}  # which read lists of the tiles that are needed
 CUDNN_LENGTH = 4096  # its mask is an array of length x length a row
 PLAIN = 256  # rows of up to so many positions are attended whole: faster than tiles, and scores are few
 
@@ -35,11 +37,11 @@ class Texts:
 
     segment_BT: jax.Array  # int32, 0 for padding
     where: Any  # what the kernel reads besides q, k and v; its leaves begin with B
-    kernel: str = struct.field(pytree_node=False)  # plain, blocked, splash or cudnn
+    kernel: str = struct.field(pytree_node=False)  # plain, blocked, splash, cudnn or triton
 
 
 def choose(cfg: ModelConfig, platform: str, length: int, parents: bool) -> tuple[str, str]:
-    """The kernel for texts in rows, xla, splash or cudnn, and why this one.
+    """The kernel for texts in rows, xla, splash, cudnn or triton, and why this one.
 
     Args:
       cfg: whose `attention` is auto, for what suits platform and shape, or the kernel that it has to be.
@@ -54,11 +56,16 @@ def choose(cfg: ModelConfig, platform: str, length: int, parents: bool) -> tuple
         if misfit := _misfit(cfg.attention, cfg, platform, length, parents):
             raise ConfigError(f"model.attention is {cfg.attention}, but {misfit}; set model.attention to auto or xla")
         return cfg.attention, "model.attention asks for it"
-    kernel = PREFERRED.get(platform, "xla")
-    if kernel != "xla" and length <= PLAIN:
+    preferred = PREFERRED.get(platform, ())
+    if preferred and length <= PLAIN:
         return "xla", f"{length} positions are few"
-    misfit = _misfit(kernel, cfg, platform, length, parents)
-    return ("xla", f"not {kernel}: {misfit}") if misfit else (kernel, f"the platform is {platform}")
+    misfits = ""
+    for kernel in preferred:
+        misfit = _misfit(kernel, cfg, platform, length, parents)
+        if not misfit:
+            return kernel, f"{misfits}the platform is {platform}"
+        misfits += f"not {kernel}: {misfit}; "
+    return "xla", misfits.removesuffix("; ") or f"the platform is {platform}"
 
 
 def shares_prompts(cfg: ModelConfig, platform: str) -> bool:
@@ -87,6 +94,11 @@ def _misfit(kernel: str, cfg: ModelConfig, platform: str, length: int, parents: 
             (H % 8 > 0 or H > 128, f"model.head_dim is {H}, expected a multiple of 8 of at most 128"),
             (length > CUDNN_LENGTH, f"a row has {length} positions, expected at most {CUDNN_LENGTH}"),
         ],
+        "triton": [
+            (platform != "gpu", f"the platform is {platform}, expected gpu"),
+            (dtype == "float32", f"model.compute_dtype is {dtype}, expected bfloat16 or float16"),
+            (H not in triton.HEADS, f"model.head_dim is {H}, expected one of {', '.join(map(str, triton.HEADS))}"),
+        ],
     }
     return next((fact for holds, fact in facts[kernel] if holds), "")
 
@@ -103,9 +115,9 @@ def texts(cfg: ModelConfig, layout: Layout, segment_BT: jax.Array, parent_BT: ja
         kernel = "blocked" if T > PLAIN else "plain"
     parent_BT = segment_BT if parent_BT is None else parent_BT
     where: Any = None
-    if kernel == "blocked":
+    if kernel in LISTED:
         rows = layout.spec("batch")
-        make = jax.shard_map(blocked.tiles, mesh=layout.mesh, in_specs=rows, out_specs=rows, check_vma=False)
+        make = jax.shard_map(LISTED[kernel].tiles, mesh=layout.mesh, in_specs=rows, out_specs=rows, check_vma=False)
         where = make(segment_BT, parent_BT)
     elif kernel == "splash":
         where = segment_BT
@@ -182,8 +194,8 @@ def attend(layout: Layout, q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Arr
         local = jax.shard_map(kernel, mesh=layout.mesh, in_specs=specs, out_specs=q_spec, check_vma=False)
         return local(q, k, v, texts.where)
 
-    if texts.kernel == "blocked":  # which leaves padding out by itself
-        return run(blocked.attend, q_BNTH, k_BKTH, v_BKTH)
+    if texts.kernel in LISTED:  # which leave padding out by themselves
+        return run(LISTED[texts.kernel].attend, q_BNTH, k_BKTH, v_BKTH)
     there_BT = texts.segment_BT[:, None, :, None] > 0
     q, k, v = (jnp.where(there_BT, x, jnp.zeros((), x.dtype)) for x in (q_BNTH, k_BKTH, v_BKTH))
     if texts.kernel == "plain":

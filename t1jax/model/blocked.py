@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from t1jax.devices import scopes
 from t1jax.model.precision import einsum, level, rounded
 
 BLOCK = 64  # S; half of 128: fewer pairs of tokens in a tile that need not meet
@@ -36,28 +37,38 @@ class Tiles(NamedTuple):
 
 
 def tiles(segment_BT: jax.Array, parent_BT: jax.Array) -> Tiles:
-    """The tiles of rows of any length. Token i attends j <= i if segment_j > 0 is segment_i or parent_i.
-
-    A block may be listed that turns out to hold no such pair: ranges of segments are compared, which is exact where
-    their numbers rise along the row.
-    """
+    """The tiles of rows of any length. Token i attends j <= i if segment_j > 0 is segment_i or parent_i."""
     pad = -segment_BT.shape[1] % BLOCK
     segment_BT, parent_BT = (jnp.pad(x, ((0, 0), (0, pad))) for x in (segment_BT, parent_BT))
     parent_BT = jnp.where(segment_BT > 0, parent_BT, 0)
+    return Tiles(segment_BT, parent_BT, *listed(needed(segment_BT, parent_BT, BLOCK, BLOCK)))
 
-    def ranges(x_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
-        x_BnS = x_BT.reshape(len(x_BT), -1, BLOCK)
+
+def needed(segment_BT: jax.Array, parent_BT: jax.Array, queries: int, keys: int) -> jax.Array:
+    """bool[B, T / queries, T / keys]: whether a block of so many queries needs a block of so many keys.
+
+    A block may be needed that turns out to hold no token to attend: ranges of segments are compared, which is exact
+    where their numbers rise along the row. Padding is segment 0 and has parent 0. T is a multiple of both sizes.
+    """
+
+    def ranges(x_BT: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
+        x_BnS = x_BT.reshape(len(x_BT), -1, size)
         return jnp.where(x_BnS > 0, x_BnS, 2**31 - 1).min(-1), x_BnS.max(-1)
 
-    low_Bn, high_Bn = ranges(segment_BT)
+    low_Bn, high_Bn = ranges(segment_BT, keys)
 
     def meets(query: tuple[jax.Array, jax.Array]) -> jax.Array:
         return (query[0][:, :, None] <= high_Bn[:, None]) & (low_Bn[:, None] <= query[1][:, :, None])
 
-    n = low_Bn.shape[1]
-    needed_Bnn = (meets((low_Bn, high_Bn)) | meets(ranges(parent_BT))) & jnp.tril(jnp.ones((n, n), bool))[None]
-    keys_Bnn = jnp.argsort(~needed_Bnn, axis=-1, stable=True).astype(jnp.int32)
-    return Tiles(segment_BT, parent_BT, keys_Bnn, needed_Bnn.sum(-1, dtype=jnp.int32))
+    last, first = (jnp.arange(segment_BT.shape[1] // size) * size for size in (queries, keys))
+    ahead = last[:, None] + queries - 1 >= first[None]
+    return (meets(ranges(segment_BT, queries)) | meets(ranges(parent_BT, queries))) & ahead[None]
+
+
+def listed(needed_Bnn: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The numbers of those needed in each last axis, then others, int32[B, n, n]; how many are needed, int32[B, n]."""
+    order_Bnn = jnp.argsort(~needed_Bnn, axis=-1, stable=True).astype(jnp.int32)
+    return order_Bnn, needed_Bnn.sum(-1, dtype=jnp.int32)
 
 
 def attend(q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, where: Tiles) -> jax.Array:
@@ -151,7 +162,8 @@ def _forward(q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, where: Til
         zero_cKQ = jnp.zeros(q_cKQH.shape[:3], jnp.float32)
         start = (zero_cKQ - 1e29, zero_cKQ, jnp.zeros(q_cKQH.shape, jnp.float32))
         count = where.count_Bn.reshape(-1)[i_c].max()
-        highest_cKQ, total_cKQ, out_cKQH = jax.lax.fori_loop(0, count, one_tile, start)
+        with jax.named_scope(scopes.TILES):
+            highest_cKQ, total_cKQ, out_cKQH = jax.lax.fori_loop(0, count, one_tile, start)
         total_cKQ, lse_cKQ = (
             jnp.where(total_cKQ > 0, total_cKQ, 1.0),
             jnp.where(total_cKQ > 0, highest_cKQ + jnp.log(total_cKQ), 1e30),
@@ -192,7 +204,8 @@ def _backward(saved: Any, dout_BNTH: jax.Array) -> Any:
             return dq_cKQH, dk_AKSH, dv_AKSH
 
         start = (jnp.zeros(q_cKQH.shape, jnp.float32), *dkv)
-        dq_cKQH, *dkv = jax.lax.fori_loop(0, where.count_Bn.reshape(-1)[i_c].max(), one_tile, start)
+        with jax.named_scope(scopes.TILES):
+            dq_cKQH, *dkv = jax.lax.fori_loop(0, where.count_Bn.reshape(-1)[i_c].max(), one_tile, start)
         return tuple(dkv), dq_cKQH
 
     zero_AKSH = jnp.zeros(k_AKSH.shape, jnp.float32)

@@ -105,7 +105,7 @@ class Block(nn.Module):
             keys, values, layer = own
             keys, values = ring.write(keys, values, k, v, layer, shared["reach"])
             own = [keys, values, layer + 1]
-            attended = ring.attend(self.layout, q, keys, values, layer, *prompt_kv, shared["reach"])
+            attended = ring.attend(self.layout, q, keys, values, layer, *prompt_kv, shared["reach"], cfg.attention)
         else:
             with jax.named_scope(scopes.ATTENTION):
                 attended = attention.attend(self.layout, q, k, v, shared["texts"])

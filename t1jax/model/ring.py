@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from t1jax.config import ModelConfig
 from t1jax.devices import scopes
 from t1jax.devices.sharding import Layout
-from t1jax.model import ragged
+from t1jax.model import ragged, ring_triton
 from t1jax.model.precision import einsum, level, rounded
 from t1jax.types import KVCache
 
@@ -116,10 +116,12 @@ def attend(
     prompt_k_PKCH: jax.Array,
     prompt_v_PKCH: jax.Array,
     reach: Reach,
+    attention: str = "auto",
 ) -> jax.Array:
     """softmax(q k^T / sqrt(H)) v over a lane's prompt and its own columns; [B, N, 1, H], softmax in float32.
 
-    Of an idle lane, whatever is cheapest.
+    Of an idle lane, whatever is cheapest. A lane's columns are read by a kernel on a TPU (ragged.py) and on a GPU
+    (ring_triton.py) where it can, unless `attention`, the knob, says xla.
     """
     _, J, X, _, K, S, H = v_LJXMKSH.shape
     B, N, _, _ = q_BNTH.shape
@@ -153,6 +155,15 @@ def attend(
         if reach.lanes is not None:
             ring = (k_LJXMKHS, v_LJXMKSH, layer, reach.column, reach.length_B, reach.lanes)
             return ragged.attend(layout, q_BKGH, so_far, *ring).reshape(B, N, 1, H)
+        if ring_triton.can(layout, attention, v_LJXMKSH):
+            own = ring_triton.own(layout, q_BKGH, k_LJXMKHS, v_LJXMKSH, layer, reach.column, reach.length_B)
+            highest_BKG = jnp.maximum(so_far[0], own[0])
+            shares = [jnp.exp(x[0] - highest_BKG) for x in (so_far, own)]
+            total_BKG, out_BKGH = (
+                shares[0].reshape(as_x) * so_far[i] + shares[1].reshape(as_x) * own[i]
+                for i, as_x in ((1, highest_BKG.shape), (2, (*highest_BKG.shape, 1)))
+            )
+            return rounded(out_BKGH / total_BKG[..., None], q_BNTH.dtype).reshape(B, N, 1, H)
         _, total_BKG, out_BKGH = jax.lax.fori_loop(reach.first_block, reach.column // S + 1, one_block, so_far)
     return rounded(out_BKGH / total_BKG[..., None], q_BNTH.dtype).reshape(B, N, 1, H)
 

@@ -19,13 +19,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.experimental import io_callback
 from jax.sharding import Mesh
 
 from t1jax import validation
 from t1jax.config import Config, ConfigError, MeshConfig, ModelConfig, mesh_shape
 from t1jax.devices import multihost, scopes, sharding, topology
-from t1jax.model import qwen
-from t1jax.planning import cycles, estimate, exchanges, hlo
+from t1jax.model import attention, qwen
+from t1jax.planning import cycles, estimate, exchanges, hlo, launches
 from t1jax.planning.estimate import Seconds, Work
 from t1jax.planning.exchanges import Collective
 from t1jax.planning.slices import GIB, Slice
@@ -49,6 +50,7 @@ class Compiled:
     stages: Mapping[str, float] = field(default_factory=dict)  # of those, in each of STAGES
     exchanges: tuple[Collective, ...] = ()
     cycles: tuple[cycles.Stage, ...] = ()  # of a TPU
+    launches: tuple[launches.Launches, ...] = ()  # of a GPU
     refused: str = ""  # the compiler's words, where it found no room; then only the bytes are known
 
     @property
@@ -171,6 +173,7 @@ class Found:
             "flops_per_chip_by_stage": dict(told.stages) if told and asked else None,
             "update_flops_compiled_over_counted": self.update_ratio,
             "cycles": {stage.name: stage.as_dict() for stage in told.cycles} if told and asked else None,
+            "kernels": {stage.name: stage.as_dict() for stage in told.launches} if told and asked else None,
             "flops": dataclasses.asdict(self.work) | {"total": self.work.total},
             "remat_share": self.work.remat / self.work.total,
             "response_length": self.length,
@@ -242,6 +245,7 @@ def _setup(cfg: Config, mesh: Mesh, where: Slice) -> RlSetup:
 
 @lru_cache
 def _parameters(cfg: ModelConfig) -> int:
+    cfg = dataclasses.replace(cfg, attention="xla")  # what a CPU can do
     model = qwen.Transformer(cfg, sharding.train_layout(sharding.make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])))
     return sum(x.size for x in jax.tree.leaves(nn.unbox(qwen.boxed_shapes(model))))
 
@@ -252,15 +256,28 @@ def _compile(setup: RlSetup, where: Slice, length: float, trips: dict[str, float
     def no_scorer(*_: Any) -> Any:
         raise AssertionError("a plan scores nothing")
 
+    def no_call(_: Any, shapes: list[jax.ShapeDtypeStruct], *arrays: jax.Array) -> list[jax.Array]:
+        zeros, _ = jax.lax.optimization_barrier(([jnp.zeros(x.shape, x.dtype) for x in shapes], arrays))
+        return zeros
+
     layout, rows, width = setup.layout, setup.cfg.rl.prompts_per_step, setup.cfg.data.prompt_length
 
     def prompt(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=layout.sharding("batch", *(None for _ in shape[1:])))
 
     prompts = Prompts(prompt(jnp.int32, rows, width), prompt(jnp.bool_, rows, width), prompt(jnp.int32, rows))
-    train_step = step.make_train_step(setup, no_scorer, stop_tokens=(0,))
+    call = no_call if where.compiler == "cuda" else io_callback  # lowered for a GPU, that wants a live backend
+    train_step = step.make_train_step(setup, no_scorer, stop_tokens=(0,), call=call)
     print(f"compiling for {where.topology}; minutes for a large model", file=sys.stderr)
-    lowered = train_step.trace(setup.state_shapes(), prompts).lower(lowering_platforms=(where.compiler,))
+    try:
+        lowered = train_step.trace(setup.state_shapes(), prompts).lower(lowering_platforms=(where.compiler,))
+    except RuntimeError as error:
+        if "cuDNN" not in str(error):
+            raise
+        raise ConfigError(
+            f"--topology={where.topology}: {error}; expected cuDNN 9, which rows of at most {attention.CUDNN_LENGTH} "
+            "positions are attended with; do: pip install 't1jax[plan-gpu]', or set model.attention to triton"
+        ) from error
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -279,4 +296,5 @@ def _compile(setup: RlSetup, where: Slice, length: float, trips: dict[str, float
         stages={stage: text.flops(trips, scope) for stage, scope in STAGES.items()},
         exchanges=tuple(exchanges.collectives(text, trips)),
         cycles=cycles.stages(text, setup, where.chip, length) if where.compiler == "tpu" else (),
+        launches=launches.stages(text, setup, length) if where.compiler == "cuda" else (),
     )

@@ -2,7 +2,8 @@
 """Accelerators to plan for: their memory and speed, and devices that stand for those of a slice.
 
 Figures are vendors' peaks: TPUs from cloud.google.com/tpu/docs (system architecture of each version), GPUs from
-their data sheets (dense bfloat16, SXM). A device is what JAX counts: half a chip on tpu7x, else a chip.
+their data sheets (dense bfloat16, SXM where there is one). A device is what JAX counts: half a chip on tpu7x, else a
+chip. What XLA wants to know of a GPU to compile for it is in targets/.
 Deliberately not here: what a config needs (memory.py), what a program does (planning/hlo.py).
 """
 
@@ -13,6 +14,7 @@ import os
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from t1jax.config import ConfigError
@@ -58,12 +60,17 @@ CHIPS = {
     "h100": Chip("h100", 80 * GIB, 989e12, 3350e9, 450e9),
     "h200": Chip("h200", 141 * GIB, 989e12, 4800e9, 450e9),
     "b200": Chip("b200", 180 * GIB, 2250e12, 8000e9, 900e9),
+    "l4": Chip("l4", 24 * 10**9, 121e12, 300e9, 32e9),  # over PCIe, as the next
+    "rtx4090": Chip("rtx4090", 24 * GIB, 165.2e12, 1008e9, 32e9),
     "cpu": Chip("cpu", 16 * GIB, 0.2e12, 10e9, 5e9),
 }
 EXAMPLES = (
     "v5e:2x2 v5e:4x4 v5e:16x16 v5p:4x4x4 v5p:4x4x8 v6e:8x8 v6e:16x16 v4:2x2x4 tpu7x:4x4x4 cpu:8 gpu:8xh100; several "
     "slices: 2xv5e:16x16"
 )
+TARGETS = Path(__file__).with_name("targets")  # of each GPU what XLA's compiler wants to know
+GPU_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
+GPUS_A_HOST = 8
 NOT_ON_A_TPU = {  # what libtpu would else ask of a TPU's own machine, and say that it cannot
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -72,6 +79,7 @@ NOT_ON_A_TPU = {  # what libtpu would else ask of a TPU's own machine, and say t
     "TPU_STDERR_LOG_LEVEL": "3",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
+NOT_ON_A_GPU = {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1"}  # the same of CUDA
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,7 @@ class Slice:
     topology: str
     chip: Chip
     devices: tuple[Any, ...]  # jax.Device, of the slice or standing in for it
-    compiler: str  # whose compiler makes the program: tpu, or cpu where the accelerator's needs one to be present
+    compiler: str  # whose compiler makes the program: tpu, cuda, or cpu where a GPU's is not installed
     slices: int = 1  # of equal size, joined by a slower network; `devices` are in their order
 
     def slice_of(self, device: Any) -> int:
@@ -97,21 +105,29 @@ class Slice:
         """The devices are the host's processors, and share its memory with the process."""
         return self.chip.name == "cpu"
 
+    @property
+    def stands_in(self) -> bool:
+        """The devices are CPUs in place of GPUs, whose compiler is not installed."""
+        return self.compiler == "cpu" and not self.on_host
+
 
 def find(topology: str) -> Slice:
     """The slice of `KIND:SHAPE`, without having it: v5p:4x4x8, gpu:8xh100, cpu:8. Call before jax has any device.
 
     N slices joined by the data-centre network are NxKIND:SHAPE, as 2xv5e:16x16; of GPUs, N machines.
-    TPU slices are compiled by libtpu. GPUs are stood in for by as many CPU devices: what is split how, and what is
-    exchanged, is the same; the temporaries are the CPU compiler's.
+    TPU slices are compiled by libtpu, GPUs by XLA with the extra plan-gpu. Without that extra they are stood in for by
+    as many CPU devices: what is split how, and what is exchanged, is the same; the temporaries are the CPU compiler's.
 
     Raises:
-      ConfigError: unknown, or libtpu is not installed.
+      ConfigError: unknown, or libtpu is not installed, or the extra plan-gpu does not work.
     """
     slices, kind, shape = parts(topology)
     gpu = re.fullmatch(r"(\d+)x(\w+)", shape) if kind == "gpu" else None
     if gpu and gpu[2] in CHIPS and int(gpu[1]) > 0 and slices:
-        return Slice(topology, CHIPS[gpu[2]], _cpu_devices(slices * int(gpu[1])), "cpu", slices)
+        count, chip, target = slices * int(gpu[1]), CHIPS[gpu[2]], TARGETS / f"{gpu[2]}.txtpb"
+        if target.is_file() and any(importlib.util.find_spec(name) for name in GPU_PLUGINS):
+            return Slice(topology, chip, _gpu_devices(topology, count, target.read_text()), "cuda", slices)
+        return Slice(topology, chip, _cpu_devices(count), "cpu", slices)
     if kind == "cpu" and shape.isdecimal() and int(shape) > 0 and slices:
         return Slice(topology, CHIPS["cpu"], _cpu_devices(slices * int(shape)), "cpu", slices)
     if kind in CHIPS and re.fullmatch(r"\d+(x\d+){1,2}", shape) and slices:
@@ -137,6 +153,27 @@ def _cpu_devices(count: int) -> tuple[Any, ...]:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", count)
     return tuple(jax.devices())
+
+
+def _gpu_devices(topology: str, count: int, target: str) -> tuple[Any, ...]:
+    """`target` is a GpuTargetConfigProto in text. More than a host holds are spread over hosts of GPUS_A_HOST."""
+    for name, value in NOT_ON_A_GPU.items():
+        os.environ.setdefault(name, value)
+    import jax
+    from jax.experimental import topologies
+
+    jax.config.update("jax_platforms", "cpu,cuda")
+    hosts = count // GPUS_A_HOST if count % GPUS_A_HOST == 0 else 1
+    shape = f"1x{hosts}x{count // hosts}"
+    try:
+        found = topologies.get_topology_desc("", platform="cuda", target_config=target, topology=shape)
+    except (RuntimeError, jax.errors.JaxRuntimeError) as error:
+        raise ConfigError(
+            f"--topology={topology}: XLA's GPU compiler does not start ({' '.join(str(error).split())[:160]}); "
+            f"expected a CUDA plugin for jax {jax.__version__}; do: pip install 't1jax[plan-gpu]', or uninstall the "
+            "plugin to plan with CPUs in place of GPUs"
+        ) from error
+    return tuple(found.devices)
 
 
 def _tpu_devices(topology: str) -> tuple[Any, ...]:

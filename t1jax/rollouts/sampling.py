@@ -147,8 +147,8 @@ def _draw_split(layout: Layout, mass_BV: jax.Array, uniform_B: jax.Array) -> jax
     def draw(mass_Bv: jax.Array, uniform_B: jax.Array) -> jax.Array:
         B, index = mass_Bv.shape[0], jax.lax.axis_index(axis)
         begin = -(-index * local // width)  # the first block that begins here
-        next_Bv = jax.lax.ppermute(mass_Bv, axis, [(i, (i - 1) % parts) for i in range(parts)])
-        x_Bv = jnp.concatenate([mass_Bv, next_Bv[:, :width]], axis=1)
+        next_Bw = jax.lax.ppermute(mass_Bv[:, :width], axis, [(i, (i - 1) % parts) for i in range(parts)])
+        x_Bv = jnp.concatenate([mass_Bv, next_Bw], axis=1)
         x_Bv = jnp.pad(x_Bv, ((0, 0), (0, (most + 1) * width)))
         x_Bv = jax.lax.dynamic_slice(x_Bv, (0, begin * width - index * local), (B, most * width))
         token_v = begin * width + jnp.arange(most * width)

@@ -30,13 +30,17 @@ Scorer = Callable[..., Any]
 logger = logging.getLogger(__name__)
 
 
-def make_score(setup: RlSetup, scorer: Scorer) -> Callable[[Prompts, Rollouts], tuple[Scores, Plan]]:
+def make_score(
+    setup: RlSetup, scorer: Scorer, call: Callable[..., Any] = io_callback
+) -> Callable[[Prompts, Rollouts], tuple[Scores, Plan]]:
     """A traceable `score(prompts, rollouts) -> (scores, plan)`: `scorer` judges, packing.py plans, on the host.
 
     Each shard of the batch hands its own rows to the process it lives on; nothing else leaves the devices. Where
     devices hold copies of the same rows (mesh.tensor > 1), one of them asks and tells the others, so that processes
     share the work. A scorer that raises gives FAILED: an error inside the program would leave the other devices waiting
     for this one for ever.
+
+    `call(function, shapes, *arrays)` runs the host's function; a plan, which has no devices, puts another in its place.
     """
     rows, R = setup.layout.spec("batch"), setup.cfg.rl.responses_per_prompt
     askers = multihost.askers(setup.layout)
@@ -61,7 +65,7 @@ def make_score(setup: RlSetup, scorer: Scorer) -> Callable[[Prompts, Rollouts], 
         def ask(_: None) -> Any:
             prompt_P = prompts.valid_PC.sum(-1, dtype=jnp.int32)
             each = (jnp.repeat(x_P, R) for x_P in (prompt_P, prompts.problem_P))
-            return io_callback(host, shapes, *each, rollouts.tokens_BT, rollouts.sampled_BT, rollouts.stopped_B)
+            return call(host, shapes, *each, rollouts.tokens_BT, rollouts.sampled_BT, rollouts.stopped_B)
 
         def wait(_: None) -> Any:
             return [jnp.zeros(x.shape, x.dtype) for x in shapes]

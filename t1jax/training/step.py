@@ -23,6 +23,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import io_callback
 
 from t1jax.devices import scopes
 from t1jax.model import parameters
@@ -129,6 +130,7 @@ def make_train_step(
     *,
     stop_tokens: tuple[int, ...],
     on_progress: Callable[[int, int], None] | None = None,
+    call: Callable[..., Any] = io_callback,
 ) -> Any:
     """The compiled T1 iteration: `state, report = train_step(state, prompts)`, one program, the state donated.
 
@@ -137,9 +139,10 @@ def make_train_step(
       scorer: host function on NumPy arrays of one shard's rows, see rewards/score.py. Called from inside the program.
       stop_tokens: token ids that end a response.
       on_progress: told every `cfg.rl.window` iterations how far sampling is, as decode.Progress says.
+      call: how the program calls the scorer, see scoring.py.
     """
     sample = make_sample(setup, stop_tokens, on_progress)
-    score = make_score(setup, scorer)
+    score = make_score(setup, scorer, call)
     update = make_update(setup)
 
     def train_step(state: TrainState, prompts: Prompts) -> tuple[TrainState, Report]:

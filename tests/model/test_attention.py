@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every kernel against attention written out, on ragged rows with padding; which is used when; remat and the mesh.
 
-The kernels of accelerators run as they can without one: splash attention interpreted, cuDNN's call computed by XLA.
+The kernels of accelerators run as they can without one: splash attention and Triton's interpreted, cuDNN's call
+computed by XLA.
 """
 
 import dataclasses
@@ -19,11 +20,11 @@ from jax.interpreters import partial_eval
 from configs import tiny
 from t1jax import config
 from t1jax.devices import sharding
-from t1jax.model import attention, kernels, qwen
+from t1jax.model import attention, blocked, kernels, qwen, triton
 
 CFG = config.load(tiny.get_config()).model
 N, K, H = 4, 2, 8
-KERNELS = [("xla", 100), ("xla", 300), ("splash", 301), ("cudnn", 301)]
+KERNELS = [("xla", 100), ("xla", 300), ("splash", 301), ("cudnn", 301), ("triton", 301)]
 
 
 def knobs(**changes):
@@ -38,7 +39,24 @@ def knobs(**changes):
         ({}, "tpu", 2000, True, "xla", "not splash: texts of a row share their prompt"),
         ({}, "tpu", 256, False, "xla", "256 positions are few"),
         ({}, "gpu", 4096, True, "cudnn", "the platform is gpu"),
-        ({}, "gpu", 4097, True, "xla", "not cudnn: a row has 4097 positions, expected at most 4096"),
+        (
+            {},
+            "gpu",
+            4097,
+            True,
+            "triton",
+            "not cudnn: a row has 4097 positions, expected at most 4096; the platform is g",
+        ),
+        ({"compute_dtype": "float16"}, "gpu", 99999, True, "triton", "the platform is gpu"),
+        ({"compute_dtype": "float32"}, "gpu", 4097, True, "xla", "not triton: model.compute_dtype is float32"),
+        (
+            {"head_dim": 96},
+            "gpu",
+            4097,
+            True,
+            "xla",
+            "not triton: model.head_dim is 96, expected one of 16, 32, 64, 128",
+        ),
         ({"compute_dtype": "float32"}, "gpu", 2000, True, "xla", "compute_dtype is float32, expected bfloat16"),
         ({"compute_dtype": "float32"}, "tpu", 2000, False, "xla", "not splash: model.compute_dtype is float32"),
         ({"compute_dtype": "float16"}, "gpu", 2000, True, "cudnn", "the platform is gpu"),
@@ -47,6 +65,7 @@ def knobs(**changes):
         ({"attention": "xla"}, "tpu", 2000, False, "xla", "model.attention asks for it"),
         ({"attention": "splash"}, "tpu", 5, False, "splash", "model.attention asks for it"),
         ({"attention": "cudnn"}, "gpu", 4096, True, "cudnn", "model.attention asks for it"),
+        ({"attention": "triton"}, "gpu", 9, True, "triton", "model.attention asks for it"),
     ],
 )
 def test_a_kernel_is_chosen_by_platform_and_shape(changes, platform, length, parents, kernel, reason):
@@ -68,6 +87,8 @@ def test_a_kernel_is_chosen_by_platform_and_shape(changes, platform, length, par
         ),
         ({"attention": "cudnn"}, "tpu", 2000, False, "cudnn, but the platform is tpu, expected gpu; set model.att"),
         ({"attention": "cudnn", "head_dim": 12}, "gpu", 9, False, "cudnn, but model.head_dim is 12, expected a mult"),
+        ({"attention": "triton"}, "cpu", 2000, False, "triton, but the platform is cpu, expected gpu; set model.att"),
+        ({"attention": "triton", "head_dim": 80}, "gpu", 9, False, "triton, but model.head_dim is 80, expected one of"),
         ({"attention": "cudnn"}, "gpu", 5000, False, "cudnn, but a row has 5000 positions, expected at most 4096;"),
     ],
 )
@@ -128,6 +149,9 @@ def make_arrays(segment, seed=1):
 def without_accelerators(monkeypatch):
     """All kernels on a CPU, in blocks that short rows have several of; gives a function that says which is used."""
     monkeypatch.setattr(kernels, "BLOCK", 128)
+    monkeypatch.setattr(triton, "INTERPRET", True)
+    for size, smaller in (("QUERIES", 64), ("KEYS", 32), ("BACK", 32)):
+        monkeypatch.setattr(triton, size, smaller)
     monkeypatch.setattr(kernels, "splash", functools.partial(kernels.splash, interpret=True))
     cudnn = kernels.cudnn
 
@@ -187,7 +211,7 @@ def test_kernels_agree_forward_and_backward(kernel, T, without_accelerators):
 
 
 @pytest.mark.parametrize("shape", [(2, 2, 2), pytest.param((8, 1, 1), marks=pytest.mark.slow)])
-@pytest.mark.parametrize("kernel", ["xla", "splash", "cudnn"])
+@pytest.mark.parametrize("kernel", ["xla", "splash", "cudnn", "triton"])
 def test_the_mesh_changes_no_number(kernel, shape, without_accelerators):
     """Nor does anything cross devices: each has its rows and heads."""
     without_accelerators(kernel)
@@ -208,7 +232,7 @@ def test_bfloat16_stays_bfloat16(without_accelerators):
     segment, parent = make_rows(2, 150, parents=False)
     *qkv, gradient = (x.astype(jnp.bfloat16) for x in make_arrays(segment))
     expected = written_out(*(x.astype(np.float32) for x in qkv), segment, parent, gradient.astype(np.float32))
-    for kernel in ("xla", "splash", "cudnn"):
+    for kernel in ("xla", "splash", "cudnn", "triton"):
         without_accelerators(kernel)
         with small.optimised():
             attend = jax.jit(lambda *arrays: there_and_back(make_layout(), *arrays))
@@ -239,7 +263,7 @@ def count(jaxpr, primitive):
     return found
 
 
-FORWARDS = [("xla", "exp"), ("splash", "pallas_call"), ("cudnn", kernels.CUDNN_FORWARD)]
+FORWARDS = [("xla", "exp"), ("splash", "pallas_call"), ("cudnn", kernels.CUDNN_FORWARD), ("triton", "pallas_call")]
 
 
 @pytest.mark.parametrize(("kernel", "primitive"), FORWARDS)
@@ -267,13 +291,36 @@ def test_the_backward_does_not_attend_again_unless_a_layer_is_made_again(
     [
         (kernels.splash, "tpu", ["splash_mha_fwd", "splash_mha_dq", "splash_mha_dkv"]),
         (kernels.cudnn, "cuda", ["__cudnn$fmhaScaleBiasSoftmax(", "__cudnn$fmhaScaleBiasSoftmaxBackward("]),
+        (triton.attend, "cuda", ["triton", "attention_forward", "attention_dq", "attention_dkv"]),
     ],
 )
 def test_a_program_for_an_accelerator_calls_its_kernel(kernel, platform, calls, on_accelerators):
     """Of a length that the kernel cannot do by itself."""
     T = 301
     q, k, v = (jax.ShapeDtypeStruct((2, heads, T, 64), jnp.bfloat16) for heads in (4, 2, 2))
-    where = jax.ShapeDtypeStruct((2, T), jnp.int32) if platform == "tpu" else jax.ShapeDtypeStruct((2, T, T), bool)
+    texts = jax.ShapeDtypeStruct((2, T), jnp.int32)
+    where = {
+        kernels.splash: lambda: texts,
+        kernels.cudnn: lambda: jax.ShapeDtypeStruct((2, T, T), bool),
+        triton.attend: lambda: jax.eval_shape(triton.tiles, texts, texts),
+    }[kernel]()
     gradient = jax.jit(jax.grad(lambda *x: kernel(*x).astype(jnp.float32).sum(), argnums=(0, 1, 2)))
     text = gradient.trace(q, k, v, where).lower(lowering_platforms=(platform,)).as_text()
     assert [call for call in calls if call not in text] == []
+
+
+def test_tiles_that_no_text_needs_are_left_out(monkeypatch):
+    """A prompt of one block, a response of two and one of one, which skips the first; then nothing."""
+    for size in ("QUERIES", "KEYS", "BACK"):
+        monkeypatch.setattr(triton, size, 64)
+    begins, parents = (jnp.repeat(jnp.asarray([x]), 64, axis=1) for x in ([1, 65, 65, 193, 0, 0], [1, 1, 1, 1, 0, 0]))
+    where = triton.tiles(begins, parents)
+
+    def lists(order, count):
+        return [list(x[:n]) for x, n in zip(order[0], count[0], strict=True)]
+
+    keys = [[0], [0, 1], [0, 1, 2], [0, 3], [], []]
+    assert lists(where.keys_Bnm, where.keys_count_Bn) == keys == lists(where.back_keys_Bnm, where.back_keys_count_Bn)
+    assert lists(where.back_queries_Bmn, where.back_queries_count_Bm) == [[0, 1, 2, 3], [1, 2], [2], [3], [], []]
+    uneven = blocked.needed(begins, parents, 128, 64)[0].sum(-1)
+    np.testing.assert_array_equal(uneven, [2, 4, 0])

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The GPU's kernel for the ring, interpreted, against the plain form; and samples that do not depend on it."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_sampler
+
+from t1jax import config
+from t1jax.devices import sharding
+from t1jax.model import qwen, ring, ring_triton
+from t1jax.rollouts import decode
+from t1jax.rollouts.sampling import SamplingSettings
+
+L, C, H = 2, 9, 16
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    """Without a GPU, and split over few programs, so that a lane is split and one program reads several chunks."""
+    monkeypatch.setattr(ring_triton, "INTERPRET", True)
+    monkeypatch.setattr(ring_triton, "PROGRAMS", 24)
+    monkeypatch.setattr(ring_triton, "WIDE", 64)
+
+
+def make_layout(shape=(1, 1, 1)):
+    sizes = dict(zip(sharding.MESH_AXES, shape, strict=True))
+    return sharding.decode_layout(sharding.make_mesh(config.MeshConfig(**sizes), jax.devices()[: int(np.prod(shape))]))
+
+
+def arrays(layout, dtype, *, lanes=4, all_lanes=4, prompts=2, K=2, G=3, J=3, S=32, column=40):
+    """What `ring.attend` takes: lanes of all lengths, none and the longest among them; ragged prompts; a full ring."""
+    random, X = np.random.default_rng(column), layout.batch_shards
+    length = random.integers(0, min(J * S - 1, column) + 1, size=lanes)
+    length[0], length[-1] = 0, min(J * S - 1, column)
+    valid = np.arange(C)[None] < random.integers(1, C + 1, size=prompts)[:, None]
+    q = 2 * random.normal(size=(lanes, K * G, 1, H))
+    k, v = (random.normal(size=(L, J, X, all_lanes // X, K, *last)) for last in ((H, S), (S, H)))
+    prompt_k, prompt_v = random.normal(size=(2, prompts, K, C, H))
+    q, k, v, prompt_k, prompt_v = (jnp.asarray(x, dtype) for x in (q, k, v, prompt_k, prompt_v))
+    first = max(column - length.max(), 0) // S
+    reach = ring.Reach(jnp.int32(column), jnp.int32(first), jnp.asarray(length, jnp.int32), jnp.asarray(valid), None)
+    return q, k, v, jnp.int32(1), prompt_k, prompt_v, reach
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("shape", "sizes"),
+    [
+        ((1, 1, 1), {"column": 0}),
+        ((1, 1, 1), {"column": 40}),  # in the second block, the third is empty
+        ((1, 1, 1), {"column": 200, "all_lanes": 6}),  # the ring has gone round twice; two lanes are not in use
+        ((1, 1, 1), {"column": 205, "S": 39, "J": 4}),  # blocks that no power of 2 divides
+        ((1, 1, 1), {"column": 95, "prompts": 4, "K": 1, "G": 6, "J": 6, "S": 16}),
+        ((2, 2, 2), {"column": 177, "lanes": 8, "all_lanes": 8, "prompts": 4, "J": 5, "S": 16}),
+    ],
+)
+def test_the_kernel_agrees_with_the_plain_form(shape, sizes, dtype, interpreted):
+    layout = make_layout(shape)
+    given = arrays(layout, dtype, **sizes)
+    assert ring_triton.can(layout, "auto", given[2])
+    expected = np.asarray(jax.jit(functools.partial(ring.attend, layout, attention="xla"))(*given), np.float32)
+    found = np.asarray(jax.jit(functools.partial(ring.attend, layout))(*given), np.float32)
+    assert np.abs(expected).max() > 1
+    np.testing.assert_allclose(found, expected, atol=1e-5 if dtype == "float32" else 0.01)
+
+
+def test_it_reads_nothing_that_the_lane_does_not_attend(interpreted):
+    """Other lanes' columns, blocks out of reach, other layers: NaN there changes nothing."""
+    q, k, v, layer, prompt_k, prompt_v, reach = arrays(make_layout(), "float32", column=40, J=4)
+    reach = reach._replace(
+        length_B=jnp.asarray([3, 0, 8, 20], jnp.int32)
+    )  # lanes 0 to 2 end in block 1, of columns 32 to 63
+    run = jax.jit(functools.partial(ring.attend, make_layout()))
+    expected = run(q, k, v, layer, prompt_k, prompt_v, reach)
+    nan_k, nan_v = (x.at[0].set(jnp.nan).at[:, 2:].set(jnp.nan).at[:, 0, :, :3].set(jnp.nan) for x in (k, v))
+    np.testing.assert_array_equal(run(q, nan_k, nan_v, layer, prompt_k, prompt_v, reach), expected)
+    assert np.isnan(run(q, k.at[1, 1, 0, 3].set(jnp.nan), v, layer, prompt_k, prompt_v, reach)[3]).all()
+
+
+@pytest.mark.parametrize(
+    ("H", "S", "platform", "attention", "yes"),
+    [
+        (64, 512, "gpu", "auto", True),
+        (64, 512, "cpu", "auto", False),
+        (64, 512, "gpu", "xla", False),
+        (96, 512, "gpu", "auto", False),
+        (64, 40, "gpu", "auto", True),
+        (64, 15, "gpu", "auto", False),
+    ],
+)
+def test_other_rings_are_left_to_the_plain_form(H, S, platform, attention, yes, monkeypatch):
+    monkeypatch.setattr(ring_triton, "INTERPRET", platform == "gpu")
+    values = jax.ShapeDtypeStruct((2, 3, 1, 4, 2, S, H), jnp.bfloat16)
+    assert ring_triton.can(make_layout(), attention, values) is yes
+
+
+@pytest.mark.slow
+def test_samples_do_not_depend_on_it(interpreted, monkeypatch):
+    """Lanes start over, the ring goes round and the last lanes are compacted: the same tokens with and without it."""
+    cfg = dataclasses.replace(small_sampler.make_model().cfg, head_dim=16)
+    model = qwen.Transformer(cfg, make_layout())
+    params = qwen.init_params(model, jax.random.key(0))
+    prompts = small_sampler.make_prompts()
+
+    def draw():
+        rollout = decode.make_rollout(
+            model, num_responses=6, lanes=3, max_new_tokens=40, window=16, stop_tokens=small_sampler.STOPS
+        )
+        settings = SamplingSettings(jnp.float32(1.0), 0, 1.0, 0.0)
+        return jax.jit(lambda *x: rollout(*x, settings))(params, prompts, jax.random.key(1))
+
+    found = draw()
+    monkeypatch.setattr(ring_triton, "can", lambda *_: False)
+    expected = draw()
+    length_B = expected.sampled_BT.sum(-1)
+    assert length_B.min() < 16 < length_B.max() and length_B.sum() > 40 * len(length_B) // 4
+    small_sampler.same(found, expected)
