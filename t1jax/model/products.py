@@ -99,34 +99,35 @@ def _summed(layout: Layout, products: Sequence[tuple[str, jax.Array, jax.Array]]
     [B, T, D] that is summed over devices is scattered to them by positions where these divide.
     """
     specs = [spec.replace("->", ",").split(",") for spec, *_ in products]
-    out = specs[0][-1]
-    products = [
-        (spec, layout.constrain(x, *_axes(letters[0])), w)
-        for (spec, x, w), letters in zip(products, specs, strict=True)
-    ]
-    along = stream(layout, products[0][1].shape[1])
-    summed = out == "BTD" and layout.parts("stream") > 1 and along == "stream"
-    if not summed:
+    out, along = specs[0][-1], stream(layout, products[0][1].shape[1])
+    if layout.parts("stream") == 1:
         total = sum((einsum(*product) for product in products[1:]), start=einsum(*products[0]))
-        return layout.constrain(total, *_axes(out))
+        return layout.constrain(total, *_axes(out)) if "F" in out else total
+    operands = [layout.constrain(x, *_axes(letters[0])) for (_, x, _), letters in zip(products, specs, strict=True)]
 
     def here(*operands: jax.Array) -> jax.Array:
         pairs = zip(operands[::2], operands[1::2], strict=True)
         parts = [einsum(spec, x, w) for (spec, *_), (x, w) in zip(products, pairs, strict=True)]
-        return jax.lax.psum_scatter(sum(parts[1:], start=parts[0]), "tensor", scatter_dimension=1, tiled=True)
+        return sum(parts[1:], start=parts[0])
+
+    pairs = tuple(x for x, (_, _, w) in zip(operands, products, strict=True) for x in (x, w))
+    if out != "BTD" or along != "stream":
+        return layout.constrain(here(*pairs), *_axes(out))
+
+    def scattered(*operands: jax.Array) -> jax.Array:
+        return jax.lax.psum_scatter(here(*operands), "tensor", scatter_dimension=1, tiled=True)
 
     split = tuple(layout.spec(*_axes(letters)) for pair in specs for letters in pair[:2])
-    local = jax.shard_map(
-        here, mesh=layout.mesh, in_specs=split, out_specs=layout.spec("batch", along, None), check_vma=False
-    )
-    scattered: jax.Array = local(*(x for _, *pair in products for x in pair))
-    return scattered
+    whole_or_part = {"in_specs": split, "out_specs": layout.spec("batch", along, None)}
+    result: jax.Array = jax.shard_map(scattered, mesh=layout.mesh, **whole_or_part, check_vma=False)(*pairs)
+    return result
 
 
 def _of_weight(layout: Layout, spec: str, x: jax.Array, y: jax.Array, axes: Axes) -> jax.Array:
     """einsum(spec, x, y), the gradient of a weight with these axes, in float32, between devices too."""
-    of_x, of_y = spec.split("->")[0].split(",")
-    x, y = layout.constrain(x, *_axes(of_x)), layout.constrain(y, *_axes(of_y))
+    if layout.parts("stream") > 1:
+        of_x, of_y = spec.split("->")[0].split(",")
+        x, y = layout.constrain(x, *_axes(of_x)), layout.constrain(y, *_axes(of_y))
     return layout.constrain(einsum(spec, x, y), *axes)
 
 

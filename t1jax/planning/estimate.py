@@ -125,8 +125,7 @@ def exchanged(cfg: Config, mesh: tuple[int, int, int], length: float, parts: int
     """What the update of a step exchanges; prompts go with each of their responses.
 
     In each part every layer's weights are made whole for each forward and for the backward, and the gradient is added
-    up over fsdp: of layers and head so that each device keeps its share (of the head for each of rl.vocab_chunks), of
-    the embedding whole. Replicas then add up shares, within a slice and between slices. Embedding and head are made
+    up over fsdp: of layers and head so that each device keeps its share, of the embedding whole. Replicas then add up shares, within a slice and between slices. Embedding and head are made
     whole once before all parts. Activations go as model/products.py says.
 
     Args:
@@ -144,7 +143,7 @@ def exchanged(cfg: Config, mesh: tuple[int, int, int], length: float, parts: int
     again = float(model.remat == "full")  # in the backward; a layer's last sum is not needed again
     summed = (passes + again / 2 + 1) * summed_forward(model, rows)
     gathered = (passes + again + 2) * gathered_forward(model, rows)  # in the backward gradients, and inputs again
-    scattered = others * (layers + cfg.rl.vocab_chunks * table)
+    scattered = others * (layers + table)
     shares = (layers + table) / fsdp
     return Exchanged(
         weights=((passes + 1) * parts * layers + 2 * min(parts, 1) * tables) * value_bytes(model) * others,

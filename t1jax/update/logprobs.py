@@ -135,7 +135,8 @@ def _chunked(
     """log pi(token) and H, [c, B, t], one chunk c after the other; 0 from chunk `used` on.
 
     Its gradient is written out: the backward pass makes a chunk's logits and pi once (automatic differentiation under
-    jax.checkpoint also repeats the reductions), and the head's gradient is added up in float32 and given to its master.
+    jax.checkpoint also repeats the reductions), and the head's gradient is added up in float32 and given to its master:
+    each shard of the batch adds up its own chunks, so that devices exchange it once.
     """
     return _chunked_forward(layout, hidden_cBtD, w_DV, tokens_cBt, inverse, used)[0]
 
@@ -168,19 +169,26 @@ def _chunked_forward(
 def _chunked_backward(layout: Layout | None, saved: Any, gradients: tuple[jax.Array, jax.Array]) -> Any:
     hidden_cBtD, w_DV, tokens_cBt, inverse, used, lse, entropy = saved
     cast_DV = _cast(layout, w_DV, hidden_cBtD)
+    X = 1 if layout is None else layout.batch_shards
+
+    def each(dw_XDV: jax.Array) -> jax.Array:
+        return dw_XDV if layout is None else layout.constrain(dw_XDV, "batch", None, "vocab")
 
     def one(c: jax.Array, so_far: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        dw_DV, dhidden_cBtD = so_far
+        dw_XDV, dhidden_cBtD = so_far
         hidden_BtD, *rest = _chunk((hidden_cBtD, tokens_cBt, lse, entropy, *gradients), c)
         dz_BtV = logprob_and_entropy_gradient(_scores(hidden_BtD, cast_DV, inverse), *rest) * inverse
         dz_BtV = rounded(dz_BtV, hidden_BtD.dtype)
         dhidden_BtD = einsum("BtV,DV->BtD", dz_BtV, cast_DV)
-        dw_DV = dw_DV + einsum("BtD,BtV->DV", hidden_BtD, dz_BtV)
-        return dw_DV, jax.lax.dynamic_update_index_in_dim(dhidden_cBtD, dhidden_BtD.astype(hidden_BtD.dtype), c, 0)
+        hidden_XBtD, dz_XBtV = (x.reshape(X, -1, *x.shape[1:]) for x in (hidden_BtD, dz_BtV))
+        dw_XDV = each(dw_XDV + einsum("XBtD,XBtV->XDV", hidden_XBtD, dz_XBtV))
+        return dw_XDV, jax.lax.dynamic_update_index_in_dim(dhidden_cBtD, dhidden_BtD.astype(hidden_BtD.dtype), c, 0)
 
-    start = (jnp.zeros(w_DV.shape, jnp.float32), jnp.zeros_like(hidden_cBtD))
+    start = (each(jnp.zeros((X, *w_DV.shape), jnp.float32)), jnp.zeros_like(hidden_cBtD))
     with jax.named_scope(scopes.HEAD_CHUNKS):
-        dw_DV, dhidden_cBtD = jax.lax.fori_loop(0, used, one, start)
+        dw_XDV, dhidden_cBtD = jax.lax.fori_loop(0, used, one, start)
+    dw_DV = dw_XDV.sum(0)
+    dw_DV = dw_DV if layout is None else layout.constrain(dw_DV, "embed", "vocab")
     return dhidden_cBtD, dw_DV.astype(w_DV.dtype), None, None, None
 
 

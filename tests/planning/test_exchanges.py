@@ -119,7 +119,7 @@ def test_the_update_exchanges_what_is_counted(shape, parts, chunks):
     sums = sum(x.received for x in elsewhere if x.kind == "all-reduce")
     table = model.hidden_size * model.vocab_size
     a_part = estimate.FLOAT * found.cfg.rl.micro_batches  # all parts are filled
-    scattered = model.num_layers * estimate.layer_weights(model) + chunks * table
+    scattered = model.num_layers * estimate.layer_weights(model) + table
     whole = a_part * (1 - 1 / fsdp) * scattered
     assert sums == pytest.approx(counted.gradients + counted.between_slices + whole, rel=0.05)
 
