@@ -146,7 +146,7 @@ def _kernel(
     def some_columns(i: jax.Array, so_far: Any) -> Any:
         highest_g, total_g, out_gH = so_far
         turn = jax.lax.div(i, parts)
-        begin = (i - turn * parts) * c  # no remainder: Triton would not see that it is a multiple, and read bit by bit
+        begin = (i - turn * parts) * c  # by rem, Triton would not see that it is a multiple, and read value by value
         at = begin if S % c == 0 else jnp.minimum(begin, S - c)
         block, columns = (layer, jax.lax.rem(turn, J), 0, b, h), pl.ds(at, c)
         k_Hc, v_cH = k_ref[*block, :, columns], v_ref[*block, columns, :]
