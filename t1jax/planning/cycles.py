@@ -21,7 +21,6 @@ from typing import Any
 
 from t1jax.devices import scopes
 from t1jax.planning import estimate, exchanges, hlo
-from t1jax.planning.exchanges import COLLECTIVES
 from t1jax.planning.slices import Chip
 from t1jax.training.setup import RlSetup
 
@@ -104,8 +103,7 @@ def _stage(
 ) -> Stage:
     cycles = dict.fromkeys(CATEGORIES, 0.0)
     for line, times, _ in program.walk(trips):
-        kind = line.opcode.removesuffix("-start")
-        if scope in _path(line) and kind not in COLLECTIVES and (told := _CYCLES.search(line.text)):
+        if scope in _path(line) and (told := _CYCLES.search(line.text)):
             cycles[category(program, line)] += int(told[1]) * times
     moved: dict[tuple[str, bool], float] = defaultdict(float)
     for line, x in exchanges.lines(program, trips):
