@@ -22,7 +22,6 @@ from typing import Any
 from t1jax.devices import scopes
 from t1jax.model import ragged, ring
 from t1jax.planning import estimate, exchanges, hlo
-from t1jax.planning.exchanges import COLLECTIVES
 from t1jax.planning.slices import Chip
 from t1jax.training.setup import RlSetup
 
@@ -107,11 +106,9 @@ def _stage(
     """`kernel`: cycles of a call of the sampler's kernel."""
     cycles = dict.fromkeys(CATEGORIES, 0.0)
     for line, times, _ in program.walk(trips):
-        if scope not in _path(line) or line.opcode.removesuffix("-start") in COLLECTIVES:
-            continue
-        if line.name.startswith(ragged.NAME):
+        if scope in _path(line) and line.name.startswith(ragged.NAME):
             cycles[category(program, line)] += kernel * times
-        elif told := _CYCLES.search(line.text):
+        elif scope in _path(line) and (told := _CYCLES.search(line.text)):
             cycles[category(program, line)] += int(told[1]) * times
     moved: dict[tuple[str, bool], float] = defaultdict(float)
     for line, x in exchanges.lines(program, trips):

@@ -125,8 +125,9 @@ def exchanged(cfg: Config, mesh: tuple[int, int, int], length: float, parts: int
     """What the update of a step exchanges; prompts go with each of their responses.
 
     In each part every layer's weights are made whole for each forward and for the backward, and the gradient is added
-    up over fsdp: of layers and head so that each device keeps its share, of the embedding whole. Replicas then add up shares, within a slice and between slices. Embedding and head are made
-    whole once before all parts. Activations go as model/products.py says.
+    up over fsdp: of layers and head so that each device keeps its share, of the embedding whole. Replicas then add up
+    shares, within a slice and between slices. Embedding and head are made whole once before all parts. Activations go
+    as model/products.py says.
 
     Args:
       mesh: (data, fsdp, tensor).
