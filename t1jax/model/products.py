@@ -118,9 +118,8 @@ def _summed(layout: Layout, products: Sequence[tuple[str, jax.Array, jax.Array]]
         return jax.lax.psum_scatter(here(*operands), "tensor", scatter_dimension=1, tiled=True)
 
     split = tuple(layout.spec(*_axes(letters)) for pair in specs for letters in pair[:2])
-    whole_or_part = {"in_specs": split, "out_specs": layout.spec("batch", along, None)}
-    result: jax.Array = jax.shard_map(scattered, mesh=layout.mesh, **whole_or_part, check_vma=False)(*pairs)
-    return result
+    by_positions = layout.spec("batch", along, None)
+    return jax.shard_map(scattered, mesh=layout.mesh, in_specs=split, out_specs=by_positions, check_vma=False)(*pairs)
 
 
 def _of_weight(layout: Layout, spec: str, x: jax.Array, y: jax.Array, axes: Axes) -> jax.Array:

@@ -3,7 +3,7 @@
 
 prompts -> rollouts -> rewards -> advantages -> UPDATE.
 
-Axes: B rows, T positions, D width, V vocabulary, c chunks of t positions each.
+Axes: B rows, T positions, D width, V vocabulary, c chunks of t positions each, X shards of the batch.
 Source: T1 (arXiv 2501.11651) section 2, loss, H = token-level entropy.
 Deliberately not here: the forward pass (model/), what is done with them (losses.py, advantages.py).
 """
@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from t1jax.devices import scopes
 from t1jax.devices.sharding import Layout
@@ -187,9 +188,15 @@ def _chunked_backward(layout: Layout | None, saved: Any, gradients: tuple[jax.Ar
     start = (each(jnp.zeros((X, *w_DV.shape), jnp.float32)), jnp.zeros_like(hidden_cBtD))
     with jax.named_scope(scopes.HEAD_CHUNKS):
         dw_XDV, dhidden_cBtD = jax.lax.fori_loop(0, used, one, start)
-    dw_DV = dw_XDV.sum(0)
-    dw_DV = dw_DV if layout is None else layout.constrain(dw_DV, "embed", "vocab")
+    dw_DV = dw_XDV[0] if layout is None else _over_shards(layout, dw_XDV)
     return dhidden_cBtD, dw_DV.astype(w_DV.dtype), None, None, None
+
+
+def _over_shards(layout: Layout, dw_XDV: jax.Array) -> jax.Array:
+    """The sum over the shards of the batch: each of `fsdp` keeps its part, and then replicas add up their parts."""
+    replicas = dw_XDV.reshape(layout.mesh.shape["data"], -1, *dw_XDV.shape[1:]).sum(1)
+    parts = NamedSharding(layout.mesh, PartitionSpec("data", *layout.spec("embed", "vocab")))
+    return layout.constrain(jax.lax.with_sharding_constraint(replicas, parts).sum(0), "embed", "vocab")
 
 
 _chunked.defvjp(_chunked_forward, _chunked_backward)
