@@ -66,7 +66,7 @@ def order(layout: Layout, length_B: jax.Array) -> Order:
 def attend(
     layout: Layout,
     q_BKGH: jax.Array,
-    so_far: tuple[jax.Array, ...],
+    so_far: tuple[jax.Array, jax.Array, jax.Array],
     k_LJXMKHS: jax.Array,
     v_LJXMKSH: jax.Array,
     layer: jax.Array,
@@ -102,7 +102,7 @@ def attend(
 
 def _local(
     q_BKGH: jax.Array,
-    so_far: tuple[jax.Array, ...],
+    so_far: tuple[jax.Array, jax.Array, jax.Array],
     k_LJXMKHS: jax.Array,
     v_LJXMKSH: jax.Array,
     layer: jax.Array,

@@ -38,6 +38,10 @@ CPU_BLOCK = 32  # most columns of a block on CPU: its dots read a copy of the bl
 PROMPT = (None, "batch", "kv_heads", None, None)  # how prompt_k_LPKCH is split
 
 
+# An unfinished softmax, float32: reference [B, K, G], sum of exp(score - reference), and of those times values [..., H]
+Softmax = tuple[jax.Array, jax.Array, jax.Array]
+
+
 class Reach(NamedTuple):
     """Which columns of the ring a forward reads: the same for all layers."""
 
@@ -123,21 +127,45 @@ def attend(
     Of an idle lane, whatever is cheapest. A lane's columns are read by a kernel on a TPU (ragged.py) and on a GPU
     (ring_triton.py) where it can, unless `attention`, the knob, says xla.
     """
-    _, J, X, _, K, S, H = v_LJXMKSH.shape
-    B, N, _, _ = q_BNTH.shape
-    P = prompt_k_PKCH.shape[0]
-    q_BKGH = q_BNTH.reshape(B, K, N // K, H)
-
+    B, N, _, H = q_BNTH.shape
+    K = v_LJXMKSH.shape[4]
+    q_BKGH, rings = q_BNTH.reshape(B, K, N // K, H), (k_LJXMKHS, v_LJXMKSH, layer)
     with jax.named_scope(scopes.PROMPT_ATTENTION):
-        q_PmKGH = q_BKGH.reshape(P, B // P, K, N // K, H)
-        s = einsum("PmKGH,PKCH->PKmGC", q_PmKGH, prompt_k_PKCH) * H**-0.5
-        s = jnp.where(reach.prompt_valid_PC[:, None, None, None], s, -1e30)
-        highest = level(jnp.max(s, axis=-1), q_BNTH.dtype)
-        w = jnp.exp(s - highest[..., None])
-        out = einsum("PKmGC,PKCH->PKmGH", rounded(w, q_BNTH.dtype), prompt_v_PKCH)
-        so_far = tuple(x.swapaxes(1, 2).reshape(B, K, N // K, *x.shape[4:]) for x in (highest, w.sum(-1), out))
+        so_far = _of_prompt(q_BKGH, prompt_k_PKCH, prompt_v_PKCH, reach.prompt_valid_PC)
+    with jax.named_scope(scopes.OWN_ATTENTION):
+        if reach.lanes is not None:
+            out_BKGH = ragged.attend(layout, q_BKGH, so_far, *rings, reach.column, reach.length_B, reach.lanes)
+            return out_BKGH.reshape(B, N, 1, H)
+        if ring_triton.can(layout, attention, v_LJXMKSH):
+            done = _joined(so_far, ring_triton.own(layout, q_BKGH, *rings, reach.column, reach.length_B))
+        else:
+            done = _block_by_block(so_far, q_BKGH, *rings, reach)
+    _, total_BKG, out_BKGH = done
+    return rounded(out_BKGH / total_BKG[..., None], q_BNTH.dtype).reshape(B, N, 1, H)
 
-    def one_block(j: jax.Array, so_far: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+
+def _of_prompt(q_BKGH: jax.Array, k_PKCH: jax.Array, v_PKCH: jax.Array, valid_PC: jax.Array) -> Softmax:
+    """Softmax over a lane's prompt, unfinished."""
+    (B, K, G, H), P = q_BKGH.shape, len(k_PKCH)
+    s = einsum("PmKGH,PKCH->PKmGC", q_BKGH.reshape(P, B // P, K, G, H), k_PKCH) * H**-0.5
+    s = jnp.where(valid_PC[:, None, None, None], s, -1e30)
+    highest = level(jnp.max(s, axis=-1), q_BKGH.dtype)
+    w = jnp.exp(s - highest[..., None])
+    out = einsum("PKmGC,PKCH->PKmGH", rounded(w, q_BKGH.dtype), v_PKCH)
+    highest_BKG, total_BKG, out_BKGH = (
+        x.swapaxes(1, 2).reshape(B, K, G, *x.shape[4:]) for x in (highest, w.sum(-1), out)
+    )
+    return highest_BKG, total_BKG, out_BKGH
+
+
+def _block_by_block(
+    so_far: Softmax, q_BKGH: jax.Array, k_LJXMKHS: jax.Array, v_LJXMKSH: jax.Array, layer: jax.Array, reach: Reach
+) -> Softmax:
+    """`so_far`, continued over the blocks that any lane needs, for all lanes."""
+    _, J, X, _, K, S, H = v_LJXMKSH.shape
+    B = len(q_BKGH)
+
+    def one_block(j: jax.Array, so_far: Softmax) -> Softmax:
         highest_BKG, total_BKG, out_BKGH = so_far
         at, size = (layer, j % J, 0, 0, 0, 0, 0), (1, 1, X, B // X, K)
         k_BKHS = jax.lax.dynamic_slice(k_LJXMKHS, at, (*size, H, S)).reshape(B, K, H, S)
@@ -146,26 +174,20 @@ def attend(
         ago_S = reach.column - j * S - jnp.arange(S)
         seen_BS = (ago_S >= 0)[None] & (ago_S[None] <= reach.length_B[:, None])
         s = jnp.where(seen_BS[:, None, None], s, -1e30)
-        higher_BKG = jnp.maximum(highest_BKG, level(jnp.max(s, axis=-1), q_BNTH.dtype))
+        higher_BKG = jnp.maximum(highest_BKG, level(jnp.max(s, axis=-1), q_BKGH.dtype))
         w, less_BKG = jnp.exp(s - higher_BKG[..., None]), jnp.exp(highest_BKG - higher_BKG)
         o = einsum("BKGS,BKSH->BKGH", rounded(w, v_BKSH.dtype), v_BKSH)
         return higher_BKG, total_BKG * less_BKG + w.sum(-1), out_BKGH * less_BKG[..., None] + o
 
-    with jax.named_scope(scopes.OWN_ATTENTION):
-        if reach.lanes is not None:
-            ring = (k_LJXMKHS, v_LJXMKSH, layer, reach.column, reach.length_B, reach.lanes)
-            return ragged.attend(layout, q_BKGH, so_far, *ring).reshape(B, N, 1, H)
-        if ring_triton.can(layout, attention, v_LJXMKSH):
-            own = ring_triton.own(layout, q_BKGH, k_LJXMKHS, v_LJXMKSH, layer, reach.column, reach.length_B)
-            highest_BKG = jnp.maximum(so_far[0], own[0])
-            shares = [jnp.exp(x[0] - highest_BKG) for x in (so_far, own)]
-            total_BKG, out_BKGH = (
-                shares[0].reshape(as_x) * so_far[i] + shares[1].reshape(as_x) * own[i]
-                for i, as_x in ((1, highest_BKG.shape), (2, (*highest_BKG.shape, 1)))
-            )
-            return rounded(out_BKGH / total_BKG[..., None], q_BNTH.dtype).reshape(B, N, 1, H)
-        _, total_BKG, out_BKGH = jax.lax.fori_loop(reach.first_block, reach.column // S + 1, one_block, so_far)
-    return rounded(out_BKGH / total_BKG[..., None], q_BNTH.dtype).reshape(B, N, 1, H)
+    done: Softmax = jax.lax.fori_loop(reach.first_block, reach.column // S + 1, one_block, so_far)
+    return done
+
+
+def _joined(a: Softmax, b: Softmax) -> Softmax:
+    """One softmax over what two are over."""
+    highest_BKG = jnp.maximum(a[0], b[0])
+    of_a, of_b = jnp.exp(a[0] - highest_BKG), jnp.exp(b[0] - highest_BKG)
+    return highest_BKG, of_a * a[1] + of_b * b[1], of_a[..., None] * a[2] + of_b[..., None] * b[2]
 
 
 def pick(x: jax.Array, lane_XM: jax.Array, axis: int = 0) -> jax.Array:
