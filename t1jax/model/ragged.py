@@ -46,14 +46,14 @@ def suits(cfg: ModelConfig, layout: Layout, columns: int) -> bool:
     model.attention = xla means no kernel. A head dim that does not fill a row of VMEM would make the ring larger.
     """
     platform = layout.mesh.devices.flat[0].platform
-    fits = 2 * _block_bytes(cfg, layout, columns) <= BUFFERS
+    heads = cfg.num_kv_heads // layout.parts("kv_heads")
+    fits = _buffers(heads, columns, cfg.head_dim, jnp.dtype(cfg.compute_dtype)) <= BUFFERS
     return platform == "tpu" and cfg.attention != "xla" and fits and not (cfg.head_dim % ALIGNED or columns % ALIGNED)
 
 
-def _block_bytes(cfg: ModelConfig, layout: Layout, columns: int) -> int:
-    """Keys and values of a lane's block on a device."""
-    value = jnp.dtype(cfg.compute_dtype).itemsize
-    return 2 * cfg.num_kv_heads // layout.parts("kv_heads") * cfg.head_dim * columns * value
+def _buffers(heads: int, columns: int, head_dim: int, dtype: Any) -> int:
+    """Bytes of both buffers for a block of keys and values each, of so many kv heads of a device."""
+    return 2 * 2 * heads * columns * head_dim * dtype.itemsize
 
 
 def order(layout: Layout, length_B: jax.Array) -> Order:
@@ -92,9 +92,9 @@ def attend(
     heads, rows = layout.spec("batch", "kv_heads"), layout.spec("batch")
     ring = layout.spec(None, None, "batch", None, "kv_heads")
     everywhere = layout.spec()
-    of_v = v_LJXMKSH.shape
-    size = 2 * of_v[4] // layout.parts("kv_heads") * of_v[5] * of_v[6] * v_LJXMKSH.dtype.itemsize
-    call = partial(_local, at_once=max(1, min(AT_ONCE, BUFFERS // (2 * size))), interpret=layout.on_cpu)
+    K, S, H = v_LJXMKSH.shape[4:]
+    at_once = min(AT_ONCE, BUFFERS // _buffers(K // layout.parts("kv_heads"), S, H, v_LJXMKSH.dtype))
+    call = partial(_local, at_once=at_once, interpret=layout.on_cpu)
     specs = (heads, heads, ring, ring, everywhere, everywhere, rows, rows)
     local = jax.shard_map(call, mesh=layout.mesh, in_specs=specs, out_specs=heads, check_vma=False)
     return local(q_BKGH, so_far, k_LJXMKHS, v_LJXMKSH, layer, column, length_B, lanes)

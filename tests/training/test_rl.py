@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import guarded
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +16,7 @@ from small import ONE, STOPS, P, R, T
 from t1jax import config
 from t1jax.rewards.answers import Outcome
 from t1jax.rewards.score import HostScores, make_scorer
-from t1jax.training import checkpoint, health, loop, step
+from t1jax.training import checkpoint, health, loop, rl, step
 from t1jax.training.setup import rl_setup
 
 
@@ -265,3 +266,19 @@ def test_the_settings_of_a_run_are_those_that_traps_need():
         assert cfg.learner_temperature == cfg.temperature
         assert (cfg.kl_site, cfg.penalty_site, cfg.penalty) == ("reward", "reward", -1.0)
     assert T == small.make_config().rl.max_new_tokens
+
+
+def test_the_guard_of_the_loop_sees_a_transfer(monkeypatch):
+    """What the unbroken run of these tests is held to (guarded.py): from `begin` on nothing is moved unasked."""
+
+    class Signals:
+        snapshots = False
+
+    def train():
+        rl.Saving(None, None, None, Signals()).begin(0, None)
+        return jnp.sin(1.0)  # a number of the host's, moved to a device
+
+    monkeypatch.setattr(rl, "train", train)
+    with guarded.loop_of_rl(), pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device"):
+        rl.train()
+    assert train() > 0.8
