@@ -12,6 +12,7 @@ from typing import Protocol
 
 from t1jax.config import Config, ConfigError
 from t1jax.rewards.verifier import Verifier
+from t1jax.tasks.chat import ChatTask
 from t1jax.tasks.countdown.task import CountdownTask
 from t1jax.tasks.gym.task import GymTask, make_gym
 from t1jax.tasks.pairs.task import PairsTask
@@ -49,20 +50,18 @@ def make_embedded(cfg: Config, tokens: Tokenizer | None, verifier: Verifier) -> 
       verifier: what make_verifier gave.
 
     Raises:
-      ConfigError: the task cannot be made, or needs a tokenizer of its own and is given a model's.
+      ConfigError: the task cannot be made.
     """
-    if isinstance(tokens, HFTokenizer) and cfg.task.name != "gym":
-        raise ConfigError(
-            f"data.train is empty and model.checkpoint is {cfg.model.checkpoint}; expected a file of problems, or "
-            f"task.name = gym: the task {cfg.task.name} needs a tokenizer of its own"
-        )
     if tokens is None:
         task = _make(cfg, None, verifier)
         texts = task.corpus(cfg.tokenizer.corpus_texts, cfg.seed)
         tokens = tokenizer.SentencePieceTokenizer(
             tokenizer.train_sentencepiece(texts, cfg.model.vocab_size, task.symbols(), cfg.seed)
         )
-    return _make(cfg, tokens, verifier), tokens
+    task = _make(cfg, tokens, verifier)
+    if isinstance(tokens, HFTokenizer) and not isinstance(task, GymTask):
+        return ChatTask(task, cfg, tokens), tokens
+    return task, tokens
 
 
 def _make(cfg: Config, tokens: Tokenizer | None, verifier: Verifier) -> Embedded:

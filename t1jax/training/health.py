@@ -12,7 +12,7 @@ A step whose gradient is not finite changes nothing (optim.py). The first such R
 `python -m t1jax.replay workdir/sick` replays that step.
 
 Axes: P prompts, C prompt positions.
-Deliberately not here: the replay (replay.py), writing rows (loop.py).
+Deliberately not here: what only several rows show (alarms.py), the replay (replay.py), writing rows (loop.py).
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from t1jax.host import files
 from t1jax.host.stopping import EXIT_FAILED, EXIT_SICK, Stopped
 from t1jax.host.workdir import INPUTS
 from t1jax.text.tokenizer import Tokenizer
+from t1jax.training.alarms import Alarms
 from t1jax.training.selection import FILE_NAME as FILTERED
 from t1jax.types import Prompts, Report, TrainState
 
@@ -126,6 +127,7 @@ class Health:
         self._skipped = 0  # in a row
         self._told: set[str] = set()
         self._gaps = Gaps(cfg, note)
+        self._alarms = Alarms(note)
 
     def look(self, step: int, row: Row) -> None:
         """Prints a warning for each limit that this row newly exceeds.
@@ -140,6 +142,7 @@ class Health:
             elif name not in self._told:
                 self._told.add(name)
                 self._note(f"WARNING: {self._stage} step {step}: {words.format(**row)}")
+        self._alarms.look(step, row)
         if not row.get("skipped"):
             self._skipped = 0
             if row.get("logprob_gap") is not None:

@@ -41,6 +41,7 @@ def describe(rollouts: Rollouts, scores: Scores, cfg: RlConfig) -> Report:
         "unscorable": 1.0 - scorable_B.mean(dtype=jnp.float32),
         "failed": (scores.outcome_B == FAILED).mean(dtype=jnp.float32),
         "mixed_groups": mixed_P.mean(dtype=jnp.float32),
+        "penalty_variance": advantages.penalty_variance(scores, cfg),
     }
 
 

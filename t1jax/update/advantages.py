@@ -190,3 +190,26 @@ def mixed_groups(scores: Scores, num_responses: int) -> jax.Array:
     """
     outcome_PR = scores.outcome_B.reshape(-1, num_responses)
     return (outcome_PR == 1).any(axis=-1) & (outcome_PR == 0).any(axis=-1)
+
+
+def penalty_variance(scores: Scores, cfg: RlConfig) -> jax.Array:
+    """float32[], 0..1: the share of the variance of r' within groups that is between penalised responses and others.
+
+    Near 1, a step learns to escape penalties and hardly to be right. 0 if no group's rewards differ.
+
+    Args:
+      scores: of B = P * R responses; unscorable ones are left out.
+      cfg: responses_per_prompt, penalty.
+    """
+    groups = (-1, cfg.responses_per_prompt)
+    valid_PR, penalised_PR = (x.reshape(groups) for x in (scorable(scores), penalised(scores)))
+    reward_PR = penalised_reward(scores.outcome_B, penalised(scores), cfg.penalty).reshape(groups)
+
+    def mean(mask_PR: jax.Array) -> jax.Array:
+        count_P1 = jnp.maximum(mask_PR.sum(-1, keepdims=True, dtype=jnp.float32), 1.0)
+        return masked(reward_PR, mask_PR).sum(-1, keepdims=True) / count_P1
+
+    apart_PR = jnp.where(penalised_PR, mean(valid_PR & penalised_PR), mean(valid_PR & ~penalised_PR)) - mean(valid_PR)
+    of_penalty = masked(jnp.square(apart_PR), valid_PR).sum()
+    of_all = masked(jnp.square(reward_PR - mean(valid_PR)), valid_PR).sum()
+    return jnp.where(of_all > 1e-6, of_penalty / jnp.maximum(of_all, 1e-6), 0.0)

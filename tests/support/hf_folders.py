@@ -108,7 +108,9 @@ ODD = """
 TEMPLATES = {"qwen": QWEN, "llama": LLAMA, "chatml": CHATML, "odd": ODD}
 
 
-def byte_level(special: tuple[str, ...] = SPECIAL, vocab_size: int = 280, bos: str | None = None) -> Tokenizer:
+def byte_level(
+    special: tuple[str, ...] = SPECIAL, vocab_size: int = 280, bos: str | None = None, think: bool = True
+) -> Tokenizer:
     """Byte-level BPE with Qwen's splits and NFC, trained on TEXTS; `special` get the ids after the trained ones."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
@@ -122,7 +124,8 @@ def byte_level(special: tuple[str, ...] = SPECIAL, vocab_size: int = 280, bos: s
         TEXTS, trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
     )
     tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in special])
-    tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in ("<think>", "</think>")])
+    if think:
+        tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in ("<think>", "</think>")])
     if bos is not None:
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))]

@@ -186,8 +186,6 @@ def test_a_models_tokenizer_asks_in_template_and_chat(made, tmp_path):
     prompt, response = chat.demonstration(0, 0)
     assert prompt.endswith("<think>\n") and response == f"</think>\n\\boxed{{{problem.gold}}}"
     assert chat.cut_answer_prefix == cfg.scaling.answer_prefix
-    with pytest.raises(ConfigError, match="or task.name = gym: the task pairs needs a tokenizer of its own"):
-        make_embedded(with_task(cfg, name="pairs"), tokens, task._gym)
 
 
 def test_the_config_names_a_dataset_that_exists():

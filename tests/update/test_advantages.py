@@ -168,3 +168,27 @@ def test_what_does_not_teach_is_what_has_no_advantage(site):
         for knob in ("kl_coef", "entropy_coef"):
             assert adv.teaches(Scores(outcome, *flags), dataclasses.replace(cfg, **{knob: 1e-3})).all()
     assert min(shares) < 0.3 and max(shares) > 0.7
+
+
+def test_the_variance_of_penalties_equals_the_loop():
+    rng = np.random.default_rng(3)
+    outcome = rng.integers(-1, 2, 40)
+    scores = make_scores(outcome, overlong=np.flatnonzero(rng.random(40) < 0.3))
+    total = between = 0.0
+    for group in np.arange(40).reshape(-1, 4):
+        kept = [i for i in group if outcome[i] >= 0]
+        reward = {i: -1.0 if scores.overlong_B[i] else float(outcome[i] == 1) for i in kept}
+        for i in kept:
+            mean = np.mean(list(reward.values()))
+            alike = np.mean([reward[j] for j in kept if scores.overlong_B[j] == scores.overlong_B[i]])
+            total, between = total + (reward[i] - mean) ** 2, between + (alike - mean) ** 2
+    assert 0.1 < between / total < 0.95
+    np.testing.assert_allclose(adv.penalty_variance(scores, CFG), between / total, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "overlong", "share"),
+    [([1, 0, 1, 0], [], 0.0), ([0, 0, 0, 0], [1, 2], 1.0), ([1, 1, 1, 1], [], 0.0), ([-1] * 4, [0], 0.0)],
+)
+def test_the_variance_of_penalties_by_hand(outcome, overlong, share):
+    assert adv.penalty_variance(make_scores(outcome, overlong=overlong), CFG) == share

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Signs, over several rows of RL, that a run learns something else than to be right: a warning, and the knob to turn.
+
+    hacked       the reward rises while accuracy falls: responses find a cheaper way to the reward
+    penalties    most of what a step learns from is who is penalised, not who is right
+    unmixed      almost no group has both right and wrong responses: there is nothing to compare
+
+Each looks at the last WINDOW rows, so that one unlucky step tells nothing.
+Deliberately not here: what one row can tell (health.py), intervals of evaluations (reports/cautions.py).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+WINDOW = 8  # rows looked at; a collapse on a real model took 9 steps
+TREND = 2.5  # slopes of this many standard errors are no accident: about 1 in 45 for one slope of 8 rows of noise
+MOST = 0.5  # share of the reward's variance that is too much for penalties
+FEWEST = 0.1  # share of mixed groups that is too small to learn from
+
+Row = Mapping[str, Any]
+COLUMNS = ("reward", "accuracy", "mixed_groups", "penalty_variance", "overlong", "repetition", "garbled")
+
+
+def trend(values: Sequence[float]) -> float:
+    """The least-squares slope of `values` over their index, in its standard errors; 0 if they are all equal.
+
+    Args:
+      values: at least three.
+    """
+    y = np.asarray(values, np.float64)
+    x = np.arange(y.size) - (y.size - 1) / 2
+    slope = x @ y / (x @ x)
+    left = y - y.mean() - slope * x
+    error = np.sqrt(left @ left / (y.size - 2) / (x @ x))
+    return float(slope / error) if error > 1e-12 else float(np.sign(slope)) * np.inf if abs(slope) > 1e-12 else 0.0
+
+
+def hacked(rows: Sequence[Row]) -> str | None:
+    """The reward rises while accuracy falls."""
+    reward, accuracy = ([row[name] for row in rows] for name in ("reward", "accuracy"))
+    if not (trend(reward) > TREND and trend(accuracy) < -TREND):
+        return None
+    return (
+        f"over the last {len(rows)} steps the reward rose, {reward[0]:.3f} to {reward[-1]:.3f}, while accuracy fell, "
+        f"{accuracy[0]:.1%} to {accuracy[-1]:.1%}: responses escape penalties instead of being right; "
+        f"{_way_out(rows)}, and start from a checkpoint before"
+    )
+
+
+def penalties(rows: Sequence[Row]) -> str | None:
+    """Penalties are most of the variance of the reward within groups."""
+    share = fmean(row["penalty_variance"] for row in rows)
+    if share <= MOST:
+        return None
+    return (
+        f"over the last {len(rows)} steps penalties are {share:.0%} of the reward's variance within groups: what is "
+        f"learnt is to escape them, not to be right; {_way_out(rows)}"
+    )
+
+
+def unmixed(rows: Sequence[Row]) -> str | None:
+    """Almost no group has both right and wrong responses."""
+    share, accuracy = (fmean(row[name] for row in rows) for name in ("mixed_groups", "accuracy"))
+    if share >= FEWEST:
+        return None
+    what = f"over the last {len(rows)} steps {share:.0%} of the groups had both right and wrong responses"
+    if accuracy > 0.5:
+        return f"{what}, as {accuracy:.0%} are right: choose harder problems, or lower rl.filter_pass_rate"
+    return (
+        f"{what}, as {accuracy:.0%} are right: choose easier problems or a longer cold start, or raise "
+        "rl.responses_per_prompt"
+    )
+
+
+def _way_out(rows: Sequence[Row]) -> str:
+    """The knob of the penalty that hits most."""
+    knobs = {
+        "overlong": "raise rl.max_new_tokens to several times the mean length",
+        "repetition": "raise rl.temperature, or rl.repeat_count if such texts are fine",
+        "garbled": "lower rl.temperature, or raise rl.garbled_share if such texts are fine",
+    }
+    name = max(knobs, key=lambda name: fmean(row[name] for row in rows))
+    return f"{knobs[name]} ({fmean(row[name] for row in rows):.0%} of the responses are {ADJECTIVES[name]})"
+
+
+ADJECTIVES = {"overlong": "overlong", "repetition": "repetitive", "garbled": "garbled"}
+ALARMS: tuple[Callable[[Sequence[Row]], str | None], ...] = (hacked, penalties, unmixed)
+
+
+class Alarms:
+    """Looks at rows as they come. Each alarm speaks once until it has been silent for a row."""
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self._note = note
+        self._rows: deque[Row] = deque(maxlen=WINDOW)
+        self._told: set[Callable[..., Any]] = set()
+
+    def look(self, step: int, row: Row) -> None:
+        """Takes the row of RL step `step`, unless it was skipped; notes what the last WINDOW of them newly show."""
+        if row.get("skipped") or any(row.get(name) is None for name in COLUMNS):
+            return
+        self._rows.append(row)
+        if len(self._rows) < WINDOW:
+            return
+        for alarm in ALARMS:
+            words = alarm(tuple(self._rows))
+            if words is None:
+                self._told.discard(alarm)
+            elif alarm not in self._told:
+                self._told.add(alarm)
+                self._note(f"WARNING: rl step {step}: {words}")
