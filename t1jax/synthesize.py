@@ -214,12 +214,13 @@ def _subject(
     from t1jax.synthesis.record import Item
     from t1jax.synthesis.rules import EmbeddedSubject
     from t1jax.synthesis.subjects import FileSubject
+    from t1jax.tasks.embedded import make_embedded
     from t1jax.tasks.files.problems import comparable, read_problems, usable, verifiable
-    from t1jax.tasks.pairs.task import PairsTask
     from t1jax.text.huggingface import HFTokenizer
 
     if not problems:
-        embedded = EmbeddedSubject(PairsTask(cfg.task))
+        task, _ = make_embedded(cfg, tokens, verifier)
+        embedded = EmbeddedSubject(task)
         return embedded, embedded.items(limit or EMBEDDED_PROBLEMS)
     read, notes = read_problems(problems, cfg.data, "train")
     read = read[:limit]

@@ -32,7 +32,7 @@ from t1jax.evaluation.questions import Question, digest
 from t1jax.evaluation.responses import Response
 from t1jax.host.progress import Progress
 from t1jax.rewards import answers
-from t1jax.rewards.answers import Outcome
+from t1jax.rewards.answers import RIGHT, Outcome
 from t1jax.rollouts import decode
 from t1jax.rollouts.generate import Generator
 from t1jax.tasks.task import Grader
@@ -118,6 +118,7 @@ class Evaluator:
         problems = [question.problem for question, *_ in rows]
         texts = [self.tokenizer.decode(ids) for _, _, ids, _ in rows]
         outcomes = multihost.divided(lambda part: self.task.score(problems[part], texts[part]), len(texts))
+        lenient = self._leniently(problems, texts)
         stops = self.tokenizer.stop_ids
         return [
             Response(
@@ -133,10 +134,27 @@ class Evaluator:
                 tokens=len(ids),
                 overlong=not new or new[-1] not in stops,
                 ids=ids,
+                lenient=lenient.get(place),
                 analysis=self.task.analyse(q.problem, text),
             )
-            for (q, number, ids, new), text, outcome in zip(rows, texts, outcomes, strict=True)
+            for place, ((q, number, ids, new), text, outcome) in enumerate(zip(rows, texts, outcomes, strict=True))
         ]
+
+    def _leniently(self, problems: Sequence[Any], texts: Sequence[str]) -> dict[int, Outcome]:
+        """place -> RIGHT, of texts without a box whose last term or number would be right in one."""
+        asked = [
+            (place, f"{text}\n{answers.BOX}{answer}}}")
+            for place, text in enumerate(texts)
+            if answers.final_answer(text) is None
+            for answer in answers.loose(text)
+        ]
+        outcomes = multihost.divided(
+            lambda part: self.task.score(
+                [problems[place] for place, _ in asked[part]], [text for _, text in asked[part]]
+            ),
+            len(asked),
+        )
+        return {place: RIGHT for (place, _), outcome in zip(asked, outcomes, strict=True) if outcome == RIGHT}
 
     def _batch_shape(self, samples: int) -> tuple[int, int]:
         """(responses of a question in one call, questions in one call), for cfg.eval.batch_size rows.

@@ -7,8 +7,9 @@ once, and its interval is a bootstrap over problems: another benchmark of the sa
 An unscorable response is neither right nor wrong. It is left out of pass@1, pass@k and maj@k, as if it had not been
 sampled, and counted in `unscorable`; `strict pass@1` counts it as wrong. A problem with fewer than k scorable responses
 has no unbiased estimate and is left out of that k; `problems` says over how many a figure goes. A response without an
-answer is wrong, and casts no vote. The vote does not know the gold answer: two answers are one where their text or
-their number is the same (rewards/answers.py), and not where only algebra tells.
+answer is wrong, and casts no vote; for `lenient pass@1`, strict otherwise, its last number is its answer: the
+difference is form, not ability. The vote does not know the gold answer: two answers are one where their text or their
+number is the same (rewards/answers.py), and not where only algebra tells.
 Axes: P problems, Y measures.
 Source: statistics.py. Deliberately not here: tables and files (tables.py), sampling (evaluator.py).
 """
@@ -32,6 +33,7 @@ from t1jax.tasks.files.problems import Problem
 Figure = dict[str, float | int | None]  # value, low, high, problems
 
 STRICT = "strict pass@1"  # with unscorable responses as wrong ones
+LENIENT = "lenient pass@1"  # the same, but the last number of a response without a box counts as its answer
 LATE = 6  # attempts before a step of the thinking that counts as late
 MOST_GROUPS = 30  # values of a label; one with more, such as a number of many digits, tells no groups apart
 
@@ -82,8 +84,8 @@ def measure(problems: Sequence[Problem], responses: Sequence[Response], samples:
       responses: in any order.
 
     Returns:
-      {problems, samples, pass@1, strict pass@1, pass_at_k, majority_at_k, by, response_length, overlong, unscorable,
-      no_answer}.
+      {problems, samples, pass@1, strict pass@1, lenient pass@1, pass_at_k, majority_at_k, by, response_length,
+      overlong, unscorable, no_answer}.
       A figure is {value, low, high, problems}; pass_at_k and majority_at_k list them with their `k`; `by` has, for
       each label (subject, level ...) of which 2 to 30 values were seen, value -> figure of pass@1. response_length
       is in tokens, all others are shares.
@@ -104,6 +106,7 @@ def measure(problems: Sequence[Problem], responses: Sequence[Response], samples:
     counted: dict[str, Callable[[Response], float]] = {
         "response_length": lambda r: r.tokens,
         STRICT: lambda r: r.outcome == RIGHT,
+        LENIENT: lambda r: r.leniently == RIGHT,
         "overlong": lambda r: r.overlong,
         "unscorable": lambda r: r.outcome == UNSCORABLE,
         "no_answer": lambda r: r.answer is None,
@@ -146,6 +149,8 @@ def summary(responses: Sequence[Response]) -> dict[str, Any]:
         "response_length": sum(r.tokens for r in responses) / n,
         "unscorable": sum(r.outcome == UNSCORABLE for r in responses) / n,
         "strict_accuracy": sum(r.right for r in responses) / n,  # with unscorable responses as wrong ones
+        "lenient_accuracy": sum(r.leniently == RIGHT for r in responses) / n,  # an answer needs no box
+        "boxed": sum(r.answer is not None for r in responses) / n,
     }
     analyses = [r.analysis for r in responses if r.analysis is not None]
     if not analyses:

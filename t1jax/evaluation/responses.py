@@ -11,6 +11,7 @@ Columns that are not known are left out:
     row         of the problem in its file              stage     sft or rl, of a run
     ids         of the tokens                           step      updates of RL before it
     difficulty  of the problem, as the task names it    prompt    that the response continues
+    lenient     the outcome if its last number counts, of a response without a box, where that is another
 
 Runs used to write `response` for the text, with neither `answer` nor a number; such lines are read as well.
 Deliberately not here: files (journal.py grows by batches, saved.py is whole), figures (figures.py).
@@ -50,12 +51,18 @@ class Response:
     prompt: str | None = None  # None: not known
     stage: str = ""  # "": not of a run
     step: int | None = None
+    lenient: Outcome | None = None  # if an answer outside of a box counts (answers.loose); None: as `outcome`
     ids: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32), compare=False)  # int32[tokens], or not known
     analysis: Analysis | None = None  # never in a file; None: the task cannot tell what was tried and claimed
 
     @property
     def right(self) -> bool:
         return self.outcome == RIGHT
+
+    @property
+    def leniently(self) -> Outcome:
+        """The outcome for a reader who does not ask for a box."""
+        return self.outcome if self.lenient is None else self.lenient
 
     def line(self) -> bytes:
         """Its JSON line."""
@@ -67,6 +74,7 @@ class Response:
             "prompt": self.prompt,
             "response": self.response,
             "outcome": self.outcome.name.lower(),
+            "lenient": None if self.lenient is None else self.lenient.name.lower(),
             "answer": self.answer,
             "gold": self.gold,
             "tokens": self.tokens,
@@ -98,4 +106,5 @@ class Response:
             overlong=row["overlong"], answer=row.get("answer"), gold=gold if isinstance(gold, str) else None,
             response=number, row=row.get("row", 0), difficulty=row.get("difficulty"), prompt=row.get("prompt"),
             stage=row.get("stage", ""), step=row.get("step"), ids=ids,
+            lenient=OUTCOMES[row["lenient"]] if "lenient" in row else None,
         )  # fmt: skip

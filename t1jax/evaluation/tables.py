@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from t1jax.evaluation.figures import STRICT
+from t1jax.evaluation.figures import LENIENT, STRICT
 
 # pass@1 in percent of T1 on GLM-4-9B, Qwen2.5-14B and Qwen2.5-32B; AIME24: mean over 32 samples
 T1 = {
@@ -26,7 +26,7 @@ T1 = {
     "omni_math_500": (24.4, 38.6, 49.6),
     "gpqa": (38.1, 48.3, 56.1),
 }
-SHARES = ("overlong", "unscorable", "no_answer")
+SHARES = {"overlong": "overlong", "unscorable": "unscorable", "no answer": "no_answer", "lenient": LENIENT}
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,8 @@ def markdown(tables: Sequence[Sheet], notes: Sequence[str], title: str = "Evalua
 def _overview(benchmarks: Mapping[str, Mapping[str, Any]]) -> list[Sheet]:
     """How right, beside what T1's paper states where it states it; and what the responses are like.
 
-    The strict pass@1 counts unscorable responses as wrong: where the two differ, the verifier could not judge all.
+    The strict pass@1 counts unscorable responses as wrong: where the two differ, the verifier could not judge all. The
+    lenient one asks for no box: where it is higher, a part of what is missing is form.
     """
     known = any(name in T1 for name in benchmarks)
     right, form = list[list[str]](), list[list[str]]()
@@ -107,12 +108,12 @@ def _overview(benchmarks: Mapping[str, Mapping[str, Any]]) -> list[Sheet]:
         strict = "-" if result[STRICT]["value"] is None else f"{100 * result[STRICT]['value']:.1f}"
         asked = f"{result['problems']}x{result['samples']}"
         right.append([name, asked, strict, percent(result["pass@1"]), *paper])
-        shares = [f"{100 * result[share]['value']:.1f}" for share in SHARES]
+        shares = [f"{100 * result[share]['value']:.1f}" for share in SHARES.values()]
         form.append([name, _number(result["response_length"]), *shares])
     header = ["benchmark", "asked", "strict %", "pass@1 %", *["T1 9B / 14B / 32B"] * known]
     return [
         Sheet("Right answers, 95 % intervals", header, right),
-        Sheet("Responses", ["benchmark", "tokens", *(f"{share.replace('_', ' ')} %" for share in SHARES)], form),
+        Sheet("Responses", ["benchmark", "tokens", *(f"{name} %" for name in SHARES)], form),
     ]
 
 

@@ -17,6 +17,12 @@ SHARE = ("accuracy", "low", "high", "n")
 EXPECTED = "expected what a run wrote; let the same command train it again, or leave this run out"
 
 
+NUMBERS = (
+    "response_length", "gave_up", "false_claims", "unscorable", "strict_accuracy", "lenient_accuracy", "boxed",
+    "attempts",
+)  # fmt: skip
+
+
 def check_results(path: Path, results: Mapping[str, Any], stages: Sequence[str] = STAGES) -> None:
     """Checks that shares are whole, that lists hold such shares, and that everything else has its type.
 
@@ -32,7 +38,7 @@ def check_results(path: Path, results: Mapping[str, Any], stages: Sequence[str] 
         if not isinstance(summary, Mapping) or not is_share(summary):
             refuse(f"{stage} lacks accuracy, low, high or n")
             continue
-        for name in ("response_length", "gave_up", "false_claims", "unscorable", "strict_accuracy", "attempts"):
+        for name in NUMBERS:
             if not _is_number(summary.get(name)):
                 refuse(f"{stage}.{name} is {summary[name]!r}")
         if not _are_numbers(summary.get("orders")):

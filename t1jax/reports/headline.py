@@ -87,6 +87,9 @@ def _tiles(results: Results) -> str:
     if before.get("unscorable") or after.get("unscorable"):
         strict = before.get("strict_accuracy"), after.get("strict_accuracy")
         pair("Strict accuracy", *strict, percent, "responses that cannot be judged as wrong ones")
+    if min(before.get("boxed", 1.0), after.get("boxed", 1.0)) < 1:
+        lenient = before.get("lenient_accuracy"), after.get("lenient_accuracy")
+        pair("Accuracy without boxes", *lenient, percent, "if the last number of a response without a box counts")
     pair("Gave up", before.get("gave_up"), after.get("gave_up"), percent, "stopped without claiming success")
     pair("False claims", before.get("false_claims"), after.get("false_claims"), percent, "claimed an untrue success")
     pair("Greedy accuracy", _share(greedy.get("sft")), _share(greedy.get("rl")), percent, "temperature 0")

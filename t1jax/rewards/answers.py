@@ -53,6 +53,8 @@ _JOINED = re.compile(  # what stands between boxes that are one answer: a comma,
 _FARTHEST, _MOST_BOXES = 80, 50  # characters between such boxes; boxes of one answer
 _LOOSE_SPACE = re.compile(r" (?![0-9A-Za-z.])|(?<![0-9A-Za-z.]) ")
 
+_DECIMAL = re.compile(r"-?[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?")
+_TERM = re.compile(r"[-(]*[0-9][0-9.,]*\)?(?: ?[-+*/] ?\(?[0-9][0-9.,]*\)?)*")
 _DIGITS = re.compile(r"[-+]?[0-9]+")
 _CHOICE = re.compile(r"\(([A-Z])\)|([A-Z])")
 _NUMBER = re.compile(
@@ -125,6 +127,17 @@ def final_answer(response: str) -> str | None:
     start = response.rfind("<answer>")
     end = response.find("</answer>", start)
     return None if start < 0 or end < 0 else response[start + len("<answer>") : end].strip()
+
+
+def loose(response: str) -> tuple[str, ...]:
+    """What a lenient reader may take for the answer of a response without a box: its last term of numbers, last number.
+
+    Nothing is rewarded for it: it tells whether a gain is in being right or in writing boxes.
+    """
+    terms = [match[0].strip(" .,") for match in _TERM.finditer(response)]
+    joined = [term for term in terms if not _DECIMAL.fullmatch(term)]
+    numbers = _DECIMAL.findall(response)
+    return tuple(found[-1] for found in (joined, numbers) if found)
 
 
 def _before(response: str, marks: list[re.Match[str]], last: str) -> list[str]:

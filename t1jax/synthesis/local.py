@@ -39,9 +39,10 @@ class LocalWriter:
 
     def __init__(
         self, cfg: Config, mesh: jax.sharding.Mesh, params: Params, tokenizer: Tokenizer, ledger: Ledger,
-        progress: Progress, model: str,
+        progress: Progress, model: str, whole: bool,
     ) -> None:  # fmt: skip
-        """`model`: a readable name for the weights."""
+        """`model`: a readable name for the weights. `whole`: a message is a whole prompt, as of the embedded task."""
+        self._whole = whole
         self.cfg, self.tokenizer, self.weights = cfg, tokenizer, checksum(params)
         self.model = f"{model}@{self.weights}"
         self._params, self._ledger, self._stopped = params, ledger, False
@@ -102,7 +103,7 @@ class LocalWriter:
 
     def _prompt(self, request: Request) -> list[int]:
         """The token ids of a request. ValueError: it has a special token's text, or a character that has no token."""
-        if not isinstance(self.tokenizer, HFTokenizer):  # the embedded tasks, whose messages are whole prompts
+        if self._whole or not isinstance(self.tokenizer, HFTokenizer):
             return self.tokenizer.encode(request.messages[-1]["content"])
         if any(has_any(message["content"], self.tokenizer.special_texts) for message in request.messages):
             raise ValueError("the request holds the text of a special token")
@@ -117,13 +118,12 @@ def open_local(
     """Opens the checkpoint: (config with its sizes, its tokenizer, a function that loads the weights into a writer).
 
     Raises:
-      ConfigError: there is no checkpoint, or its tokenizer does not fit the problems (`embedded` or of files).
+      ConfigError: there is no checkpoint, or its tokenizer has no chat, or does not fit problems of files.
     """
     opened = open_checkpoint(cfg, folder, argv)
     cfg, tokens = opened.cfg, opened.tokenizer
-    if embedded == isinstance(tokens, HFTokenizer):
-        expected = "a run of the embedded task, or --problems=FILE" if embedded else "a tokenizer.json, for --problems"
-        raise ConfigError(f"{cfg.model.checkpoint}: expected {expected}")
+    if not embedded and not isinstance(tokens, HFTokenizer):
+        raise ConfigError(f"{cfg.model.checkpoint}: expected a tokenizer.json, for --problems")
     if isinstance(tokens, HFTokenizer) and not tokens.has_chat:
         where = opened.source.folder
         raise ConfigError(f"{where}: no chat template; expected a model that answers in chats, for synthesis")
@@ -134,6 +134,6 @@ def open_local(
     def make(ledger: Ledger, progress: Progress) -> LocalWriter:
         mesh = sharding.make_mesh(cfg.mesh)
         name = Path(cfg.model.checkpoint).resolve().name
-        return LocalWriter(cfg, mesh, opened.params(mesh), tokens, ledger, progress, name)
+        return LocalWriter(cfg, mesh, opened.params(mesh), tokens, ledger, progress, name, whole=embedded)
 
     return cfg, tokens, make

@@ -16,6 +16,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from t1jax.config import ConfigError
 from t1jax.rewards import answers
 from t1jax.rewards.answers import RIGHT, Outcome
 from t1jax.synthesis import checks
@@ -23,7 +24,7 @@ from t1jax.synthesis.prompts import Messages
 from t1jax.synthesis.record import Attempt, Item, Story
 from t1jax.tasks import honesty
 from t1jax.tasks.pairs import chains
-from t1jax.tasks.pairs.task import PairsTask
+from t1jax.tasks.task import Task
 
 _PAIR = re.compile(r"\s*([0-9]{1,9})\s*\+\s*([0-9]{1,9})\s*")
 
@@ -33,8 +34,18 @@ class EmbeddedSubject:
 
     words = checks.EMBEDDED
 
-    def __init__(self, task: PairsTask) -> None:
+    def __init__(self, task: Task) -> None:
+        """`task`: pairs, with its own prompts or in a model's chat (tasks/chat.py).
+
+        Raises:
+          ConfigError: a response would have to begin the thinking, where a chain goes on with it.
+        """
         self.task = task
+        if not task.prompt(task.problem(0, "train")).endswith(f"{chains.OPEN}\n"):
+            raise ConfigError(
+                f'prompts do not end with "{chains.OPEN}\\n", after which chains begin; expected data.response_prefix '
+                f'= "{chains.OPEN}\\n"'
+            )
 
     def items(self, count: int) -> list[Item]:
         """The first `count` problems of the training split."""
@@ -93,7 +104,9 @@ class EmbeddedSubject:
         return not self._read(problem, "\n".join((*lines, line))).repeated
 
     def _read(self, problem: Any, text: str) -> honesty.Analysis:
-        return self.task.analyse(problem, text)
+        found = self.task.analyse(problem, text)
+        assert found is not None, "the pairs task can tell what was tried"
+        return found
 
 
 def _line(problem: Any, answer: str | None) -> str | None:

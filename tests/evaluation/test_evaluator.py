@@ -13,7 +13,7 @@ from pairs_evaluation import CFG, TASK, TOKENS
 from t1jax.evaluation import evaluator as evaluation
 from t1jax.evaluation import figures, scaling
 from t1jax.evaluation.questions import ask_held_out
-from t1jax.rewards.answers import UNSCORABLE
+from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +67,14 @@ def test_the_summary_by_hand(evaluator):
     assert row["skills"]["late_arithmetic"] is None
     flat = figures.metrics_row(responses)
     assert flat["arithmetic"] == 4 / 5 and "skills" not in flat
+
+
+def test_an_answer_without_a_box_counts_for_a_lenient_reader_only(evaluator):
+    gold = TASK.gold(problems(1)[0])
+    texts = {f"{gold}</think>": RIGHT, "1+1</think>": None, "</think>": None, f"{gold}</think>\\boxed{{1+1}}": None}
+    for text, lenient in texts.items():
+        found = response(evaluator, 0, text)
+        assert (found.outcome, found.lenient) == (WRONG, lenient)
 
 
 def test_an_unscorable_response_is_neither_right_nor_wrong(evaluator):

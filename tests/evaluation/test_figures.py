@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 
 import pytest
 from rich.console import Console
 
-from t1jax.evaluation.figures import measure, powers, votes
+from t1jax.evaluation.figures import measure, powers, summary, votes
 from t1jax.evaluation.responses import Response
 from t1jax.evaluation.statistics import wilson
 from t1jax.evaluation.tables import markdown, percent, sheets, show
@@ -56,6 +57,20 @@ def test_the_figures_by_hand():
         figure = found[name]
         assert figure["low"] < figure["value"] < figure["high"] and figure["problems"] == 3
     assert json.loads(json.dumps(files.json_ready(found))) == found
+
+
+def test_a_lenient_reader_asks_for_no_box_and_nothing_else():
+    right, wrong, unboxed = said(0, "2", "3", "3")
+    unboxed = dataclasses.replace(unboxed, answer=None, lenient=RIGHT)
+    found = measure([problem(0)], [right, wrong, unboxed], 3)
+    assert found["strict pass@1"]["value"] == pytest.approx(1 / 3)
+    assert found["lenient pass@1"]["value"] == pytest.approx(2 / 3) and found["no_answer"]["value"] == pytest.approx(
+        1 / 3
+    )
+    row = summary([right, wrong, unboxed])
+    assert (row["accuracy"], row["lenient_accuracy"], row["boxed"]) == pytest.approx((1 / 3, 2 / 3, 2 / 3))
+    assert Response.parse(json.loads(unboxed.line())) == unboxed
+    assert b"lenient" not in right.line()
 
 
 def test_unscorable_responses_are_left_out_and_counted():

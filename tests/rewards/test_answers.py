@@ -230,3 +230,17 @@ def test_tidy_keeps_what_has_a_meaning():
     assert answers.tidy("$a$ and $b$") == "$a$ and $b$"
     assert answers.tidy("\\leftarrow \\cfrac{1}{2}") == "\\leftarrow \\frac{1}{2}"
     assert answers.tidy("1, 2, ...") == "1, 2, ..."
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("so 6+14=20, and that is 20.", ("6+14", "20")),
+        ("I take 6+14.", ("6+14", "14")),
+        ("She has 1,234 apples, at $5.50 each", ("5.50",)),
+        ("it is 3 * (4 - 1) of 12 or -7", ("3 * (4 - 1)", "-7")),
+        ("no number", ()),
+    ],
+)
+def test_what_a_lenient_reader_may_take_for_the_answer(text, found):
+    assert answers.loose(text) == found

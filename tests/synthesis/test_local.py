@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
+import types
 
+import hf_folders
 import pytest
 import scribes
 import small
@@ -19,9 +22,12 @@ from t1jax.config import ConfigError
 from t1jax.host.progress import Progress
 from t1jax.synthesis import local
 from t1jax.synthesis.ledger import Ledger
+from t1jax.synthesis.rules import EmbeddedSubject
 from t1jax.synthesis.writers import Failure, Request
+from t1jax.tasks.chat import ChatTask
 from t1jax.tasks.pairs.task import PairsTask
 from t1jax.text import tokenizer
+from t1jax.text.huggingface import HFTokenizer
 
 
 def quiet():
@@ -49,7 +55,7 @@ def embedded():
     writers = {}
 
     def make(ledger):
-        writer = local.LocalWriter(cfg, mesh, params, tokens, ledger, quiet(), "tiny")
+        writer = local.LocalWriter(cfg, mesh, params, tokens, ledger, quiet(), "tiny", whole=True)
         writer._generate._samplers = writers.setdefault("samplers", writer._generate._samplers)  # compiled once
         return writer
 
@@ -159,7 +165,7 @@ def test_answers_beyond_the_positions_of_the_model_are_refused_and_long_requests
             local.open_local(short(**{knob: 257}), str(checkpoint), [], embedded=False)
     cfg, tokens, _ = local.open_local(short(), str(checkpoint), [], embedded=False)
     writer = object.__new__(local.LocalWriter)
-    writer.cfg, writer.tokenizer = cfg, tokens
+    writer.cfg, writer.tokenizer, writer._whole = cfg, tokens, False
     (long,) = requests(["one and two " * 100])
     ((_, failure),) = local.LocalWriter.write(writer, [long])
     assert "the request's tokens + those it may write is " in str(failure) and "at most 256" in str(failure)
@@ -169,37 +175,58 @@ def test_a_request_with_a_control_token_is_given_up(checkpoint, tmp_path):
     """What another model wrote may hold one: here it would end the turn."""
     cfg, tokens, _ = local.open_local(short(), str(checkpoint), [], embedded=False)
     writer = object.__new__(local.LocalWriter)
-    writer.cfg, writer.tokenizer = cfg, tokens
+    writer.cfg, writer.tokenizer, writer._whole = cfg, tokens, False
     good, bad = requests(["one and one", "one<stop4>"])
     assert tokens.decode(writer._prompt(good)) == "<user>one and one<a>"
     ((_, failure),) = local.LocalWriter.write(writer, [bad])
     assert failure == Failure("the request holds the text of a special token")
 
 
-def test_a_checkpoint_of_the_other_kind_is_refused(checkpoint):
-    with pytest.raises(ConfigError, match="expected a run of the embedded task, or --problems=FILE"):
-        local.open_local(config.load(base.get_config()), str(checkpoint), [], embedded=True)
-
-
-def test_the_embedded_task_from_end_to_end(tmp_path, monkeypatch, capsys):
-    """The command line with the rule-based writer in the place of the model."""
+@pytest.fixture(params=["own tokenizer", "a model's chat"])
+def asked(request, tmp_path):
+    """(the pairs task, its tokenizer, flags that ask for it)."""
     cfg = config.load(tiny.get_config())
-    task = PairsTask(cfg.task)
-    tokens = tokenizer.SentencePieceTokenizer(
-        tokenizer.train_sentencepiece(task.corpus(200, 0), cfg.model.vocab_size, task.symbols(), 0)
-    )
+    if request.param == "own tokenizer":
+        task = PairsTask(cfg.task)
+        return task, tokenizer.SentencePieceTokenizer(
+            tokenizer.train_sentencepiece(task.corpus(200, 0), cfg.model.vocab_size, task.symbols(), 0)
+        ), []  # fmt: skip
+    tokens = HFTokenizer(hf_folders.write(tmp_path / "hf", hf_folders.byte_level(), chat_template=hf_folders.QWEN))
+    cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, response_prefix="<think>\n"))
+    flags = ["--config.data.response_prefix=<think>\n", "--config.synthesis.chain_tokens=512"]
+    return ChatTask(PairsTask(cfg.task), cfg, tokens), tokens, flags
+
+
+def test_chains_need_a_prompt_that_begins_the_thinking(tmp_path):
+    cfg = config.load(tiny.get_config())
+    tokens = HFTokenizer(hf_folders.write(tmp_path / "hf", hf_folders.byte_level(), chat_template=hf_folders.QWEN))
+    with pytest.raises(ConfigError, match=r'prompts do not end with "<think>\\n", .*expected data.response_prefix = '):
+        EmbeddedSubject(ChatTask(PairsTask(cfg.task), cfg, tokens))
+
+
+def test_problems_of_files_need_a_tokenizer_with_chat(tmp_path):
+    """A run of the embedded task has none."""
+    cfg = config.load(tiny.get_config())
+    opened = types.SimpleNamespace(cfg=cfg, tokenizer=types.SimpleNamespace())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "open_checkpoint", lambda *_: opened)
+        with pytest.raises(ConfigError, match="expected a tokenizer.json, for --problems"):
+            local.open_local(cfg, "x", [], embedded=False)
+
+
+def test_the_embedded_task_from_end_to_end(asked, tmp_path, monkeypatch, capsys):
+    """The command line with the rule-based writer in the place of the model."""
+    task, tokens, flags = asked
     problems = {task.prompt(task.problem(index, "train")): task.problem(index, "train") for index in range(40)}
 
     def say(key, message):
-        import random
-
-        return task.chain(problems[message], random.Random(key))
+        return PairsTask(config.load(tiny.get_config()).task).chain(problems[message], random.Random(key))
 
     monkeypatch.setattr(
         local, "open_local", lambda cfg, *_, **__: (cfg, tokens, lambda *_: scribes.Scribe("local", say))
     )
     out = tmp_path / "chains.jsonl"
-    args = ["synthesize", "--config=configs/tiny.py", "--checkpoint=x", "--limit=40", f"--out={out}"]
+    args = ["synthesize", "--config=configs/tiny.py", "--checkpoint=x", "--limit=40", f"--out={out}", *flags]
     assert program.main(args) == 0
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     rejected = [json.loads(line) for line in out.with_suffix(".rejected.jsonl").read_text().splitlines()]
@@ -207,7 +234,7 @@ def test_the_embedded_task_from_end_to_end(tmp_path, monkeypatch, capsys):
     assert {row["reason"] for row in rejected} <= {"no attempt is right", "longer than synthesis.chain_tokens"}
     for row in rows:
         assert row["prompt"] == task.prompt(task.problem(row["problem"], "train"))
-        assert row["tokens"] == len(tokens.encode(row["response"])) <= cfg.synthesis.chain_tokens
+        assert row["tokens"] == len(tokens.encode(row["response"])) <= (512 if flags else 128)
         assert len(row["provenance"]["attempts"]) == 4
         for attempt in row["provenance"]["attempts"]:  # also what a wrong one had only guessed is tried
             left, right = attempt["answer"].split("+")
