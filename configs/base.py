@@ -129,6 +129,7 @@ def get_config() -> ConfigDict:
     cfg.rl.repeat_count = 20  # occurrences that are too many [kin]
     cfg.rl.stop_repeats = 0  # end a response that keeps repeating a period of at most this many tokens; 0: off [ours]
     cfg.rl.garbled_share = 0.05  # share of characters outside the expected scripts that is too much [ours]
+    cfg.rl.max_perplexity = 0.0  # of a response, to the policy; above it, it is penalised; 0: off [ours: not public]
     cfg.rl.loss_normalisation = "response"  # divide the summed loss by the count of: response [paper] | token
     cfg.rl.ratio_cap = 0.0  # weight each token by its ratio learner / sampler, up to this much; 0: off [ours]
     cfg.rl.max_skipped = 10  # consecutive steps without a finite gradient that end the run; 0: never [ours]

@@ -58,7 +58,7 @@ def get_config() -> ConfigDict:
     cfg.rl.learning_rate = 1e-5
     cfg.rl.anchor_decay = 0.98
 
-    cfg.eval.num_problems = 256
+    cfg.eval.num_problems = 128
     cfg.eval.batch_size = 64
     cfg.eval.every = 10
     cfg.eval.quick_problems = 64

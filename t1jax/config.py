@@ -151,6 +151,7 @@ class RlConfig:
     repeat_count: int
     stop_repeats: int
     garbled_share: float
+    max_perplexity: float
     loss_normalisation: str
     ratio_cap: float
     max_skipped: int

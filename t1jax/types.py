@@ -58,12 +58,13 @@ class Rollouts:
 
 @struct.dataclass
 class Scores:
-    """What the host says about each response."""
+    """What the host says about each response, and whether it puzzles the policy itself."""
 
     outcome_B: Array  # int8[B] 1 right, 0 wrong, -1 unscorable (rewards/score.py), -2 no answer (step_report.FAILED)
     overlong_B: Array  # bool[B] no stop token within the limit
     repetition_B: Array  # bool[B] degenerate repetition
     garbled_B: Array  # bool[B] broken characters or mixed scripts
+    perplexed_B: Array  # bool[B] a perplexity above rl.max_perplexity; told by the sampler, not by the host
 
 
 @struct.dataclass

@@ -157,6 +157,7 @@ def _validate_rl(cfg: Config) -> None:
     checks.check(cfg, "rl.min_p", 0 <= rl.min_p < 1, "0 (off) or more and below 1")
     checks.share(cfg, "rl", "warmup_fraction anchor_decay garbled_share")
     checks.at_least(cfg, 0, "rl", "entropy_coef kl_coef ratio_cap")
+    checks.check(cfg, "rl.max_perplexity", rl.max_perplexity == 0 or rl.max_perplexity > 1, "0 (off), or more than 1")
     checks.at_least(cfg, 2, "rl", "repeat_count")
     checks.one_of(cfg, "rl.baseline", "leave_one_out", "group_mean", "group_mean_std")
     checks.one_of(cfg, "rl.kl_site", "reward", "loss")

@@ -34,6 +34,7 @@ REQUIRED = (
     "overlong",  # share of responses
     "repetition",  # share of responses
     "garbled",  # share of responses
+    "perplexed",  # share of responses
     "unscorable",  # share of responses
     "grad_norm",
     "skipped",  # 1: the gradient was not finite, and nothing was updated; else 0

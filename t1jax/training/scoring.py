@@ -54,18 +54,29 @@ def make_score(
             no = np.zeros(B, np.int32)
             return [no + FAILED, no, no, no]
 
-    def host(prompt: Any, problem: Any, tokens: Any, sampled: Any, stopped: Any) -> list[np.ndarray]:
+    def host(prompt: Any, perplexed: Any, problem: Any, tokens: Any, sampled: Any, stopped: Any) -> list[np.ndarray]:
         scores = judge(problem, tokens, sampled, stopped)
-        wanted = advantages.teaches(Scores(scores[0], *(x.astype(bool) for x in scores[1:])), setup.cfg.rl)
+        flags = (*(x.astype(bool) for x in scores[1:]), np.asarray(perplexed))
+        wanted = advantages.teaches(Scores(scores[0], *flags), setup.cfg.rl)
         return [*scores, *packing.plan(np.asarray(prompt), np.asarray(sampled).sum(-1), wanted, R, setup.grid)]
 
     def local(prompts: Prompts, rollouts: Rollouts) -> tuple[Scores, Plan]:
+        perplexed_B = advantages.perplexed(rollouts.logprob_BT, rollouts.sampled_BT, setup.cfg.rl)
         shapes = [jax.ShapeDtypeStruct(rollouts.stopped_B.shape, jnp.int32)] * 7
 
         def ask(_: None) -> Any:
             prompt_P = prompts.valid_PC.sum(-1, dtype=jnp.int32)
-            each = (jnp.repeat(x_P, R) for x_P in (prompt_P, prompts.problem_P))
-            return call(host, shapes, *each, rollouts.tokens_BT, rollouts.sampled_BT, rollouts.stopped_B)
+            prompt_B, problem_B = (jnp.repeat(x_P, R) for x_P in (prompt_P, prompts.problem_P))
+            return call(
+                host,
+                shapes,
+                prompt_B,
+                perplexed_B,
+                problem_B,
+                rollouts.tokens_BT,
+                rollouts.sampled_BT,
+                rollouts.stopped_B,
+            )
 
         def wait(_: None) -> Any:
             return [jnp.zeros(x.shape, x.dtype) for x in shapes]
@@ -73,6 +84,7 @@ def make_score(
         asker = jnp.asarray(askers)[jax.lax.axis_index("data"), jax.lax.axis_index("fsdp")] if askers.any() else 0
         mine = jax.lax.cond(jax.lax.axis_index("tensor") == asker, ask, wait, None)
         outcome_B, *rest = jax.lax.psum(mine, "tensor")
-        return Scores(outcome_B.astype(jnp.int8), *(x.astype(bool) for x in rest[:3])), Plan(*rest[3:])
+        flags = (x.astype(bool) for x in rest[:3])
+        return Scores(outcome_B.astype(jnp.int8), *flags, perplexed_B), Plan(*rest[3:])
 
     return jax.shard_map(local, mesh=setup.mesh, in_specs=(rows, rows), out_specs=rows, check_vma=False)

@@ -26,6 +26,7 @@ def describe(rollouts: Rollouts, scores: Scores, cfg: RlConfig) -> Report:
     scorable_B = advantages.scorable(scores)
     reward_B = advantages.penalised_reward(scores.outcome_B, advantages.penalised(scores), cfg.penalty)
     length_B = rollouts.sampled_BT.sum(-1, dtype=jnp.float32)
+    surprise_B = advantages.surprise(rollouts.logprob_BT, rollouts.sampled_BT)
     mixed_P = advantages.mixed_groups(scores, cfg.responses_per_prompt)
     return {
         "reward": Mean.of(reward_B, scorable_B).value(),
@@ -36,6 +37,9 @@ def describe(rollouts: Rollouts, scores: Scores, cfg: RlConfig) -> Report:
         "overlong": scores.overlong_B.mean(dtype=jnp.float32),
         "repetition": scores.repetition_B.mean(dtype=jnp.float32),
         "garbled": scores.garbled_B.mean(dtype=jnp.float32),
+        "perplexed": scores.perplexed_B.mean(dtype=jnp.float32),
+        "surprise": surprise_B.mean(),
+        "surprise_max": surprise_B.max(),
         "right": (scores.outcome_B == 1).mean(dtype=jnp.float32),
         "wrong": (scores.outcome_B == 0).mean(dtype=jnp.float32),
         "unscorable": 1.0 - scorable_B.mean(dtype=jnp.float32),

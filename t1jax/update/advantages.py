@@ -19,6 +19,7 @@ Deliberately not here: the rules that score and penalise (rewards/), the loss (l
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -36,8 +37,26 @@ def scorable(scores: Scores) -> Array:
 
 
 def penalised(scores: Scores) -> Array:
-    """bool[B]: repetitive, overlong or garbled. Source: T1 section 2, penalty."""
-    return scores.overlong_B | scores.repetition_B | scores.garbled_B
+    """bool[B]: repetitive, overlong, garbled or of too high a perplexity. Source: T1 section 2, penalty."""
+    return scores.overlong_B | scores.repetition_B | scores.garbled_B | scores.perplexed_B
+
+
+def surprise(logprob_BT: jax.Array, sampled_BT: jax.Array) -> jax.Array:
+    """float32[B]: the mean of -log pi over the tokens of each response, nats; 0 without tokens. exp: its perplexity.
+
+    Args:
+      logprob_BT: float32, of the policy that sampled, at the sampling temperature.
+      sampled_BT: bool.
+    """
+    count_B = jnp.maximum(sampled_BT.sum(-1, dtype=jnp.float32), 1.0)
+    return -masked(logprob_BT, sampled_BT).sum(-1) / count_B
+
+
+def perplexed(logprob_BT: jax.Array, sampled_BT: jax.Array, cfg: RlConfig) -> jax.Array:
+    """bool[B]: the perplexity is above cfg.max_perplexity; with 0 none. Source: T1 section 2, the perplexity filter."""
+    if not cfg.max_perplexity:
+        return jnp.zeros(sampled_BT.shape[:1], bool)
+    return surprise(logprob_BT, sampled_BT) > math.log(cfg.max_perplexity)
 
 
 def penalised_reward(outcome_B: Array, penalised_B: Array, penalty: float, xp: Any = jnp) -> Array:

@@ -20,6 +20,7 @@ from t1jax.devices import sharding
 from t1jax.model import parameters
 from t1jax.rewards.score import HostScores
 from t1jax.training import sft, step
+from t1jax.training.scoring import make_score
 from t1jax.training.setup import rl_setup, sft_setup
 from t1jax.types import Plan, Prompts, Rollouts, Scores
 from t1jax.update import optim
@@ -271,6 +272,27 @@ def test_scores_come_back_to_their_rows(shape):
     assert report["unscorable"] == 1 / 8 and report["accuracy"] == np.float32(2 / 7)
     assert (report["overlong"], report["repetition"], report["garbled"]) == (1 / 8, 1 / 8, 2 / 8)
     assert report["reward"] == np.float32((2 - 4) / 7) and report["mixed_groups"] == 0 == report["failed"]
+
+
+@pytest.mark.parametrize("shape", [ONE, (1, 4, 2)])
+def test_a_response_that_puzzles_the_policy_is_penalised_and_the_host_knows(shape):
+    """All are wrong: only where a group has both puzzling responses and others is there something to learn."""
+    prompts, rollouts, *_ = small.drawn()
+    nll = -np.asarray(rollouts.logprob_BT).sum(-1) / np.asarray(rollouts.sampled_BT).sum(-1)
+    most = float(np.exp(np.median(nll)))
+    cfg = small.make_config(rl__max_perplexity=most, rl__entropy_coef=0.0, rl__kl_coef=0.0)
+
+    def wrong(problem, *_):
+        no = np.zeros(len(problem), bool)
+        return HostScores(no.astype(np.int8), no, no, no)
+
+    score = make_score(rl_setup(cfg, small.make_mesh(shape)), wrong)
+    scores, plan = jax.jit(score)(*small.to_numpy((prompts, rollouts)))
+    np.testing.assert_array_equal(scores.perplexed_B, nll > np.log(most))
+    puzzling = np.asarray(scores.perplexed_B).reshape(P, R)
+    mixed = puzzling.any(-1) & ~puzzling.all(-1)
+    assert 0 < mixed.sum()
+    np.testing.assert_array_equal(np.asarray(plan.row_B) >= 0, np.repeat(mixed, R))
 
 
 @pytest.mark.parametrize("shape", [ONE, (1, 4, 2)])

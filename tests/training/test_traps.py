@@ -24,7 +24,9 @@ CFG = dataclasses.replace(config.load(tiny.get_config()).rl, responses_per_promp
 
 def make_scores(outcome, overlong=()):
     no = jnp.zeros((len(outcome),), bool)
-    return Scores(jnp.array(outcome, jnp.int8), jnp.isin(jnp.arange(len(outcome)), jnp.array(overlong, int)), no, no)
+    return Scores(
+        jnp.array(outcome, jnp.int8), jnp.isin(jnp.arange(len(outcome)), jnp.array(overlong, int)), no, no, no
+    )
 
 
 def test_1_the_learner_speaks_at_the_temperature_of_the_sampler():

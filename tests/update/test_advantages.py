@@ -17,8 +17,8 @@ NAN = float("nan")
 CFG = dataclasses.replace(config.load(tiny.get_config()).rl, responses_per_prompt=4, kl_coef=0.1, penalty=-1.0)
 
 
-def make_scores(outcome, overlong=(), repetition=(), garbled=()):
-    flags = [np.isin(np.arange(len(outcome)), rows) for rows in (overlong, repetition, garbled)]
+def make_scores(outcome, overlong=(), repetition=(), garbled=(), perplexed=()):
+    flags = [np.isin(np.arange(len(outcome)), rows) for rows in (overlong, repetition, garbled, perplexed)]
     return Scores(jnp.array(outcome, jnp.int8), *map(jnp.array, flags))
 
 
@@ -40,9 +40,23 @@ def test_penalised_reward():
     assert adv.penalised_reward(outcome, penalised, -1).dtype == jnp.float32
 
 
-def test_each_of_the_three_rules_penalises():
-    scores = make_scores([1, 1, 1, 1], overlong=[0], repetition=[1], garbled=[2])
-    np.testing.assert_array_equal(adv.penalised(scores), [True, True, True, False])
+def test_each_of_the_four_rules_penalises():
+    scores = make_scores([1, 1, 1, 1, 1], overlong=[0], repetition=[1], garbled=[2], perplexed=[3])
+    np.testing.assert_array_equal(adv.penalised(scores), [True, True, True, True, False])
+
+
+def test_the_perplexity_of_a_response_by_hand():
+    """Two tokens of probability 1/2 and 1/8: a perplexity of 4. What is behind the response does not count."""
+    logprob = jnp.log(jnp.array([[1 / 2, 1 / 8, 1e-9], [1.0, 1.0, 1.0], [0.1, 0.1, 0.1]], jnp.float32))
+    sampled = jnp.array([[True, True, False], [False] * 3, [True] * 3])
+    np.testing.assert_allclose(np.exp(adv.surprise(logprob, sampled)), [4.0, 1.0, 10.0], rtol=1e-6)
+    for most, expected in ((0.0, [False] * 3), (3.9, [True, False, True]), (4.1, [False, False, True])):
+        cfg = dataclasses.replace(CFG, max_perplexity=most)
+        np.testing.assert_array_equal(adv.perplexed(logprob, sampled, cfg), expected)
+    broken = jnp.where(sampled, logprob, jnp.nan)
+    np.testing.assert_array_equal(
+        adv.perplexed(broken, sampled, dataclasses.replace(CFG, max_perplexity=3.9))[1], False
+    )
 
 
 def test_leave_one_out_by_hand():
@@ -155,9 +169,9 @@ def test_what_does_not_teach_is_what_has_no_advantage(site):
     shares = []
     for seed in range(100):
         random = np.random.default_rng(seed)
-        rare = random.random(3)[:, None] * 0.4
+        rare = random.random(4)[:, None] * 0.4
         outcome = random.choice([-1, 0, 0, 0, 1], B) if seed % 2 else random.choice([-1, 1], B)
-        flags = random.random((3, B)) < rare**2
+        flags = random.random((4, B)) < rare**2
         scores = Scores(jnp.int8(outcome), *map(jnp.asarray, flags))
         advantage = np.asarray(adv.advantages(scores, jnp.zeros(B), cfg))
         teaches = adv.teaches(Scores(outcome, *flags), cfg)
