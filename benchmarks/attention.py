@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Each form of attention that a platform has against the plain form in float32: output, gradients and times.
 
-Of the update: a row is a prompt, two responses and padding; where the form lets texts share a prompt, the responses
-attend it. Of the sampler: a token of each lane of a ring that has gone round, some lanes idle.
+Of the update: a row is a prompt, two responses that attend it, and padding. Of the sampler: a token of each lane of a
+ring that has gone round, some lanes idle.
 
 Axes: B rows, or lanes of the ring; T positions, C those of a prompt, N query heads, K kv heads, H head dim, L layers, P
 prompts.
@@ -34,17 +34,16 @@ def compare_all(model: Any, mesh: Any) -> Iterator[Row]:
     for dtype in MOST:
         yield compare_ring(dataclasses.replace(model, compute_dtype=dtype), sharding.decode_layout(mesh))
         for length in LENGTHS.get(platform, LENGTHS_ELSEWHERE):
-            for form in dict.fromkeys(("xla", attention.PREFERRED.get(platform, "xla"))):
+            for form in dict.fromkeys(("xla", *attention.PREFERRED.get(platform, ()))):
                 one = dataclasses.replace(model, attention=form, compute_dtype=dtype)
                 try:
-                    shared = attention.shares_prompts(one, platform)
-                    attention.choose(one, platform, length, shared)
+                    attention.choose(one, platform, length)
                 except ConfigError:  # this form is not for such rows
                     continue
-                yield compare(one, layout, length, shared)
+                yield compare(one, layout, length)
 
 
-def compare(model: Any, layout: Any, length: int, shared: bool) -> Row:
+def compare(model: Any, layout: Any, length: int) -> Row:
     """The form that `model` names, for rows of `length`, one for each shard of the batch."""
     import jax
     import jax.numpy as jnp
@@ -56,7 +55,7 @@ def compare(model: Any, layout: Any, length: int, shared: bool) -> Row:
     ends = np.array([length // 4 - 3, length * 5 // 8 + 1, length * 15 // 16])
     segment_T = np.searchsorted(ends, np.arange(length), "right") + 1
     segment_BT = jnp.array(np.tile(np.where(segment_T > len(ends), 0, segment_T), (B, 1)), jnp.int32)
-    parent_BT = jnp.minimum(segment_BT, 1) if shared else None
+    parent_BT = jnp.minimum(segment_BT, 1)
     there_BT = (segment_BT > 0)[:, None, :, None]
     arrays = [
         jnp.where(there_BT, jax.random.normal(key, (B, heads, length, H), dtype), jnp.zeros((), dtype))
@@ -67,7 +66,7 @@ def compare(model: Any, layout: Any, length: int, shared: bool) -> Row:
         return attention.attend(layout, q, k, v, attention.texts(model, layout, segment_BT, parent_BT))
 
     def plain(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        mask = attention.mask(segment_BT, segment_BT if parent_BT is None else parent_BT)
+        mask = attention.mask(segment_BT, parent_BT)
         return jnp.where(there_BT, attention.plain(q, k, v, mask), jnp.zeros((), q.dtype))
 
     def there_and_back(form: Callable[..., jax.Array]) -> Callable[..., Any]:

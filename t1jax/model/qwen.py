@@ -22,7 +22,7 @@ from flax import linen as nn
 from t1jax.config import ModelConfig
 from t1jax.devices import scopes
 from t1jax.devices.sharding import Layout, param_shardings
-from t1jax.model import attention, kernels, ring
+from t1jax.model import attention, cudnn, ring
 from t1jax.model.attention import rope, rotations
 from t1jax.model.precision import einsum, lookup, rounded
 from t1jax.model.products import gated, products, stream
@@ -30,7 +30,7 @@ from t1jax.types import KVCache, Params
 
 REMAT = {
     "dots": jax.checkpoint_policies.save_from_both_policies(
-        jax.checkpoint_policies.checkpoint_dots, kernels.keep_for_backward
+        jax.checkpoint_policies.checkpoint_dots, cudnn.keep_for_backward
     ),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
