@@ -91,7 +91,7 @@ def compare_ring(model: Any, layout: Any) -> Row:
     import jax.numpy as jnp
     import numpy as np
 
-    from t1jax.model import ragged, ring, ring_triton
+    from t1jax.model import ragged, ring
 
     model = dataclasses.replace(model, num_layers=2)
     plain = dataclasses.replace(model, attention="xla")
@@ -112,7 +112,7 @@ def compare_ring(model: Any, layout: Any) -> Row:
     cache = dataclasses.replace(
         empty,
         k_LJXMKHS=jax.random.normal(keys[2], empty.k_LJXMKHS.shape, dtype),
-        v_LJXMKSH=jax.random.normal(keys[3], empty.v_LJXMKSH.shape, dtype),
+        v_LJXMKsh=jax.random.normal(keys[3], empty.v_LJXMKsh.shape, dtype),
         column=jnp.int32(RING + BLOCK // 2),
         length_B=jnp.array(length_B, jnp.int32),
     )
@@ -120,9 +120,9 @@ def compare_ring(model: Any, layout: Any) -> Row:
 
     def attend(model: Any) -> Callable[..., jax.Array]:
         def run(q_BNTH: jax.Array, cache: Any) -> jax.Array:
-            rings, prompts = (cache.k_LJXMKHS, cache.v_LJXMKSH), (cache.prompt_k_LPKCH[1], cache.prompt_v_LPKCH[1])
+            rings, prompts = (cache.k_LJXMKHS, cache.v_LJXMKsh), (cache.prompt_k_LPKCH[1], cache.prompt_v_LPKCH[1])
             reach = ring.reach(model, layout, cache)
-            return ring.attend(layout, q_BNTH, *rings, jnp.int32(1), *prompts, reach, model.attention)
+            return ring.attend(layout, q_BNTH, *rings, jnp.int32(1), *prompts, reach)
 
         return jax.jit(run)
 
@@ -131,7 +131,6 @@ def compare_ring(model: Any, layout: Any) -> Row:
     found, expected = form(q_BNTH, cache)[live].astype(jnp.float32), reference(*wide)[live]
     error = float(jnp.abs(found - expected).max() / jnp.abs(expected).max())
     seconds = roofline.best(lambda: form(q_BNTH, cache), 3), roofline.best(lambda: reference(q_BNTH, cache), 3)
-    on_tpu = ragged.suits(model, layout, cache.v_LJXMKSH.shape[5])
-    kernel = "kernel" if on_tpu or ring_triton.can(layout, model.attention, cache.v_LJXMKSH) else "loop"
+    kernel = "loop" if ring.reader(model, layout, cache.k_LJXMKHS.shape[6]) == "loop" else "kernel"
     told = {"error": error, "ms": 1000 * seconds[0], "plain_ms": 1000 * seconds[1]}
     return f"attention ring {kernel}, {dtype}", told, error <= MOST[dtype]

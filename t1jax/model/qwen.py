@@ -105,7 +105,7 @@ class Block(nn.Module):
             keys, values, layer = own
             keys, values = ring.write(keys, values, k, v, layer, shared["reach"])
             own = [keys, values, layer + 1]
-            attended = ring.attend(self.layout, q, keys, values, layer, *prompt_kv, shared["reach"], cfg.attention)
+            attended = ring.attend(self.layout, q, keys, values, layer, *prompt_kv, shared["reach"])
         else:
             with jax.named_scope(scopes.ATTENTION):
                 attended = attention.attend(self.layout, q, k, v, shared["texts"])
@@ -151,7 +151,7 @@ class Transformer(nn.Module):
         prompt_kv = None
         if lanes is not None:
             shared["reach"] = ring.reach(cfg, self.layout, lanes)
-            carry = (x_BTD, lanes.k_LJXMKHS, lanes.v_LJXMKSH, jnp.int32(0))
+            carry = (x_BTD, lanes.k_LJXMKHS, lanes.v_LJXMKsh, jnp.int32(0))
             prompt_kv = (lanes.prompt_k_LPKCH, lanes.prompt_v_LPKCH)
         elif segment_BT is None:
             raise ValueError("forward without a cache needs segment_BT: which tokens belong together, 0 for none")

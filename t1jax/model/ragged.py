@@ -6,13 +6,14 @@ it copies the next ones from HBM, across lanes too; a lane that is idle costs no
 ring.py began with the prompt.
 
 Axes: B lanes in use, X shards of the batch, M lanes of a shard, K kv heads, G query heads of each, H head dim, L
-layers, J blocks, S columns of a block; e blocks that are attended at a time.
+layers, J blocks, S columns of a block; e blocks that are attended at a time; s rows of h values of a block, `folded`.
 Source: softmax over blocks one after another, arXiv 2205.14135; decoding ragged lengths, arXiv 2309.06180.
 Deliberately not here: the ring, and attention over it where there is no kernel (ring.py).
 """
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -41,14 +42,21 @@ class Order(NamedTuple):
 
 
 def suits(cfg: ModelConfig, layout: Layout, columns: int) -> bool:
-    """Whether the kernel can attend a ring with blocks of so many columns, and is wanted.
-
-    model.attention = xla means no kernel. A head dim that does not fill a row of VMEM would make the ring larger.
-    """
+    """Whether the kernel can attend a ring with blocks of so many columns: on a TPU, blocks that fill rows of VMEM."""
     platform = layout.mesh.devices.flat[0].platform
     heads = cfg.num_kv_heads // layout.parts("kv_heads")
     fits = _buffers(heads, columns, cfg.head_dim, jnp.dtype(cfg.compute_dtype)) <= BUFFERS
-    return platform == "tpu" and cfg.attention != "xla" and fits and not (cfg.head_dim % ALIGNED or columns % ALIGNED)
+    full = not (columns % ALIGNED or folded(columns, cfg.head_dim)[1] % ALIGNED)
+    return platform == "tpu" and fits and full
+
+
+def folded(S: int, H: int) -> tuple[int, int]:
+    """(s, h): the rows in which values of a block lie, and their width, so that narrow heads fill a row of VMEM.
+
+    h is H times the parts that the columns of a block are folded into: column c is in row c % s, from c // s * H on.
+    """
+    parts = math.gcd(S, max(ALIGNED // H, 1))
+    return S // parts, parts * H
 
 
 def _buffers(heads: int, columns: int, head_dim: int, dtype: Any) -> int:
@@ -68,7 +76,7 @@ def attend(
     q_BKGH: jax.Array,
     so_far: tuple[jax.Array, jax.Array, jax.Array],
     k_LJXMKHS: jax.Array,
-    v_LJXMKSH: jax.Array,
+    v_LJXMKsh: jax.Array,
     layer: jax.Array,
     column: jax.Array,
     length_B: jax.Array,
@@ -83,7 +91,7 @@ def attend(
       q_BKGH: queries, compute dtype.
       so_far: float32 highest score [B, K, G], sum of weights [B, K, G] and weighted sum of values [B, K, G, H].
       k_LJXMKHS: the ring of keys, compute dtype, with the column of this token in it.
-      v_LJXMKSH: the ring of values.
+      v_LJXMKsh: the ring of values, `folded`.
       layer: int32[].
       column: int32[] the newest column, counted since the beginning.
       length_B: int32[B] columns before it that a lane attends; IDLE: none, and not the newest either.
@@ -92,19 +100,19 @@ def attend(
     heads, rows = layout.spec("batch", "kv_heads"), layout.spec("batch")
     ring = layout.spec(None, None, "batch", None, "kv_heads")
     everywhere = layout.spec()
-    K, S, H = v_LJXMKSH.shape[4:]
-    at_once = min(AT_ONCE, BUFFERS // _buffers(K // layout.parts("kv_heads"), S, H, v_LJXMKSH.dtype))
+    K, H, S = k_LJXMKHS.shape[4:]
+    at_once = min(AT_ONCE, BUFFERS // _buffers(K // layout.parts("kv_heads"), S, H, v_LJXMKsh.dtype))
     call = partial(_local, at_once=at_once, interpret=layout.on_cpu)
     specs = (heads, heads, ring, ring, everywhere, everywhere, rows, rows)
     local = jax.shard_map(call, mesh=layout.mesh, in_specs=specs, out_specs=heads, check_vma=False)
-    return local(q_BKGH, so_far, k_LJXMKHS, v_LJXMKSH, layer, column, length_B, lanes)
+    return local(q_BKGH, so_far, k_LJXMKHS, v_LJXMKsh, layer, column, length_B, lanes)
 
 
 def _local(
     q_BKGH: jax.Array,
     so_far: tuple[jax.Array, jax.Array, jax.Array],
     k_LJXMKHS: jax.Array,
-    v_LJXMKSH: jax.Array,
+    v_LJXMKsh: jax.Array,
     layer: jax.Array,
     column: jax.Array,
     length_B: jax.Array,
@@ -115,7 +123,7 @@ def _local(
 ) -> jax.Array:
     """`attend` on one device, X = 1."""
     B, K, G, H = q_BKGH.shape
-    S = v_LJXMKSH.shape[5]
+    S = k_LJXMKHS.shape[6]
 
     def of_lane(b: Any, layer: Any, column: Any, live: Any, lane: Any, *_: Any) -> tuple[Any, ...]:
         return lane[b], 0, 0, 0
@@ -131,7 +139,7 @@ def _local(
         out_specs=spec(H),
         scratch_shapes=[
             pltpu.VMEM((2, at_once, K, H, S), k_LJXMKHS.dtype),
-            pltpu.VMEM((2, at_once, K, S, H), v_LJXMKSH.dtype),
+            pltpu.VMEM((2, at_once, K, *v_LJXMKsh.shape[5:]), v_LJXMKsh.dtype),
             pltpu.SemaphoreType.DMA((2, 2, at_once)),
             pltpu.SMEM((1,), jnp.int32),
         ],
@@ -147,7 +155,7 @@ def _local(
     highest_BKG, total_BKG, out_BKGH = so_far
     scalars = (layer.reshape(1), column.reshape(1), lanes.live_X, lanes.lane_XM[0], length_B)
     out: jax.Array = call(
-        *scalars, q_BKGH, highest_BKG[..., None], total_BKG[..., None], out_BKGH, k_LJXMKHS, v_LJXMKSH
+        *scalars, q_BKGH, highest_BKG[..., None], total_BKG[..., None], out_BKGH, k_LJXMKHS, v_LJXMKsh
     )
     return out
 
@@ -234,7 +242,7 @@ def _kernel(
 
 
 def _head(q: Any, k: Any, v: Any, seen: Any, highest: Any, total: Any, out: Any) -> tuple[Any, Any, Any]:
-    """The softmax of a kv head's queries [G, H], continued over keys [e, H, S] and values [e, S, H]."""
+    """The softmax of a kv head's queries [G, H], continued over keys [e, H, S] and values [e, s, h]."""
     E, H, _ = k.shape
     exact = jax.lax.Precision.HIGHEST if q.dtype == jnp.float32 else None
     product = partial(jnp.dot, preferred_element_type=jnp.float32, precision=exact)
@@ -242,6 +250,8 @@ def _head(q: Any, k: Any, v: Any, seen: Any, highest: Any, total: Any, out: Any)
     s = jnp.where(seen, s, LOW)
     higher = jnp.maximum(highest, level(jnp.max(s, axis=1, keepdims=True), q.dtype))
     w, less = jnp.exp(s - higher), jnp.exp(highest - higher)
-    parts = jnp.split(w.astype(v.dtype), E, axis=1)
-    added = sum(product(part, v[e]) for e, part in enumerate(parts))
+    added = jnp.zeros_like(out)
+    for e, of_block in enumerate(jnp.split(w.astype(v.dtype), E, axis=1)):
+        for part, of_rows in enumerate(jnp.split(of_block, v.shape[2] // H, axis=1)):
+            added += product(of_rows, v[e])[:, part * H : (part + 1) * H]
     return higher, total * less + jnp.sum(w, axis=1, keepdims=True), out * less + added

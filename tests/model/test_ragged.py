@@ -19,7 +19,7 @@ from t1jax.model import ragged, ring
 from t1jax.rollouts import decode
 from t1jax.rollouts.sampling import SamplingSettings
 
-P, M, G, H, J, S, L, C = 2, 3, 2, 16, 3, 4, 2, 5  # two prompts a shard, three lanes each
+P, M, G, J, S, L, C = 2, 3, 2, 3, 4, 2, 5  # two prompts a shard, three lanes each
 
 
 def layout_of(shape=(1, 1, 1)):
@@ -27,7 +27,7 @@ def layout_of(shape=(1, 1, 1)):
     return sharding.decode_layout(mesh)
 
 
-def case(layout, K, dtype, column, seed=0):
+def case(layout, K, dtype, column, seed=0, H=16):
     """Arguments of `ring.attend` but the last: queries, a full ring, prompts; and the lengths of lanes, some idle."""
     random = np.random.default_rng(seed)
     X = layout.batch_shards
@@ -36,7 +36,7 @@ def case(layout, K, dtype, column, seed=0):
     def normal(*shape):
         return jnp.asarray(random.normal(size=shape), dtype)
 
-    k, v = normal(L, J, X, P * M, K, H, S), normal(L, J, X, P * M, K, S, H)
+    k, v = normal(L, J, X, P * M, K, H, S), normal(L, J, X, P * M, K, *ragged.folded(S, H))
     length_B = random.integers(0, min(column, J * S - 1) + 1, B)
     length_B[:4] = [0, min(column, J * S - 1), ragged.IDLE, min(column, 1)]
     length_B[B // 2] = ragged.IDLE
@@ -47,7 +47,7 @@ def case(layout, K, dtype, column, seed=0):
 
 def reach(column, length_B, valid_PC, lanes=None):
     first = jnp.maximum(column - length_B.max(), 0) // S
-    return ring.Reach(column, first, length_B, valid_PC, lanes)
+    return ring.Reach(column, first, length_B, valid_PC, lanes, "loop" if lanes is None else "ragged")
 
 
 def poisoned(k, v, column, length_B):
@@ -62,17 +62,18 @@ def poisoned(k, v, column, length_B):
 
 
 @pytest.mark.parametrize(
-    ("K", "dtype", "shape", "at_once"),
+    ("K", "H", "dtype", "shape", "at_once"),
     [
-        (1, "float32", (1, 1, 1), 1),
-        (2, "float32", (2, 1, 2), 4),
-        (8, "float32", (1, 1, 1), 2),
-        (1, "bfloat16", (1, 2, 1), 4),
-        (2, "bfloat16", (1, 1, 1), 2),
-        (8, "bfloat16", (1, 1, 4), 4),
+        (1, 128, "float32", (1, 1, 1), 1),
+        (2, 64, "float32", (2, 1, 2), 4),
+        (8, 16, "float32", (1, 1, 1), 2),
+        (1, 16, "bfloat16", (1, 2, 1), 4),
+        (2, 64, "bfloat16", (1, 1, 1), 2),
+        (8, 16, "bfloat16", (1, 1, 4), 4),
     ],
 )
-def test_it_is_what_xla_says_and_reads_no_other_block(K, dtype, shape, at_once, monkeypatch):
+def test_it_is_what_xla_says_and_reads_no_other_block(K, H, dtype, shape, at_once, monkeypatch):
+    """Heads of 16 and 64 have values of four and of two columns in a row."""
     monkeypatch.setattr(ragged, "AT_ONCE", at_once)
     layout = layout_of(shape)
 
@@ -82,7 +83,7 @@ def test_it_is_what_xla_says_and_reads_no_other_block(K, dtype, shape, at_once, 
         return ring.attend(layout, *arguments, reach(column, length_B, valid_PC, lanes))
 
     for column in (0, 3, 7, 11, 12, 30):  # in the ring's first round and later, at both ends of a block
-        arguments, length_B, valid_PC = case(layout, K, dtype, column, seed=column)
+        arguments, length_B, valid_PC = case(layout, K, dtype, column, seed=column, H=H)
         expected = attended(False, arguments, jnp.int32(column), length_B, valid_PC)
         q, k, v, *rest = arguments
         k, v = (jnp.asarray(x, dtype) for x in poisoned(k, v, column, length_B))
@@ -142,9 +143,13 @@ def test_it_is_chosen_on_a_tpu_for_shapes_that_it_can_hold():
     cfg = dataclasses.replace(
         small_sampler.make_model().cfg, attention="auto", num_kv_heads=8, head_dim=128, compute_dtype="bfloat16"
     )
-    assert ragged.suits(cfg, Layout, 512)
-    assert not ragged.suits(cfg, layout_of(), 512)  # the platform is cpu
-    assert not ragged.suits(dataclasses.replace(cfg, attention="xla"), Layout, 512)
-    assert not ragged.suits(dataclasses.replace(cfg, head_dim=64), Layout, 512)
-    assert not ragged.suits(cfg, Layout, 500)
-    assert not ragged.suits(cfg, Layout, 4096)  # more than VMEM is to hold
+    assert ring.reader(cfg, Layout, 512) == "ragged" != ring.reader(cfg, layout_of(), 512)  # the platform is cpu
+    assert ring.reader(dataclasses.replace(cfg, head_dim=64), Layout, 512) == "ragged"
+    others = [({"attention": "xla"}, 512), ({"head_dim": 96}, 512), ({}, 500), ({}, 4096)]  # more than VMEM is to hold
+    for changes, columns in others:
+        assert ring.reader(dataclasses.replace(cfg, **changes), Layout, columns) == "loop"
+
+
+def test_narrow_heads_fill_rows_of_vmem():
+    assert [ragged.folded(512, H) for H in (128, 64, 32, 256)] == [(512, 128), (256, 128), (128, 128), (512, 256)]
+    assert ragged.folded(512, 96) == (512, 96) and ragged.folded(6, 64) == (3, 128)
