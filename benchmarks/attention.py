@@ -116,21 +116,25 @@ def compare_ring(model: Any, layout: Any) -> Row:
         column=jnp.int32(RING + BLOCK // 2),
         length_B=jnp.array(length_B, jnp.int32),
     )
-    q_BNTH = jax.random.normal(keys[4], (B, N, 1, H), dtype)
+    q_BNTH, k_BKTH, v_BKTH = (
+        jax.random.normal(key, (B, heads, 1, H), dtype)
+        for key, heads in zip(jax.random.split(keys[4], 3), (N, K, K), strict=True)
+    )
 
     def attend(model: Any) -> Callable[..., jax.Array]:
-        def run(q_BNTH: jax.Array, cache: Any) -> jax.Array:
+        def run(q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, cache: Any) -> jax.Array:
             rings, prompts = (cache.k_LJXMKHS, cache.v_LJXMKsh), (cache.prompt_k_LPKCH[1], cache.prompt_v_LPKCH[1])
             reach = ring.reach(model, layout, cache)
-            return ring.attend(layout, q_BNTH, *rings, jnp.int32(1), *prompts, reach)
+            return ring.attend(layout, q_BNTH, k_BKTH, v_BKTH, *rings, jnp.int32(1), *prompts, reach)[0]
 
         return jax.jit(run)
 
-    wide = jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == dtype else x, (q_BNTH, cache))
+    given = (q_BNTH, k_BKTH, v_BKTH, cache)
+    wide = jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == dtype else x, given)
     form, reference, live = attend(model), attend(plain), np.flatnonzero(length_B != ragged.IDLE)
-    found, expected = form(q_BNTH, cache)[live].astype(jnp.float32), reference(*wide)[live]
+    found, expected = form(*given)[live].astype(jnp.float32), reference(*wide)[live]
     error = float(jnp.abs(found - expected).max() / jnp.abs(expected).max())
-    seconds = roofline.best(lambda: form(q_BNTH, cache), 3), roofline.best(lambda: reference(q_BNTH, cache), 3)
+    seconds = roofline.best(lambda: form(*given), 3), roofline.best(lambda: reference(*given), 3)
     kernel = "loop" if ring.reader(model, layout, cache.k_LJXMKHS.shape[6]) == "loop" else "kernel"
     told = {"error": error, "ms": 1000 * seconds[0], "plain_ms": 1000 * seconds[1]}
     return f"attention ring {kernel}, {dtype}", told, error <= MOST[dtype]

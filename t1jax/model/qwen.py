@@ -103,9 +103,8 @@ class Block(nn.Module):
 
         if prompt_kv is not None:  # cached: write the new column, attend the prompt and the lane's own columns
             keys, values, layer = own
-            keys, values = ring.write(keys, values, k, v, layer, shared["reach"])
+            attended, keys, values = ring.attend(self.layout, q, k, v, keys, values, layer, *prompt_kv, shared["reach"])
             own = [keys, values, layer + 1]
-            attended = ring.attend(self.layout, q, keys, values, layer, *prompt_kv, shared["reach"])
         else:
             with jax.named_scope(scopes.ATTENTION):
                 attended = attention.attend(self.layout, q, k, v, shared["texts"])

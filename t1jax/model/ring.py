@@ -107,18 +107,17 @@ def _first_block(cache: KVCache) -> jax.Array:
     return jnp.maximum(cache.column - jnp.max(cache.length_B), 0) // cache.k_LJXMKHS.shape[6]
 
 
-def write(
+def _write(
     k_LJXMKHS: jax.Array, v_LJXMKsh: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, layer: jax.Array, reach: Reach
 ) -> tuple[jax.Array, jax.Array]:
-    """The rings of keys and of values with the new column of the lanes in use."""
+    """The rings with the new column of the lanes in use; that of keys is left to a kernel that writes it."""
     _, J, X, _, K, H, S = k_LJXMKHS.shape
     rows = v_LJXMKsh.shape[5]
     block, column, put = reach.column // S % J, reach.column % S, jax.lax.dynamic_update_slice
     k, v = (x.astype(v_LJXMKsh.dtype).reshape(1, 1, X, -1, K, H) for x in (k_BKTH, v_BKTH))
-    return (
-        put(k_LJXMKHS, k[..., :, None], (layer, block, 0, 0, 0, 0, column)),
-        put(v_LJXMKsh, v[..., None, :], (layer, block, 0, 0, 0, column % rows, column // rows * H)),
-    )
+    if reach.reader != "ragged":
+        k_LJXMKHS = put(k_LJXMKHS, k[..., :, None], (layer, block, 0, 0, 0, 0, column))
+    return k_LJXMKHS, put(v_LJXMKsh, v[..., None, :], (layer, block, 0, 0, 0, column % rows, column // rows * H))
 
 
 def written(cache: KVCache, k_LJXMKHS: jax.Array, v_LJXMKsh: jax.Array) -> KVCache:
@@ -131,32 +130,39 @@ def written(cache: KVCache, k_LJXMKHS: jax.Array, v_LJXMKsh: jax.Array) -> KVCac
 def attend(
     layout: Layout,
     q_BNTH: jax.Array,
+    k_BKTH: jax.Array,
+    v_BKTH: jax.Array,
     k_LJXMKHS: jax.Array,
     v_LJXMKsh: jax.Array,
     layer: jax.Array,
     prompt_k_PKCH: jax.Array,
     prompt_v_PKCH: jax.Array,
     reach: Reach,
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """softmax(q k^T / sqrt(H)) v over a lane's prompt and its own columns; [B, N, 1, H], softmax in float32.
 
-    Of an idle lane, whatever is cheapest.
+    Of an idle lane, whatever is cheapest. The token's own k and v are written to the new column of the rings, which are
+    returned too.
     """
     B, N, _, H = q_BNTH.shape
     K = k_LJXMKHS.shape[4]
+    k_LJXMKHS, v_LJXMKsh = _write(k_LJXMKHS, v_LJXMKsh, k_BKTH, v_BKTH, layer, reach)
     q_BKGH, rings = q_BNTH.reshape(B, K, N // K, H), (k_LJXMKHS, v_LJXMKsh, layer)
     with jax.named_scope(scopes.PROMPT_ATTENTION):
         so_far = _of_prompt(q_BKGH, prompt_k_PKCH, prompt_v_PKCH, reach.prompt_valid_PC)
     with jax.named_scope(scopes.OWN_ATTENTION):
         if reach.lanes is not None:
-            out_BKGH = ragged.attend(layout, q_BKGH, so_far, *rings, reach.column, reach.length_B, reach.lanes)
-            return out_BKGH.reshape(B, N, 1, H)
+            k_BKH = k_BKTH[:, :, 0].astype(k_LJXMKHS.dtype)
+            out_BKGH, k_LJXMKHS = ragged.attend(
+                layout, q_BKGH, so_far, k_BKH, *rings, reach.column, reach.length_B, reach.lanes
+            )
+            return out_BKGH.reshape(B, N, 1, H), k_LJXMKHS, v_LJXMKsh
         if reach.reader == "triton":
             done = _joined(so_far, ring_triton.own(layout, q_BKGH, *rings, reach.column, reach.length_B))
         else:
             done = _block_by_block(so_far, q_BKGH, *rings, reach)
     _, total_BKG, out_BKGH = done
-    return rounded(out_BKGH / total_BKG[..., None], q_BNTH.dtype).reshape(B, N, 1, H)
+    return rounded(out_BKGH / total_BKG[..., None], q_BNTH.dtype).reshape(B, N, 1, H), k_LJXMKHS, v_LJXMKsh
 
 
 def _of_prompt(q_BKGH: jax.Array, k_PKCH: jax.Array, v_PKCH: jax.Array, valid_PC: jax.Array) -> Softmax:

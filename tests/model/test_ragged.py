@@ -42,7 +42,8 @@ def case(layout, K, dtype, column, seed=0, H=16):
     length_B[B // 2] = ragged.IDLE
     valid_PC = np.arange(C)[None] < 1 + np.arange(X * P)[:, None] % C
     prompt = normal(X * P, K, C, H), normal(X * P, K, C, H)
-    return (normal(B, K * G, 1, H), k, v, jnp.int32(1), *prompt), jnp.int32(length_B), jnp.asarray(valid_PC)
+    new = normal(B, K, 1, H), normal(B, K, 1, H)
+    return (normal(B, K * G, 1, H), *new, k, v, jnp.int32(1), *prompt), jnp.int32(length_B), jnp.asarray(valid_PC)
 
 
 def reach(column, length_B, valid_PC, lanes=None):
@@ -51,7 +52,7 @@ def reach(column, length_B, valid_PC, lanes=None):
 
 
 def poisoned(k, v, column, length_B):
-    """The ring with NaN wherever the kernel is not to look: idle lanes, and blocks without a column of the lane."""
+    """The ring with NaN wherever the kernel is not to look: idle lanes, blocks without a column of the lane."""
     k, v = np.array(k, np.float32), np.array(v, np.float32)
     lanes = k.shape[3]
     for b, length in enumerate(np.asarray(length_B)):
@@ -84,20 +85,25 @@ def test_it_is_what_xla_says_and_reads_no_other_block(K, H, dtype, shape, at_onc
 
     for column in (0, 3, 7, 11, 12, 30):  # in the ring's first round and later, at both ends of a block
         arguments, length_B, valid_PC = case(layout, K, dtype, column, seed=column, H=H)
-        expected = attended(False, arguments, jnp.int32(column), length_B, valid_PC)
-        q, k, v, *rest = arguments
-        k, v = (jnp.asarray(x, dtype) for x in poisoned(k, v, column, length_B))
-        found = np.asarray(attended(True, (q, k, v, *rest), jnp.int32(column), length_B, valid_PC), np.float32)
-        live = np.asarray(length_B) != ragged.IDLE
+        expected, *rings = attended(False, arguments, jnp.int32(column), length_B, valid_PC)
+        q, new_k, new_v, k, v, *rest = arguments
+        poison_k, poison_v = (jnp.asarray(x, dtype) for x in poisoned(k, v, column, length_B))
+        given = (q, new_k, new_v, poison_k, poison_v, *rest)
+        found, *after = attended(True, given, jnp.int32(column), length_B, valid_PC)
+        found, live = np.asarray(found, np.float32), np.asarray(length_B) != ragged.IDLE
         np.testing.assert_allclose(found[live], np.asarray(expected, np.float32)[live], atol=1e-5)
         assert not found[~live].any() and live.any() and not live.all()
+        lanes = live.reshape(layout.batch_shards, -1)
+        for one, other in zip(after, rings, strict=True):  # written where it is to be, and nowhere else
+            one, other = (np.moveaxis(np.asarray(x, np.float32), (2, 3), (0, 1))[lanes] for x in (one, other))
+            np.testing.assert_array_equal(np.where(np.isnan(one), other, one), other)
 
 
 def test_no_lane_is_live():
     layout = layout_of()
     arguments, length_B, valid_PC = case(layout, 2, "float32", 5)
     length_B = jnp.full_like(length_B, ragged.IDLE)
-    out = ring.attend(layout, *arguments, reach(jnp.int32(5), length_B, valid_PC, ragged.order(layout, length_B)))
+    out, *_ = ring.attend(layout, *arguments, reach(jnp.int32(5), length_B, valid_PC, ragged.order(layout, length_B)))
     assert not np.asarray(out).any()
 
 
