@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Each form of attention that a platform has against the plain form in float32: output, gradients and times.
 
-Of the update: a row is a prompt, two responses and padding; where the form lets texts share a prompt, the responses
-attend it. Of the sampler: a token of each lane of a ring that has gone round, some lanes idle.
+Of the update: a row is a prompt, two responses that attend it, and padding. Of the sampler: a token of each lane of a
+ring that has gone round, some lanes idle.
 
 Axes: B rows, or lanes of the ring; T positions, C those of a prompt, N query heads, K kv heads, H head dim, L layers, P
 prompts.
@@ -34,17 +34,16 @@ def compare_all(model: Any, mesh: Any) -> Iterator[Row]:
     for dtype in MOST:
         yield compare_ring(dataclasses.replace(model, compute_dtype=dtype), sharding.decode_layout(mesh))
         for length in LENGTHS.get(platform, LENGTHS_ELSEWHERE):
-            for form in dict.fromkeys(("xla", attention.PREFERRED.get(platform, "xla"))):
+            for form in dict.fromkeys(("xla", *attention.PREFERRED.get(platform, ()))):
                 one = dataclasses.replace(model, attention=form, compute_dtype=dtype)
                 try:
-                    shared = attention.shares_prompts(one, platform)
-                    attention.choose(one, platform, length, shared)
+                    attention.choose(one, platform, length)
                 except ConfigError:  # this form is not for such rows
                     continue
-                yield compare(one, layout, length, shared)
+                yield compare(one, layout, length)
 
 
-def compare(model: Any, layout: Any, length: int, shared: bool) -> Row:
+def compare(model: Any, layout: Any, length: int) -> Row:
     """The form that `model` names, for rows of `length`, one for each shard of the batch."""
     import jax
     import jax.numpy as jnp
@@ -56,7 +55,7 @@ def compare(model: Any, layout: Any, length: int, shared: bool) -> Row:
     ends = np.array([length // 4 - 3, length * 5 // 8 + 1, length * 15 // 16])
     segment_T = np.searchsorted(ends, np.arange(length), "right") + 1
     segment_BT = jnp.array(np.tile(np.where(segment_T > len(ends), 0, segment_T), (B, 1)), jnp.int32)
-    parent_BT = jnp.minimum(segment_BT, 1) if shared else None
+    parent_BT = jnp.minimum(segment_BT, 1)
     there_BT = (segment_BT > 0)[:, None, :, None]
     arrays = [
         jnp.where(there_BT, jax.random.normal(key, (B, heads, length, H), dtype), jnp.zeros((), dtype))
@@ -67,7 +66,7 @@ def compare(model: Any, layout: Any, length: int, shared: bool) -> Row:
         return attention.attend(layout, q, k, v, attention.texts(model, layout, segment_BT, parent_BT))
 
     def plain(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        mask = attention.mask(segment_BT, segment_BT if parent_BT is None else parent_BT)
+        mask = attention.mask(segment_BT, parent_BT)
         return jnp.where(there_BT, attention.plain(q, k, v, mask), jnp.zeros((), q.dtype))
 
     def there_and_back(form: Callable[..., jax.Array]) -> Callable[..., Any]:
@@ -92,7 +91,7 @@ def compare_ring(model: Any, layout: Any) -> Row:
     import jax.numpy as jnp
     import numpy as np
 
-    from t1jax.model import ragged, ring, ring_triton
+    from t1jax.model import ragged, ring
 
     model = dataclasses.replace(model, num_layers=2)
     plain = dataclasses.replace(model, attention="xla")
@@ -113,26 +112,29 @@ def compare_ring(model: Any, layout: Any) -> Row:
     cache = dataclasses.replace(
         empty,
         k_LJXMKHS=jax.random.normal(keys[2], empty.k_LJXMKHS.shape, dtype),
-        v_LJXMKSH=jax.random.normal(keys[3], empty.v_LJXMKSH.shape, dtype),
+        v_LJXMKsh=jax.random.normal(keys[3], empty.v_LJXMKsh.shape, dtype),
         column=jnp.int32(RING + BLOCK // 2),
         length_B=jnp.array(length_B, jnp.int32),
     )
-    q_BNTH = jax.random.normal(keys[4], (B, N, 1, H), dtype)
+    q_BNTH, k_BKTH, v_BKTH = (
+        jax.random.normal(key, (B, heads, 1, H), dtype)
+        for key, heads in zip(jax.random.split(keys[4], 3), (N, K, K), strict=True)
+    )
 
     def attend(model: Any) -> Callable[..., jax.Array]:
-        def run(q_BNTH: jax.Array, cache: Any) -> jax.Array:
-            rings, prompts = (cache.k_LJXMKHS, cache.v_LJXMKSH), (cache.prompt_k_LPKCH[1], cache.prompt_v_LPKCH[1])
+        def run(q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, cache: Any) -> jax.Array:
+            rings, prompts = (cache.k_LJXMKHS, cache.v_LJXMKsh), (cache.prompt_k_LPKCH[1], cache.prompt_v_LPKCH[1])
             reach = ring.reach(model, layout, cache)
-            return ring.attend(layout, q_BNTH, *rings, jnp.int32(1), *prompts, reach, model.attention)
+            return ring.attend(layout, q_BNTH, k_BKTH, v_BKTH, *rings, jnp.int32(1), *prompts, reach)[0]
 
         return jax.jit(run)
 
-    wide = jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == dtype else x, (q_BNTH, cache))
+    given = (q_BNTH, k_BKTH, v_BKTH, cache)
+    wide = jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == dtype else x, given)
     form, reference, live = attend(model), attend(plain), np.flatnonzero(length_B != ragged.IDLE)
-    found, expected = form(q_BNTH, cache)[live].astype(jnp.float32), reference(*wide)[live]
+    found, expected = form(*given)[live].astype(jnp.float32), reference(*wide)[live]
     error = float(jnp.abs(found - expected).max() / jnp.abs(expected).max())
-    seconds = roofline.best(lambda: form(q_BNTH, cache), 3), roofline.best(lambda: reference(q_BNTH, cache), 3)
-    on_tpu = ragged.suits(model, layout, cache.v_LJXMKSH.shape[5])
-    kernel = "kernel" if on_tpu or ring_triton.can(layout, model.attention, cache.v_LJXMKSH) else "loop"
+    seconds = roofline.best(lambda: form(*given), 3), roofline.best(lambda: reference(*given), 3)
+    kernel = "loop" if ring.reader(model, layout, cache.k_LJXMKHS.shape[6]) == "loop" else "kernel"
     told = {"error": error, "ms": 1000 * seconds[0], "plain_ms": 1000 * seconds[1]}
     return f"attention ring {kernel}, {dtype}", told, error <= MOST[dtype]

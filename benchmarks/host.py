@@ -113,7 +113,7 @@ def plan_seconds(responses: int, tokens: int) -> float:
     from t1jax.update import packing
 
     length = np.random.default_rng(0).integers(1, tokens + 1, responses)
-    grid = packing.Grid(parts=responses, rows=1, length=PROMPT + tokens, shared=True)
+    grid = packing.Grid(parts=responses, rows=1, length=PROMPT + tokens)
     begun = time.perf_counter()
     packing.plan(np.full(responses, PROMPT), length, np.ones(responses, bool), GROUP, grid)
     return time.perf_counter() - begun

@@ -40,7 +40,7 @@ class KVCache:
     prompt_v_LPKCH: Array  # [L, P, K, C, H]
     prompt_valid_PC: Array  # bool[P, C]
     k_LJXMKHS: Array  # [L, J, X, M, K, H, S] own keys: J blocks of S columns, X shards of M lanes
-    v_LJXMKSH: Array  # [L, J, X, M, K, S, H] own values
+    v_LJXMKsh: Array  # [L, J, X, M, K, s, h] own values; s is S and h is H, or as `ragged.folded` says
     length_B: Array  # int32[B] the last columns that are a lane's own; B may be fewer than X * M
     column: Array  # int32[] columns written so far, by all lanes
 

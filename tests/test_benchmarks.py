@@ -9,7 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import blocks, compare, costs, host, plans, roofline, workload
+from benchmarks import blocks, compare, costs, host, plans, roofline, tiles, workload
+from t1jax.model import splash
 
 FLAGS = (
     "--layers=1 --hidden=16 --ffn=24 --heads=2 --kv-heads=1 --head-dim=8 --vocab=64 --prompts=8 --group=2 "
@@ -118,6 +119,17 @@ def test_blocks_are_counted_as_a_real_run_reads_them():
     args.set = ["rl.lanes=3", "rl.window=4"]
     counted, simulated = blocks.real(args, S=4)
     assert counted == simulated and counted.kernel < counted.loop and counted.tokens > 14
+
+
+def test_tiles_by_hand(monkeypatch):
+    """A prompt of 4 and responses of 6 and 2 in a row of 20, in blocks of 4; and each in a row of 10 with a prompt."""
+    monkeypatch.setattr(splash, "BLOCK", 4)
+    drawn = np.array([[6, 2]])
+    assert tiles.pairs(drawn, 4) == 10 + (6 * 4 + 21) + (2 * 4 + 3)
+    visited = 1 + 2 + 3 + 1 + 1  # by the prompt, the first response, the end of it with the second, and nothing
+    whole = 2  # by the second and third to the prompt
+    assert tiles.computed(drawn, prompt=4, most=6, room=2) == (visited * 16, 20, whole / visited)
+    assert tiles.causal(drawn, prompt=4, most=6, block=4) == (2 * 6 * 16, 20)
 
 
 def test_blocks_by_hand():

@@ -66,8 +66,18 @@ def test_a_wrong_kernel_is_seen(made, monkeypatch):
     right = blocked.attend
     monkeypatch.setattr(blocked, "attend", lambda q, *rest: right(q, *rest) * 1.001)
     layout = sharding.train_layout(made.mesh)
-    name, found, good = attention.compare(made.cfg.model, layout, 257, True)
+    name, found, good = attention.compare(made.cfg.model, layout, 257)
     assert name == "attention blocked, float32, 257" and not good and found["error"] == pytest.approx(1e-3, rel=0.01)
+
+
+def test_each_kernel_of_a_platform_is_compared_with_what_needs_none(made, monkeypatch):
+    monkeypatch.setattr("t1jax.model.attention.PREFERRED", {"cpu": ("cudnn", "triton")})
+    monkeypatch.setattr("t1jax.model.attention.choose", lambda *_: None)
+    monkeypatch.setattr(attention, "compare_ring", lambda *_: "ring")
+    monkeypatch.setattr(attention, "compare", lambda model, layout, length: (model.attention, length))
+    rows = list(attention.compare_all(made.cfg.model, made.mesh))
+    forms = [(form, length) for length in attention.LENGTHS["cpu"] for form in ("xla", "cudnn", "triton")]
+    assert rows == ["ring", *forms] * len(attention.MOST)
 
 
 def test_a_wrong_kernel_of_the_sampler_is_seen(made, tiny, monkeypatch):
@@ -75,7 +85,12 @@ def test_a_wrong_kernel_of_the_sampler_is_seen(made, tiny, monkeypatch):
     right, layout = ragged.attend, sharding.decode_layout(made.mesh)
     name, _, good = attention.compare_ring(made.cfg.model, layout)
     assert name == "attention ring kernel, float32" and good
-    monkeypatch.setattr(ragged, "attend", lambda *arguments: right(*arguments) * 1.001)
+
+    def wrong(*arguments):
+        out, keys = right(*arguments)
+        return out * 1.001, keys
+
+    monkeypatch.setattr(ragged, "attend", wrong)
     _, found, good = attention.compare_ring(made.cfg.model, layout)
     assert not good and found["error"] == pytest.approx(1e-3, rel=0.01)
 

@@ -94,17 +94,16 @@ def by_hand(prompt: np.ndarray, length: np.ndarray, row: np.ndarray, grid: packi
         if r < 0:
             continue
         here = content[r]
-        if not grid.shared or (i // R, -1, 0) not in here:
+        if (i // R, -1, 0) not in here:
             here += [(i // R, -1, place) for place in range(prompt[i])]
         here += [(i // R, i, place) for place in range(length[i])]
     return content
 
 
-@pytest.mark.parametrize("shared", [True, False])
 @given(drawn=responses())
-def test_each_response_that_is_wanted_stands_in_one_row_once(shared, drawn):
+def test_each_response_that_is_wanted_stands_in_one_row_once(drawn):
     prompt, length, wanted = drawn
-    grid = packing.Grid(P * R // 2, 1, LENGTH, shared)
+    grid = packing.Grid(P * R // 2, 1, LENGTH)
     row, start, prompt_start = packing.plan(prompt, length, wanted, R, grid)
     assert ((row >= 0) == (wanted & (length > 0))).all() and (row < grid.parts * grid.rows).all()
     content = by_hand(prompt, length, row, grid)
@@ -119,9 +118,9 @@ def test_each_response_that_is_wanted_stands_in_one_row_once(shared, drawn):
 
 
 @functools.cache
-def packer(shared: bool) -> tuple[packing.Grid, Any]:
+def packer() -> tuple[packing.Grid, Any]:
     """A grid, and what compiles to the rows and to sums over responses."""
-    layout, grid = train_layout(small.make_mesh()), packing.Grid(P * R // 2, 1, LENGTH, shared)
+    layout, grid = train_layout(small.make_mesh()), packing.Grid(P * R // 2, 1, LENGTH)
 
     def through(where: Plan, prompts: Prompts, rollouts: Rollouts) -> Any:
         rows = packing.pack(layout, grid, where, prompts, rollouts)
@@ -130,12 +129,11 @@ def packer(shared: bool) -> tuple[packing.Grid, Any]:
     return grid, jax.jit(through)
 
 
-@pytest.mark.parametrize("shared", [True, False])
 @settings(max_examples=100)
 @given(drawn=responses())
-def test_rows_and_sums_are_those_that_one_lays_by_hand(shared, drawn):
+def test_rows_and_sums_are_those_that_one_lays_by_hand(drawn):
     prompt, length, wanted = drawn
-    grid, through = packer(shared)
+    grid, through = packer()
     row, start, prompt_start = packing.plan(prompt, length, wanted, R, grid)
     valid = np.arange(C) < prompt[::R, None]
     sampled = np.arange(T) < length[:, None]

@@ -5,8 +5,8 @@ Axes: B rows, T query positions, S key positions, N query heads, K kv heads, G =
 that turn.
 Source: RoPE, arXiv 2104.09864; its scalings as in transformers' modeling_rope_utils.py: linear, arXiv 2306.15595; YaRN,
 arXiv 2309.00071; Llama 3, arXiv 2407.21783 and its reference code. Grouped-query attention, arXiv 2305.13245.
-Deliberately not here: the kernels (blocked.py, kernels.py, triton.py), projections (qwen.py), the sampler's cache
-(ring.py).
+Deliberately not here: the kernels (blocked.py, splash.py, cudnn.py, triton.py), projections (qwen.py), the sampler's
+cache (ring.py).
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from flax import struct
 
 from t1jax.config import ConfigError, ModelConfig
 from t1jax.devices.sharding import Layout
-from t1jax.model import blocked, kernels, triton
+from t1jax.model import blocked, cudnn, splash, triton
 from t1jax.model.precision import einsum, level, rounded
 
 PREFERRED = {"tpu": ("splash",), "gpu": ("cudnn", "triton")}  # the kernels of a platform; elsewhere xla
-LISTED = {"blocked": blocked, "triton": triton}  # which read lists of the tiles that are needed
+LISTED = {"blocked": blocked, "splash": splash, "triton": triton}  # which read lists of the tiles that are needed
 CUDNN_LENGTH = 4096  # its mask is an array of length x length a row
+LONGEST = {"cudnn": CUDNN_LENGTH, "splash": splash.LONG}  # rows that responses are packed into; elsewhere any
 PLAIN = 256  # rows of up to so many positions are attended whole: faster than tiles, and scores are few
 
 
@@ -36,24 +37,23 @@ class Texts:
     """Which tokens of a row attend which. Made by `texts`."""
 
     segment_BT: jax.Array  # int32, 0 for padding
-    where: Any  # what the kernel reads besides q, k and v; its leaves begin with B
+    where: Any  # what the kernel reads besides q, k and v; its leaves are split as B is
     kernel: str = struct.field(pytree_node=False)  # plain, blocked, splash, cudnn or triton
 
 
-def choose(cfg: ModelConfig, platform: str, length: int, parents: bool) -> tuple[str, str]:
+def choose(cfg: ModelConfig, platform: str, length: int) -> tuple[str, str]:
     """The kernel for texts in rows, xla, splash, cudnn or triton, and why this one.
 
     Args:
       cfg: whose `attention` is auto, for what suits platform and shape, or the kernel that it has to be.
       platform: cpu, tpu or gpu.
       length: positions of a row.
-      parents: whether texts attend a parent besides themselves.
 
     Raises:
       ConfigError: the kernel asked for cannot do it.
     """
     if cfg.attention != "auto":
-        if misfit := _misfit(cfg.attention, cfg, platform, length, parents):
+        if misfit := _misfit(cfg.attention, cfg, platform, length):
             raise ConfigError(f"model.attention is {cfg.attention}, but {misfit}; set model.attention to auto or xla")
         return cfg.attention, "model.attention asks for it"
     preferred = PREFERRED.get(platform, ())
@@ -61,32 +61,26 @@ def choose(cfg: ModelConfig, platform: str, length: int, parents: bool) -> tuple
         return "xla", f"{length} positions are few"
     misfits = ""
     for kernel in preferred:
-        misfit = _misfit(kernel, cfg, platform, length, parents)
+        misfit = _misfit(kernel, cfg, platform, length)
         if not misfit:
             return kernel, f"{misfits}the platform is {platform}"
         misfits += f"not {kernel}: {misfit}; "
     return "xla", misfits.removesuffix("; ") or f"the platform is {platform}"
 
 
-def shares_prompts(cfg: ModelConfig, platform: str) -> bool:
-    """Whether the responses of a row may attend one copy of their prompt, as their parent."""
-    return choose(cfg, platform, PLAIN + 1, parents=False)[0] != "splash"
-
-
 def longest_row(cfg: ModelConfig, platform: str) -> int:
-    """Positions that a row may have and still be attended by the kernel that short rows are."""
-    return CUDNN_LENGTH if choose(cfg, platform, PLAIN + 1, parents=False)[0] == "cudnn" else 2**31 - 1
+    """Positions that a row may have and still be attended, without waste, by the kernel that short rows are."""
+    return LONGEST.get(choose(cfg, platform, PLAIN + 1)[0], 2**31 - 1)
 
 
-def _misfit(kernel: str, cfg: ModelConfig, platform: str, length: int, parents: bool) -> str:
+def _misfit(kernel: str, cfg: ModelConfig, platform: str, length: int) -> str:
     """What keeps the kernel from its work: what was found and what is expected; nothing if it can."""
     H, dtype = cfg.head_dim, cfg.compute_dtype
     facts = {
         "xla": [],
         "splash": [
             (platform != "tpu", f"the platform is {platform}, expected tpu"),
-            (parents, "texts of a row share their prompt, expected a copy of the prompt before each"),
-            (dtype == "float32", f"model.compute_dtype is {dtype}, expected bfloat16: splash may round its products"),
+            (dtype == "float16", f"model.compute_dtype is {dtype}, expected bfloat16 or float32"),
         ],
         "cudnn": [
             (platform != "gpu", f"the platform is {platform}, expected gpu"),
@@ -110,7 +104,7 @@ def texts(cfg: ModelConfig, layout: Layout, segment_BT: jax.Array, parent_BT: ja
       ConfigError: the kernel asked for cannot do it.
     """
     T = segment_BT.shape[1]
-    kernel, _ = choose(cfg, layout.mesh.devices.flat[0].platform, T, parent_BT is not None)
+    kernel, _ = choose(cfg, layout.mesh.devices.flat[0].platform, T)
     if kernel == "xla":
         kernel = "blocked" if T > PLAIN else "plain"
     parent_BT = segment_BT if parent_BT is None else parent_BT
@@ -119,8 +113,6 @@ def texts(cfg: ModelConfig, layout: Layout, segment_BT: jax.Array, parent_BT: ja
         rows = layout.spec("batch")
         make = jax.shard_map(LISTED[kernel].tiles, mesh=layout.mesh, in_specs=rows, out_specs=rows, check_vma=False)
         where = make(segment_BT, parent_BT)
-    elif kernel == "splash":
-        where = segment_BT
     else:
         where = mask(segment_BT, parent_BT)
     return Texts(segment_BT, where, kernel)
@@ -201,7 +193,7 @@ def attend(layout: Layout, q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Arr
     if texts.kernel == "plain":
         out = plain(q, k, v, texts.where)
     else:
-        out = run(kernels.splash if texts.kernel == "splash" else kernels.cudnn, q, k, v)
+        out = run(cudnn.attend, q, k, v)
     return jnp.where(there_BT, out, jnp.zeros((), out.dtype))
 
 

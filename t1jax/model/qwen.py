@@ -22,7 +22,7 @@ from flax import linen as nn
 from t1jax.config import ModelConfig
 from t1jax.devices import scopes
 from t1jax.devices.sharding import Layout, param_shardings
-from t1jax.model import attention, kernels, ring
+from t1jax.model import attention, cudnn, ring
 from t1jax.model.attention import rope, rotations
 from t1jax.model.precision import einsum, lookup, rounded
 from t1jax.model.products import gated, products, stream
@@ -30,7 +30,7 @@ from t1jax.types import KVCache, Params
 
 REMAT = {
     "dots": jax.checkpoint_policies.save_from_both_policies(
-        jax.checkpoint_policies.checkpoint_dots, kernels.keep_for_backward
+        jax.checkpoint_policies.checkpoint_dots, cudnn.keep_for_backward
     ),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
@@ -103,9 +103,8 @@ class Block(nn.Module):
 
         if prompt_kv is not None:  # cached: write the new column, attend the prompt and the lane's own columns
             keys, values, layer = own
-            keys, values = ring.write(keys, values, k, v, layer, shared["reach"])
+            attended, keys, values = ring.attend(self.layout, q, k, v, keys, values, layer, *prompt_kv, shared["reach"])
             own = [keys, values, layer + 1]
-            attended = ring.attend(self.layout, q, keys, values, layer, *prompt_kv, shared["reach"], cfg.attention)
         else:
             with jax.named_scope(scopes.ATTENTION):
                 attended = attention.attend(self.layout, q, k, v, shared["texts"])
@@ -151,7 +150,7 @@ class Transformer(nn.Module):
         prompt_kv = None
         if lanes is not None:
             shared["reach"] = ring.reach(cfg, self.layout, lanes)
-            carry = (x_BTD, lanes.k_LJXMKHS, lanes.v_LJXMKSH, jnp.int32(0))
+            carry = (x_BTD, lanes.k_LJXMKHS, lanes.v_LJXMKsh, jnp.int32(0))
             prompt_kv = (lanes.prompt_k_LPKCH, lanes.prompt_v_LPKCH)
         elif segment_BT is None:
             raise ValueError("forward without a cache needs segment_BT: which tokens belong together, 0 for none")

@@ -13,7 +13,7 @@ lanes, after columns 0 to 4:
 
 Axes: P prompts, m lanes per prompt, B lanes in use (lane b reads prompt b // m), C prompt positions, T = 1, N query
 heads, K kv heads, G = N // K, H head dim, L layers, J blocks, S columns of a block, X shards of the batch, M lanes of
-a shard.
+a shard; s rows of h values, S and H unless the columns of a block are folded (ragged.py).
 Source: softmax over blocks one after another, arXiv 2205.14135.
 Deliberately not here: which lane writes what (decode.py), the kernel (ragged.py), attention in a text (attention.py).
 """
@@ -21,10 +21,10 @@ Deliberately not here: which lane writes what (decode.py), the kernel (ragged.py
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from t1jax.config import ModelConfig
 from t1jax.devices import scopes
@@ -33,7 +33,7 @@ from t1jax.model import ragged, ring_triton
 from t1jax.model.precision import einsum, level, rounded
 from t1jax.types import KVCache
 
-OWN = (None, None, "batch", None, "kv_heads", None, None)  # how k_LJXMKHS and v_LJXMKSH are split
+OWN = (None, None, "batch", None, "kv_heads", None, None)  # how k_LJXMKHS and v_LJXMKsh are split
 CPU_BLOCK = 32  # most columns of a block on CPU: its dots read a copy of the block, which is to fit into the cache
 PROMPT = (None, "batch", "kv_heads", None, None)  # how prompt_k_LPKCH is split
 
@@ -42,14 +42,29 @@ PROMPT = (None, "batch", "kv_heads", None, None)  # how prompt_k_LPKCH is split
 Softmax = tuple[jax.Array, jax.Array, jax.Array]
 
 
-class Reach(NamedTuple):
-    """Which columns of the ring a forward reads: the same for all layers."""
+@struct.dataclass
+class Reach:
+    """Which columns of the ring a forward reads, and how: the same for all layers."""
 
     column: jax.Array  # int32[] the column written now
     first_block: jax.Array  # int32[] counted like columns, since the beginning
     length_B: jax.Array  # int32[B] columns before `column` that a lane attends; ragged.IDLE: it is not read
     prompt_valid_PC: jax.Array
-    lanes: ragged.Order | None  # for the kernel; None: XLA reads the blocks, the same for all lanes
+    lanes: ragged.Order | None  # for a TPU's kernel
+    reader: str = struct.field(pytree_node=False)  # as `reader` gives it
+
+
+def reader(cfg: ModelConfig, layout: Layout, columns: int) -> str:
+    """What attends a ring with blocks of so many columns: ragged, a TPU's kernel; triton, a GPU's; or loop, XLA's.
+
+    The kernels read of each lane its own columns, where they can, unless model.attention is xla; the loop reads the
+    same blocks of all lanes.
+    """
+    if cfg.attention != "xla":
+        for name, kernel in (("ragged", ragged), ("triton", ring_triton)):
+            if kernel.suits(cfg, layout, columns):
+                return name
+    return "loop"
 
 
 def columns(length: int, block: int) -> int:
@@ -75,73 +90,79 @@ def start(
     S = columns(length, min(block, CPU_BLOCK) if layout.on_cpu else block)
     X, H = layout.batch_shards, cfg.head_dim
     shape = (cfg.num_layers, -(-length // S), X, lanes // X, cfg.num_kv_heads)
-    k, v = (layout.constrain(jnp.zeros((*shape, *last), cfg.compute_dtype), *OWN) for last in ((H, S), (S, H)))
+    values = ragged.folded(S, H) if reader(cfg, layout, S) == "ragged" else (S, H)
+    k, v = (layout.constrain(jnp.zeros((*shape, *last), cfg.compute_dtype), *OWN) for last in ((H, S), values))
     return KVCache(*prompt, valid_PC, k, v, jnp.zeros(lanes, jnp.int32), jnp.int32(0))
 
 
 def reach(cfg: ModelConfig, layout: Layout, cache: KVCache) -> Reach:
     """What the next token of each lane attends."""
-    columns = cache.v_LJXMKSH.shape[5]
-    lanes = ragged.order(layout, cache.length_B) if ragged.suits(cfg, layout, columns) else None
-    return Reach(cache.column, _first_block(cache), cache.length_B, cache.prompt_valid_PC, lanes)
+    how = reader(cfg, layout, cache.k_LJXMKHS.shape[6])
+    lanes = ragged.order(layout, cache.length_B) if how == "ragged" else None
+    return Reach(cache.column, _first_block(cache), cache.length_B, cache.prompt_valid_PC, lanes, how)
 
 
 def _first_block(cache: KVCache) -> jax.Array:
     """The block, counted since the beginning, of the oldest column that a lane still needs."""
-    return jnp.maximum(cache.column - jnp.max(cache.length_B), 0) // cache.v_LJXMKSH.shape[5]
+    return jnp.maximum(cache.column - jnp.max(cache.length_B), 0) // cache.k_LJXMKHS.shape[6]
 
 
-def write(
-    k_LJXMKHS: jax.Array, v_LJXMKSH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, layer: jax.Array, reach: Reach
+def _write(
+    k_LJXMKHS: jax.Array, v_LJXMKsh: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, layer: jax.Array, reach: Reach
 ) -> tuple[jax.Array, jax.Array]:
-    """The rings of keys and of values with the new column of the lanes in use."""
-    _, J, X, _, K, S, H = v_LJXMKSH.shape
+    """The rings with the new column of the lanes in use; that of keys is left to a kernel that writes it."""
+    _, J, X, _, K, H, S = k_LJXMKHS.shape
+    rows = v_LJXMKsh.shape[5]
     block, column, put = reach.column // S % J, reach.column % S, jax.lax.dynamic_update_slice
-    k, v = (x.astype(v_LJXMKSH.dtype).reshape(1, 1, X, -1, K, H) for x in (k_BKTH, v_BKTH))
-    return (
-        put(k_LJXMKHS, k[..., :, None], (layer, block, 0, 0, 0, 0, column)),
-        put(v_LJXMKSH, v[..., None, :], (layer, block, 0, 0, 0, column, 0)),
-    )
+    k, v = (x.astype(v_LJXMKsh.dtype).reshape(1, 1, X, -1, K, H) for x in (k_BKTH, v_BKTH))
+    if reach.reader != "ragged":
+        k_LJXMKHS = put(k_LJXMKHS, k[..., :, None], (layer, block, 0, 0, 0, 0, column))
+    return k_LJXMKHS, put(v_LJXMKsh, v[..., None, :], (layer, block, 0, 0, 0, column % rows, column // rows * H))
 
 
-def written(cache: KVCache, k_LJXMKHS: jax.Array, v_LJXMKSH: jax.Array) -> KVCache:
+def written(cache: KVCache, k_LJXMKHS: jax.Array, v_LJXMKsh: jax.Array) -> KVCache:
     """The cache after a column was written in all layers."""
     return replace(
-        cache, k_LJXMKHS=k_LJXMKHS, v_LJXMKSH=v_LJXMKSH, column=cache.column + 1, length_B=cache.length_B + 1
+        cache, k_LJXMKHS=k_LJXMKHS, v_LJXMKsh=v_LJXMKsh, column=cache.column + 1, length_B=cache.length_B + 1
     )
 
 
 def attend(
     layout: Layout,
     q_BNTH: jax.Array,
+    k_BKTH: jax.Array,
+    v_BKTH: jax.Array,
     k_LJXMKHS: jax.Array,
-    v_LJXMKSH: jax.Array,
+    v_LJXMKsh: jax.Array,
     layer: jax.Array,
     prompt_k_PKCH: jax.Array,
     prompt_v_PKCH: jax.Array,
     reach: Reach,
-    attention: str = "auto",
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """softmax(q k^T / sqrt(H)) v over a lane's prompt and its own columns; [B, N, 1, H], softmax in float32.
 
-    Of an idle lane, whatever is cheapest. A lane's columns are read by a kernel on a TPU (ragged.py) and on a GPU
-    (ring_triton.py) where it can, unless `attention`, the knob, says xla.
+    Of an idle lane, whatever is cheapest. The token's own k and v are written to the new column of the rings, which are
+    returned too.
     """
     B, N, _, H = q_BNTH.shape
-    K = v_LJXMKSH.shape[4]
-    q_BKGH, rings = q_BNTH.reshape(B, K, N // K, H), (k_LJXMKHS, v_LJXMKSH, layer)
+    K = k_LJXMKHS.shape[4]
+    k_LJXMKHS, v_LJXMKsh = _write(k_LJXMKHS, v_LJXMKsh, k_BKTH, v_BKTH, layer, reach)
+    q_BKGH, rings = q_BNTH.reshape(B, K, N // K, H), (k_LJXMKHS, v_LJXMKsh, layer)
     with jax.named_scope(scopes.PROMPT_ATTENTION):
         so_far = _of_prompt(q_BKGH, prompt_k_PKCH, prompt_v_PKCH, reach.prompt_valid_PC)
     with jax.named_scope(scopes.OWN_ATTENTION):
         if reach.lanes is not None:
-            out_BKGH = ragged.attend(layout, q_BKGH, so_far, *rings, reach.column, reach.length_B, reach.lanes)
-            return out_BKGH.reshape(B, N, 1, H)
-        if ring_triton.can(layout, attention, v_LJXMKSH):
+            k_BKH = k_BKTH[:, :, 0].astype(k_LJXMKHS.dtype)
+            out_BKGH, k_LJXMKHS = ragged.attend(
+                layout, q_BKGH, so_far, k_BKH, *rings, reach.column, reach.length_B, reach.lanes
+            )
+            return out_BKGH.reshape(B, N, 1, H), k_LJXMKHS, v_LJXMKsh
+        if reach.reader == "triton":
             done = _joined(so_far, ring_triton.own(layout, q_BKGH, *rings, reach.column, reach.length_B))
         else:
             done = _block_by_block(so_far, q_BKGH, *rings, reach)
     _, total_BKG, out_BKGH = done
-    return rounded(out_BKGH / total_BKG[..., None], q_BNTH.dtype).reshape(B, N, 1, H)
+    return rounded(out_BKGH / total_BKG[..., None], q_BNTH.dtype).reshape(B, N, 1, H), k_LJXMKHS, v_LJXMKsh
 
 
 def _of_prompt(q_BKGH: jax.Array, k_PKCH: jax.Array, v_PKCH: jax.Array, valid_PC: jax.Array) -> Softmax:
@@ -159,17 +180,18 @@ def _of_prompt(q_BKGH: jax.Array, k_PKCH: jax.Array, v_PKCH: jax.Array, valid_PC
 
 
 def _block_by_block(
-    so_far: Softmax, q_BKGH: jax.Array, k_LJXMKHS: jax.Array, v_LJXMKSH: jax.Array, layer: jax.Array, reach: Reach
+    so_far: Softmax, q_BKGH: jax.Array, k_LJXMKHS: jax.Array, v_LJXMKsh: jax.Array, layer: jax.Array, reach: Reach
 ) -> Softmax:
     """`so_far`, continued over the blocks that any lane needs, for all lanes."""
-    _, J, X, _, K, S, H = v_LJXMKSH.shape
-    B = len(q_BKGH)
+    _, J, X, _, K, H, S = k_LJXMKHS.shape
+    B, rows = len(q_BKGH), v_LJXMKsh.shape[5]
 
     def one_block(j: jax.Array, so_far: Softmax) -> Softmax:
         highest_BKG, total_BKG, out_BKGH = so_far
         at, size = (layer, j % J, 0, 0, 0, 0, 0), (1, 1, X, B // X, K)
         k_BKHS = jax.lax.dynamic_slice(k_LJXMKHS, at, (*size, H, S)).reshape(B, K, H, S)
-        v_BKSH = jax.lax.dynamic_slice(v_LJXMKSH, at, (*size, S, H)).reshape(B, K, S, H)
+        v_BKsh = jax.lax.dynamic_slice(v_LJXMKsh, at, (*size, *v_LJXMKsh.shape[5:])).reshape(B, K, rows, -1, H)
+        v_BKSH = v_BKsh.swapaxes(2, 3).reshape(B, K, S, H)
         s = einsum("BKGH,BKHS->BKGS", q_BKGH, k_BKHS) * H**-0.5
         ago_S = reach.column - j * S - jnp.arange(S)
         seen_BS = (ago_S >= 0)[None] & (ago_S[None] <= reach.length_B[:, None])
@@ -207,7 +229,7 @@ def compact(layout: Layout, cache: KVCache, lane_XM: jax.Array, needed: jax.Arra
     """
     P, B = cache.prompt_k_LPKCH.shape[1], cache.length_B.shape[0]
 
-    J, S = cache.v_LJXMKSH.shape[1], cache.v_LJXMKSH.shape[5]
+    J, S = cache.k_LJXMKHS.shape[1], cache.k_LJXMKHS.shape[6]
     first = _first_block(cache)
     end = jnp.minimum(cache.column // S + 1, first + J)  # once each, also where the newest column is in the first block
 
@@ -219,7 +241,7 @@ def compact(layout: Layout, cache: KVCache, lane_XM: jax.Array, needed: jax.Arra
 
         return tuple(moved(ring) for ring in rings)
 
-    k, v = jax.lax.fori_loop(first, jnp.where(needed, end, first), one_block, (cache.k_LJXMKHS, cache.v_LJXMKSH))
+    k, v = jax.lax.fori_loop(first, jnp.where(needed, end, first), one_block, (cache.k_LJXMKHS, cache.v_LJXMKsh))
     prompt_XM = lane_XM // (B // P)
     prompt_k, prompt_v = (
         layout.constrain(pick(x, prompt_XM, axis=1), *PROMPT) for x in (cache.prompt_k_LPKCH, cache.prompt_v_LPKCH)
@@ -230,6 +252,6 @@ def compact(layout: Layout, cache: KVCache, lane_XM: jax.Array, needed: jax.Arra
         prompt_v_LPKCH=prompt_v,
         prompt_valid_PC=pick(cache.prompt_valid_PC, prompt_XM),
         k_LJXMKHS=k,
-        v_LJXMKSH=v,
+        v_LJXMKsh=v,
         length_B=pick(cache.length_B, lane_XM),
     )

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
+from t1jax.config import ModelConfig
 from t1jax.devices.sharding import Layout
 from t1jax.model.triton import HEADS, LOG2E, dot, level
 
@@ -31,14 +32,10 @@ PROGRAMS, SPLITS = 512, 16  # so many programs keep a GPU busy; into so many par
 INTERPRET = False  # run without a GPU: for tests
 
 
-def can(layout: Layout, attention: str, v_LJXMKSH: jax.Array) -> bool:
-    """Whether the kernel reads such a ring: on a GPU, of heads and blocks that tiles can be made of.
-
-    `attention` is the knob model.attention: xla rules the kernel out.
-    """
-    S, H = v_LJXMKSH.shape[-2:]
+def suits(cfg: ModelConfig, layout: Layout, columns: int) -> bool:
+    """Whether the kernel can read a ring with blocks of so many columns: on a GPU, what tiles can be made of."""
     platform = "gpu" if INTERPRET else layout.mesh.devices.flat[0].platform
-    return platform == "gpu" and attention != "xla" and H in HEADS and S >= LEAST
+    return platform == "gpu" and cfg.head_dim in HEADS and columns >= LEAST
 
 
 def own(

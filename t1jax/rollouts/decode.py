@@ -125,7 +125,7 @@ def make_rollout(
     if on_tokens is not None and m < R:
         raise ValueError(f"lanes = {m}: expected all {R} with on_tokens")
     X, watch = model.layout.batch_shards, _Watch(on_progress, on_tokens, window)
-    unread = ragged.suits(model.cfg, model.layout, ring.columns(T, sizes.block))
+    unread = ring.reader(model.cfg, model.layout, ring.columns(T, sizes.block)) == "ragged"
 
     def rollout(
         params: Params, prompts: Prompts, key: jax.Array, settings: SamplingSettings, forbid: Forbid | None = None

@@ -31,7 +31,7 @@ def token_stats(setup: RlSetup, params: Params, rows: packing.Rows) -> tuple[jax
         rows.tokens_jbS,
         rows.position_jbS,
         segment_BT=rows.segment_jbS,
-        parent_BT=rows.parent_jbS if setup.grid.shared else None,
+        parent_BT=rows.parent_jbS,
     )
     return token_logprobs_and_entropy(
         precision.pick(hidden_bSD, rows.state_jbS),

@@ -4,8 +4,7 @@
 prompts -> rollouts -> rewards -> advantages -> UPDATE.
 
 A row is [prompt a | responses to a ... | prompt b | responses to b ... | nothing]. Each response attends its prompt and
-itself: the prompt's segment is the parent of its own. Where the attention kernel knows no parents, each response has a
-copy of its prompt before it, and both are one segment.
+itself: the prompt's segment is the parent of its own.
 
 `plan` runs on the host, right after a shard's responses are scored. `pack` lays the rows out on the devices by it.
 Every shard packs its own responses into its own rows; nothing moves between devices. Rows are filled from the front,
@@ -38,15 +37,13 @@ class Grid(NamedTuple):
     parts: int  # j, at most so many are computed
     rows: int  # b, rows of a part, of one shard
     length: int  # S, positions of a row
-    shared: bool  # a prompt stands once in a row for all its responses there
 
 
 def make_grid(cfg: Config, layout: Layout) -> Grid:
     """Rows enough for any lengths. Where a row has room for k of the longest, all but the last hold k or more.
 
     A part of a shard has room for responses / micro_batches / shards of the longest responses with their prompts: in
-    one row if prompts are shared, which leaves the fewest gaps, as far as the kernel of attention takes such a row;
-    else in a row for each.
+    one row, which leaves the fewest gaps, as far as the kernel of attention takes such a row.
 
     Args:
       cfg: rl.pack_length, prompts_per_step, responses_per_prompt, max_new_tokens and micro_batches,
@@ -54,17 +51,16 @@ def make_grid(cfg: Config, layout: Layout) -> Grid:
       layout: of the update.
     """
     platform, shards = layout.mesh.devices.flat[0].platform, layout.batch_shards
-    shared = attention.shares_prompts(cfg.model, platform)
     responses = cfg.rl.prompts_per_step * cfg.rl.responses_per_prompt
     longest = cfg.data.prompt_length + cfg.rl.max_new_tokens
     room = responses // cfg.rl.micro_batches // shards
     most = max(longest, attention.longest_row(cfg.model, platform))
-    length = cfg.rl.pack_length or (min(longest * room, most) if shared else longest)
+    length = cfg.rl.pack_length or min(longest * room, most)
     if length < longest:
         raise ValueError(f"rl.pack_length is {length}; expected at least {longest}, a prompt and its response")
     rows = max(1, room * longest // length)
     needed = -(-responses // shards // (length // longest))
-    return Grid(-(-needed // rows), rows, length, shared)
+    return Grid(-(-needed // rows), rows, length)
 
 
 def plan(
@@ -93,18 +89,18 @@ def plan(
         for i in members[np.argsort(-length_n[members], kind="stable")]:
             if not wanted_n[i]:
                 continue
-            need = length_n[i] + np.where(has & grid.shared, 0, prompt_n[i])
+            need = length_n[i] + np.where(has, 0, prompt_n[i])
             fits = free >= need
             if not fits.any():
                 raise ValueError(f"a response of {prompt_n[i]} + {length_n[i]} positions fits in no row of {grid}")
             row = int(np.argmax(fits & has)) if (fits & has).any() else int(np.argmax(fits))
             free[row] -= need[row]
             row_n[i], has[row] = row, True
-    return row_n, *_places(row_n, prompt_n, length_n, responses, grid.shared)
+    return row_n, *_places(row_n, prompt_n, length_n, responses)
 
 
 def _places(
-    row_n: np.ndarray, prompt_n: np.ndarray, length_n: np.ndarray, responses: int, shared: bool
+    row_n: np.ndarray, prompt_n: np.ndarray, length_n: np.ndarray, responses: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """(start, prompt_start) in their rows, in the order of the responses' numbers."""
     start_n, prompt_start_n = np.zeros((2, len(row_n)), np.int32)
@@ -114,7 +110,7 @@ def _places(
         if row < 0:
             continue
         prompt = i // responses
-        if not shared or last.get(row, (-1, 0))[0] != prompt:
+        if last.get(row, (-1, 0))[0] != prompt:
             last[row] = (prompt, end[row])
             end[row] += prompt_n[i]
         prompt_start_n[i], start_n[i] = last[row][1], end[row]
@@ -177,8 +173,6 @@ def pack(layout: Layout, grid: Grid, where: Plan, prompts: Prompts, rollouts: Ro
             rollouts.tokens_BT[n_rS, t_rS],
             prompts.tokens_PC[prompt_rS, jnp.clip(at_S - start_rS, 0, C - 1)],
         )
-        parent_rS = jnp.where(sampled_rS, prompt_start_rS, start_rS) + 1
-        segment_rS = start_rS + 1 if grid.shared else parent_rS
         first_rS = sampled_rS & (at_S == start_rS)
         state_rS = jnp.where(first_rS, prompt_start_rS + prompt_p[prompt_rS] - 1, at_S - 1)
         order_rS = jnp.argsort(~sampled_rS, axis=1, stable=True)
@@ -193,8 +187,8 @@ def pack(layout: Layout, grid: Grid, where: Plan, prompts: Prompts, rollouts: Ro
         rows = Rows(
             tokens_jbS=in_row(token_rS),
             position_jbS=in_row(at_S - start_rS + jnp.where(sampled_rS, prompt_p[prompt_rS], 0)),
-            segment_jbS=in_row(segment_rS),
-            parent_jbS=in_row(parent_rS),
+            segment_jbS=in_row(start_rS + 1),
+            parent_jbS=in_row(jnp.where(sampled_rS, prompt_start_rS, start_rS) + 1),
             sampled_jbS=entries(sampled_rS),
             target_jbS=entries(token_rS),
             state_jbS=entries(state_rS),

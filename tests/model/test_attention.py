@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every kernel against attention written out, on ragged rows with padding; which is used when; remat and the mesh.
 
-The kernels of accelerators run as they can without one: splash attention and Triton's interpreted, cuDNN's call
-computed by XLA.
+The kernels of accelerators run as they can without one: those in Pallas interpreted, cuDNN's call computed by XLA.
 """
 
 import dataclasses
-import functools
 import re
 
 import jax
@@ -20,7 +18,7 @@ from jax.interpreters import partial_eval
 from configs import tiny
 from t1jax import config
 from t1jax.devices import sharding
-from t1jax.model import attention, blocked, kernels, qwen, triton
+from t1jax.model import attention, blocked, cudnn, qwen, splash, triton
 
 CFG = config.load(tiny.get_config()).model
 N, K, H = 4, 2, 8
@@ -32,78 +30,64 @@ def knobs(**changes):
 
 
 @pytest.mark.parametrize(
-    ("changes", "platform", "length", "parents", "kernel", "reason"),
+    ("changes", "platform", "length", "kernel", "reason"),
     [
-        ({}, "cpu", 2000, True, "xla", "the platform is cpu"),
-        ({}, "tpu", 2000, False, "splash", "the platform is tpu"),
-        ({}, "tpu", 2000, True, "xla", "not splash: texts of a row share their prompt"),
-        ({}, "tpu", 256, False, "xla", "256 positions are few"),
-        ({}, "gpu", 4096, True, "cudnn", "the platform is gpu"),
-        (
-            {},
-            "gpu",
-            4097,
-            True,
-            "triton",
-            "not cudnn: a row has 4097 positions, expected at most 4096; the platform is g",
-        ),
-        ({"compute_dtype": "float16"}, "gpu", 99999, True, "triton", "the platform is gpu"),
-        ({"compute_dtype": "float32"}, "gpu", 4097, True, "xla", "not triton: model.compute_dtype is float32"),
-        (
-            {"head_dim": 96},
-            "gpu",
-            4097,
-            True,
-            "xla",
-            "not triton: model.head_dim is 96, expected one of 16, 32, 64, 128",
-        ),
-        ({"compute_dtype": "float32"}, "gpu", 2000, True, "xla", "compute_dtype is float32, expected bfloat16"),
-        ({"compute_dtype": "float32"}, "tpu", 2000, False, "xla", "not splash: model.compute_dtype is float32"),
-        ({"compute_dtype": "float16"}, "gpu", 2000, True, "cudnn", "the platform is gpu"),
-        ({"head_dim": 132}, "gpu", 2000, True, "xla", "model.head_dim is 132, expected a multiple of 8 of at most 128"),
-        ({"head_dim": 192}, "gpu", 2000, True, "xla", "model.head_dim is 192, expected a multiple of 8 of at most 128"),
-        ({"attention": "xla"}, "tpu", 2000, False, "xla", "model.attention asks for it"),
-        ({"attention": "splash"}, "tpu", 5, False, "splash", "model.attention asks for it"),
-        ({"attention": "cudnn"}, "gpu", 4096, True, "cudnn", "model.attention asks for it"),
-        ({"attention": "triton"}, "gpu", 9, True, "triton", "model.attention asks for it"),
+        ({}, "cpu", 2000, "xla", "the platform is cpu"),
+        ({}, "tpu", 2000, "splash", "the platform is tpu"),
+        ({"compute_dtype": "float32"}, "tpu", 99999, "splash", "the platform is tpu"),
+        ({"compute_dtype": "float16"}, "tpu", 2000, "xla", "not splash: model.compute_dtype is float16"),
+        ({}, "tpu", 256, "xla", "256 positions are few"),
+        ({}, "gpu", 4096, "cudnn", "the platform is gpu"),
+        ({}, "gpu", 4097, "triton", "not cudnn: a row has 4097 positions, expected at most 4096; the platform is g"),
+        ({"compute_dtype": "float16"}, "gpu", 99999, "triton", "the platform is gpu"),
+        ({"compute_dtype": "float32"}, "gpu", 4097, "xla", "not triton: model.compute_dtype is float32"),
+        ({"head_dim": 96}, "gpu", 4097, "xla", "not triton: model.head_dim is 96, expected one of 16, 32, 64, 128"),
+        ({"compute_dtype": "float32"}, "gpu", 2000, "xla", "compute_dtype is float32, expected bfloat16"),
+        ({"compute_dtype": "float16"}, "gpu", 2000, "cudnn", "the platform is gpu"),
+        ({"head_dim": 132}, "gpu", 2000, "xla", "model.head_dim is 132, expected a multiple of 8 of at most 128"),
+        ({"head_dim": 192}, "gpu", 2000, "xla", "model.head_dim is 192, expected a multiple of 8 of at most 128"),
+        ({"attention": "xla"}, "tpu", 2000, "xla", "model.attention asks for it"),
+        ({"attention": "splash"}, "tpu", 5, "splash", "model.attention asks for it"),
+        ({"attention": "cudnn"}, "gpu", 4096, "cudnn", "model.attention asks for it"),
+        ({"attention": "triton"}, "gpu", 9, "triton", "model.attention asks for it"),
     ],
 )
-def test_a_kernel_is_chosen_by_platform_and_shape(changes, platform, length, parents, kernel, reason):
-    chosen, why = attention.choose(knobs(**changes), platform, length, parents)
+def test_a_kernel_is_chosen_by_platform_and_shape(changes, platform, length, kernel, reason):
+    chosen, why = attention.choose(knobs(**changes), platform, length)
     assert chosen == kernel and reason in why
 
 
 @pytest.mark.parametrize(
-    ("changes", "platform", "length", "parents", "message"),
+    ("changes", "platform", "length", "message"),
     [
-        ({"attention": "splash"}, "cpu", 2000, False, "splash, but the platform is cpu, expected tpu; set model.att"),
-        ({"attention": "splash"}, "tpu", 2000, True, "splash, but texts of a row share their prompt, expected a copy"),
-        (
-            {"attention": "splash", "compute_dtype": "float32"},
-            "tpu",
-            9,
-            False,
-            "splash, but model.compute_dtype is flo",
-        ),
-        ({"attention": "cudnn"}, "tpu", 2000, False, "cudnn, but the platform is tpu, expected gpu; set model.att"),
-        ({"attention": "cudnn", "head_dim": 12}, "gpu", 9, False, "cudnn, but model.head_dim is 12, expected a mult"),
-        ({"attention": "triton"}, "cpu", 2000, False, "triton, but the platform is cpu, expected gpu; set model.att"),
-        ({"attention": "triton", "head_dim": 80}, "gpu", 9, False, "triton, but model.head_dim is 80, expected one of"),
-        ({"attention": "cudnn"}, "gpu", 5000, False, "cudnn, but a row has 5000 positions, expected at most 4096;"),
+        ({"attention": "splash"}, "cpu", 2000, "splash, but the platform is cpu, expected tpu; set model.att"),
+        ({"attention": "splash", "compute_dtype": "float16"}, "tpu", 9, "splash, but model.compute_dtype is float16"),
+        ({"attention": "cudnn"}, "tpu", 2000, "cudnn, but the platform is tpu, expected gpu; set model.att"),
+        ({"attention": "cudnn", "head_dim": 12}, "gpu", 9, "cudnn, but model.head_dim is 12, expected a mult"),
+        ({"attention": "triton"}, "cpu", 2000, "triton, but the platform is cpu, expected gpu; set model.att"),
+        ({"attention": "triton", "head_dim": 80}, "gpu", 9, "triton, but model.head_dim is 80, expected one of"),
+        ({"attention": "cudnn"}, "gpu", 5000, "cudnn, but a row has 5000 positions, expected at most 4096;"),
     ],
 )
-def test_a_kernel_that_does_not_fit_is_refused(changes, platform, length, parents, message):
+def test_a_kernel_that_does_not_fit_is_refused(changes, platform, length, message):
     with pytest.raises(config.ConfigError, match=re.escape(f"model.attention is {message}")):
-        attention.choose(knobs(**changes), platform, length, parents)
+        attention.choose(knobs(**changes), platform, length)
 
 
-def test_only_splash_wants_a_copy_of_the_prompt_before_each_response():
-    shares = {
-        (knob, platform): attention.shares_prompts(knobs(attention=knob), platform)
-        for knob, platform in (("auto", "cpu"), ("auto", "gpu"), ("auto", "tpu"), ("xla", "tpu"), ("splash", "tpu"))
-    }
-    assert [pair for pair, value in shares.items() if not value] == [("auto", "tpu"), ("splash", "tpu")]
-    assert attention.shares_prompts(knobs(compute_dtype="float32"), "tpu")
+def test_rows_are_packed_as_long_as_their_kernel_takes_them():
+    pairs = [("auto", "cpu"), ("auto", "gpu"), ("auto", "tpu"), ("xla", "tpu"), ("triton", "gpu")]
+    longest = [attention.longest_row(knobs(attention=knob), platform) for knob, platform in pairs]
+    assert longest == [2**31 - 1, attention.CUDNN_LENGTH, splash.LONG, 2**31 - 1, 2**31 - 1]
+
+
+def test_more_tiles_than_can_be_listed_are_refused():
+    rows = jax.ShapeDtypeStruct((100, splash.LONG), jnp.int32)
+    with pytest.raises(
+        config.ConfigError, match=r"100 rows of 128 blocks each can have 825600 tiles, expected at most"
+    ):
+        jax.eval_shape(splash.tiles, rows, rows)
+    one = jax.ShapeDtypeStruct((1, splash.LONG), jnp.int32)
+    assert jax.eval_shape(splash.tiles, one, one).by_key.other_x.shape == (8256,)
 
 
 def test_the_model_refuses_a_kernel_before_it_has_parameters():
@@ -117,7 +101,7 @@ def make_layout(shape=(1, 1, 1)):
     return sharding.train_layout(mesh)
 
 
-def make_rows(B, T, parents, seed=0):
+def make_rows(B, T, seed=0):
     """Ragged rows of prompts and, after each, some responses, padding among them; row 0 is nothing but padding.
 
     A prompt's parent is itself or nothing.
@@ -130,8 +114,8 @@ def make_rows(B, T, parents, seed=0):
             new = at == 0 or random.random() < 0.3
             prompt = at + 1 if new else prompt
             stop = min(at + int(random.integers(1, T // 4)), T - 3)
-            segment[b, at:stop], parent[b, at:stop] = at + 1, prompt if parents else at + 1
-            if parents and new and b % 2:
+            segment[b, at:stop], parent[b, at:stop] = at + 1, prompt
+            if new and b % 2:
                 parent[b, at:stop] = 0
             at = stop + int(random.integers(3))
     return segment, parent
@@ -148,18 +132,18 @@ def make_arrays(segment, seed=1):
 @pytest.fixture
 def without_accelerators(monkeypatch):
     """All kernels on a CPU, in blocks that short rows have several of; gives a function that says which is used."""
-    monkeypatch.setattr(kernels, "BLOCK", 128)
-    monkeypatch.setattr(triton, "INTERPRET", True)
+    monkeypatch.setattr(splash, "BLOCK", 16)
+    for kernel in (splash, triton):
+        monkeypatch.setattr(kernel, "INTERPRET", True)
     for size, smaller in (("QUERIES", 64), ("KEYS", 32), ("BACK", 32)):
         monkeypatch.setattr(triton, size, smaller)
-    monkeypatch.setattr(kernels, "splash", functools.partial(kernels.splash, interpret=True))
-    cudnn = kernels.cudnn
+    by_cudnn = cudnn.attend
 
-    def cudnn_by_xla(*args):
+    def by_xla(*args):
         with jax.numpy_dtype_promotion("standard"):  # JAX's own code promotes there
-            return cudnn(*args, implementation="xla")
+            return by_cudnn(*args, implementation="xla")
 
-    monkeypatch.setattr(kernels, "cudnn", cudnn_by_xla)
+    monkeypatch.setattr(cudnn, "attend", by_xla)
     return lambda kernel: monkeypatch.setattr(attention, "choose", lambda *_: (kernel, "the test says so"))
 
 
@@ -198,9 +182,9 @@ def written_out(q, k, v, segment, parent, gradient):
 
 @pytest.mark.parametrize(("kernel", "T"), KERNELS)
 def test_kernels_agree_forward_and_backward(kernel, T, without_accelerators):
-    """Padding that holds NaN among the rows, a row of nothing else, parents where the kernel has them."""
+    """Padding that holds NaN among the rows, a row of nothing else, parents."""
     without_accelerators(kernel)
-    segment, parent = make_rows(3, T, parents=kernel != "splash")
+    segment, parent = make_rows(3, T)
     arrays = make_arrays(segment)
     attend.clear_cache()
     found = attend(make_layout(), *arrays[:3], segment, parent, arrays[3])
@@ -216,7 +200,7 @@ def test_the_mesh_changes_no_number(kernel, shape, without_accelerators):
     """Nor does anything cross devices: each has its rows and heads."""
     without_accelerators(kernel)
     layout = make_layout(shape)
-    segment, parent = make_rows(8, 150, parents=kernel != "splash")
+    segment, parent = make_rows(8, 150)
     arrays = make_arrays(segment)
     heads, rows = layout.sharding("batch", "q_heads", None, None), layout.sharding("batch", None)
     q, k, v, gradient = (jax.device_put(x, heads) for x in arrays)
@@ -229,7 +213,7 @@ def test_the_mesh_changes_no_number(kernel, shape, without_accelerators):
 
 
 def test_bfloat16_stays_bfloat16(without_accelerators):
-    segment, parent = make_rows(2, 150, parents=False)
+    segment, parent = make_rows(2, 150)
     *qkv, gradient = (x.astype(jnp.bfloat16) for x in make_arrays(segment))
     expected = written_out(*(x.astype(np.float32) for x in qkv), segment, parent, gradient.astype(np.float32))
     for kernel in ("xla", "splash", "cudnn", "triton"):
@@ -263,7 +247,7 @@ def count(jaxpr, primitive):
     return found
 
 
-FORWARDS = [("xla", "exp"), ("splash", "pallas_call"), ("cudnn", kernels.CUDNN_FORWARD), ("triton", "pallas_call")]
+FORWARDS = [("xla", "exp"), ("splash", "pallas_call"), ("cudnn", cudnn.FORWARD), ("triton", "pallas_call")]
 
 
 @pytest.mark.parametrize(("kernel", "primitive"), FORWARDS)
@@ -289,8 +273,8 @@ def test_the_backward_does_not_attend_again_unless_a_layer_is_made_again(
 @pytest.mark.parametrize(
     ("kernel", "platform", "calls"),
     [
-        (kernels.splash, "tpu", ["splash_mha_fwd", "splash_mha_dq", "splash_mha_dkv"]),
-        (kernels.cudnn, "cuda", ["__cudnn$fmhaScaleBiasSoftmax(", "__cudnn$fmhaScaleBiasSoftmaxBackward("]),
+        (splash.attend, "tpu", ["attention_forward", "attention_dq", "attention_dkv"]),
+        (cudnn.attend, "cuda", ["__cudnn$fmhaScaleBiasSoftmax(", "__cudnn$fmhaScaleBiasSoftmaxBackward("]),
         (triton.attend, "cuda", ["triton", "attention_forward", "attention_dq", "attention_dkv"]),
     ],
 )
@@ -300,8 +284,8 @@ def test_a_program_for_an_accelerator_calls_its_kernel(kernel, platform, calls, 
     q, k, v = (jax.ShapeDtypeStruct((2, heads, T, 64), jnp.bfloat16) for heads in (4, 2, 2))
     texts = jax.ShapeDtypeStruct((2, T), jnp.int32)
     where = {
-        kernels.splash: lambda: texts,
-        kernels.cudnn: lambda: jax.ShapeDtypeStruct((2, T, T), bool),
+        splash.attend: lambda: jax.eval_shape(splash.tiles, texts, texts),
+        cudnn.attend: lambda: jax.ShapeDtypeStruct((2, T, T), bool),
         triton.attend: lambda: jax.eval_shape(triton.tiles, texts, texts),
     }[kernel]()
     gradient = jax.jit(jax.grad(lambda *x: kernel(*x).astype(jnp.float32).sum(), argnums=(0, 1, 2)))
@@ -324,3 +308,33 @@ def test_tiles_that_no_text_needs_are_left_out(monkeypatch):
     assert lists(where.back_queries_Bmn, where.back_queries_count_Bm) == [[0, 1, 2, 3], [1, 2], [2], [3], [], []]
     uneven = blocked.needed(begins, parents, 128, 64)[0].sum(-1)
     np.testing.assert_array_equal(uneven, [2, 4, 0])
+
+
+def test_a_tpu_visits_what_is_needed_and_masks_where_not_all_attend_all(monkeypatch):
+    """The same after an empty row, the first response a token shorter: its second block is not all of one text."""
+    monkeypatch.setattr(splash, "BLOCK", 64)
+    begins, parents = (jnp.repeat(jnp.asarray([x]), 64, axis=1) for x in ([1, 65, 65, 193, 0, 0], [1, 1, 1, 1, 0, 0]))
+    begins, parents = (jnp.concatenate([x * 0, x.at[:, 191].set(0)]) for x in (begins, parents))
+    where = splash.tiles(begins, parents)
+
+    def listed(visits):
+        """(block, other, whole)."""
+        count = int(visits.count_1[0])
+        return list(zip(*(x[:count].tolist() for x in visits[:3]), strict=True))
+
+    diagonal = [(i, i, 0) for i in range(6)]
+    row = [
+        (6, 0, 0),
+        (7, 0, 1),
+        (7, 1, 0),
+        (8, 0, 0),
+        (8, 1, 0),
+        (8, 2, 0),
+        (9, 0, 1),
+        (9, 3, 0),
+        (10, 4, 0),
+        (11, 5, 0),
+    ]
+    assert listed(where.by_query) == diagonal + row
+    assert sorted((other + 6, block - 6, whole) for block, other, whole in row) == listed(where.by_key)[6:]
+    assert listed(where.by_key)[:6] == diagonal

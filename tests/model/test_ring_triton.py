@@ -33,7 +33,10 @@ def make_layout(shape=(1, 1, 1)):
 
 
 def arrays(layout, dtype, *, lanes=4, all_lanes=4, prompts=2, K=2, G=3, J=3, S=32, column=40):
-    """What `ring.attend` takes: lanes of all lengths, none and the longest among them; ragged prompts; a full ring."""
+    """What `ring.attend` takes: lanes of all lengths, none and the longest among them; ragged prompts; a full ring.
+
+    The new keys and values are those that are in the ring already.
+    """
     random, X = np.random.default_rng(column), layout.batch_shards
     length = random.integers(0, min(J * S - 1, column) + 1, size=lanes)
     length[0], length[-1] = 0, min(J * S - 1, column)
@@ -43,8 +46,13 @@ def arrays(layout, dtype, *, lanes=4, all_lanes=4, prompts=2, K=2, G=3, J=3, S=3
     prompt_k, prompt_v = random.normal(size=(2, prompts, K, C, H))
     q, k, v, prompt_k, prompt_v = (jnp.asarray(x, dtype) for x in (q, k, v, prompt_k, prompt_v))
     first = max(column - length.max(), 0) // S
-    reach = ring.Reach(jnp.int32(column), jnp.int32(first), jnp.asarray(length, jnp.int32), jnp.asarray(valid), None)
-    return q, k, v, jnp.int32(1), prompt_k, prompt_v, reach
+    lengths = jnp.asarray(length, jnp.int32)
+    reach = ring.Reach(jnp.int32(column), jnp.int32(first), lengths, jnp.asarray(valid), None, "triton")
+    place = (1, column // S % J, slice(None), slice(lanes // X))
+    new_k, new_v = (
+        x.reshape(lanes, K, 1, H) for x in (k[(*place, ..., column % S)], v[(*place, ..., column % S, slice(None))])
+    )
+    return q, new_k, new_v, k, v, jnp.int32(1), prompt_k, prompt_v, reach
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -62,41 +70,41 @@ def arrays(layout, dtype, *, lanes=4, all_lanes=4, prompts=2, K=2, G=3, J=3, S=3
 def test_the_kernel_agrees_with_the_plain_form(shape, sizes, dtype, interpreted):
     layout = make_layout(shape)
     given = arrays(layout, dtype, **sizes)
-    assert ring_triton.can(layout, "auto", given[2])
-    expected = np.asarray(jax.jit(functools.partial(ring.attend, layout, attention="xla"))(*given), np.float32)
-    found = np.asarray(jax.jit(functools.partial(ring.attend, layout))(*given), np.float32)
+    run = jax.jit(functools.partial(ring.attend, layout))
+    expected = np.asarray(run(*given[:-1], given[-1].replace(reader="loop"))[0], np.float32)
+    found = np.asarray(run(*given)[0], np.float32)
     assert np.abs(expected).max() > 1
     np.testing.assert_allclose(found, expected, atol=1e-5 if dtype == "float32" else 0.01)
 
 
 def test_it_reads_nothing_that_the_lane_does_not_attend(interpreted):
     """Other lanes' columns, blocks out of reach, other layers: NaN there changes nothing."""
-    q, k, v, layer, prompt_k, prompt_v, reach = arrays(make_layout(), "float32", column=40, J=4)
-    reach = reach._replace(
+    q, *new, k, v, layer, prompt_k, prompt_v, reach = arrays(make_layout(), "float32", column=40, J=4)
+    reach = reach.replace(
         length_B=jnp.asarray([3, 0, 8, 20], jnp.int32)
     )  # lanes 0 to 2 end in block 1, of columns 32 to 63
-    run = jax.jit(functools.partial(ring.attend, make_layout()))
-    expected = run(q, k, v, layer, prompt_k, prompt_v, reach)
+    run = jax.jit(lambda *x: ring.attend(make_layout(), *x)[0])
+    expected = run(q, *new, k, v, layer, prompt_k, prompt_v, reach)
     nan_k, nan_v = (x.at[0].set(jnp.nan).at[:, 2:].set(jnp.nan).at[:, 0, :, :3].set(jnp.nan) for x in (k, v))
-    np.testing.assert_array_equal(run(q, nan_k, nan_v, layer, prompt_k, prompt_v, reach), expected)
-    assert np.isnan(run(q, k.at[1, 1, 0, 3].set(jnp.nan), v, layer, prompt_k, prompt_v, reach)[3]).all()
+    np.testing.assert_array_equal(run(q, *new, nan_k, nan_v, layer, prompt_k, prompt_v, reach), expected)
+    assert np.isnan(run(q, *new, k.at[1, 1, 0, 3].set(jnp.nan), v, layer, prompt_k, prompt_v, reach)[3]).all()
 
 
 @pytest.mark.parametrize(
-    ("H", "S", "platform", "attention", "yes"),
+    ("H", "S", "platform", "attention", "reader"),
     [
-        (64, 512, "gpu", "auto", True),
-        (64, 512, "cpu", "auto", False),
-        (64, 512, "gpu", "xla", False),
-        (96, 512, "gpu", "auto", False),
-        (64, 40, "gpu", "auto", True),
-        (64, 15, "gpu", "auto", False),
+        (64, 512, "gpu", "auto", "triton"),
+        (64, 512, "cpu", "auto", "loop"),
+        (64, 512, "gpu", "xla", "loop"),
+        (96, 512, "gpu", "auto", "loop"),
+        (64, 40, "gpu", "auto", "triton"),
+        (64, 15, "gpu", "auto", "loop"),
     ],
 )
-def test_other_rings_are_left_to_the_plain_form(H, S, platform, attention, yes, monkeypatch):
+def test_other_rings_are_left_to_the_plain_form(H, S, platform, attention, reader, monkeypatch):
     monkeypatch.setattr(ring_triton, "INTERPRET", platform == "gpu")
-    values = jax.ShapeDtypeStruct((2, 3, 1, 4, 2, S, H), jnp.bfloat16)
-    assert ring_triton.can(make_layout(), attention, values) is yes
+    cfg = dataclasses.replace(small_sampler.make_model().cfg, head_dim=H, attention=attention)
+    assert ring.reader(cfg, make_layout(), S) == reader
 
 
 @pytest.mark.slow
@@ -115,7 +123,7 @@ def test_samples_do_not_depend_on_it(interpreted, monkeypatch):
         return jax.jit(lambda *x: rollout(*x, settings))(params, prompts, jax.random.key(1))
 
     found = draw()
-    monkeypatch.setattr(ring_triton, "can", lambda *_: False)
+    monkeypatch.setattr(ring_triton, "suits", lambda *_: False)
     expected = draw()
     length_B = expected.sampled_BT.sum(-1)
     assert length_B.min() < 16 < length_B.max() and length_B.sum() > 40 * len(length_B) // 4

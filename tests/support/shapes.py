@@ -21,7 +21,8 @@ import chex
 NUMERICS = (
     "model.precision",
     "model.blocked",
-    "model.kernels",
+    "model.splash",
+    "model.cudnn",
     "model.attention",
     "model.ring",
     "model.qwen",

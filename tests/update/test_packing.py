@@ -28,11 +28,9 @@ B = P * R
 # The plan.
 
 
-@pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("pack_length", [0, 2 * (C + T) + 5, 3 * (C + T)])
 @pytest.mark.parametrize("kind", ["any", "longest", "awkward"])
-def test_a_plan_places_each_response_once_and_its_rows_always_suffice(kind, pack_length, shared, monkeypatch):
-    monkeypatch.setattr(packing.attention, "shares_prompts", lambda *_: shared)
+def test_a_plan_places_each_response_once_and_its_rows_always_suffice(kind, pack_length):
     cfg = small.make_config(rl__pack_length=pack_length, rl__micro_batches=4)
     grid = packing.make_grid(cfg, train_layout(small.make_mesh()))
     for seed in range(50):
@@ -55,8 +53,7 @@ def test_a_plan_places_each_response_once_and_its_rows_always_suffice(kind, pack
         assert taken.max() == 1 and (taken.cumprod(-1) == taken).all()  # from the front, without holes
         used = taken.any(-1)
         assert used[: used.sum()].all()
-        placed = row >= 0
-        assert len(prompts) == (len({(r, i // R) for i, r in enumerate(row) if r >= 0}) if shared else placed.sum())
+        assert len(prompts) == len({(r, i // R) for i, r in enumerate(row) if r >= 0})
         if kind == "any":
             assert used.sum() <= 1.3 * np.ceil(taken.sum() / grid.length) + 1
 
@@ -67,28 +64,25 @@ def test_a_plan_by_hand():
     """
     prompt, length = np.array([2, 2, 2, 1, 1, 1]), np.array([3, 0, 1, 2, 4, 3])
     wanted = np.ones(6, bool)
-    row, start, prompt_start = packing.plan(prompt, length, wanted, 3, packing.Grid(1, 2, 10, True))
+    row, start, prompt_start = packing.plan(prompt, length, wanted, 3, packing.Grid(1, 2, 10))
     assert row.tolist() == [1, -1, 1, 0, 0, 0]
     assert start.tolist() == [2, 0, 5, 1, 3, 7] and prompt_start.tolist() == [0] * 6
-    row, start, prompt_start = packing.plan(prompt, length, wanted, 3, packing.Grid(1, 3, 10, False))
-    assert row.tolist() == [1, -1, 2, 1, 0, 0]
-    assert start.tolist() == [2, 0, 2, 6, 1, 6] and prompt_start.tolist() == [0, 0, 0, 5, 0, 5]
 
 
 def test_a_response_that_fits_nowhere_is_refused():
     with pytest.raises(ValueError, match=r"2 \+ 9 positions fits in no row"):
-        packing.plan(np.array([2]), np.array([9]), np.ones(1, bool), 1, packing.Grid(1, 1, 10, True))
+        packing.plan(np.array([2]), np.array([9]), np.ones(1, bool), 1, packing.Grid(1, 1, 10))
     with pytest.raises(ValueError, match="pack_length is 18; expected at least 19"):
         packing.make_grid(small.make_config(rl__pack_length=18), train_layout(small.make_mesh()))
 
 
 def test_an_automatic_row_is_no_longer_than_the_kernel_takes(monkeypatch):
     layout, cfg = train_layout(small.make_mesh()), small.make_config(rl__micro_batches=2)
-    assert packing.make_grid(cfg, layout) == packing.Grid(2, 1, 16 * (C + T), True)
+    assert packing.make_grid(cfg, layout) == packing.Grid(2, 1, 16 * (C + T))
     monkeypatch.setattr(packing.attention, "longest_row", lambda *_: 100)  # five of the longest: 19 positions each
-    assert packing.make_grid(cfg, layout) == packing.Grid(3, 3, 100, True)
+    assert packing.make_grid(cfg, layout) == packing.Grid(3, 3, 100)
     monkeypatch.setattr(packing.attention, "longest_row", lambda *_: 1)
-    assert packing.make_grid(cfg, layout) == packing.Grid(2, 16, C + T, True)
+    assert packing.make_grid(cfg, layout) == packing.Grid(2, 16, C + T)
 
 
 def test_pack_length_that_is_too_short_is_a_one_line_error():
@@ -101,17 +95,15 @@ def test_pack_length_that_is_too_short_is_a_one_line_error():
 # The rows.
 
 
-@pytest.mark.parametrize("shared", [True, False])
-def test_rows_by_hand(shared):
+def test_rows_by_hand():
     """Two prompts of 2 and 1 tokens, two responses each; the fourth is not packed."""
     mesh = small.make_mesh()
     prompts = Prompts(jnp.array([[7, 8], [4, 0]]), jnp.array([[1, 1], [1, 0]], bool), jnp.array([0, 1]))
     sampled = jnp.array([[1, 1, 1], [1, 0, 0], [1, 1, 0], [1, 0, 0]], bool)
     tokens = jnp.array([[21, 22, 23], [24, 99, 99], [25, 26, 99], [27, 0, 0]])
     rollouts = Rollouts(tokens, sampled, tokens.astype(jnp.float32) / 10, jnp.zeros((4, 3)), jnp.ones(4, bool))
-    row, prompt_start = jnp.array([0, 0, 1, -1]), jnp.array([0, 0 if shared else 5, 0, 0])
-    where = Plan(row, jnp.array([2, 5 if shared else 7, 1, 0]), prompt_start)
-    layout, grid = train_layout(mesh), packing.Grid(2, 2, 9, shared)
+    where = Plan(jnp.array([0, 0, 1, -1]), jnp.array([2, 5, 1, 0]), jnp.array([0, 0, 0, 0]))
+    layout, grid = train_layout(mesh), packing.Grid(2, 2, 9)
 
     def through(where, prompts, rollouts):
         rows = packing.pack(layout, grid, where, prompts, rollouts)
@@ -122,18 +114,12 @@ def test_rows_by_hand(shared):
     rows, sums, spread, (parts, share) = jax.jit(through)(where, prompts, rollouts)
     empty = [[0] * 9] * 2
     second = [4, 25, 26] + [0] * 6
-    if shared:
-        assert rows.tokens_jbS.tolist() == [[[7, 8, 21, 22, 23, 24, 0, 0, 0], second], empty]
-        assert rows.position_jbS[0, 0].tolist() == [0, 1, 2, 3, 4, 2, 0, 0, 0]
-        assert rows.segment_jbS[0, 0].tolist() == [1, 1, 3, 3, 3, 6, 0, 0, 0]
-        assert rows.parent_jbS[0, 0].tolist() == [1] * 6 + [0] * 3
-        assert rows.state_jbS[0, 0].tolist() == [1, 2, 3, 1, 0, 0, 0, 0, 0]
-    else:
-        assert rows.tokens_jbS.tolist() == [[[7, 8, 21, 22, 23, 7, 8, 24, 0], second], empty]
-        assert rows.position_jbS[0, 0].tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 0]
-        assert rows.segment_jbS[0, 0].tolist() == [1, 1, 1, 1, 1, 6, 6, 6, 0]
-        assert rows.state_jbS[0, 0].tolist() == [1, 2, 3, 6, 0, 0, 0, 0, 0]
-    assert rows.segment_jbS[0, 1].tolist() == ([1, 2, 2] if shared else [1, 1, 1]) + [0] * 6
+    assert rows.tokens_jbS.tolist() == [[[7, 8, 21, 22, 23, 24, 0, 0, 0], second], empty]
+    assert rows.position_jbS[0, 0].tolist() == [0, 1, 2, 3, 4, 2, 0, 0, 0]
+    assert rows.segment_jbS[0, 0].tolist() == [1, 1, 3, 3, 3, 6, 0, 0, 0]
+    assert rows.parent_jbS[0, 0].tolist() == [1] * 6 + [0] * 3
+    assert rows.state_jbS[0, 0].tolist() == [1, 2, 3, 1, 0, 0, 0, 0, 0]
+    assert rows.segment_jbS[0, 1].tolist() == [1, 2, 2] + [0] * 6
     assert rows.target_jbS.tolist() == [[[21, 22, 23, 24] + [0] * 5, [25, 26] + [0] * 7], empty]
     assert rows.sampled_jbS[0].sum(-1).tolist() == [4, 2] and rows.sampled_jbS[0, :, 0].all()
     assert rows.response_jbS[0].tolist() == [[0, 0, 0, 1] + [0] * 5, [2, 2] + [0] * 7]
@@ -193,21 +179,20 @@ def unpacked_gradient(cfg):
 
 
 @pytest.mark.parametrize(
-    "shape, knobs, shared",
-    [(ONE, KNOBS[0], True), (ONE, KNOBS[2], False), ((2, 2, 2), KNOBS[1], True)]
+    "shape, knobs",
+    [(ONE, KNOBS[0]), (ONE, KNOBS[2]), ((2, 2, 2), KNOBS[1])]
     + [
         pytest.param(*case, marks=pytest.mark.slow)
         for case in (
-            (ONE, KNOBS[1], True),
-            (ONE, KNOBS[3], True),
-            ((2, 2, 2), KNOBS[2], True),
-            ((8, 1, 1), KNOBS[3], True),
-            ((8, 1, 1), KNOBS[0], False),
+            (ONE, KNOBS[1]),
+            (ONE, KNOBS[3]),
+            ((2, 2, 2), KNOBS[2]),
+            ((8, 1, 1), KNOBS[3]),
+            ((8, 1, 1), KNOBS[0]),
         )
     ],
 )
-def test_the_gradient_is_the_unpacked_one(shape, knobs, shared, monkeypatch):
-    monkeypatch.setattr(packing.attention, "shares_prompts", lambda *_: shared)
+def test_the_gradient_is_the_unpacked_one(shape, knobs, monkeypatch):
     rollouts, scores = awkward()
     cfg = small.with_rl(small.make_config(), **{"kl_coef": 0.5, "entropy_coef": 0.3, "kl_clip": 0.1} | knobs)
     expected = unpacked_gradient(cfg)
