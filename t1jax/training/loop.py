@@ -27,6 +27,12 @@ def due(step: int, every: int, last: int) -> bool:
     return step == last or (every > 0 and step % every == 0)
 
 
+def _memory() -> dict[str, float]:
+    """{peak_memory_gib: the most that a device of this process has held}, where devices tell: CPUs do not."""
+    told = [stats["peak_bytes_in_use"] for d in jax.local_devices() if (stats := d.memory_stats())]
+    return {"peak_memory_gib": max(told) / 2**30} if told else {}
+
+
 class Saving:
     """Saves what a loop has done when it is due, or when the run is asked to stop."""
 
@@ -84,7 +90,7 @@ class StepLog:
             raise RuntimeError(f"{self.name} step {step}: the scorer raised an error; it is in the log of its process")
         now = time.perf_counter()
         seconds, self._began = now - self._began, now
-        row |= {"seconds": seconds, "tokens_per_second": row["tokens"] / seconds}
+        row |= {"seconds": seconds, "tokens_per_second": row["tokens"] / seconds, **_memory()}
         row = self._writer.write(self.name, step, row)
         self._stage.update(step, row)
         self._health.look(step, row)
