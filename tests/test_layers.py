@@ -43,7 +43,7 @@ FOLDERS = (
     "planning",
 )
 COMMANDS = tuple(
-    "main convert plan sample evaluate filter verify synthesize study analyze report replay".split()  # verbs, alone
+    "__main__ main convert plan sample evaluate filter verify synthesize study analyze report replay".split()  # verbs
 )
 MOST = 20  # files of a folder
 
@@ -91,7 +91,12 @@ def problems(imports: Mapping[str, Collection[str]]) -> list[str]:
         return found
     for module, others in imports.items():
         for other in others:
-            inside = folder_of(module) and folder_of(module) == folder_of(other) or {module, other} <= set(GROUND)
+            inside = (
+                module == "__main__"
+                or folder_of(module)
+                and folder_of(module) == folder_of(other)
+                or {module, other} <= set(GROUND)
+            )
             if not inside and level(other) >= level(module):
                 found.append(f"{module} imports {other}, which is not below it")
     count = Counter(module.rpartition(".")[0] for module in imports)

@@ -84,7 +84,8 @@ def make_score(
         asker = jnp.asarray(askers)[jax.lax.axis_index("data"), jax.lax.axis_index("fsdp")] if askers.any() else 0
         mine = jax.lax.cond(jax.lax.axis_index("tensor") == asker, ask, wait, None)
         outcome_B, *rest = jax.lax.psum(mine, "tensor")
-        flags = (x.astype(bool) for x in rest[:3])
-        return Scores(outcome_B.astype(jnp.int8), *flags, perplexed_B), Plan(*rest[3:])
+        overlong_B, repetition_B, garbled_B = (x.astype(bool) for x in rest[:3])
+        scores = Scores(outcome_B.astype(jnp.int8), overlong_B, repetition_B, garbled_B, perplexed_B)
+        return scores, Plan(*rest[3:])
 
     return jax.shard_map(local, mesh=setup.mesh, in_specs=(rows, rows), out_specs=rows, check_vma=False)
