@@ -12,7 +12,6 @@ import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from t1jax.config import ConfigError
 from t1jax.devices import multihost
 from t1jax.evaluation.responses import Response
 from t1jax.host import files
+from t1jax.host.place import Place
 
 FORMAT = 1
 TOLD = ("checkpoint", "data")  # settings for people; what they stand for is compared as `weights` and `questions`
@@ -29,7 +29,7 @@ TOLD = ("checkpoint", "data")  # settings for people; what they stand for is com
 class Journal:
     """The file at `path`, and its settings beside it: PATH without .jsonl + .settings.json. Process 0 alone writes."""
 
-    def __init__(self, path: Path, origin: Mapping[str, Any]) -> None:
+    def __init__(self, path: Place, origin: Mapping[str, Any]) -> None:
         """`origin`: settings that sampling does not know: the checkpoint, its weights, the file of problems."""
         self.path, self.beside = path, path.with_suffix(".settings.json")
         self._settings = {"format": FORMAT, **origin}

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from absl import flags
 
 from t1jax.config import ConfigError
+from t1jax.host.place import Unreachable
 from t1jax.host.stopping import Stopped
 
 HEARTBEAT = 30  # seconds without a sign of life after which a process counts as dead
@@ -98,8 +99,11 @@ def joined(group: Group | None) -> Iterator[None]:
         multihost.barrier("the end of the run")
     except (ConfigError, Stopped, KeyboardInterrupt):  # every process sees the same mistake, or the same signal
         raise
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        if isinstance(error, Unreachable):
+            print(f"t1jax: {error.filename}: {error.strerror}", file=sys.stderr)
+        else:
+            traceback.print_exc()
         _leave(f"process {jax.process_index()} of {jax.process_count()} stopped, by the error above")
     jax.distributed.shutdown()
 

@@ -10,19 +10,19 @@ Where: update -> CHECKPOINT -> evaluate. A directory holds, for one stage (the c
     120/metrics          the score; null where it was not measured
 
 The newest `cfg.checkpoint.keep` steps stay, and the one with the highest score. A step that cannot be read is set
-aside, as 120.damaged, and the next older one is taken.
+aside, as 120.damaged, and the next older one is taken; in a bucket, where nothing is renamed, it is marked by an object
+(weights/steps.py) and stays until the step is saved again.
 Deliberately not here: when to save (the loops), what the shards are (step.py gives the abstract state).
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
-import shutil
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
@@ -32,12 +32,14 @@ from orbax.checkpoint import checkpoint_managers
 
 from t1jax.config import Config, ConfigError
 from t1jax.devices import multihost, sharding
+from t1jax.host import place
+from t1jax.host.place import Bucket, Place, Unreachable
 from t1jax.host.stopping import EXIT_STORAGE, Stopped
 from t1jax.prompts.streams import Stream
 from t1jax.text.tokenizer import Tokenizer
 from t1jax.training import memory
 from t1jax.types import TrainState
-from t1jax.weights import orbax_arrays
+from t1jax.weights import orbax_arrays, steps
 
 # knobs of the model that may differ from those it was saved with
 NOT_SHAPE = ("checkpoint", "compute_dtype", "remat", "attention")
@@ -55,13 +57,13 @@ class Checkpoints:
     """
 
     def __init__(
-        self, directory: str | Path, cfg: Config, tokenizer: Tokenizer, note: Callable[[str], None] = _to_stderr
+        self, directory: str | Place, cfg: Config, tokenizer: Tokenizer, note: Callable[[str], None] = _to_stderr
     ) -> None:
         """Opens `directory`, or makes it and puts the tokenizer there; removes what a killed run left half-written.
 
         `note` tells the user what could not be read or written.
         """
-        self.directory = Path(directory).absolute()
+        self.directory = place.of(directory, "checkpoints").absolute()
         self._cfg, self._note = cfg, note
         self._failed: str = ""  # why the newest save is not there
         self._damaged: dict[int, str] = {}
@@ -76,6 +78,7 @@ class Checkpoints:
             best_fn=_score,
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,
+            step_name_format=steps.Undamaged(),
             # a folder that cannot be made is then an error here, and no background thread waits for it for minutes
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
@@ -86,11 +89,19 @@ class Checkpoints:
             "config": ocp.JsonCheckpointHandler(),
             "stream": ocp.JsonCheckpointHandler(),
         }
-        self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
+        with place.told(self.directory):
+            self._manager = ocp.CheckpointManager(os.fspath(self.directory), options=options, item_handlers=handlers)
         if self.latest() is None and multihost.is_main():
             tokenizer.save(self.directory)
 
-    def save(self, step: int, state: TrainState, stream: Any = None, score: float | None = None) -> None:
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        stream: Any = None,
+        score: float | None = None,
+        first: Callable[[], None] = lambda: None,
+    ) -> None:
         """Starts to write the state after `step` updates; returns before it is on disk.
 
         The arrays are copied first: the caller may donate them at once. A step that is there already stays as it is.
@@ -100,6 +111,7 @@ class Checkpoints:
           state: global arrays, sharded as they are; or NumPy arrays.
           stream: `get_state()` of the data stream; its next batch is the first one of the continued run.
           score: higher is better: decides which checkpoint is the best. None or not finite: not measured.
+          first: writes what the checkpoint must not be without; if it fails, nothing is saved.
         """
         self._collect()
         if self._failed:
@@ -114,9 +126,13 @@ class Checkpoints:
             items["stream"] = ocp.args.JsonSave(stream)
         measured = float(score) if score is not None and math.isfinite(score) else None
         self._failed = ""
-        self._try(
-            lambda: self._manager.save(step, args=ocp.args.Composite(**items), metrics={"score": measured}, force=True)
-        )
+
+        def write() -> None:
+            first()
+            self._replace_damaged(step)
+            self._manager.save(step, args=ocp.args.Composite(**items), metrics={"score": measured}, force=True)
+
+        self._try(write)
 
     def restore(
         self, abstract: TrainState, stream: Stream[Any] | None = None, step: int | None = None
@@ -142,6 +158,8 @@ class Checkpoints:
             except (ConfigError, jax.errors.JaxRuntimeError, MemoryError):  # no fault of the files
                 raise
             except Exception as error:  # whatever Orbax makes of damaged files; with several processes, only as one
+                if isinstance(self.directory, Bucket) and place.not_served(error):
+                    raise Unreachable(errno.EIO, place.reason(error), os.fspath(self.directory)) from error
                 if jax.process_count() > 1:
                     raise
                 self._set_aside(newest, error)
@@ -221,27 +239,38 @@ class Checkpoints:
 
     def _clean(self) -> None:
         """Gives back the room of saves that failed; a thread of one may still write: what it leaves goes next time."""
-        for left in self.directory.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
-            shutil.rmtree(left, ignore_errors=True)
+        for left in steps.unfinished(self.directory):
+            place.remove(left)
 
     def _set_aside_unreadable(self) -> None:
         """Steps whose SMALL files are damaged: Orbax could not even list the others."""
-        for step in sorted(int(x.name) for x in self.directory.glob("*") if x.name.isdecimal()):
+        for step, folder in steps.folders(self.directory).items():
             try:
-                for name in SMALL:
-                    path = self.directory / str(step) / name
-                    if path.exists():
-                        dict(json.loads(path.read_bytes()))
+                for name in SMALL if steps.is_whole(folder) else ():
+                    if (folder / name).exists():
+                        dict(json.loads((folder / name).read_bytes()))
+            except Unreachable:
+                raise
             except (ValueError, TypeError, OSError) as error:
                 self._set_aside(step, error)
 
     def _set_aside(self, step: int, error: Exception) -> None:
         """Keeps what is left of a step where Orbax does not look."""
-        path = self.directory / str(step)
+        path, why = self.directory / str(step), _reason(error)
+        self._damaged[step] = why
+        if isinstance(path, Bucket):
+            self._note(f"{path} cannot be read ({why}); it is marked by {steps.DAMAGED}, and an older one taken")
+            steps.mark_damaged(path, why)
+            return
         aside = next(x for n in range(10**6) if not (x := path.with_name(f"{step}.damaged{n or ''}")).exists())
-        self._damaged[step] = _reason(error)
-        self._note(f"{path} cannot be read ({self._damaged[step]}); it is kept as {aside.name}, and an older one taken")
+        self._note(f"{path} cannot be read ({why}); it is kept as {aside.name}, and an older one taken")
         os.rename(path, aside)
+
+    def _replace_damaged(self, step: int) -> None:
+        """In a bucket: what is left of a step that was set aside, and is saved again now, goes."""
+        path = self.directory / str(step)
+        if isinstance(path, Bucket) and multihost.is_main() and (path / steps.DAMAGED).exists():
+            path.rmtree()
 
     def _refuse_other_model(self, step: int) -> None:
         saved, model = self.config(step)["model"], self._cfg.to_dict()["model"]

@@ -17,14 +17,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from t1jax import config
 from t1jax.config import ConfigError, ModelConfig
-from t1jax.host import config_files, files
+from t1jax.host import config_files, files, place
+from t1jax.host.place import Place
 from t1jax.host.progress import Progress
 from t1jax.weights import families, orbax_arrays, safetensors_files, tensor_table
 from t1jax.weights import load as weights
@@ -38,7 +38,7 @@ WORDS = {"hf": "a Hugging Face folder", "orbax": "a folder of hf-to-orbax", "run
 MB = 10**6
 
 
-def hf_to_orbax(src: str | Path, dst: str | Path, progress: Progress) -> None:
+def hf_to_orbax(src: str | Place, dst: str | Place, progress: Progress) -> None:
     """Writes the weights of a Hugging Face folder to `dst`/params with Orbax, and copies the other files to `dst`.
 
     Args:
@@ -58,7 +58,7 @@ def hf_to_orbax(src: str | Path, dst: str | Path, progress: Progress) -> None:
     for row in tensor_table.tensors(cfg):
         rows[row.path].append(row)
     total = sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays.values())
-    with _beside(Path(dst), total) as folder, _Meter(progress, "hf-to-orbax", total) as meter:
+    with _beside(place.of(dst, "--dst"), total) as folder, _Meter(progress, "hf-to-orbax", total) as meter:
 
         def parts(path: tuple[str, ...], chunk: tuple[int, ...]) -> Iterator[tuple[Index, np.ndarray]]:
             for row in rows[path]:
@@ -74,7 +74,7 @@ def hf_to_orbax(src: str | Path, dst: str | Path, progress: Progress) -> None:
 
 
 def orbax_to_hf(
-    src: str | Path, dst: str | Path, progress: Progress, dtype: str = "", which: str = "policy", max_bytes: int = 0
+    src: str | Place, dst: str | Place, progress: Progress, dtype: str = "", which: str = "policy", max_bytes: int = 0
 ) -> None:
     """Writes the output of hf_to_orbax, or the weights of a run, as a Hugging Face folder.
 
@@ -110,7 +110,7 @@ def orbax_to_hf(
     to = {path: dtypes[dtype] if dtype else array.dtype for path, array in arrays.items()}
     rows = tensor_table.tensors(cfg)
     total = sum(math.prod(row.shape) * to[row.path].itemsize for row in rows)
-    with _beside(Path(dst), total) as folder, _Meter(progress, "orbax-to-hf", total) as meter:
+    with _beside(place.of(dst, "--dst"), total) as folder, _Meter(progress, "orbax-to-hf", total) as meter:
 
         def parts(row: Tensor) -> Iterator[np.ndarray]:
             for _, part in _parts(row, arrays[row.path], to[row.path]):
@@ -174,7 +174,7 @@ class _Meter:
 
 
 @contextmanager
-def _beside(dst: Path, size: int) -> Iterator[Path]:
+def _beside(dst: Place, size: int) -> Iterator[Place]:
     """Yields a temporary folder that becomes `dst` on success, and is deleted on an error.
 
     Raises:
@@ -202,7 +202,7 @@ def _beside(dst: Path, size: int) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _carry(source: Source, folder: Path) -> None:
+def _carry(source: Source, folder: Place) -> None:
     """Copies the tokenizer and config files, unchanged."""
     for name in (*families.CARRIED, SENTENCEPIECE):
         if (source.folder / name).is_file():
@@ -210,7 +210,7 @@ def _carry(source: Source, folder: Path) -> None:
             _sync(folder / name)
 
 
-def _sync(path: Path) -> None:
+def _sync(path: Place) -> None:
     """Flushes the file or folder to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

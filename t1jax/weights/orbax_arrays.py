@@ -15,7 +15,6 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,6 +23,7 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 
 from t1jax.config import ConfigError
+from t1jax.host.place import Place
 
 CHUNK = 8 << 20  # bytes of a chunk on disk, before compression: the cost of the smallest read
 AHEAD = 2  # pieces being written while the next one is prepared
@@ -52,7 +52,7 @@ class StoredArray:
     """An array of an Orbax folder that has not been read."""
 
     name: str
-    folder: Path
+    folder: Place
     store: Any  # a ts.TensorStore
 
     @property
@@ -79,7 +79,7 @@ class StoredArray:
             raise _damaged(self.folder, self.name, error) from error
 
 
-def open_arrays(folder: Path, below: str = "") -> dict[KeyPath, StoredArray]:
+def open_arrays(folder: Place, below: str = "") -> dict[KeyPath, StoredArray]:
     """The arrays of an Orbax folder by key path; with `below`, those under this key, relative to it. Reads no data.
 
     Raises:
@@ -106,7 +106,7 @@ def open_arrays(folder: Path, below: str = "") -> dict[KeyPath, StoredArray]:
     return opened
 
 
-def write_arrays(folder: Path, arrays: Mapping[KeyPath, NewArray]) -> None:
+def write_arrays(folder: Place, arrays: Mapping[KeyPath, NewArray]) -> None:
     """Writes arrays as an Orbax PyTree to a new folder, one after another. Everything is on disk on return.
 
     Raises:
@@ -184,6 +184,6 @@ def _os_error(error: ValueError) -> OSError:
     return OSError(int(code[1]), os.strerror(int(code[1]))) if code else OSError(str(error))
 
 
-def _damaged(folder: Path, what: str, error: Exception) -> ConfigError:
+def _damaged(folder: Place, what: str, error: Exception) -> ConfigError:
     reason = " ".join(str(error).split())[:200]
     return ConfigError(f"{folder}: cannot read {what}: {type(error).__name__}: {reason}; expected a whole Orbax folder")

@@ -18,7 +18,6 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -26,6 +25,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from t1jax.config import ConfigError
+from t1jax.host.place import Place
 
 DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -42,7 +42,7 @@ class StoredTensor:
     """A tensor of a safetensors file that has not been read."""
 
     name: str
-    file: Path
+    file: Place
     dtype: np.dtype
     shape: tuple[int, ...]
     offset: int  # of its first byte in the file
@@ -73,7 +73,7 @@ def several(names: Iterable[str]) -> str:
     return ", ".join(SHORT.repr(name) for name in listed[:LISTED]) + more
 
 
-def open_tensors(folder: Path) -> dict[str, StoredTensor]:
+def open_tensors(folder: Place) -> dict[str, StoredTensor]:
     """The tensors of model.safetensors, or of the shards in its index, by name. Reads only headers.
 
     Raises:
@@ -101,7 +101,7 @@ def open_tensors(folder: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-def _compare(folder: Path, weight_map: dict[str, str], tensors: dict[str, StoredTensor]) -> None:
+def _compare(folder: Place, weight_map: dict[str, str], tensors: dict[str, StoredTensor]) -> None:
     """ConfigError unless index and shards list the same tensors, in the same files."""
     where = folder / INDEX
     if missing := weight_map.keys() - tensors.keys():
@@ -113,7 +113,7 @@ def _compare(folder: Path, weight_map: dict[str, str], tensors: dict[str, Stored
         raise ConfigError(f"{where} says {several(moved[:1])} is in {weight_map[moved[0]]}; found it in {found}")
 
 
-def _read_index(path: Path) -> dict[str, str]:
+def _read_index(path: Place) -> dict[str, str]:
     """The index's weight_map: tensor name -> name of a file in the same folder."""
     with _reading(path) as file:
         content = file.read(MAX_JSON + 1)
@@ -132,7 +132,7 @@ def _read_index(path: Path) -> dict[str, str]:
     return weight_map
 
 
-def inside(folder: Path, name: str) -> Path:
+def inside(folder: Place, name: str) -> Place:
     """The path of a file in `folder`. Links may only point into the folder, or to blobs of the Hugging Face cache.
 
     Raises:
@@ -147,7 +147,7 @@ def inside(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def _read_header(path: Path) -> list[StoredTensor]:
+def _read_header(path: Place) -> list[StoredTensor]:
     """The tensors in a safetensors file's header, checked against the format and the file's size."""
     with _reading(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -202,7 +202,7 @@ def _read_header(path: Path) -> list[StoredTensor]:
     return [tensor for _, _, tensor in spans]
 
 
-def _reading(path: Path) -> Any:
+def _reading(path: Place) -> Any:
     try:
         return path.open("rb")
     except OSError as error:
@@ -243,7 +243,7 @@ def shards(tensors: Sequence[NewTensor], max_bytes: int) -> list[list[NewTensor]
     return parts
 
 
-def write_tensors(folder: Path, tensors: Sequence[NewTensor], max_bytes: int) -> None:
+def write_tensors(folder: Place, tensors: Sequence[NewTensor], max_bytes: int) -> None:
     """Writes model.safetensors, or shards of at most `max_bytes` of data and their index.
 
     Holds one piece in memory at a time. Everything is on disk on return.
@@ -267,7 +267,7 @@ def write_tensors(folder: Path, tensors: Sequence[NewTensor], max_bytes: int) ->
             _flush(file)
 
 
-def _write_shard(path: Path, tensors: Sequence[NewTensor]) -> None:
+def _write_shard(path: Place, tensors: Sequence[NewTensor]) -> None:
     codes = {dtype: code for code, dtype in DTYPES.items()}
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0

@@ -12,13 +12,13 @@ import json
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NoReturn
 
 from t1jax.config import ConfigError
+from t1jax.host.place import Place
 
 
-def read_object(path: Path, max_bytes: int) -> dict[str, Any]:
+def read_object(path: Place, max_bytes: int) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:

@@ -19,9 +19,8 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import IO, Any, TypeVar
 
-import fsspec
-
 from t1jax.config import ConfigError
+from t1jax.host import place
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -49,7 +48,7 @@ def read_rows(path: str) -> Iterator[tuple[int, Row]]:
     """
     path = str(path)
     rows = 0
-    with _readable(path), fsspec.open(path, "rb", compression="infer") as raw:
+    with _readable(path), place.open_data(path, compression="infer") as raw:
         for number, row in _rows(path, io.BufferedReader(raw)):  # those of gs:// and s3:// cannot bound a line
             if _is_conversation(row):
                 row = {CONVERSATIONS: row}
