@@ -25,7 +25,7 @@ import numpy as np
 from t1jax.config import ConfigError
 from t1jax.devices import multihost
 from t1jax.evaluation.responses import Response
-from t1jax.host import files
+from t1jax.host import files, log
 from t1jax.host.place import Place
 from t1jax.tasks.files.columns import PROBLEMS
 from t1jax.tasks.files.rows import Row, named, one_line, read_rows
@@ -100,14 +100,15 @@ def collect(path: Place) -> tuple[list[Evaluation], list[str]]:
 
 def _files(path: Place, notes: list[str]) -> list[Place]:
     """The files of `path` that begin with a response."""
-    if path.is_file():
+    if path.is_file() or (log.exists(path) and not path.is_dir()):
         if not _begins_with_one(path):
             raise ConfigError(f"{path}: line 1 is no response; expected {EXPECTED}")
         return [path]
     if not path.is_dir():
         raise ConfigError(f"{path}: no such file or folder; expected {EXPECTED}")
     folder = path / FOLDER if (path / FOLDER).is_dir() else path
-    found = sorted([*folder.glob("*.jsonl"), *folder.glob("*/responses.jsonl")])
+    below = [each for name in folder.glob("*") if name.is_dir() for each in log.find(name, "responses.jsonl")]
+    found = sorted([*log.find(folder, "*.jsonl"), *below])
     others = [file for file in found if not _begins_with_one(file)]
     notes += [f"{file.relative_to(path)}: does not begin with a response: left out" for file in others]
     return [file for file in found if file not in others]
@@ -116,8 +117,7 @@ def _files(path: Place, notes: list[str]) -> list[Place]:
 def _begins_with_one(path: Place) -> bool:
     """Whether the first line of a file is a response."""
     try:
-        with path.open("rb") as file:
-            Response.parse(json.loads(file.readline()))
+        Response.parse(json.loads(next(log.lines(path), b"")))
         return True
     except (ValueError, KeyError, TypeError):
         return False
@@ -140,24 +140,23 @@ def _evaluation(path: Place, notes: list[str]) -> Evaluation:
 def _read(path: Place, notes: list[str]) -> tuple[Response, ...]:
     """The responses of a file, all of one stage and step."""
     found: list[Response] = []
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                notes.append(f"{path}: line {number} is not whole: left out")
-                break
-            try:
-                row: Any = json.loads(line)
-            except ValueError as error:
-                raise _damaged(path, number, one_line(error), "a response in JSON") from error
-            try:
-                response = Response.parse(row)
-            except (ValueError, KeyError, TypeError) as error:
-                raise _damaged(path, number, "no response", "a response as in line 1") from error
-            first = found[0] if found else response
-            if (response.stage, response.step) != (first.stage, first.step):
-                stands = f"{response.stage} step {response.step}"
-                raise _damaged(path, number, stands, f"{first.stage} step {first.step}, as in line 1")
-            found.append(response)
+    for number, line in enumerate(log.lines(path), 1):
+        if not line.endswith(b"\n"):
+            notes.append(f"{path}: line {number} is not whole: left out")
+            break
+        try:
+            row: Any = json.loads(line)
+        except ValueError as error:
+            raise _damaged(path, number, one_line(error), "a response in JSON") from error
+        try:
+            response = Response.parse(row)
+        except (ValueError, KeyError, TypeError) as error:
+            raise _damaged(path, number, "no response", "a response as in line 1") from error
+        first = found[0] if found else response
+        if (response.stage, response.step) != (first.stage, first.step):
+            stands = f"{response.stage} step {response.step}"
+            raise _damaged(path, number, stands, f"{first.stage} step {first.step}, as in line 1")
+        found.append(response)
     return tuple(found)
 
 

@@ -98,8 +98,7 @@ def _beat(path: Bucket, content: bytes, generation: str, end: threading.Event) -
                 _lost(path)
             generation = str(newer)
     with suppress(Unreachable, FileNotFoundError), place.told(path):
-        bucket, key = _split(path)
-        place.storage().call("DELETE", "b/{}/o/{}", bucket, key, ifGenerationMatch=generation)
+        place.storage().call("DELETE", "b/{}/o/{}", path.bucket, path.key, ifGenerationMatch=generation)
 
 
 def _lost(path: Bucket) -> None:
@@ -109,10 +108,9 @@ def _lost(path: Bucket) -> None:
 
 def _look(path: Bucket) -> Seen | None:
     """The lock; None where there is none."""
-    bucket, key = _split(path)
     try:
         with place.told(path):
-            headers, found = place.storage().call("GET", "b/{}/o/{}", bucket, key)
+            headers, found = place.storage().call("GET", "b/{}/o/{}", path.bucket, path.key)
             info = json.loads(found)
             now = parsedate_to_datetime(headers["Date"])
         who = json.loads(path.read_bytes())
@@ -129,16 +127,15 @@ def _swap(path: Bucket, content: bytes, generation: str) -> str | None:
 
     By multipart/related, the one kind of upload that takes a name and a condition in a single request.
     """
-    bucket, key = _split(path)
     part = "--t1jax\r\nContent-Type: {}\r\n\r\n"
-    head = part.format("application/json; charset=UTF-8") + json.dumps({"name": key}) + "\r\n"
+    head = part.format("application/json; charset=UTF-8") + json.dumps({"name": path.key}) + "\r\n"
     body = head.encode() + part.format("application/json").encode() + content + b"\r\n--t1jax--"
     with place.told(path):
         storage = place.storage()
         try:
             written = storage.call(
                 "POST",
-                f"{storage._location}/upload/storage/v1/b/{bucket}/o",
+                f"{storage._location}/upload/storage/v1/b/{path.bucket}/o",
                 uploadType="multipart",
                 ifGenerationMatch=generation,
                 headers={"Content-Type": "multipart/related; boundary=t1jax"},
@@ -168,8 +165,3 @@ def _machine() -> str:
     """This machine since it was started, and among its containers this one."""
     found = [Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")]
     return f"{found[0].read_text().strip()} {os.readlink(found[1])}"
-
-
-def _split(path: Bucket) -> tuple[str, str]:
-    bucket, _, key = str(path).removeprefix(place.SCHEME).partition("/")
-    return bucket, key

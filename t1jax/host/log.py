@@ -8,10 +8,12 @@ Deliberately not here: what the lines say (metrics.py, evaluation/journal.py).
 
 from __future__ import annotations
 
+import fnmatch
 import os
+from collections.abc import Iterator
 from typing import Any
 
-from t1jax.host import files
+from t1jax.host import files, place
 from t1jax.host.place import Bucket, Place
 
 DIGITS = "[0-9]" * 6
@@ -26,7 +28,7 @@ class Log:
         self._waiting = b""  # of a bucket: what the next part will hold
         self._next = 0
         if isinstance(path, Bucket):
-            self._next = max((int(part.name[-6:]) for part in parts(path)), default=-1) + 1
+            self._next = max((int(part.name[-6:]) for part in parts(path) if part != path), default=-1) + 1
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(path, "ab")
@@ -60,15 +62,44 @@ class Log:
 
 
 def parts(path: Place) -> list[Place]:
-    """The files that the lines at `path` are in, in order; none where there are no lines yet."""
+    """The files that the lines at `path` are in, in order; none where there are no lines yet.
+
+    In a bucket the first may be an object put whole, such as a file of a local run that was copied there.
+    """
     if isinstance(path, Bucket):
-        return sorted(path.parent.glob(f"{path.name}-{DIGITS}"))
+        near = sorted(path.parent.iterdir())
+        return [each for each in near if each == path or fnmatch.fnmatchcase(each.name, f"{path.name}-{DIGITS}")]
     return [path] if path.exists() else []
 
 
+def exists(path: Place) -> bool:
+    """Whether anything was written at `path`."""
+    return bool(parts(path))
+
+
 def read(path: Place) -> bytes:
-    """All lines at `path`, joined."""
-    return b"".join(part.read_bytes() for part in parts(path))
+    """All that stands at `path`; of a bucket many parts at a time."""
+    found = parts(path)
+    if not isinstance(path, Bucket) or not found:
+        return b"".join(part.read_bytes() for part in found)
+    with place.told(path):
+        contents = place.storage().cat([os.fspath(part) for part in found])
+    return b"".join(contents[name] for name in sorted(contents))
+
+
+def lines(path: Place) -> Iterator[bytes]:
+    """The lines at `path`, one after another; the last may be torn."""
+    for part in parts(path):
+        with place.told(part), part.open("rb") as file:
+            yield from file
+
+
+def find(folder: Place, pattern: str) -> list[Place]:
+    """The paths in `folder`, as for `read`, that match."""
+    found = {*folder.glob(pattern)}
+    if isinstance(folder, Bucket):
+        found |= {part.with_name(part.name[:-7]) for part in folder.glob(f"{pattern}-{DIGITS}")}
+    return sorted(found)
 
 
 def cut(path: Place, size: int) -> None:

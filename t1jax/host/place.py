@@ -17,7 +17,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
@@ -54,6 +54,21 @@ class Bucket(PurePosixPath):
 
     def __repr__(self) -> str:
         return f"Bucket({str(self)!r})"
+
+    @property
+    def parents(self) -> Sequence[Bucket]:
+        """The folders that it is in, up to the bucket itself."""
+        return [path for path in super().parents if len(path.parts) > 1]
+
+    @property
+    def bucket(self) -> str:
+        """The name of its bucket."""
+        return self.parts[1]
+
+    @property
+    def key(self) -> str:
+        """Its name in the bucket."""
+        return "/".join(self.parts[2:])
 
     def absolute(self) -> Bucket:
         return self
@@ -167,6 +182,12 @@ def of(name: str | os.PathLike[str], what: str) -> Place:
     return Bucket(text)
 
 
+def same(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    """Whether two names, of URLs or paths, are of the same file."""
+    names = [os.fspath(name) for name in (one, other)]
+    return len({name if URL.match(name) else os.path.abspath(name) for name in names}) == 1
+
+
 def local(name: str | os.PathLike[str], what: str) -> Path:
     """The local path that a user means by `name`.
 
@@ -223,6 +244,12 @@ def not_served(error: BaseException) -> bool:
     return False
 
 
+def raise_not_served(path: Place, error: Exception) -> None:
+    """Unreachable where `error`, of Orbax or tensorstore, is for that reason and not for what stands at `path`."""
+    if isinstance(path, Bucket) and not_served(error):
+        raise Unreachable(errno.EIO, reason(error), os.fspath(path)) from error
+
+
 def reason(error: BaseException) -> str:
     """What went wrong, in part of a line."""
     said = getattr(error, "strerror", None) or " ".join(str(error).split())
@@ -246,6 +273,8 @@ def told(path: Place) -> Iterator[None]:
         return
     try:
         yield
+    except (ConfigError, Unreachable):
+        raise
     except FileNotFoundError as error:
         raise FileNotFoundError(errno.ENOENT, "no such object or bucket", str(path)) from error
     except Exception as error:

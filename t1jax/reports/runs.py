@@ -102,7 +102,7 @@ def _read(path: Place, name: str) -> Run:
                 _add(results, stage, _json(file), file)
         check_results(path / "measured", results, [stage for stage in STAGES if stage in results])
     try:
-        rows = metrics.read_rows(path) if (path / "metrics.jsonl").is_file() else []
+        rows = metrics.read_rows(path)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     for number, row in enumerate(rows, 1):

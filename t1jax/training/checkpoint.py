@@ -17,7 +17,6 @@ Deliberately not here: when to save (the loops), what the shards are (step.py gi
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
@@ -158,8 +157,7 @@ class Checkpoints:
             except (ConfigError, jax.errors.JaxRuntimeError, MemoryError):  # no fault of the files
                 raise
             except Exception as error:  # whatever Orbax makes of damaged files; with several processes, only as one
-                if isinstance(self.directory, Bucket) and place.not_served(error):
-                    raise Unreachable(errno.EIO, place.reason(error), os.fspath(self.directory)) from error
+                place.raise_not_served(self.directory, error)
                 if jax.process_count() > 1:
                     raise
                 self._set_aside(newest, error)

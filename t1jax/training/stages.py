@@ -179,7 +179,7 @@ def make_task(cfg: Config, workdir: Place, verifier: Verifier) -> tuple[Task, To
     if tokenizer.is_saved(workdir / "tokenizer"):
         tokens = tokenizer.load(workdir / "tokenizer")
     elif cfg.model.checkpoint:
-        source = weights.find(cfg.model.checkpoint)
+        source = weights.find(cfg.model.checkpoint, "model.checkpoint")
         weights.refuse_mismatch(source, cfg.model)
         tokens = tokenizer.load(source.folder)
     if tokens is not None:

@@ -4,7 +4,7 @@
 Where: before and after training. Tensors are converted one after another, in pieces, so that the host needs little
 memory whatever the model's size. The result is written to a temporary folder and renamed when complete, so it is never
 partial.
-Deliberately not here: flags (convert.py), names and shapes (families.py, tensor_table.py), files (safetensors_files.py,
+Deliberately not here: flags (convert.py), names and shapes (families.py, tensor_table.py), files (safetensors_*.py,
 orbax_arrays.py), sources (load.py).
 """
 
@@ -15,7 +15,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -24,9 +24,9 @@ import numpy as np
 from t1jax import config
 from t1jax.config import ConfigError, ModelConfig
 from t1jax.host import config_files, files, place
-from t1jax.host.place import Place
+from t1jax.host.place import Bucket, Place
 from t1jax.host.progress import Progress
-from t1jax.weights import families, orbax_arrays, safetensors_files, tensor_table
+from t1jax.weights import families, orbax_arrays, safetensors_files, safetensors_writing, steps, tensor_table
 from t1jax.weights import load as weights
 from t1jax.weights.arrays import Array, Source
 from t1jax.weights.orbax_arrays import Index
@@ -49,7 +49,7 @@ def hf_to_orbax(src: str | Place, dst: str | Place, progress: Progress) -> None:
     Raises:
       ConfigError: `src` is invalid, or `dst` cannot be written; `dst` is then unchanged.
     """
-    source = weights.find(src)
+    source = weights.find(src, "--src")
     if source.kind != "hf":
         raise ConfigError(f"{src} is {WORDS[source.kind]}; expected {WORDS['hf']}")
     cfg = weights.model_config(source, _any_model())
@@ -92,7 +92,7 @@ def orbax_to_hf(
     dtypes = {str(each): each for each in safetensors_files.DTYPES.values()}
     if dtype and dtype not in dtypes:
         raise ConfigError(f"--dtype is {dtype!r}; expected one of {', '.join(dtypes)}")
-    source = weights.find(src)
+    source = weights.find(src, "--src")
     if source.kind == "hf":
         raise ConfigError(f"{src} is {WORDS['hf']} already; expected {WORDS['orbax']} or {WORDS['run']}")
     cfg = weights.model_config(source, _any_model())
@@ -120,8 +120,8 @@ def orbax_to_hf(
         _carry(source, folder)
         if hf_config != base:
             files.write_text(folder / "config.json", json.dumps(hf_config, indent=2) + "\n")
-        new = [safetensors_files.NewTensor(row.name, to[row.path], row.shape, partial(parts, row)) for row in rows]
-        safetensors_files.write_tensors(folder, new, max_bytes or total)
+        new = [safetensors_writing.NewTensor(row.name, to[row.path], row.shape, partial(parts, row)) for row in rows]
+        safetensors_writing.write_tensors(folder, new, max_bytes or total)
 
 
 def pieces(row: Tensor, itemsize: int, chunk: tuple[int, ...] = ()) -> Iterator[Index]:
@@ -180,6 +180,10 @@ def _beside(dst: Place, size: int) -> Iterator[Place]:
     Raises:
       ConfigError: `dst` exists and is not empty, `size` bytes do not fit on the disk, or writing failed.
     """
+    if isinstance(dst, Bucket):
+        with _marked(dst) as folder:
+            yield folder
+        return
     dst = dst.resolve()
     beside = dst.with_name(f".{dst.name}.{os.getpid()}.tmp")
     try:
@@ -202,12 +206,37 @@ def _beside(dst: Place, size: int) -> Iterator[Place]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
+@contextmanager
+def _marked(dst: Bucket) -> Iterator[Bucket]:
+    """Yields `dst`, in a bucket, which counts as a folder of weights from the end on; is emptied on an error.
+
+    Raises:
+      ConfigError: `dst` holds something else than what an interrupted conversion left, or writing failed.
+    """
+    mark = dst / steps.UNFINISHED
+    try:
+        if not mark.exists() and next(dst.iterdir(), None) is not None:
+            raise ConfigError(f"{dst} is not empty; expected a folder that does not exist yet or is empty")
+        dst.rmtree()
+        files.write_text(mark, "t1jax.convert is writing here, or was interrupted: the same command begins anew\n")
+    except OSError as error:
+        raise ConfigError(f"{dst}: {place.reason(error)}; nothing was written to it") from error
+    try:
+        yield dst
+        mark.unlink()
+    except BaseException as error:
+        with suppress(OSError):
+            dst.rmtree()
+        if isinstance(error, OSError):
+            raise ConfigError(f"{dst}: {place.reason(error)}; nothing was written to it") from error
+        raise
+
+
 def _carry(source: Source, folder: Place) -> None:
     """Copies the tokenizer and config files, unchanged."""
     for name in (*families.CARRIED, SENTENCEPIECE):
         if (source.folder / name).is_file():
-            shutil.copyfile(safetensors_files.inside(source.folder, name), folder / name)
-            _sync(folder / name)
+            files.write_bytes(folder / name, safetensors_files.inside(source.folder, name).read_bytes())
 
 
 def _sync(path: Place) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from t1jax.config import ConfigError, ModelConfig
 from t1jax.host import place
-from t1jax.host.place import Place
+from t1jax.host.place import Bucket, Place
 from t1jax.model import parameters, qwen
 from t1jax.types import Params
 from t1jax.weights import families, safetensors_files, steps, strict
@@ -30,10 +30,11 @@ METADATA = "_METADATA"
 NOT_STORED = ("checkpoint", "compute_dtype", "remat", "attention")
 
 
-def find(path: str | Place) -> Source:
+def find(path: str | Place, what: str = "--checkpoint") -> Source:
     """Finds the weights in a folder.
 
     Args:
+      what: the flag or knob that names it.
       path: a Hugging Face folder (config.json and *.safetensors), the output of t1jax.convert (config.json and
         params/), a run's workdir (the last step of RL, else of the cold start), the checkpoints of one stage (the
         last step), or one step.
@@ -41,10 +42,12 @@ def find(path: str | Place) -> Source:
     Raises:
       ConfigError: it is none of these.
     """
-    folder = place.of(path, "checkpoint").absolute()
+    folder = place.of(path, what).absolute()
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "no such folder"
         raise ConfigError(f"{path}: {found}; expected a folder with weights")
+    if isinstance(folder, Bucket) and (folder / steps.UNFINISHED).exists():
+        raise ConfigError(f"{path}: a conversion to it was interrupted; run the same t1jax.convert again")
     if (folder / PARAMS / METADATA).is_file() and steps.is_whole(folder / PARAMS):
         return Source(folder, "orbax", None)
     if folder.name.isdecimal() and (folder / STATE).is_dir():

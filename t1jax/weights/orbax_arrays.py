@@ -21,9 +21,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
+from etils import epath
 
 from t1jax.config import ConfigError
-from t1jax.host.place import Place
+from t1jax.host import place
+from t1jax.host.place import Bucket, Place
 
 CHUNK = 8 << 20  # bytes of a chunk on disk, before compression: the cost of the smallest read
 AHEAD = 2  # pieces being written while the next one is prepared
@@ -76,6 +78,7 @@ class StoredArray:
         try:
             return self.store[index].read().result()
         except ValueError as error:  # tensorstore raises it for every storage error
+            place.raise_not_served(self.folder, error)
             raise _damaged(self.folder, self.name, error) from error
 
 
@@ -86,11 +89,14 @@ def open_arrays(folder: Place, below: str = "") -> dict[KeyPath, StoredArray]:
       ConfigError: this is not an Orbax folder, or it is damaged.
     """
     try:
-        tree = ocp.StandardCheckpointHandler().metadata(folder.absolute()).tree
+        tree = ocp.StandardCheckpointHandler().metadata(epath.Path(os.fspath(folder.absolute()))).tree
     except Exception as error:  # Orbax raises all kinds of errors for a damaged folder
+        place.raise_not_served(folder, error)
         raise _damaged(folder, "its list of arrays", error) from error
     context = ts.Context({"cache_pool": {"total_bytes_limit": CACHE}})
-    base = {"driver": "file", "path": f"{folder.absolute()}/"}
+    base: Any = {"driver": "file", "path": f"{folder.absolute()}/"}
+    if isinstance(folder, Bucket):
+        base = {"driver": "gcs", "bucket": folder.bucket, "path": f"{folder.key}/"}
     opened = {}
     for keys, leaf in jax.tree_util.tree_leaves_with_path(tree):
         path = tuple(str(getattr(key, "key", getattr(key, "idx", key))) for key in keys)
@@ -101,6 +107,7 @@ def open_arrays(folder: Place, below: str = "") -> dict[KeyPath, StoredArray]:
         try:
             store = ts.open(spec, open=True, read=True, context=context).result()
         except ValueError as error:
+            place.raise_not_served(folder, error)
             raise _damaged(folder, name, error) from error
         opened[path[1:] if below else path] = StoredArray(name, folder, store)
     return opened
@@ -126,7 +133,8 @@ def write_arrays(folder: Place, arrays: Mapping[KeyPath, NewArray]) -> None:
     handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
     with ocp.Checkpointer(handler) as checkpointer:
         args = ocp.args.PyTreeSave(tree, save_args=save_args(tree))
-        checkpointer.save(folder.absolute(), args=args)
+        with place.told(folder):
+            checkpointer.save(os.fspath(folder.absolute()), args=args)
 
 
 def save_args(tree: Any) -> Any:

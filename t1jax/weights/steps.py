@@ -18,6 +18,7 @@ from t1jax.host.place import Bucket, Place
 
 COMMITTED = "commit_success.txt"  # Orbax's last object of whatever it writes to a bucket
 DAMAGED = "damaged.txt"  # says why
+UNFINISHED = "t1jax-convert-unfinished.txt"  # in a bucket: the first object of a conversion, deleted last
 
 
 def folders(folder: Place) -> dict[int, Place]:
