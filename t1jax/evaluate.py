@@ -219,6 +219,7 @@ def _budgets(text: str) -> list[int]:
 def _benchmarks(cfg: Config, values: flags.FlagValues) -> dict[str, BenchmarkConfig]:
     """name -> what to sample: the file of --data, or the config's, with --samples if that is given."""
     if values.data is not None:
+        place.data(values.data, "--data")
         name = re.sub(r"[^\w-]", "_", Path(values.data).name.split(".")[0]) or "data"
         found = {name: BenchmarkConfig(values.data, values.samples or 1)}
     else:

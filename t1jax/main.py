@@ -17,7 +17,8 @@ from absl import flags
 
 from t1jax.config import Config, ConfigError
 from t1jax.host import command_line, place, processes
-from t1jax.host.place import Bucket, Place
+from t1jax.host.bucket import Bucket
+from t1jax.host.place import Place
 
 USAGE = f"""\
 usage: python -m t1jax.main [--config=FILE] [--workdir=DIR] [--config.SECTION.KNOB=VALUE ...] [--allow_change=KNOB,...]

@@ -249,6 +249,7 @@ def _counter(tokens: Tokenizer) -> Callable[[str], int]:
 
 def _out(name: str | None, problems: str | None) -> Place:
     """The file --out; neither it nor what is written beside it is the file of the problems."""
+    place.data(problems or "", "--problems")
     if name and problems:
         out = place.of(name, "--out")
         if any(place.same(problems, each) for each in (out, *map(out.with_suffix, BESIDE))):

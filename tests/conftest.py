@@ -84,12 +84,12 @@ def problems(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def bucket():
-    """A server of Google Cloud Storage (bucket.py), which this process and those that it starts use from now on."""
-    import bucket
+def cloud():
+    """A server of Google Cloud Storage (cloud.py), which this process and those that it starts use from now on."""
+    import cloud
 
-    server = bucket.Server()
-    bucket.use(server.url)
+    server = cloud.Server()
+    cloud.use(server.url)
     yield server
     server.stop()
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from t1jax.host import files
-from t1jax.host.place import Bucket, Place
+from t1jax.host.bucket import Bucket
+from t1jax.host.place import Place
 
 FLUSH = 10.0  # seconds after which TensorBoard sees a local row, at the latest with the next one
 

@@ -23,7 +23,8 @@ from t1jax import config, typed
 from t1jax.config import Config, ConfigError
 from t1jax.devices import waiting
 from t1jax.host import config_files, place
-from t1jax.host.place import Place, Unreachable
+from t1jax.host.bucket import Unreachable
+from t1jax.host.place import Place
 from t1jax.host.stopping import EXIT_FAILED, Interrupted, Stopped
 
 EXIT_MISTAKE, EXIT_INTERRUPTED = 2, 130
@@ -113,7 +114,9 @@ def read_config(
         config_flags.DEFINE_config_dict("config", tree, "", values, sys_argv=rest)
 
     values, extra = read_flags(rest, define_all)
-    return config.load(values.config), values, extra
+    cfg = config.load(values.config)
+    _refuse_urls(cfg)
+    return cfg, values, extra
 
 
 def take_config_file(argv: list[str], default: str) -> tuple[Path, list[str]]:
@@ -156,6 +159,15 @@ def out_folder(out: Place) -> Place:
     except OSError as error:
         raise ConfigError(f"--out={out}: {error.strerror}; expected a writable folder") from error
     return out
+
+
+def _refuse_urls(cfg: Config) -> None:
+    """ConfigError: a knob that names files is a URL that is not supported."""
+    place.of(cfg.model.checkpoint, "model.checkpoint")
+    for name in ("train", "eval", "sft"):
+        place.data(getattr(cfg.data, name), f"data.{name}")
+    for name, benchmark in cfg.benchmarks.items():
+        place.data(benchmark.data, f"benchmarks.{name}.data")
 
 
 def _knobs(tree: Mapping[str, Any] | ConfigDict, prefix: str = "") -> Iterator[str]:

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from t1jax.host import place
-from t1jax.host.place import Bucket, Place
+from t1jax.host.bucket import Bucket
+from t1jax.host.place import Place
 
 
 def write_bytes(path: str | Place, content: bytes) -> Place:

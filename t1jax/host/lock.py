@@ -25,8 +25,8 @@ from typing import Any
 from uuid import uuid4
 
 from t1jax.config import ConfigError
-from t1jax.host import place
-from t1jax.host.place import Bucket, Unreachable
+from t1jax.host import bucket
+from t1jax.host.bucket import Bucket, Unreachable
 
 HEARTBEAT = 20.0  # seconds
 STALE = 90.0  # seconds without a heartbeat after which the holder counts as dead
@@ -97,8 +97,8 @@ def _beat(path: Bucket, content: bytes, generation: str, end: threading.Event) -
             if newer is None:
                 _lost(path)
             generation = str(newer)
-    with suppress(Unreachable, FileNotFoundError), place.told(path):
-        place.storage().call("DELETE", "b/{}/o/{}", path.bucket, path.key, ifGenerationMatch=generation)
+    with suppress(Unreachable, FileNotFoundError), bucket.told(path):
+        bucket.storage().call("DELETE", "b/{}/o/{}", path.bucket, path.key, ifGenerationMatch=generation)
 
 
 def _lost(path: Bucket) -> None:
@@ -109,8 +109,8 @@ def _lost(path: Bucket) -> None:
 def _look(path: Bucket) -> Seen | None:
     """The lock; None where there is none."""
     try:
-        with place.told(path):
-            headers, found = place.storage().call("GET", "b/{}/o/{}", path.bucket, path.key)
+        with bucket.told(path):
+            headers, found = bucket.storage().call("GET", "b/{}/o/{}", path.bucket, path.key)
             info = json.loads(found)
             now = parsedate_to_datetime(headers["Date"])
         who = json.loads(path.read_bytes())
@@ -130,8 +130,8 @@ def _swap(path: Bucket, content: bytes, generation: str) -> str | None:
     part = "--t1jax\r\nContent-Type: {}\r\n\r\n"
     head = part.format("application/json; charset=UTF-8") + json.dumps({"name": path.key}) + "\r\n"
     body = head.encode() + part.format("application/json").encode() + content + b"\r\n--t1jax--"
-    with place.told(path):
-        storage = place.storage()
+    with bucket.told(path):
+        storage = bucket.storage()
         try:
             written = storage.call(
                 "POST",

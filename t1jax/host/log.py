@@ -13,8 +13,9 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from t1jax.host import files, place
-from t1jax.host.place import Bucket, Place
+from t1jax.host import bucket, files
+from t1jax.host.bucket import Bucket
+from t1jax.host.place import Place
 
 DIGITS = "[0-9]" * 6
 
@@ -82,15 +83,15 @@ def read(path: Place) -> bytes:
     found = parts(path)
     if not isinstance(path, Bucket) or not found:
         return b"".join(part.read_bytes() for part in found)
-    with place.told(path):
-        contents = place.storage().cat([os.fspath(part) for part in found])
+    with bucket.told(path):
+        contents = bucket.storage().cat([os.fspath(part) for part in found])
     return b"".join(contents[name] for name in sorted(contents))
 
 
 def lines(path: Place) -> Iterator[bytes]:
     """The lines at `path`, one after another; the last may be torn."""
     for part in parts(path):
-        with place.told(part), part.open("rb") as file:
+        with bucket.told(part), part.open("rb") as file:
             yield from file
 
 

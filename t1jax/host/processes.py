@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from absl import flags
 
 from t1jax.config import ConfigError
-from t1jax.host.place import Unreachable
+from t1jax.host.bucket import Unreachable
 from t1jax.host.stopping import Stopped
 
 HEARTBEAT = 30  # seconds without a sign of life after which a process counts as dead

@@ -28,8 +28,9 @@ import jax
 from t1jax import config
 from t1jax.config import Config, ConfigError
 from t1jax.devices import multihost
-from t1jax.host import files, lock, place
-from t1jax.host.place import Bucket, Place
+from t1jax.host import bucket, files, lock, place
+from t1jax.host.bucket import Bucket
+from t1jax.host.place import Place
 
 FREE = ("mesh.",)  # knobs that may change without a word
 FILTER = ("rl.filter_pass_rate", "rl.filter_samples", "rl.filter_problems")
@@ -157,7 +158,7 @@ def digests(cfg: Config) -> dict[str, str]:
             except ConfigError:
                 raise
             except Exception as error:  # each file system has errors of its own
-                raise ConfigError(f"{knob} is {path}: {place.reason(error)}; expected a file of rows") from error
+                raise ConfigError(f"{knob} is {path}: {bucket.reason(error)}; expected a file of rows") from error
     return found
 
 

@@ -32,8 +32,9 @@ from typing import Any
 
 from t1jax.config import ConfigError
 from t1jax.host import lock, log
+from t1jax.host.bucket import Bucket
 from t1jax.host.log import Log
-from t1jax.host.place import Bucket, Place
+from t1jax.host.place import Place
 from t1jax.host.stopping import EXIT_STORAGE, Stopped
 from t1jax.synthesis.writers import Completion, Failure, Request
 

@@ -31,8 +31,9 @@ from orbax.checkpoint import checkpoint_managers
 
 from t1jax.config import Config, ConfigError
 from t1jax.devices import multihost, sharding
-from t1jax.host import place
-from t1jax.host.place import Bucket, Place, Unreachable
+from t1jax.host import bucket, place
+from t1jax.host.bucket import Bucket, Unreachable
+from t1jax.host.place import Place
 from t1jax.host.stopping import EXIT_STORAGE, Stopped
 from t1jax.prompts.streams import Stream
 from t1jax.text.tokenizer import Tokenizer
@@ -88,7 +89,7 @@ class Checkpoints:
             "config": ocp.JsonCheckpointHandler(),
             "stream": ocp.JsonCheckpointHandler(),
         }
-        with place.told(self.directory):
+        with bucket.told(self.directory):
             self._manager = ocp.CheckpointManager(os.fspath(self.directory), options=options, item_handlers=handlers)
         if self.latest() is None and multihost.is_main():
             tokenizer.save(self.directory)
@@ -157,7 +158,7 @@ class Checkpoints:
             except (ConfigError, jax.errors.JaxRuntimeError, MemoryError):  # no fault of the files
                 raise
             except Exception as error:  # whatever Orbax makes of damaged files; with several processes, only as one
-                place.raise_not_served(self.directory, error)
+                bucket.raise_not_served(self.directory, error)
                 if jax.process_count() > 1:
                     raise
                 self._set_aside(newest, error)

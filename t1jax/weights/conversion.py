@@ -23,8 +23,9 @@ import numpy as np
 
 from t1jax import config
 from t1jax.config import ConfigError, ModelConfig
-from t1jax.host import config_files, files, place
-from t1jax.host.place import Bucket, Place
+from t1jax.host import bucket, config_files, files, place
+from t1jax.host.bucket import Bucket
+from t1jax.host.place import Place
 from t1jax.host.progress import Progress
 from t1jax.weights import families, orbax_arrays, safetensors_files, safetensors_writing, steps, tensor_table
 from t1jax.weights import load as weights
@@ -220,7 +221,7 @@ def _marked(dst: Bucket) -> Iterator[Bucket]:
         dst.rmtree()
         files.write_text(mark, "t1jax.convert is writing here, or was interrupted: the same command begins anew\n")
     except OSError as error:
-        raise ConfigError(f"{dst}: {place.reason(error)}; nothing was written to it") from error
+        raise ConfigError(f"{dst}: {bucket.reason(error)}; nothing was written to it") from error
     try:
         yield dst
         mark.unlink()
@@ -228,7 +229,7 @@ def _marked(dst: Bucket) -> Iterator[Bucket]:
         with suppress(OSError):
             dst.rmtree()
         if isinstance(error, OSError):
-            raise ConfigError(f"{dst}: {place.reason(error)}; nothing was written to it") from error
+            raise ConfigError(f"{dst}: {bucket.reason(error)}; nothing was written to it") from error
         raise
 
 

@@ -18,7 +18,8 @@ import numpy as np
 
 from t1jax.config import ConfigError, ModelConfig
 from t1jax.host import place
-from t1jax.host.place import Bucket, Place
+from t1jax.host.bucket import Bucket
+from t1jax.host.place import Place
 from t1jax.model import parameters, qwen
 from t1jax.types import Params
 from t1jax.weights import families, safetensors_files, steps, strict

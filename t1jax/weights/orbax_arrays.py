@@ -24,8 +24,9 @@ import tensorstore as ts
 from etils import epath
 
 from t1jax.config import ConfigError
-from t1jax.host import place
-from t1jax.host.place import Bucket, Place
+from t1jax.host import bucket
+from t1jax.host.bucket import Bucket
+from t1jax.host.place import Place
 
 CHUNK = 8 << 20  # bytes of a chunk on disk, before compression: the cost of the smallest read
 AHEAD = 2  # pieces being written while the next one is prepared
@@ -78,7 +79,7 @@ class StoredArray:
         try:
             return self.store[index].read().result()
         except ValueError as error:  # tensorstore raises it for every storage error
-            place.raise_not_served(self.folder, error)
+            bucket.raise_not_served(self.folder, error)
             raise _damaged(self.folder, self.name, error) from error
 
 
@@ -91,7 +92,7 @@ def open_arrays(folder: Place, below: str = "") -> dict[KeyPath, StoredArray]:
     try:
         tree = ocp.StandardCheckpointHandler().metadata(epath.Path(os.fspath(folder.absolute()))).tree
     except Exception as error:  # Orbax raises all kinds of errors for a damaged folder
-        place.raise_not_served(folder, error)
+        bucket.raise_not_served(folder, error)
         raise _damaged(folder, "its list of arrays", error) from error
     context = ts.Context({"cache_pool": {"total_bytes_limit": CACHE}})
     base: Any = {"driver": "file", "path": f"{folder.absolute()}/"}
@@ -107,7 +108,7 @@ def open_arrays(folder: Place, below: str = "") -> dict[KeyPath, StoredArray]:
         try:
             store = ts.open(spec, open=True, read=True, context=context).result()
         except ValueError as error:
-            place.raise_not_served(folder, error)
+            bucket.raise_not_served(folder, error)
             raise _damaged(folder, name, error) from error
         opened[path[1:] if below else path] = StoredArray(name, folder, store)
     return opened
@@ -133,7 +134,7 @@ def write_arrays(folder: Place, arrays: Mapping[KeyPath, NewArray]) -> None:
     handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
     with ocp.Checkpointer(handler) as checkpointer:
         args = ocp.args.PyTreeSave(tree, save_args=save_args(tree))
-        with place.told(folder):
+        with bucket.told(folder):
             checkpointer.save(os.fspath(folder.absolute()), args=args)
 
 

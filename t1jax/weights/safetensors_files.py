@@ -24,8 +24,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from t1jax.config import ConfigError
-from t1jax.host import place
-from t1jax.host.place import Bucket, Place
+from t1jax.host import bucket
+from t1jax.host.bucket import Bucket
+from t1jax.host.place import Place
 
 DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -149,7 +150,7 @@ def inside(folder: Place, name: str) -> Place:
 
 def _read_header(path: Place) -> list[StoredTensor]:
     """The tensors in a safetensors file's header, checked against the format and the file's size."""
-    with place.told(path), _reading(path) as file:
+    with bucket.told(path), _reading(path) as file:
         size = path.stat().st_size
         first = file.read(8)
         length = int.from_bytes(first, "little")

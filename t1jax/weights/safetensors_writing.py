@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from t1jax.host import files, place
+from t1jax.host import bucket, files
 from t1jax.host.place import Place
 from t1jax.weights.safetensors_files import DTYPES, INDEX, SINGLE
 
@@ -81,7 +81,7 @@ def _write_shard(path: Place, tensors: Sequence[NewTensor]) -> None:
         at += tensor.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # aligns the data
-    with place.told(path), path.open("wb") as file:
+    with bucket.told(path), path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for tensor in tensors:
             written = 0

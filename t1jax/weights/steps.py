@@ -14,7 +14,8 @@ from orbax.checkpoint import path as ocp_path
 from orbax.checkpoint.utils import TMP_DIR_SUFFIX
 
 from t1jax.host import files
-from t1jax.host.place import Bucket, Place
+from t1jax.host.bucket import Bucket
+from t1jax.host.place import Place
 
 COMMITTED = "commit_success.txt"  # Orbax's last object of whatever it writes to a bucket
 DAMAGED = "damaged.txt"  # says why

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from t1jax.config import ConfigError
-from t1jax.host import place
+from t1jax.host import bucket
 from t1jax.host.place import Place
 
 
@@ -26,7 +26,7 @@ def read_object(path: Place, max_bytes: int) -> dict[str, Any]:
       ConfigError: the file is missing, has more than `max_bytes` bytes, or is not a JSON object.
     """
     try:
-        with place.told(path), path.open("rb") as file:
+        with bucket.told(path), path.open("rb") as file:
             content = file.read(max_bytes + 1)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; expected a file with a JSON object") from None

@@ -32,7 +32,6 @@ PARQUET_MAGIC = b"PAR1"
 PARQUET_ROWS = 256  # rows that are made Python objects at once
 EXAMPLES = 3  # rows that a note names
 BOM = b"\xef\xbb\xbf"
-PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "s3a": "s3fs"}
 CONVERSATIONS = "conversations"  # the column of ShareGPT, and that of a row that is nothing but a conversation (ORZ)
 FORMATS = "JSON lines, a JSON array of objects, or Parquet"
 
@@ -72,9 +71,7 @@ def _readable(path: str) -> Iterator[None]:
     except IsADirectoryError as error:
         raise ConfigError(f"{path}: is a folder; expected a file of rows: {FORMATS}") from error
     except ImportError as error:
-        protocol = path.partition("://")[0]
-        package = PACKAGES.get(protocol, f"the package that fsspec names: {one_line(error)}")
-        raise ConfigError(f"{path}: reading {protocol}:// needs a package; run: pip install {package}") from error
+        raise ConfigError(f"{path}: needs a package; expected it: {one_line(error)}") from error
     except Exception as error:
         raise ConfigError(f"{path}: cannot be read: {type(error).__name__}: {one_line(error)}") from error
 
