@@ -88,10 +88,17 @@ def data(name: str, what: str) -> str:
         try:
             fsspec.get_filesystem_class(scheme)
         except ImportError as error:
-            raise ConfigError(f"{what}={name}: {scheme}:// needs a package; expected it: {error}") from error
+            raise ConfigError(f"{what}={name}: {needed(name, error)}") from error
         except ValueError as error:
             raise ConfigError(f"{what}={name}: {_refusal(scheme)}") from error
     return name
+
+
+def needed(url: str, error: ImportError) -> str:
+    """What fsspec lacks to read a URL."""
+    scheme = url.partition("://")[0]
+    package = {"s3": "s3fs", "s3a": "s3fs", "gcs": "gcsfs"}.get(scheme, f"what fsspec names: {error}")
+    return f"reading {scheme}:// needs a package; expected it: run: pip install {package}"
 
 
 def open_data(path: str, compression: str | None = None) -> Any:

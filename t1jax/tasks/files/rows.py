@@ -71,7 +71,7 @@ def _readable(path: str) -> Iterator[None]:
     except IsADirectoryError as error:
         raise ConfigError(f"{path}: is a folder; expected a file of rows: {FORMATS}") from error
     except ImportError as error:
-        raise ConfigError(f"{path}: needs a package; expected it: {one_line(error)}") from error
+        raise ConfigError(f"{path}: {place.needed(path, error)}") from error
     except Exception as error:
         raise ConfigError(f"{path}: cannot be read: {type(error).__name__}: {one_line(error)}") from error
 
