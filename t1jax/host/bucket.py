@@ -158,16 +158,14 @@ def storage() -> Any:
     Orbax and fsspec.open take the same settings, from fsspec's own.
 
     Raises:
-      ConfigError: gcsfs is not installed.
+      ImportError: gcsfs is not installed.
     """
     # The JSON API alone: gcsfs would ask by gRPC, first, what kind of bucket each is.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-    try:
-        import aiohttp
-        import fsspec
-        import gcsfs  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(f"{SCHEME} needs a package ({error}); run: pip install gcsfs") from error
+    import aiohttp
+    import fsspec
+    import gcsfs  # noqa: F401
+
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # what it gives up on is raised too
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=SILENCE)
     fsspec.config.conf.setdefault("gcs", {}).update(use_listings_cache=False, requests_timeout=timeout)

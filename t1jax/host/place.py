@@ -44,7 +44,10 @@ def of(name: str | os.PathLike[str], what: str) -> Place:
     bucket, *parts = text.removeprefix(SCHEME).rstrip("/").split("/")
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", bucket) or any(p in ("", ".", "..") for p in parts):
         raise ConfigError(f"{what}={text}; expected {SCHEME}BUCKET/FOLDER, without empty or dotted parts")
-    storage()
+    try:
+        storage()
+    except ImportError as error:
+        raise ConfigError(f"{what}={text}: {needed(text, error)}") from error
     return Bucket(text)
 
 
@@ -97,7 +100,7 @@ def data(name: str, what: str) -> str:
 def needed(url: str, error: ImportError) -> str:
     """What fsspec lacks to read a URL."""
     scheme = url.partition("://")[0]
-    package = {"s3": "s3fs", "s3a": "s3fs", "gcs": "gcsfs"}.get(scheme, f"what fsspec names: {error}")
+    package = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}.get(scheme, f"what fsspec names: {error}")
     return f"reading {scheme}:// needs a package; expected it: run: pip install {package}"
 
 

@@ -89,7 +89,7 @@ def test_what_is_no_place_is_refused(name, message):
 def test_gcsfs_that_is_not_installed_is_named(monkeypatch):
     bucket.storage.cache_clear()
     monkeypatch.setitem(__import__("sys").modules, "gcsfs", None)
-    with pytest.raises(ConfigError, match="gs:// needs a package .*pip install gcsfs"):
+    with pytest.raises(ConfigError, match="--workdir=gs://bkt/run: reading gs:// needs a package; .*pip install gcsfs"):
         place.of("gs://bkt/run", "--workdir")
     bucket.storage.cache_clear()
 
