@@ -27,6 +27,7 @@ from t1jax.config import ConfigError
 SCHEME = "gs://"
 CONNECT, SILENCE = 10.0, 30.0  # seconds to reach the server, and that it may say nothing during a request
 LONGEST = 200  # characters of a reason
+REFUSED = re.compile("Forbidden|PERMISSION_DENIED|UNAUTHENTICATED")  # by gcsfs, tensorstore
 # What tensorstore, which reads and writes arrays, says of a server that does not serve: none of it is damage.
 NOT_SERVED = re.compile(
     "UNAVAILABLE|PERMISSION_DENIED|UNAUTHENTICATED|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|ABORTED|CANCELLED"
@@ -34,7 +35,11 @@ NOT_SERVED = re.compile(
 
 
 class Unreachable(OSError):
-    """A bucket that cannot be read or written now: no permission, or the server did not answer as it should."""
+    """A bucket that cannot be read or written now: the server did not answer as it should."""
+
+
+class Refused(Unreachable):
+    """A bucket that this account may not read or write."""
 
 
 class Bucket(PurePosixPath):
@@ -162,6 +167,9 @@ def storage() -> Any:
     """
     # The JSON API alone: gcsfs would ask by gRPC, first, what kind of bucket each is.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    for name, value in (("CONNECT_TIMEOUT", CONNECT), ("LOW_SPEED_TIME", SILENCE)):  # tensorstore's, which has none
+        os.environ.setdefault(f"TENSORSTORE_CURL_{name}_SECONDS", f"{value:.0f}")
+    os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
     import aiohttp
     import fsspec
     import gcsfs  # noqa: F401
@@ -176,11 +184,11 @@ def not_served(error: BaseException) -> bool:
     """Whether Orbax raised `error` because a server did not serve, and not for what it holds."""
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, Unreachable | TimeoutError | ConnectionError) or NOT_SERVED.search(str(seen)):
+        if isinstance(seen, Unreachable | TimeoutError | ConnectionError):
+            return True
+        if NOT_SERVED.search(str(seen)) or REFUSED.match(str(seen)):
             return True
         if type(seen).__module__.partition(".")[0] in ("gcsfs", "aiohttp", "requests", "google"):
-            return True
-        if isinstance(seen, OSError) and str(seen).startswith("Forbidden"):  # gcsfs's
             return True
         seen = seen.__cause__ or seen.__context__
     return False
@@ -189,7 +197,15 @@ def not_served(error: BaseException) -> bool:
 def raise_not_served(path: Path | Bucket, error: Exception) -> None:
     """Unreachable where `error`, of Orbax or tensorstore, is for that reason and not for what stands at `path`."""
     if isinstance(path, Bucket) and not_served(error):
-        raise Unreachable(errno.EIO, reason(error), os.fspath(path)) from error
+        raise unreachable(path, error) from error
+
+
+def unreachable(path: Bucket, error: Exception) -> Unreachable:
+    """`error`, for which something at `path` could not be read or written, as the error to raise."""
+    if REFUSED.match(str(error)) or getattr(error, "code", None) in (401, 403):
+        advice = "expected an account that may read and write it: see docs/tpu.md"
+        return Refused(errno.EACCES, f"{reason(error)}; {advice}", str(path))
+    return Unreachable(errno.EIO, reason(error), str(path))
 
 
 def reason(error: BaseException) -> str:
@@ -211,4 +227,4 @@ def told(path: Path | Bucket) -> Iterator[None]:
     except FileNotFoundError as error:
         raise FileNotFoundError(errno.ENOENT, "no such object or bucket", str(path)) from error
     except Exception as error:
-        raise Unreachable(errno.EIO, reason(error), str(path)) from error
+        raise unreachable(path, error) from error

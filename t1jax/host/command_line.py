@@ -23,7 +23,7 @@ from t1jax import config, typed
 from t1jax.config import Config, ConfigError
 from t1jax.devices import waiting
 from t1jax.host import config_files, place
-from t1jax.host.bucket import Unreachable
+from t1jax.host.bucket import Refused, Unreachable
 from t1jax.host.place import Place
 from t1jax.host.stopping import EXIT_FAILED, Interrupted, Stopped
 
@@ -51,8 +51,10 @@ def call(
         print(f"{program}: {said if len(said) <= LONGEST else said[:LONGEST] + '...'}", file=sys.stderr)
         return EXIT_MISTAKE
     except Unreachable as error:
-        print(f"{program}: {error.filename}: {error.strerror}; the same command resumes", file=sys.stderr)
-        return EXIT_FAILED
+        refused = isinstance(error, Refused)
+        resumes = "" if refused else "; the same command resumes"
+        print(f"{program}: {error.filename}: {error.strerror}{resumes}", file=sys.stderr)
+        return EXIT_MISTAKE if refused else EXIT_FAILED
     except Stopped as error:
         print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
         return error.code

@@ -22,6 +22,7 @@ import math
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, cast
 
@@ -114,8 +115,7 @@ class Checkpoints:
           first: writes what the checkpoint must not be without; if it fails, nothing is saved.
         """
         self._collect()
-        if self._failed:
-            self._clean()
+        again = bool(self._failed)
         if step in self._manager.all_steps():
             return
         items: dict[str, ocp.args.CheckpointArgs] = {
@@ -128,6 +128,8 @@ class Checkpoints:
         self._failed = ""
 
         def write() -> None:
+            if again:
+                self._recover()
             first()
             self._replace_damaged(step)
             self._manager.save(step, args=ocp.args.Composite(**items), metrics={"score": measured}, force=True)
@@ -233,7 +235,13 @@ class Checkpoints:
                 raise
             self._failed = f"a checkpoint could not be written: {_reason(error)}"
             self._note(f"{self.directory}: {self._failed}; the newest whole one is {self.latest()}; training goes on")
-            self._clean()
+            with suppress(Unreachable):  # the next save tries that again
+                self._recover()
+
+    def _recover(self) -> None:
+        """After a save that failed."""
+        self._clean()
+        with bucket.told(self.directory):
             self._manager.reload()
 
     def _clean(self) -> None:

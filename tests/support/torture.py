@@ -4,9 +4,9 @@
     python -m tests.support.torture --kills=50 --seed=0 --run=pairs|files --place=local|gs
 
 With `--place=gs` the workdirs of the runs that are killed are in a bucket (cloud.py), and are compared with that of a
-local run. `pairs` is the embedded task; `files` has problems from a file, which are over in the middle of a batch and at the end
-of one, and answers that the verifier's processes compare. A run is killed at the n-th time that it reaches a phase
-(PHASES), or at any moment; then the same command goes on, perhaps to be killed again, until it ends.
+local run. `pairs` is the embedded task; `files` has problems from a file, which are over in the middle of a batch and
+at the end of one, and answers that the verifier's processes compare. A run is killed at the n-th time that it reaches
+a phase (PHASES), or at any moment; then the same command goes on, perhaps to be killed again, until it ends.
 
 Compared are the parameters, optimiser, anchor, random numbers and steps of the last checkpoints of both stages, where
 the data was, which checkpoints are kept, all metrics rows without the clock's columns (none twice, none missing), what
