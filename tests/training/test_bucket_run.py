@@ -12,9 +12,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from tiny_run import CFG, TIMES, last_state
+from tiny_run import CFG, last_state, rows_of
 
-from t1jax.host import metrics, place
+from t1jax.host import place
 from t1jax.host.bucket import Bucket
 from t1jax.training import stages
 
@@ -23,10 +23,6 @@ ROOT = Path(__file__).parents[2]
 
 class Killed(BaseException):
     """Nothing of the run catches it."""
-
-
-def rows_of(workdir):
-    return [{k: v for k, v in row.items() if k not in TIMES} for row in metrics.read_rows(workdir)]
 
 
 def test_a_run_in_a_bucket_broken_off_between_rows_and_checkpoint_ends_as_an_unbroken_local_one(
