@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from t1jax.host import bucket, files
+from t1jax.host.bucket import Bucket
 from t1jax.host.place import Place
 from t1jax.weights.safetensors_files import DTYPES, INDEX, SINGLE
 
@@ -89,10 +90,6 @@ def _write_shard(path: Place, tensors: Sequence[NewTensor]) -> None:
                 written += file.write(piece.view(np.uint8).data)
             if written != tensor.nbytes:
                 raise ValueError(f"{tensor.name} has {written} bytes; expected {tensor.nbytes} for {tensor.shape}")
-        _flush(file)
-
-
-def _flush(file: Any) -> None:
-    file.flush()
-    if hasattr(file, "fileno"):
-        os.fsync(file.fileno())
+        if not isinstance(path, Bucket):
+            file.flush()
+            os.fsync(file.fileno())

@@ -88,7 +88,7 @@ def test_checkpoints_are_saved_and_restored_over_a_bad_line(nth):
         + """
 with opened() as checkpoints:
     for step in (1, 2, 3):
-        checkpoints.save(step, state(step), {"next_index": step})
+        checkpoints.save(step, state(step), {{"next_index": step}})
         checkpoints.wait()
 with opened() as checkpoints:
     assert_same(checkpoints.restore(abstract(state(1), one)), state(3))
