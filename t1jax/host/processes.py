@@ -31,7 +31,7 @@ HELP = """\
                       start this command in each
   --coordinator=HOST:PORT --num_processes=N --process_id=I
                       the same where JAX cannot find them: a free port on process 0's machine, the number of
-                      processes, and the index of this one
+                      processes, and the index of this one; localhost accepts nobody from other machines
 """
 
 
@@ -118,6 +118,7 @@ def _join(group: Group) -> None:
             group.index,
             # else JAX would give each Slurm or MPI task one GPU, though the command line says who is who
             cluster_detection_method=None if group.coordinator is None else "deactivate",
+            coordinator_bind_address=_loopback(group.coordinator),
             initialization_timeout=START,
             heartbeat_timeout_seconds=HEARTBEAT,
             shutdown_timeout_seconds=HEARTBEAT,
@@ -133,6 +134,14 @@ def _join(group: Group) -> None:
             f"the {group.count or ''} processes did not come together in {START} s ({said}); is every one running, and "
             f"can each reach {group.coordinator or 'process 0'}?"
         ) from error
+
+
+def _loopback(coordinator: str | None) -> str | None:
+    """Where a coordinator on this machine alone listens; None: as JAX does, on all addresses."""
+    host, _, port = (coordinator or "").rpartition(":")
+    if host == "localhost" or host.startswith("127."):
+        return f"{host.replace('localhost', '127.0.0.1')}:{port}"
+    return f"[::1]:{port}" if host.strip("[]") == "::1" else None
 
 
 def _leave(why: str) -> None:

@@ -67,6 +67,25 @@ def test_a_group_that_cannot_be_is_refused(argv, says):
     assert says.removeprefix("--") in str(error.value)
 
 
+def test_a_coordinator_on_localhost_listens_to_this_machine_alone():
+    assert (
+        processes._loopback("localhost:80") == "127.0.0.1:80" and processes._loopback("127.0.0.2:80") == "127.0.0.2:80"
+    )
+    assert processes._loopback("[::1]:80") == "[::1]:80"
+    assert processes._loopback("10.0.0.2:80") is None and processes._loopback(None) is None
+    port = several.free_port()
+    code = (
+        "from pathlib import Path\nfrom t1jax.host import processes\n"
+        f"processes._join(processes.Group('localhost:{port}', 1, 0))\n"
+        "print([*Path('/proc/net/tcp').read_text().splitlines(), *Path('/proc/net/tcp6').read_text().splitlines()])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=several.environment(), capture_output=True, text=True
+    )
+    listens = [line.split()[1] for line in eval(done.stdout) if f":{port:04X} " in line and " 0A " in line]
+    assert listens == [f"0100007F:{port:04X}"], done.stdout + done.stderr
+
+
 @dataclass(frozen=True)
 class Group:
     """So many processes of so many devices, in a mesh (data, fsdp, tensor)."""
