@@ -68,10 +68,9 @@ def test_a_group_that_cannot_be_is_refused(argv, says):
 
 
 def test_a_coordinator_on_localhost_listens_to_this_machine_alone():
-    assert (
-        processes._loopback("localhost:80") == "127.0.0.1:80" and processes._loopback("127.0.0.2:80") == "127.0.0.2:80"
-    )
-    assert processes._loopback("[::1]:80") == "[::1]:80"
+    for given in ("127.0.0.2:80", "[::1]:80"):
+        assert processes._loopback(given) == given
+    assert processes._loopback("localhost:80") == "127.0.0.1:80"
     assert processes._loopback("10.0.0.2:80") is None and processes._loopback(None) is None
     port = several.free_port()
     code = (
@@ -83,7 +82,7 @@ def test_a_coordinator_on_localhost_listens_to_this_machine_alone():
         [sys.executable, "-c", code], cwd=ROOT, env=several.environment(), capture_output=True, text=True
     )
     listens = [line.split()[1] for line in eval(done.stdout) if f":{port:04X} " in line and " 0A " in line]
-    assert listens == [f"0100007F:{port:04X}"], done.stdout + done.stderr
+    assert [address[-13:] for address in listens] == [f"0100007F:{port:04X}"], done.stdout  # 127.0.0.1
 
 
 @dataclass(frozen=True)
