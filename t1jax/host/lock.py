@@ -93,7 +93,7 @@ def _beat(path: Bucket, content: bytes, generation: str, end: threading.Event) -
     """Keeps the lock fresh until `end`, then deletes it."""
     while not end.wait(HEARTBEAT):
         with suppress(Unreachable, FileNotFoundError):  # a server that does not serve serves nobody else either
-            newer = _swap(path, content, generation)
+            newer = _swap(path, content, generation) or _swap(path, content, "0")  # the latter if somebody deleted it
             if newer is None:
                 _lost(path)
             generation = str(newer)

@@ -92,7 +92,7 @@ def run(cfg: Config, workdir: Place, allow_change: Sequence[str] = ()) -> Place:
         for name, (old, new) in changed.items():
             progress.note(f"{name} is now {new}, was {old}")
         multihost.barrier("all have read the workdir")
-        with locked(workdir):
+        with locked(workdir, note=progress.note):
             if multihost.is_main():
                 outdated = (*done, *(measurement(workdir, stage) for stage in ("sft", "rl")))
                 begin(cfg, workdir, outdated if changed else ())

@@ -97,6 +97,9 @@ def test_a_holder_whose_lock_is_taken_over_ends_at_once(path, cloud):
         first = path.read_bytes()
         time.sleep(1)
         assert path.read_bytes() == first and other.poll() is None  # kept fresh
+        cloud.delete(path.key)
+        time.sleep(1)
+        assert path.read_bytes() == first and other.poll() is None  # deleted by hand: still ours
         cloud.write(path.key, b"{}")
         assert other.wait(20) == lock.EXIT_LOST
         assert other.stderr is not None
