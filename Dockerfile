@@ -5,5 +5,5 @@ FROM python:3.12-slim
 ARG EXTRA=tpu
 WORKDIR /t1jax
 COPY . .
-RUN pip install --no-cache-dir ".[${EXTRA}]"
+RUN pip install --no-cache-dir ".[${EXTRA},gcs]"
 CMD ["python", "-m", "t1jax.main", "--help"]

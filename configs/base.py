@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     cfg.compilation_cache = True  # keep compiled programs in the workdir, for the next start [hw]
 
     cfg.model = ConfigDict()  # a Qwen2.5-style transformer (t1jax/model/qwen.py)
-    cfg.model.checkpoint = ""  # weights and tokenizer: a Hugging Face folder or t1jax.convert's; "": none [ours]
+    cfg.model.checkpoint = ""  # weights, tokenizer: folder of Hugging Face or t1jax.convert, gs:// too; "": none [ours]
     cfg.model.vocab_size = 152064  # V, tokens [paper: Qwen2.5-32B]
     cfg.model.num_layers = 64  # L [paper: Qwen2.5-32B]
     cfg.model.hidden_size = 5120  # D, width of the residual stream [paper: Qwen2.5-32B]

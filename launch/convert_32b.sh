@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # A Hugging Face folder -> the form that every process reads in parts, on the storage that all workers see. Once.
+# In a bucket t1jax.convert itself refuses a folder that is not empty, unless its own interrupted work is there.
 #
 #   launch/convert_32b.sh [--dry-run] HF_DIR       such as models/Qwen2.5-32B
 #
@@ -23,7 +24,7 @@ main() {
     say "$target is there already; delete it to convert again"
     exit 0
   fi
-  call mkdir -p "$SHARED_DIR/models"
+  [[ $SHARED_DIR == gs://* ]] || call mkdir -p "$SHARED_DIR/models"
   call python -m t1jax.convert hf-to-orbax "--src=$source" "--dst=$target"
 }
 

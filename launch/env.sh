@@ -4,10 +4,12 @@
 
 # The run. The same RUN_ID again continues the run; each has a workdir of its own.
 RUN_ID=${RUN_ID:-qwen32b}
-# A folder that all workers see under this path: Filestore (NFS), or a mounted bucket. Checkpoints are written here.
-SHARED_DIR=${SHARED_DIR:-/mnt/t1jax}
-# Its bucket, mounted there with gcsfuse by tpu_pod.sh; empty: it is mounted already. Use one with hierarchical
-# namespace: only there is renaming a folder atomic.
+# Where all workers read and write, checkpoints too: a bucket in the zone's region (gs://BUCKET or a folder in it), or an
+# absolute path that all see: Filestore (NFS), or a mounted bucket.
+PROJECT=${PROJECT:-}
+SHARED_DIR=${SHARED_DIR:-gs://$PROJECT-t1jax}
+# Where SHARED_DIR is a path: a bucket that tpu_pod.sh mounts there with gcsfuse; empty: it is mounted already. Use one
+# with hierarchical namespace: only there is renaming a folder atomic.
 BUCKET=${BUCKET:-}
 # What t1jax.main is told, one flag each; --workdir and --multiprocess are added.
 if [[ -z ${TRAIN_FLAGS+x} ]]; then
@@ -23,7 +25,6 @@ MAX_RESTARTS=${MAX_RESTARTS:-20}
 PAUSE=${PAUSE:-60}
 
 # Google Cloud: tpu_pod.sh, xpk.sh.
-PROJECT=${PROJECT:-}
 ZONE=${ZONE:-us-east5-a}
 TPU_NAME=${TPU_NAME:-t1jax-$RUN_ID}
 # v5p counts cores: v5p-256 is 4x4x8, 128 chips. v6e and v5e count chips: v6e-64 is 8x8, v5litepod-4 is 2x2.

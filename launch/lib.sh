@@ -37,7 +37,8 @@ check() {
 # Checks what every script reads.
 check_run() {
   check RUN_ID '[a-z]([a-z0-9-]{0,38}[a-z0-9])?' 'lower-case letters, digits and -, at most 40, a letter first'
-  check SHARED_DIR '/.+' 'an absolute path that all workers see'
+  check SHARED_DIR '/.+|gs://[a-z0-9][^ ]+[^/]' 'gs://BUCKET/..., or an absolute path that all workers see'
+  [[ -z ${BUCKET-} || $SHARED_DIR == /* ]] || refuse "BUCKET is '$BUCKET'; expected none, as SHARED_DIR is $SHARED_DIR"
   check MAX_RESTARTS '[0-9]{1,4}' 'a number'
   check PAUSE '[0-9]{1,5}' 'a number of seconds'
   local flag

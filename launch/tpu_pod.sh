@@ -107,7 +107,7 @@ hash=\$(sha256sum < t1jax.tar.gz)
   mkdir -p t1jax && tar -xzf t1jax.tar.gz -C t1jax
   [ -x ~/.local/bin/uv ] || curl -LsSf https://astral.sh/uv/install.sh | sh
   ~/.local/bin/uv venv --quiet --allow-existing --python=3.12 t1jax/.venv
-  ~/.local/bin/uv pip install --quiet --python=t1jax/.venv './t1jax[tpu]'
+  ~/.local/bin/uv pip install --quiet --python=t1jax/.venv './t1jax[tpu,gcs]'
   printf %s \"\$hash\" > t1jax/.installed
 }" || return 1
 }
@@ -175,6 +175,7 @@ watch() {
           run || say "not every worker could be started"
         elif ! grep -qx running <<<"$said"; then
           say "$RUN_ID is done: $SHARED_DIR/$RUN_ID/report.html"
+          [[ $SHARED_DIR == /* ]] || say "to read it: python -m t1jax.report $SHARED_DIR/$RUN_ID --out=$RUN_ID.html"
           return 0
         fi
         ;;

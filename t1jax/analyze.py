@@ -12,13 +12,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from t1jax.config import Config, ConfigError, inert
-from t1jax.host import command_line
+from t1jax.host import command_line, place
+from t1jax.host.place import Place
 
 if TYPE_CHECKING:
     from t1jax.behaviour.behaviour import Behaviour
@@ -80,7 +80,7 @@ def behaviours_of(evaluation: Evaluation, task: Task | None) -> list[Behaviour]:
     return found
 
 
-def embedded_task(path: Path) -> tuple[Task | None, str]:
+def embedded_task(path: Place) -> tuple[Task | None, str]:
     """(the embedded task that the config.json of `path` names, how the responses are read, in words).
 
     Args:
@@ -177,7 +177,7 @@ def pictures(summaries: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, byt
     return [*found, (over.STOPS_NAME, over.STOPS_CAPTION, *stops), lengths]
 
 
-def analyze(path: Path, out: Path) -> tuple[list[dict[str, Any]], list[str]]:
+def analyze(path: Place, out: Place) -> tuple[list[dict[str, Any]], list[str]]:
     """Writes all files of the analysis of `path` to `out`; returns the figures of each evaluation, and notes.
 
     Raises:
@@ -218,8 +218,8 @@ def _run(argv: list[str]) -> None:
     values, extra = command_line.read_flags(argv, _define)
     if len(extra) != 1 or not extra[0]:
         raise ConfigError(f"{len(extra)} arguments; expected one: a workdir, a folder or a file, see --help")
-    path = Path(extra[0])
-    out = Path(values.out) if values.out else path if path.is_dir() else path.parent
+    path = place.of(extra[0], "PATH")
+    out = place.of(values.out, "--out") if values.out else path if path.is_dir() else path.parent
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out={out} is a file; expected a folder")
 

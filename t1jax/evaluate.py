@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from t1jax.config import BenchmarkConfig, Config, ConfigError
-from t1jax.host import command_line
+from t1jax.host import command_line, place
+from t1jax.host.place import Place
 
 if TYPE_CHECKING:
     from t1jax.evaluation.evaluator import Evaluator
@@ -39,11 +40,11 @@ usage: python -m t1jax.evaluate --checkpoint=DIR --data=FILE --out=DIR [--sample
 
 Evaluates a model: pass@1, pass@k and maj@k with 95 % intervals, by subject, level and thinking budget.
 
-  --checkpoint=DIR    weights: a Hugging Face folder, output of t1jax.convert, or a workdir
+  --checkpoint=DIR    weights, local or gs://: a Hugging Face folder, output of t1jax.convert, or a workdir
                       (default: model.checkpoint of the config)
   --data=FILE         problems: JSON lines, a JSON array or Parquet, local, gs:// or s3://
                       (default: all benchmarks of the config)
-  --out=DIR           output, which the same command resumes from
+  --out=DIR           output, local or gs://, which the same command resumes from
   --samples=N         responses per problem (default: 1, or as the benchmark says)
   --temperature=T     sampling temperature; 0 is greedy (default: 1)
   --budgets=N,N,...   for each N, cut the thinking after N tokens and let the model answer
@@ -77,7 +78,7 @@ def evaluate(
     name: str,
     benchmark: BenchmarkConfig,
     problems: Sequence[Problem],
-    folder: Path,
+    folder: Place,
     temperature: float,
     budgets: Sequence[int],
 ) -> dict[str, Any]:
@@ -176,7 +177,7 @@ def _run(argv: list[str]) -> None:
         print(f"results: {(out / 'results.md').resolve()}")
 
 
-def _report(out: Path, opened: Opened, temperature: float, found: Mapping[str, Any], notes: Sequence[str]) -> None:
+def _report(out: Place, opened: Opened, temperature: float, found: Mapping[str, Any], notes: Sequence[str]) -> None:
     """Writes results.json, results.md and the plots of the benchmarks so far."""
     from t1jax.evaluation.tables import markdown, sheets
     from t1jax.host import files
@@ -218,6 +219,7 @@ def _budgets(text: str) -> list[int]:
 def _benchmarks(cfg: Config, values: flags.FlagValues) -> dict[str, BenchmarkConfig]:
     """name -> what to sample: the file of --data, or the config's, with --samples if that is given."""
     if values.data is not None:
+        place.data(values.data, "--data")
         name = re.sub(r"[^\w-]", "_", Path(values.data).name.split(".")[0]) or "data"
         found = {name: BenchmarkConfig(values.data, values.samples or 1)}
     else:
@@ -238,15 +240,11 @@ def _benchmarks(cfg: Config, values: flags.FlagValues) -> dict[str, BenchmarkCon
     return found
 
 
-def _folder(out: str | None) -> Path:
+def _folder(out: str | None) -> Place:
     """The folder --out, made if need be."""
     if not out:
         raise ConfigError("--out is missing; expected a folder for the output")
-    try:
-        Path(out).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out={out}: {error.strerror}; expected a writable folder") from error
-    return Path(out)
+    return command_line.out_folder(place.of(out, "--out"))
 
 
 if __name__ == "__main__":

@@ -16,13 +16,13 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import flags
 
 from t1jax.config import ConfigError
-from t1jax.host import command_line
+from t1jax.host import command_line, place
+from t1jax.host.place import Place
 
 if TYPE_CHECKING:
     from t1jax.evaluation.responses import Response
@@ -77,7 +77,7 @@ def verdict(rate: float | None, lowest: float, highest: float) -> str:
     return "too easy" if rate > highest else "too hard" if rate < lowest else "kept"
 
 
-def write_kept(path: str, out: Path, rates: Mapping[int, float | None], lowest: float, highest: float) -> Counter[str]:
+def write_kept(path: str, out: Place, rates: Mapping[int, float | None], lowest: float, highest: float) -> Counter[str]:
     """Writes the rows of `path` that are kept to `out`, whole or not at all; returns how many rows met each verdict.
 
     All columns stay as they are, and pass_rate is set. What JSON cannot hold, such as a date of Parquet, becomes text.
@@ -117,7 +117,8 @@ def _run(argv: list[str]) -> None:
     temperature = cfg.rl.temperature if values.temperature is None else values.temperature
     if not data:
         raise ConfigError("--data is missing; expected a file of problems")
-    if Path(data).absolute() == out.absolute():
+    place.data(data, "--data")
+    if place.same(data, out):
         raise ConfigError(f"--out={out} is --data; expected another file: the problems are never overwritten")
     if values.min_pass_rate > values.max_pass_rate:
         raise ConfigError(

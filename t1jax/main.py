@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 from absl import flags
 
 from t1jax.config import Config, ConfigError
-from t1jax.host import command_line, processes
+from t1jax.host import command_line, place, processes
+from t1jax.host.bucket import Bucket
+from t1jax.host.place import Place
 
 USAGE = f"""\
 usage: python -m t1jax.main [--config=FILE] [--workdir=DIR] [--config.SECTION.KNOB=VALUE ...] [--allow_change=KNOB,...]
@@ -27,7 +28,8 @@ Runs all of T1: cold-start SFT, reinforcement learning, evaluation, inference sc
 
   --config=FILE       a Python file with get_config(), or the name of a config that comes with t1jax, such as tiny
                       (default: configs/tiny.py)
-  --workdir=DIR       where the run writes, and resumes from (default: workdirs/NAME for NAME.py)
+  --workdir=DIR       where the run writes, and resumes from: a local path, or gs://BUCKET/...
+                      (default: workdirs/NAME for NAME.py)
   --config.KNOB=...   set any knob of the config, such as --config.rl.num_steps=5;
                       configs/base.py explains each
   --allow_change=KNOB,...  resume a workdir although these knobs have changed, such as rl.num_steps
@@ -51,7 +53,7 @@ def main(argv: list[str]) -> int:
     return command_line.call("t1jax", USAGE, _run, argv, INTERRUPTED)
 
 
-def parse(argv: list[str]) -> tuple[Config, Path, list[str], processes.Group | None]:
+def parse(argv: list[str]) -> tuple[Config, Place, list[str], processes.Group | None]:
     """The typed config, the workdir, the knobs that may have changed, and the processes of a command line.
 
     Imports nothing heavy, writes nothing.
@@ -63,7 +65,7 @@ def parse(argv: list[str]) -> tuple[Config, Path, list[str], processes.Group | N
     if extra:
         raise ConfigError(f"unexpected argument {extra[0]!r}; flags start with --, see --help")
     path, _ = command_line.take_config_file(argv, DEFAULT_CONFIG)
-    workdir = str(Path("workdirs") / path.stem) if values.workdir is None else values.workdir
+    workdir = f"workdirs/{path.stem}" if values.workdir is None else values.workdir
     return cfg, _checked_workdir(workdir), values.allow_change, processes.asked(values)
 
 
@@ -94,17 +96,20 @@ def _validate(cfg: Config) -> None:
     validation.validate(cfg, jax.device_count())
 
 
-def _checked_workdir(name: str) -> Path:
+def _checked_workdir(name: str) -> Place:
     """The workdir, if it is one or can be made."""
     if not name:
         raise ConfigError("--workdir is empty; expected a directory")
-    workdir = Path(name).absolute()
+    given = place.of(name, "--workdir")
+    if isinstance(given, Bucket):
+        return given
+    workdir = given.absolute()
     nearest = next(path for path in (workdir, *workdir.parents) if path.exists())
     if not nearest.is_dir():
         raise ConfigError(f"--workdir={name}: {nearest} is a file; expected a directory")
     if not os.access(nearest, os.W_OK):
         raise ConfigError(f"--workdir={name}: cannot write to {nearest}; choose another directory")
-    return Path(name)
+    return given
 
 
 if __name__ == "__main__":

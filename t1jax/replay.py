@@ -8,15 +8,17 @@ Deliberately not here: when a step is saved (health.py).
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from t1jax import config
 from t1jax.config import Config, ConfigError, MeshConfig
-from t1jax.host import command_line
+from t1jax.host import command_line, place
+from t1jax.host.place import Place
 
 USAGE = """\
 usage: python -m t1jax.replay DUMP
@@ -44,10 +46,10 @@ def _replay(argv: list[str]) -> bool:
     _, extra = command_line.read_flags(argv, lambda values: None)
     if len(extra) != 1:
         raise ConfigError(f"got {' '.join(extra) or 'nothing'}; expected one folder, see --help")
-    return replay(Path(extra[0]))
+    return replay(place.of(extra[0], "DUMP"))
 
 
-def replay(folder: Path) -> bool:
+def replay(folder: Place) -> bool:
     """Replays the step saved in `folder` and prints what it finds; returns whether the row equals that of the run."""
     import jax
     import jax.numpy as jnp
@@ -67,11 +69,14 @@ def replay(folder: Path) -> bool:
     mesh = sharding.make_mesh(cfg.mesh)
     setup = rl_setup(cfg, mesh)
     workdir.refuse_other_files(cfg, folder)
-    with stages.open_task(cfg, folder, print) as (whole, tokens), np.load(folder / "prompts.npz") as kept:
+    with (
+        stages.open_task(cfg, folder, print) as (whole, tokens),
+        np.load(io.BytesIO((folder / "prompts.npz").read_bytes())) as kept,
+    ):
         task = selection.choose(cfg, whole, folder)
         prompts = multihost.global_batch(Prompts(kept["tokens"], kept["valid"], kept["problem"]), setup.layout)
         with ocp.StandardCheckpointer() as checkpointer:
-            state = checkpointer.restore((folder / "state").absolute(), setup.state_shapes())
+            state = checkpointer.restore(os.fspath((folder / "state").absolute()), setup.state_shapes())
         for name, tree in (
             ("parameters", state.params),
             ("anchor", state.anchor_offset),
@@ -102,7 +107,7 @@ def replay(folder: Path) -> bool:
     return not other
 
 
-def _config(folder: Path, num_devices: int) -> Config:
+def _config(folder: Place, num_devices: int) -> Config:
     """The run's config; on other devices than the run's, with a mesh that fits them, which is said."""
     if not (folder / "prompts.npz").is_file():
         raise ConfigError(f"{folder}: no prompts.npz; expected the folder `sick` of a workdir")
@@ -115,7 +120,7 @@ def _config(folder: Path, num_devices: int) -> Config:
     return cfg
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Place) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:

@@ -15,7 +15,7 @@ from pathlib import Path
 from absl import flags
 
 from t1jax.config import ConfigError
-from t1jax.host import command_line
+from t1jax.host import command_line, place
 
 USAGE = """\
 usage: python -m t1jax.report WORKDIR [WORKDIR ...] [--out=FILE.html]
@@ -50,14 +50,14 @@ def _run(argv: list[str]) -> None:
     values, workdirs = command_line.read_flags(argv, _define)
     if not workdirs:
         raise ConfigError("no workdir given; expected at least one, see --help")
-    if values.out is not None and Path(values.out).suffix != ".html":
+    out = place.of(values.out, "--out") if values.out else None
+    if values.out is not None and (out is None or out.suffix != ".html"):
         raise ConfigError(f"--out={values.out}; expected a file that ends in .html")
 
     from t1jax.host import files
     from t1jax.reports import comparison, run_page, runs
 
     found = runs.read(workdirs)
-    out = Path(values.out) if values.out else None
     try:
         if len(found) == 1:
             path = run_page.write(found[0], out)

@@ -24,7 +24,7 @@ from typing import Any
 from absl import flags
 
 from t1jax.config import Config, ConfigError
-from t1jax.host import command_line, files
+from t1jax.host import command_line, files, place
 from t1jax.host.stopping import EXIT_STORAGE, Signals, Stopped
 
 USAGE = """\
@@ -213,7 +213,7 @@ def _run(argv: list[str]) -> None:
     if base.data.train:
         raise ConfigError(f"data.train is {base.data.train}; expected nothing: studies run on the embedded task")
     at_a_time = values.jobs or min(2, os.cpu_count() or 1)
-    out, seeds = Path(values.out).absolute(), [base.seed + i for i in range(values.seeds)]
+    out, seeds = place.local(values.out, "--out").absolute(), [base.seed + i for i in range(values.seeds)]
 
     from t1jax import validation
     from t1jax.host import workdir

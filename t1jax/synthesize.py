@@ -16,13 +16,13 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from t1jax.config import Config, ConfigError
-from t1jax.host import command_line
+from t1jax.host import command_line, place
+from t1jax.host.place import Place
 
 if TYPE_CHECKING:
     from t1jax.host.progress import Progress
@@ -76,7 +76,7 @@ def synthesize(
     subject: Subject,
     items: Sequence[Item],
     writers: Mapping[str, Writer],
-    out: Path,
+    out: Place,
     progress: Progress,
     count_tokens: Callable[[str], int] | None = None,
     ledger: Ledger | None = None,
@@ -105,7 +105,7 @@ def synthesize(
     return found
 
 
-def told(out: Path, found: Mapping[str, Any]) -> list[str]:
+def told(out: Place, found: Mapping[str, Any]) -> list[str]:
     """The summary as lines for a terminal."""
     lines = [f"{out}: {found['chains']} chains of {found['problems']} problems"]
     if found["chains"]:
@@ -248,11 +248,12 @@ def _counter(tokens: Tokenizer) -> Callable[[str], int]:
     return lambda text: len(tokens.encode(text))
 
 
-def _out(name: str | None, problems: str | None) -> Path:
+def _out(name: str | None, problems: str | None) -> Place:
     """The file --out; neither it nor what is written beside it is the file of the problems."""
+    place.data(problems or "", "--problems")
     if name and problems:
-        out = Path(name).absolute()
-        if Path(problems).absolute() in (out, *map(out.with_suffix, BESIDE)):
+        out = place.of(name, "--out")
+        if any(place.same(problems, each) for each in (out, *map(out.with_suffix, BESIDE))):
             raise ConfigError(
                 f"--out={name} would write to --problems={problems}; expected another file: the problems are never "
                 "overwritten"

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from absl import flags
 
 from t1jax.config import Config, ConfigError, inert
-from t1jax.host import command_line
+from t1jax.host import command_line, place
 
 if TYPE_CHECKING:
     from t1jax.rewards.answers import Outcome
@@ -122,6 +122,7 @@ def _run(argv: list[str]) -> None:
     if len(files) != 1:
         found = f"{len(files)} files" if files else "no file"
         raise ConfigError(f"{found} on the command line; expected one FILE of rows, see --help")
+    place.data(files[0], "FILE")
 
     from t1jax.rewards.verifier import Verifier
 

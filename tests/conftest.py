@@ -84,6 +84,17 @@ def problems(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def cloud():
+    """A server of Google Cloud Storage (cloud.py), which this process and those that it starts use from now on."""
+    import cloud
+
+    server = cloud.Server()
+    cloud.use(server.url)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
 def unbroken(tmp_path_factory):
     """The workdir of the run of tiny_run.py, which nothing stopped. Tests leave it as it is.
 

@@ -277,7 +277,9 @@ def test_a_dry_run_calls_nothing_and_prints_what_can_be_pasted(stage, script, ve
         ("ZONE", "us", "a zone, such as us-east5-a"),
         ("RUN_ID", "../up", "lower-case letters"),
         ("RUN_ID", "$(touch here)", "lower-case letters"),
-        ("SHARED_DIR", "relative", "an absolute path"),
+        ("SHARED_DIR", "relative", "gs://BUCKET/..., or an absolute path"),
+        ("SHARED_DIR", "gs://", "gs://BUCKET/..., or an absolute path"),
+        ("SHARED_DIR", "s3://bucket/x", "gs://BUCKET/..., or an absolute path"),
         ("ACCELERATOR", "v5p", "a type, such as v5p-256"),
         ("CAPACITY", "Spot!", "on-demand, spot, or the name of a reservation"),
         ("MAX_RESTARTS", "many", "a number"),
@@ -337,6 +339,23 @@ def test_one_machine_is_started_again_unless_it_is_done_or_mistaken(stage, codes
     assert stage.calls[0][1:4] == ["-m", "t1jax.main", "--workdir=/mnt/shared disk/one"]
 
 
+def test_a_bucket_is_the_default_and_is_mounted_only_under_a_path(stage):
+    settings = {"SHARED_DIR": "", "PROJECT": "my-project"}
+    done = stage.run("tpu_pod.sh", "--dry-run", "all", **settings)
+    assert done.returncode == 0 and "--workdir=gs://my-project-t1jax/one" in done.stderr
+    assert "gs://my-project-t1jax/models/qwen32b" in done.stderr and "gcsfuse" not in done.stderr
+    assert "[tpu,gcs]" in done.stderr.replace("\\", "")
+    done = stage.run("tpu_pod.sh", "all", BUCKET="other", **settings)
+    assert done.returncode == 2 and "BUCKET is 'other'; expected none, as SHARED_DIR is gs://my-" in done.stderr
+    assert "gcsfuse" in stage.run("tpu_pod.sh", "--dry-run", "setup", BUCKET="other").stderr
+    source = stage.folder / "hf"
+    source.mkdir()
+    (source / "config.json").write_text("{}")
+    assert stage.run("convert_32b.sh", str(source), **settings).returncode == 0
+    (call,) = stage.calls
+    assert call[-1] == "--dst=gs://my-project-t1jax/models/one"
+
+
 def test_conversion_happens_once(stage, tmp_path):
     source, shared = tmp_path / "hf dir", tmp_path / "shared"
     source.mkdir()
@@ -368,5 +387,6 @@ def test_the_jobset_runs_the_training_program_on_all_machines_of_its_slice():
     x, y, z = map(int, pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x"))
     assert spec["parallelism"] == spec["completions"] == x * y * z // container["resources"]["limits"]["google.com/tpu"]
     assert container["command"] == ["python", "-m", "t1jax.main"] and "--multiprocess" in container["args"]
+    assert "--workdir=gs://BUCKET/qwen32b" in container["args"]
     (config,) = (word for word in container["args"] if word.startswith("--config="))
     assert (ROOT / config.removeprefix("--config=")).is_file()

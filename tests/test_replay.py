@@ -14,7 +14,7 @@ from tiny_run import KNOBS
 
 from t1jax import replay
 from t1jax.config import ConfigError
-from t1jax.host import workdir
+from t1jax.host import place, workdir
 from t1jax.host.files import write_json
 from t1jax.host.stopping import Stopped
 from t1jax.rewards.score import make_scorer
@@ -56,14 +56,16 @@ def draw_nothing(setup, stop_tokens):
     return lambda params, prompts, rng, number: Rollouts(nothing, nothing > 0, nothing, nothing, nothing[0] > 0)
 
 
-@pytest.mark.parametrize("knobs", [FILTERED, GYM], ids=["filtered", "gym"])
-def test_the_same_problems_are_judged_by_the_same_judge(tmp_path, monkeypatch, knobs):
+@pytest.mark.parametrize(("knobs", "where"), [(FILTERED, ""), (GYM, ""), (FILTERED, "gs://bkt/replay")])
+def test_the_same_problems_are_judged_by_the_same_judge(tmp_path, monkeypatch, request, knobs, where):
     """A step is kept as a run keeps it, and done again; every second problem was answered as it wants it."""
     if knobs is GYM:
         pytest.importorskip("reasoning_gym", reason="reasoning-gym is missing: pip install 't1jax[gym]'")
     cfg, mesh = small.make_config(**knobs), small.make_mesh()
-    run = tmp_path / "run"
-    run.mkdir()
+    if where:
+        request.getfixturevalue("cloud")
+    run = place.of(where or tmp_path / "run", "run")
+    run.mkdir(exist_ok=True)
     write_json(run / "filter.json", {"pass_rates": [[i, 0.0 if i in KEPT else 1.0] for i in range(31)]})
     with stages.open_task(cfg, run, print) as (whole, tokens):
         task = selection.choose(cfg, whole, run)

@@ -314,6 +314,33 @@ def test_a_run_that_was_killed_pays_for_the_rest_alone(command, tmp_path, after)
     assert {path.suffix: path.read_bytes() for path in whole if "ledger" not in path.name} == resumed
 
 
+def test_a_run_in_a_bucket_that_was_killed_pays_for_the_rest_alone(command, tmp_path, cloud):
+    args, scribe = command
+    assert program.main(args) == 0
+    there = [arg for arg in args if not arg.startswith("--out")] + ["--out=gs://bkt/synthesis/chains.jsonl"]
+
+    class Killed(BaseException):
+        pass
+
+    def say(key, message):
+        if len(scribe.asked) == 24 + 17:
+            raise Killed
+        return script(key, message)
+
+    scribe.say = say
+    with pytest.raises(Killed):
+        program.main(there)
+    scribe.say = script
+    assert program.main(there) == 0
+    assert len(scribe.asked) == 24 + 24
+    names = [name.removeprefix("synthesis/chains.") for name in cloud.names("synthesis")]
+    assert [name for name in names if "ledger" not in name] == [
+        "html", "jsonl", "rejected.jsonl", "settings.json", "summary.json"
+    ]  # fmt: skip
+    assert len([name for name in names if name.startswith("ledger.jsonl-")]) == 24 and "ledger.lock" not in names
+    assert cloud.read("synthesis/chains.jsonl") == (tmp_path / "out/chains.jsonl").read_bytes()
+
+
 def test_an_attempt_given_up_for_now_costs_nothing_twice(command, tmp_path):
     args, scribe = command
     scribe.say = lambda key, message: Failure("busy", True) if key == "attempt/1/0" else script(key, message)

@@ -21,6 +21,7 @@ import numpy as np
 from t1jax.devices.sharding import Layout
 
 SHOWN = 4  # shards that a line names
+LONGEST = 240  # bytes of what a process tells the others
 Feeders = tuple[tuple[int, ...], ...]  # of each shard of the batch, in the order of the rows: processes
 
 
@@ -114,6 +115,21 @@ def least(value: int) -> int:
 def greatest(value: int) -> int:
     """The greatest of all processes' values, below 2**31."""
     return value if jax.process_count() == 1 else int(np.max(to_host(np.array([value], np.int32))))
+
+
+def agreed(why: str) -> str:
+    """What went wrong on this process or others, "" where nothing did: the same on every process, which all ask.
+
+    Args:
+      why: what went wrong here, of which LONGEST bytes are told; "": nothing.
+    """
+    if jax.process_count() == 1:
+        return why
+    mine = np.zeros(LONGEST, np.uint8)
+    content = np.frombuffer(why.encode()[:LONGEST], np.uint8)
+    mine[: len(content)] = content
+    said = [bytes(row).rstrip(b"\0").decode(errors="replace") for row in to_host(mine).reshape(-1, LONGEST)]
+    return "; ".join(f"process {index}: {words}" for index, words in enumerate(said) if words)
 
 
 def barrier(name: str) -> None:

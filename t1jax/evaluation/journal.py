@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,9 @@ import numpy as np
 from t1jax.config import ConfigError
 from t1jax.devices import multihost
 from t1jax.evaluation.responses import Response
-from t1jax.host import files
+from t1jax.host import files, log
+from t1jax.host.log import Log
+from t1jax.host.place import Place
 
 FORMAT = 1
 TOLD = ("checkpoint", "data")  # settings for people; what they stand for is compared as `weights` and `questions`
@@ -29,7 +29,7 @@ TOLD = ("checkpoint", "data")  # settings for people; what they stand for is com
 class Journal:
     """The file at `path`, and its settings beside it: PATH without .jsonl + .settings.json. Process 0 alone writes."""
 
-    def __init__(self, path: Path, origin: Mapping[str, Any]) -> None:
+    def __init__(self, path: Place, origin: Mapping[str, Any]) -> None:
         """`origin`: settings that sampling does not know: the checkpoint, its weights, the file of problems."""
         self.path, self.beside = path, path.with_suffix(".settings.json")
         self._settings = {"format": FORMAT, **origin}
@@ -46,7 +46,7 @@ class Journal:
         """
         self._settings = files.json_ready({**self._settings, **settings})
         self._refuse_other_settings()
-        found = list(self._read()) if self.path.exists() else []
+        found = list(self._read())
         keys = list(itertools.chain(*batches))
         for line, (response, _) in enumerate(found, 1):
             if (key := (response.problem, response.response)) != (keys[line - 1] if line <= len(keys) else None):
@@ -59,21 +59,21 @@ class Journal:
         if multihost.is_main():
             if not self.beside.exists():
                 files.write_json(self.beside, self._settings)
-            if self.path.exists():
-                os.truncate(self.path, found[whole - 1][1] if whole else 0)
+            if log.exists(self.path):
+                log.cut(self.path, found[whole - 1][1] if whole else 0)
         return [response for response, _ in found[:whole]]
 
     def append(self, batch: Sequence[Response]) -> None:
         """The lines of a batch are on the disk when this returns."""
         if multihost.is_main():
-            with open(self.path, "ab") as file:
-                file.write(b"".join(response.line() for response in batch))
-                file.flush()
-                os.fsync(file.fileno())
+            file = Log(self.path)
+            file.write(b"".join(response.line() for response in batch))
+            file.sync()
+            file.close()
 
     def _refuse_other_settings(self) -> None:
         if not self.beside.exists():
-            if self.path.exists():
+            if log.exists(self.path):
                 raise ConfigError(
                     f"{self.beside}: not found beside {self.path.name}; delete that, or take another --out"
                 )
@@ -90,18 +90,17 @@ class Journal:
     def _read(self) -> Iterator[tuple[Response, int]]:
         """(response, where its line ends in the file, bytes) of each whole line; a torn last line is left out."""
         end = 0
-        with open(self.path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                if not line.endswith(b"\n"):
-                    return
-                end += len(line)
-                try:
-                    response = Response.parse(json.loads(line))
-                    if len(response.ids) != response.tokens or not response.row:
-                        raise ValueError("no ids, or no row")
-                except (ValueError, KeyError, TypeError, AttributeError) as error:
-                    raise self._damaged(number, f"{type(error).__name__}", "a response in JSON") from error
-                yield response, end
+        for number, line in enumerate(log.lines(self.path), 1):
+            if not line.endswith(b"\n"):
+                return
+            end += len(line)
+            try:
+                response = Response.parse(json.loads(line))
+                if len(response.ids) != response.tokens or not response.row:
+                    raise ValueError("no ids, or no row")
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise self._damaged(number, f"{type(error).__name__}", "a response in JSON") from error
+            yield response, end
 
     def _damaged(self, line: int, found: str, expected: str) -> ConfigError:
         return ConfigError(f"{self.path}: line {line}: {found}; expected {expected}: delete it, or take another --out")

@@ -83,6 +83,7 @@ def open_checkpoint(cfg: Config, folder: str | None, argv: Sequence[str] = ()) -
     Raises:
       ConfigError: there is no checkpoint, its tokenizer is another model's, or a knob cannot work.
     """
+    what = "--checkpoint" if folder else "model.checkpoint"
     folder = folder or cfg.model.checkpoint
     if not folder:
         raise ConfigError("--checkpoint is missing; expected a folder of weights, see --help")
@@ -90,7 +91,7 @@ def open_checkpoint(cfg: Config, folder: str | None, argv: Sequence[str] = ()) -
         match = re.match(r"--?(?:no)?config\.model\.([^=]*)", arg)
         if match and match[1] not in weights.NOT_STORED:
             raise ConfigError(f"{arg}: the model is that of {folder}; expected no knob of it: leave this one out")
-    source = weights.find(folder)
+    source = weights.find(folder, what)
     model = dataclasses.replace(weights.model_config(source, cfg.model), checkpoint=folder)
     cfg = dataclasses.replace(cfg, model=model)
     validation.validate(cfg, jax.device_count())

@@ -18,7 +18,6 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,8 @@ import numpy as np
 from t1jax.config import ConfigError
 from t1jax.devices import multihost
 from t1jax.evaluation.responses import Response
-from t1jax.host import files
+from t1jax.host import files, log
+from t1jax.host.place import Place
 from t1jax.tasks.files.columns import PROBLEMS
 from t1jax.tasks.files.rows import Row, named, one_line, read_rows
 from t1jax.tasks.files.turns import asked
@@ -41,19 +41,19 @@ class Evaluation:
     """The responses of a file."""
 
     name: str  # sft-000000, rl-000009, rl-final; of other files the benchmark's or the file's
-    path: Path
+    path: Place
     stage: str  # sft or rl; "": it is not of a run
     step: int | None  # updates of RL before it
     final: bool  # of a measurement after a stage, not of an evaluation during RL
     responses: tuple[Response, ...]
 
 
-def path_of(workdir: Path, stage: str, step: int | str) -> Path:
+def path_of(workdir: Place, stage: str, step: int | str) -> Place:
     """Where the responses of a stage after `step` updates of RL are saved; `FINAL` for those of the measurement."""
     return workdir / FOLDER / f"{stage}-{step if isinstance(step, str) else format(step, '06d')}.jsonl"
 
 
-def save(workdir: Path, responses: Sequence[Response], stage: str, step: int, keep: int, final: bool = False) -> None:
+def save(workdir: Place, responses: Sequence[Response], stage: str, step: int, keep: int, final: bool = False) -> None:
     """Writes the first `keep` of `responses`, on process 0 alone; nothing where that is 0.
 
     Args:
@@ -67,7 +67,7 @@ def save(workdir: Path, responses: Sequence[Response], stage: str, step: int, ke
         files.write_bytes(path_of(workdir, stage, FINAL if final else step), b"".join(lines))
 
 
-def rewind(workdir: Path, step: int, last: int) -> None:
+def rewind(workdir: Place, step: int, last: int) -> None:
     """RL goes on after `step` of its `last` steps: the files of what will be done again go, on process 0 alone."""
     if not multihost.is_main():
         return
@@ -77,7 +77,7 @@ def rewind(workdir: Path, step: int, last: int) -> None:
             path.unlink()
 
 
-def collect(path: Path) -> tuple[list[Evaluation], list[str]]:
+def collect(path: Place) -> tuple[list[Evaluation], list[str]]:
     """(the evaluations in `path`, a line for each thing that was left out).
 
     Those of a run come in the order of training, others by name.
@@ -98,26 +98,26 @@ def collect(path: Path) -> tuple[list[Evaluation], list[str]]:
     return sorted(found, key=lambda e: (e.stage != "sft", e.step or 0, e.final, e.name)), notes
 
 
-def _files(path: Path, notes: list[str]) -> list[Path]:
+def _files(path: Place, notes: list[str]) -> list[Place]:
     """The files of `path` that begin with a response."""
-    if path.is_file():
+    if path.is_file() or (log.exists(path) and not path.is_dir()):
         if not _begins_with_one(path):
             raise ConfigError(f"{path}: line 1 is no response; expected {EXPECTED}")
         return [path]
     if not path.is_dir():
         raise ConfigError(f"{path}: no such file or folder; expected {EXPECTED}")
     folder = path / FOLDER if (path / FOLDER).is_dir() else path
-    found = sorted([*folder.glob("*.jsonl"), *folder.glob("*/responses.jsonl")])
+    below = [each for name in folder.glob("*") if name.is_dir() for each in log.find(name, "responses.jsonl")]
+    found = sorted([*log.find(folder, "*.jsonl"), *below])
     others = [file for file in found if not _begins_with_one(file)]
     notes += [f"{file.relative_to(path)}: does not begin with a response: left out" for file in others]
     return [file for file in found if file not in others]
 
 
-def _begins_with_one(path: Path) -> bool:
+def _begins_with_one(path: Place) -> bool:
     """Whether the first line of a file is a response."""
     try:
-        with open(path, "rb") as file:
-            Response.parse(json.loads(file.readline()))
+        Response.parse(json.loads(next(log.lines(path), b"")))
         return True
     except (ValueError, KeyError, TypeError):
         return False
@@ -125,7 +125,7 @@ def _begins_with_one(path: Path) -> bool:
         raise ConfigError(f"{path}: {error.strerror}; expected a file that can be read") from error
 
 
-def _evaluation(path: Path, notes: list[str]) -> Evaluation:
+def _evaluation(path: Place, notes: list[str]) -> Evaluation:
     """What a file holds. A last line that no newline ends was being written, and is left out."""
     responses = _read(path, notes)
     stage, step = (responses[0].stage, responses[0].step) if responses else ("", None)
@@ -137,31 +137,30 @@ def _evaluation(path: Path, notes: list[str]) -> Evaluation:
     return Evaluation(name, path, "", None, True, known)
 
 
-def _read(path: Path, notes: list[str]) -> tuple[Response, ...]:
+def _read(path: Place, notes: list[str]) -> tuple[Response, ...]:
     """The responses of a file, all of one stage and step."""
     found: list[Response] = []
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                notes.append(f"{path}: line {number} is not whole: left out")
-                break
-            try:
-                row: Any = json.loads(line)
-            except ValueError as error:
-                raise _damaged(path, number, one_line(error), "a response in JSON") from error
-            try:
-                response = Response.parse(row)
-            except (ValueError, KeyError, TypeError) as error:
-                raise _damaged(path, number, "no response", "a response as in line 1") from error
-            first = found[0] if found else response
-            if (response.stage, response.step) != (first.stage, first.step):
-                stands = f"{response.stage} step {response.step}"
-                raise _damaged(path, number, stands, f"{first.stage} step {first.step}, as in line 1")
-            found.append(response)
+    for number, line in enumerate(log.lines(path), 1):
+        if not line.endswith(b"\n"):
+            notes.append(f"{path}: line {number} is not whole: left out")
+            break
+        try:
+            row: Any = json.loads(line)
+        except ValueError as error:
+            raise _damaged(path, number, one_line(error), "a response in JSON") from error
+        try:
+            response = Response.parse(row)
+        except (ValueError, KeyError, TypeError) as error:
+            raise _damaged(path, number, "no response", "a response as in line 1") from error
+        first = found[0] if found else response
+        if (response.stage, response.step) != (first.stage, first.step):
+            stands = f"{response.stage} step {response.step}"
+            raise _damaged(path, number, stands, f"{first.stage} step {first.step}, as in line 1")
+        found.append(response)
     return tuple(found)
 
 
-def _prompts(path: Path, notes: list[str]) -> dict[int, str]:
+def _prompts(path: Place, notes: list[str]) -> dict[int, str]:
     """row -> problem, from the file that the settings beside `path` name; without it, {} and a note."""
     beside = path.with_suffix(".settings.json")
     try:
@@ -179,5 +178,5 @@ def _question(path: str, number: int, row: Row) -> str:
     return asked(path, number, row, column)[1] if column else ""
 
 
-def _damaged(path: Path, line: int, found: str, expected: str) -> ConfigError:
+def _damaged(path: Place, line: int, found: str, expected: str) -> ConfigError:
     return ConfigError(f"{path}: line {line}: {found}; expected {expected}: delete the file, or sample again")

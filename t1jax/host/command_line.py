@@ -22,8 +22,10 @@ from ml_collections import ConfigDict, config_flags
 from t1jax import config, typed
 from t1jax.config import Config, ConfigError
 from t1jax.devices import waiting
-from t1jax.host import config_files
-from t1jax.host.stopping import Interrupted, Stopped
+from t1jax.host import config_files, place
+from t1jax.host.bucket import Refused, Unreachable
+from t1jax.host.place import Place
+from t1jax.host.stopping import EXIT_FAILED, Interrupted, Stopped
 
 EXIT_MISTAKE, EXIT_INTERRUPTED = 2, 130
 LONGEST = 2000  # characters of a message: files may call their parts what they like
@@ -48,6 +50,11 @@ def call(
         said = config.inert(" ".join(str(error).split()))
         print(f"{program}: {said if len(said) <= LONGEST else said[:LONGEST] + '...'}", file=sys.stderr)
         return EXIT_MISTAKE
+    except Unreachable as error:
+        refused = isinstance(error, Refused)
+        resumes = "" if refused else "; the same command resumes"
+        print(f"{program}: {error.filename}: {error.strerror}{resumes}", file=sys.stderr)
+        return EXIT_MISTAKE if refused else EXIT_FAILED
     except Stopped as error:
         print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
         return error.code
@@ -109,7 +116,9 @@ def read_config(
         config_flags.DEFINE_config_dict("config", tree, "", values, sys_argv=rest)
 
     values, extra = read_flags(rest, define_all)
-    return config.load(values.config), values, extra
+    cfg = config.load(values.config)
+    _refuse_urls(cfg)
+    return cfg, values, extra
 
 
 def take_config_file(argv: list[str], default: str) -> tuple[Path, list[str]]:
@@ -128,19 +137,39 @@ def take_config_file(argv: list[str], default: str) -> tuple[Path, list[str]]:
     return config_files.find(default if given is None else given), rest
 
 
-def out_file(name: str | None) -> Path:
+def out_file(name: str | None) -> Place:
     """The file --out, JSON lines; its folder is made if need be.
 
     Raises:
       ConfigError: it has another ending, or the folder cannot be made.
     """
-    if not name or Path(name).suffix != ".jsonl":
+    out = place.of(name or "", "--out")
+    if out.suffix != ".jsonl":
         raise ConfigError(f"--out={name or ''}; expected a file that ends in .jsonl")
+    out_folder(out.parent)
+    return out
+
+
+def out_folder(out: Place) -> Place:
+    """`out`, made if need be.
+
+    Raises:
+      ConfigError: it cannot be made.
+    """
     try:
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--out={name}: {error.strerror}; expected a writable folder") from error
-    return Path(name)
+        raise ConfigError(f"--out={out}: {error.strerror}; expected a writable folder") from error
+    return out
+
+
+def _refuse_urls(cfg: Config) -> None:
+    """ConfigError: a knob that names files is a URL that is not supported."""
+    place.of(cfg.model.checkpoint, "model.checkpoint")
+    for name in ("train", "eval", "sft"):
+        place.data(getattr(cfg.data, name), f"data.{name}")
+    for name, benchmark in cfg.benchmarks.items():
+        place.data(benchmark.data, f"benchmarks.{name}.data")
 
 
 def _knobs(tree: Mapping[str, Any] | ConfigDict, prefix: str = "") -> Iterator[str]:

@@ -2,7 +2,7 @@
 """Atomic file writes, and conversion of values to JSON.
 
 A reader never sees a partial file: the bytes are written to a temporary file beside the target, synced to disk, and
-renamed. A process killed in between leaves the old file unchanged.
+renamed. A process killed in between leaves the old file unchanged. An object in a bucket is put whole.
 Deliberately not here: what the files say (metrics.py, run_page.py), checkpoints (checkpoint.py).
 """
 
@@ -12,15 +12,21 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from t1jax.host import place
+from t1jax.host.bucket import Bucket
+from t1jax.host.place import Place
 
-def write_bytes(path: str | Path, content: bytes) -> Path:
+
+def write_bytes(path: str | Place, content: bytes) -> Place:
     """Replaces `path` with `content`, atomically; makes the folder if need be."""
-    path = Path(path)
+    path = place.of(path, "path")
+    if isinstance(path, Bucket):
+        path.write_bytes(content)
+        return path
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -34,18 +40,20 @@ def write_bytes(path: str | Path, content: bytes) -> Path:
     return path
 
 
-def sweep(folder: Path) -> None:
+def sweep(folder: Place) -> None:
     """Removes what killed writers left beside their targets, in `folder` and below. Nobody may be writing there."""
+    if isinstance(folder, Bucket):  # nothing is left half-written there
+        return
     for path in folder.rglob(".*.[0-9]*.tmp"):
         path.unlink(missing_ok=True)
 
 
-def write_text(path: str | Path, text: str) -> Path:
+def write_text(path: str | Place, text: str) -> Place:
     """Replaces `path` with `text` in UTF-8, atomically."""
     return write_bytes(path, text.encode("utf-8"))
 
 
-def write_json(path: str | Path, tree: Any) -> Path:
+def write_json(path: str | Place, tree: Any) -> Place:
     """Replaces `path` with `tree` as indented JSON in ASCII (inert on a terminal), atomically; see `json_ready`."""
     return write_text(path, json.dumps(json_ready(tree), indent=2, allow_nan=False) + "\n")
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from absl import flags
 
 from t1jax.config import ConfigError
+from t1jax.host.bucket import Unreachable
 from t1jax.host.stopping import Stopped
 
 HEARTBEAT = 30  # seconds without a sign of life after which a process counts as dead
@@ -30,7 +31,7 @@ HELP = """\
                       start this command in each
   --coordinator=HOST:PORT --num_processes=N --process_id=I
                       the same where JAX cannot find them: a free port on process 0's machine, the number of
-                      processes, and the index of this one
+                      processes, and the index of this one; localhost accepts nobody from other machines
 """
 
 
@@ -98,8 +99,11 @@ def joined(group: Group | None) -> Iterator[None]:
         multihost.barrier("the end of the run")
     except (ConfigError, Stopped, KeyboardInterrupt):  # every process sees the same mistake, or the same signal
         raise
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        if isinstance(error, Unreachable):
+            print(f"t1jax: {error.filename}: {error.strerror}", file=sys.stderr)
+        else:
+            traceback.print_exc()
         _leave(f"process {jax.process_index()} of {jax.process_count()} stopped, by the error above")
     jax.distributed.shutdown()
 
@@ -114,6 +118,7 @@ def _join(group: Group) -> None:
             group.index,
             # else JAX would give each Slurm or MPI task one GPU, though the command line says who is who
             cluster_detection_method=None if group.coordinator is None else "deactivate",
+            coordinator_bind_address=_loopback(group.coordinator),
             initialization_timeout=START,
             heartbeat_timeout_seconds=HEARTBEAT,
             shutdown_timeout_seconds=HEARTBEAT,
@@ -129,6 +134,14 @@ def _join(group: Group) -> None:
             f"the {group.count or ''} processes did not come together in {START} s ({said}); is every one running, and "
             f"can each reach {group.coordinator or 'process 0'}?"
         ) from error
+
+
+def _loopback(coordinator: str | None) -> str | None:
+    """Where a coordinator on this machine alone listens; None: as JAX does, on all addresses."""
+    host, _, port = (coordinator or "").rpartition(":")
+    if host == "localhost" or host.startswith("127."):
+        return f"{host.replace('localhost', '127.0.0.1')}:{port}"
+    return f"[::1]:{port}" if host.strip("[]") == "::1" else None
 
 
 def _leave(why: str) -> None:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ties a workdir to one process at a time, one config and its files of problems.
 
-    lock          held by the process that uses the workdir; released when it ends, for whatever reason
+    lock          held by the process that uses the workdir; released when it ends, for whatever reason (in a bucket
+                  it says so by no longer writing it: lock.py)
     config.json   every knob of the run
     inputs.json   SHA-256 of each file of problems that the config names
 
@@ -18,18 +19,18 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import fsspec
 import jax
 
 from t1jax import config
 from t1jax.config import Config, ConfigError
 from t1jax.devices import multihost
-from t1jax.host import files
+from t1jax.host import bucket, files, lock, place
+from t1jax.host.bucket import Bucket
+from t1jax.host.place import Place
 
 FREE = ("mesh.",)  # knobs that may change without a word
 FILTER = ("rl.filter_pass_rate", "rl.filter_samples", "rl.filter_problems")
@@ -40,17 +41,22 @@ FILES = ("data.train", "data.eval", "data.sft")
 
 
 @contextmanager
-def locked(workdir: Path, flag: str = "--workdir") -> Iterator[None]:
+def locked(workdir: Place, flag: str = "--workdir", note: Callable[[str], None] = print) -> Iterator[None]:
     """This process alone runs in `workdir`; of several processes of one run, process 0 speaks for all.
 
     Args:
       flag: what the user names the folder with.
+      note: is told where a lock is waited for.
 
     Raises:
       ConfigError: another one does, says which; or there can be no such folder.
     """
     if not multihost.is_main():
         yield
+        return
+    if isinstance(workdir, Bucket):
+        with lock.held(workdir / "lock", flag, note):
+            yield
         return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -72,7 +78,7 @@ def locked(workdir: Path, flag: str = "--workdir") -> Iterator[None]:
         yield
 
 
-def claim(cfg: Config, workdir: Path, allowed: Sequence[str] = ()) -> dict[str, tuple[Any, Any]]:
+def claim(cfg: Config, workdir: Place, allowed: Sequence[str] = ()) -> dict[str, tuple[Any, Any]]:
     """Checks that the run in `workdir`, if there is one, was started with this config.
 
     Args:
@@ -130,7 +136,7 @@ def refuse_other_processes(cfg: Config, versions: Mapping[str, str]) -> None:
         )
 
 
-def begin(cfg: Config, workdir: Path, outdated: Sequence[Path]) -> None:
+def begin(cfg: Config, workdir: Place, outdated: Sequence[Place]) -> None:
     """Writes down whose the workdir is; `outdated` files, which another config made, and those of killed writers go."""
     files.sweep(workdir)
     for path in outdated:
@@ -147,10 +153,12 @@ def digests(cfg: Config) -> dict[str, str]:
         path = getattr(cfg.data, knob.partition(".")[2])
         if path:
             try:
-                with fsspec.open(path, "rb") as file:
+                with place.open_data(path) as file:
                     found[knob] = hashlib.file_digest(file, "sha256").hexdigest()
-            except OSError as error:
-                raise ConfigError(f"{knob} is {path}: {error.strerror or error}; expected a file of rows") from error
+            except ConfigError:
+                raise
+            except Exception as error:  # each file system has errors of its own
+                raise ConfigError(f"{knob} is {path}: {bucket.reason(error)}; expected a file of rows") from error
     return found
 
 
@@ -166,7 +174,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") ->
     return found
 
 
-def refuse_other_files(cfg: Config, workdir: Path) -> None:
+def refuse_other_files(cfg: Config, workdir: Place) -> None:
     """ConfigError: a file of problems is not the one that inputs.json in `workdir` tells of."""
     path = workdir / INPUTS
     theirs = read(path) if path.exists() else {}
@@ -183,7 +191,7 @@ def _is(knob: str, names: Sequence[str]) -> bool:
     return any(knob == name or (name.endswith(".") and knob.startswith(name)) for name in names)
 
 
-def read(path: Path, flag: str = "--workdir") -> dict[str, Any]:
+def read(path: Place, flag: str = "--workdir") -> dict[str, Any]:
     """What one of our JSON files holds. ConfigError: it is damaged; `flag`: what the user names its folder with."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))

@@ -7,10 +7,10 @@ Deliberately not here: reading them (runs.py).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from t1jax.config import ConfigError
+from t1jax.host.place import Place
 
 STAGES = ("sft", "rl")
 SHARE = ("accuracy", "low", "high", "n")
@@ -23,7 +23,7 @@ NUMBERS = (
 )  # fmt: skip
 
 
-def check_results(path: Path, results: Mapping[str, Any], stages: Sequence[str] = STAGES) -> None:
+def check_results(path: Place, results: Mapping[str, Any], stages: Sequence[str] = STAGES) -> None:
     """Checks that shares are whole, that lists hold such shares, and that everything else has its type.
 
     Raises:

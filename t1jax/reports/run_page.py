@@ -11,9 +11,8 @@ PNGs (plots.py, training_plots.py), several runs (comparison.py), measuring (eva
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from t1jax.host import files
+from t1jax.host import files, place
+from t1jax.host.place import Place
 from t1jax.reports import columns, plots, sections
 from t1jax.reports.charts import SCRIPTS, STYLES
 from t1jax.reports.headline import headline
@@ -23,7 +22,7 @@ from t1jax.reports.training_plots import draw_curve
 from t1jax.reports.transcript import side_by_side
 
 
-def write_report(workdir: str | Path, results: Results, rows: Rows) -> Path:
+def write_report(workdir: str | Place, results: Results, rows: Rows) -> Place:
     """Writes report.html and the PNGs of a finished run to `workdir`; returns the path of report.html.
 
     `results`: what results.json holds; `rows`: metrics.read_rows(workdir). Raises ValueError where `results` lacks the
@@ -34,10 +33,11 @@ def write_report(workdir: str | Path, results: Results, rows: Rows) -> Path:
         for name in ("accuracy", "low", "high", "n"):
             if results.get(stage, {}).get(name) is None:
                 raise ValueError(f"report: results lacks {stage}.{name}; evaluate both stages before the report")
-    return write(Run(Path(workdir).name, Path(workdir), results, rows, finished=True))
+    workdir = place.of(workdir, "workdir")
+    return write(Run(workdir.name, workdir, results, rows, finished=True))
 
 
-def write(run: Run, out: Path | None = None) -> Path:
+def write(run: Run, out: Place | None = None) -> Place:
     """Writes the report of a run, finished or not: to `out`, or to its workdir and then with the PNGs beside it."""
     if out is None:
         out = run.workdir / "report.html"

@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from t1jax.config import ConfigError
-from t1jax.host import metrics
+from t1jax.host import metrics, place
+from t1jax.host.place import Place
 from t1jax.reports.checks import EXPECTED, STAGES, check_results, is_row, is_share
 
 Results = Mapping[str, Any]
@@ -30,7 +30,7 @@ class Run:
     """What one workdir holds."""
 
     name: str  # short, unique among the runs on a page
-    workdir: Path
+    workdir: Place
     results: Results  # of an unfinished run: the parts that are known
     rows: Rows
     finished: bool
@@ -44,8 +44,8 @@ def read(workdirs: Sequence[str]) -> list[Run]:
     """
     if not 1 <= len(workdirs) <= MOST:
         raise ConfigError(f"got {len(workdirs)} workdirs; expected 1 to {MOST}")
-    paths = [Path(workdir) for workdir in workdirs]
-    seen: dict[Path, Path] = {}
+    paths = [place.of(workdir, "WORKDIR") for workdir in workdirs]
+    seen: dict[Place, Place] = {}
     for path in paths:
         if not path.is_dir():
             raise ConfigError(f"{path}: no such folder; expected the --workdir of a run")
@@ -55,7 +55,7 @@ def read(workdirs: Sequence[str]) -> list[Run]:
     return [_read(path, name) for path, name in zip(paths, names(paths), strict=True)]
 
 
-def names(workdirs: Sequence[Path]) -> list[str]:
+def names(workdirs: Sequence[Place]) -> list[str]:
     """Short names: the last part of each path, with as many parts before it as are needed to tell all apart."""
     parts = [path.resolve().parts for path in workdirs]
     found = []
@@ -87,7 +87,7 @@ def _shorten(name: str) -> str:
     return name if len(name) <= LONGEST else f"{name[: LONGEST // 2 - 1]}…{name[-LONGEST // 2 :]}"
 
 
-def _read(path: Path, name: str) -> Run:
+def _read(path: Place, name: str) -> Run:
     if not (path / "config.json").is_file() and not (path / "results.json").is_file():
         raise ConfigError(f"{path} holds no run: no config.json; expected the --workdir of a run")
     finished = (path / "results.json").is_file()
@@ -102,7 +102,7 @@ def _read(path: Path, name: str) -> Run:
                 _add(results, stage, _json(file), file)
         check_results(path / "measured", results, [stage for stage in STAGES if stage in results])
     try:
-        rows = metrics.read_rows(path) if (path / "metrics.jsonl").is_file() else []
+        rows = metrics.read_rows(path)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     for number, row in enumerate(rows, 1):
@@ -111,7 +111,7 @@ def _read(path: Path, name: str) -> Run:
     return Run(name, path, results, rows, finished)
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Place) -> dict[str, Any]:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, OSError) as error:
@@ -121,7 +121,7 @@ def _json(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _add(results: dict[str, Any], stage: str, measured: Mapping[str, Any], file: Path) -> None:
+def _add(results: dict[str, Any], stage: str, measured: Mapping[str, Any], file: Place) -> None:
     """Adds the measurements of a stage to `results`, laid out as in results.json."""
     try:
         results[stage] = measured["summary"]

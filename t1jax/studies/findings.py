@@ -18,6 +18,7 @@ from typing import Any
 from t1jax.config import Config, ConfigError
 from t1jax.evaluation.statistics import mean_interval
 from t1jax.host import files
+from t1jax.host.place import Place
 from t1jax.studies import plots as study_plots
 from t1jax.studies.claims import STUDIES, Arm, Contrast
 
@@ -56,7 +57,7 @@ def write(name: str, base: Config, seeds: Sequence[int], out: Path) -> None:
     files.write_bytes(out / name / "plot.png", study_plots.draw(name, study.measure, trials, results))
 
 
-def write_summary(out: Path) -> Path:
+def write_summary(out: Path) -> Place:
     """Writes summary.md from the results of all studies in `out`: every claim and what became of it."""
     rows = []
     for name in STUDIES:

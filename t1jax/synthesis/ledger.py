@@ -22,13 +22,19 @@ import hashlib
 import json
 import math
 import os
+import tempfile
 import threading
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from t1jax.config import ConfigError
+from t1jax.host import lock, log
+from t1jax.host.bucket import Bucket
+from t1jax.host.log import Log
+from t1jax.host.place import Place
 from t1jax.host.stopping import EXIT_STORAGE, Stopped
 from t1jax.synthesis.writers import Completion, Failure, Request
 
@@ -104,26 +110,32 @@ def digest(url: str, model: str, request: Request) -> str:
 class Ledger:
     """The file at `path`, locked by this process until `close`. Thread-safe.
 
+    In a bucket each answer is an object (log.py); this process reads them from a local copy.
+
     Raises:
       ConfigError: another process has locked it, it cannot be written, or a line other than the last is damaged.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self.path = path
         self._places: dict[str, tuple[int, int]] = {}  # key -> (offset of its line, bytes)
         self._totals: dict[tuple[str, str], Totals] = {}
         self._lock = threading.Lock()
         self._closed = False
+        self._kept = ExitStack()  # of a bucket: its lock, the local copy
+        self._remote: Log | None = None
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+            copy = self._copied(path) if isinstance(path, Bucket) else path
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(copy, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         except OSError as error:
+            self._kept.close()
             raise ConfigError(f"{path}: {error.strerror}; expected a writable file of paid responses") from error
         try:
             self._hold()
             self._end = self._read()
             os.ftruncate(self._file, self._end)
-            _sync_folder(path.parent)
+            _sync_folder(copy.parent)
         except BaseException:
             self.close()
             raise
@@ -163,6 +175,9 @@ class Ledger:
                 if written < len(line):  # the disk is full: writing the rest raises the error
                     os.write(self._file, line[written:])
                 os.fsync(self._file)
+                if self._remote is not None:
+                    self._remote.write(line)
+                    self._remote.sync()
             except OSError as error:
                 self._close()  # a partial line is removed at the next start
                 raise Stopped(
@@ -186,6 +201,15 @@ class Ledger:
         if not self._closed:
             self._closed = True
             os.close(self._file)
+            self._kept.close()
+
+    def _copied(self, path: Bucket) -> Path:
+        """A local copy of the ledger in a bucket, which is locked from now on."""
+        self._kept.enter_context(lock.held(path.with_suffix(".lock"), "--out", print))
+        copy = Path(self._kept.enter_context(tempfile.TemporaryDirectory(prefix="t1jax"))) / path.name
+        copy.write_bytes(log.read(path))
+        self._remote = Log(path)
+        return copy
 
     def _hold(self) -> None:
         try:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import jax
 
 from t1jax.config import Config, ConfigError
 from t1jax.devices import sharding
 from t1jax.evaluation.opened import open_checkpoint
+from t1jax.host import place
 from t1jax.host.progress import Progress
 from t1jax.model.parameters import checksum
 from t1jax.rollouts.generate import Generator
@@ -133,7 +133,7 @@ def open_local(
 
     def make(ledger: Ledger, progress: Progress) -> LocalWriter:
         mesh = sharding.make_mesh(cfg.mesh)
-        name = Path(cfg.model.checkpoint).resolve().name
+        name = place.of(cfg.model.checkpoint, "model.checkpoint").resolve().name
         return LocalWriter(cfg, mesh, opened.params(mesh), tokens, ledger, progress, name, whole=embedded)
 
     return cfg, tokens, make

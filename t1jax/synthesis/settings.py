@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from t1jax.config import Config, ConfigError
 from t1jax.host import files
+from t1jax.host.place import Place
 from t1jax.synthesis import prompts
 from t1jax.synthesis.record import Item
 from t1jax.synthesis.writers import Writer
@@ -40,7 +40,7 @@ def of(cfg: Config, items: Sequence[Item], writers: Mapping[str, Writer]) -> dic
     }  # fmt: skip
 
 
-def hold(out: Path, settings: Mapping[str, Any]) -> None:
+def hold(out: Place, settings: Mapping[str, Any]) -> None:
     """Saves the settings of OUT, or checks that they have not changed.
 
     Raises:

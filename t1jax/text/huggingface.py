@@ -15,14 +15,14 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tokenizers
 
 from t1jax.config import ConfigError
-from t1jax.host import files
+from t1jax.host import files, place
+from t1jax.host.place import Place
 from t1jax.text.chat import ChatTemplate
 from t1jax.text.decoding import make_decoder
 from t1jax.weights import strict
@@ -55,13 +55,13 @@ class HFTokenizer:
       notes: a line if the token that ends a turn could not be found.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Place) -> None:
         """Reads the folder.
 
         Raises:
           ConfigError: a file is missing, malformed, too large, or contradicts another; there is no stop token.
         """
-        self._folder = Path(folder)
+        self._folder = place.of(folder, "tokenizer")
         self._carried = {name: self._read(name) for name in CARRIED if (self._folder / name).is_file()}
         if FILE_NAME not in self._carried:
             raise ConfigError(f"{self._folder / FILE_NAME}: not found; expected a tokenizer in Hugging Face's format")
@@ -154,13 +154,13 @@ class HFTokenizer:
         """`text`, preceded by the BOS token's text if the tokenizer adds one."""
         return self._bos + text
 
-    def save(self, directory: str | Path) -> None:
+    def save(self, directory: str | Place) -> None:
         """Writes the tokenizer's files and both configs, unchanged, to `directory`. Each write is atomic.
 
         tokenizer.json is written last: if it is there, so are the others.
         """
         for name in sorted(self._carried, key=FILE_NAME.__eq__):
-            files.write_bytes(Path(directory) / name, self._carried[name])
+            files.write_bytes(place.of(directory, "tokenizer") / name, self._carried[name])
 
     def _read(self, name: str) -> bytes:
         path = self._folder / name

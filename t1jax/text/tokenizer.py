@@ -14,14 +14,14 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import sentencepiece
 
 from t1jax.config import Config, ConfigError
-from t1jax.host import files
+from t1jax.host import files, place
+from t1jax.host.place import Place
 from t1jax.text import huggingface as hf
 from t1jax.text.huggingface import HFTokenizer
 
@@ -51,7 +51,7 @@ class Tokenizer(Protocol):
 
     def decode(self, ids: TokenIds) -> str: ...
 
-    def save(self, directory: Path) -> None: ...
+    def save(self, directory: Place) -> None: ...
 
 
 class SentencePieceTokenizer:
@@ -87,26 +87,26 @@ class SentencePieceTokenizer:
             raise ValueError(f"{piece!r} is not one piece of the tokenizer")
         return token
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: Place) -> None:
         """Write the model to directory/tokenizer.model, whole or not at all."""
-        files.write_bytes(Path(directory) / FILE_NAME, self._bytes)
+        files.write_bytes(directory / FILE_NAME, self._bytes)
 
     def _knows(self, character: str) -> bool:
         return character != SPACE and self._unknown_id not in self._model.encode(character)
 
 
-def is_saved(directory: str | Path) -> bool:
+def is_saved(directory: str | Place) -> bool:
     """Whether `directory` holds a tokenizer that `load` can read: `save` was not interrupted."""
-    return any((Path(directory) / name).is_file() for name in (hf.FILE_NAME, FILE_NAME))
+    return any((place.of(directory, "tokenizer") / name).is_file() for name in (hf.FILE_NAME, FILE_NAME))
 
 
-def load(directory: str | Path) -> Tokenizer:
+def load(directory: str | Place) -> Tokenizer:
     """The tokenizer of a folder: Hugging Face's where there is a tokenizer.json, else what `save` wrote.
 
     Raises:
       ConfigError: there is neither, or its file is no tokenizer.
     """
-    folder = Path(directory)
+    folder = place.of(directory, "tokenizer")
     if (folder / hf.FILE_NAME).is_file():
         return HFTokenizer(folder)
     path = folder / FILE_NAME

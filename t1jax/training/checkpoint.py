@@ -10,38 +10,42 @@ Where: update -> CHECKPOINT -> evaluate. A directory holds, for one stage (the c
     120/metrics          the score; null where it was not measured
 
 The newest `cfg.checkpoint.keep` steps stay, and the one with the highest score. A step that cannot be read is set
-aside, as 120.damaged, and the next older one is taken.
+aside, as 120.damaged, and the next older one is taken; in a bucket, where nothing is renamed, it is marked by an object
+(weights/steps.py) and stays until the step is saved again.
 Deliberately not here: when to save (the loops), what the shards are (step.py gives the abstract state).
 """
 
 from __future__ import annotations
 
-import json
+import logging
 import math
 import os
-import shutil
 import sys
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, cast
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from t1jax.config import Config, ConfigError
 from t1jax.devices import multihost, sharding
+from t1jax.host import bucket, place
+from t1jax.host.bucket import Unreachable
+from t1jax.host.place import Place
 from t1jax.host.stopping import EXIT_STORAGE, Stopped
 from t1jax.prompts.streams import Stream
 from t1jax.text.tokenizer import Tokenizer
-from t1jax.training import memory
+from t1jax.training import damage, memory
+from t1jax.training.together import NotWritten, Together
 from t1jax.types import TrainState
-from t1jax.weights import orbax_arrays
+from t1jax.weights import orbax_arrays, steps
 
 # knobs of the model that may differ from those it was saved with
 NOT_SHAPE = ("checkpoint", "compute_dtype", "remat", "attention")
-SMALL = ("metrics/metrics", "config/metadata")  # of a step: JSON that Orbax reads for all steps when it opens them
 
 
 def _to_stderr(note: str) -> None:
@@ -55,18 +59,19 @@ class Checkpoints:
     """
 
     def __init__(
-        self, directory: str | Path, cfg: Config, tokenizer: Tokenizer, note: Callable[[str], None] = _to_stderr
+        self, directory: str | Place, cfg: Config, tokenizer: Tokenizer, note: Callable[[str], None] = _to_stderr
     ) -> None:
         """Opens `directory`, or makes it and puts the tokenizer there; removes what a killed run left half-written.
 
         `note` tells the user what could not be read or written.
         """
-        self.directory = Path(directory).absolute()
-        self._cfg, self._note = cfg, note
+        self.directory = place.of(directory, "checkpoints").absolute()
+        self._cfg, self._note, self._together = cfg, note, Together()
         self._failed: str = ""  # why the newest save is not there
         self._damaged: dict[int, str] = {}
         if multihost.is_main():
-            self._set_aside_unreadable()
+            for step, why in damage.unreadable(self.directory):
+                self._set_aside(step, why)
         multihost.barrier(f"{self.directory} is looked through")
         policies = (
             checkpoint_managers.LatestN(cfg.checkpoint.keep),
@@ -76,21 +81,37 @@ class Checkpoints:
             best_fn=_score,
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,
+            step_name_format=steps.Undamaged(),
             # a folder that cannot be made is then an error here, and no background thread waits for it for minutes
-            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+            async_options=ocp.AsyncOptions(
+                create_directories_asynchronously=False,
+                barrier_sync_fn=self._together.barrier if jax.process_count() > 1 else None,
+            ),
         )
         shared = sharding.are_host(jax.devices())  # the state is in the memory that a save needs too
         limit = {"save_concurrent_gb": memory.WRITING} if shared else {}
-        handlers = {
+        self._handlers: dict[str, Any] = {
             "state": ocp.StandardCheckpointHandler(**limit),
             "config": ocp.JsonCheckpointHandler(),
             "stream": ocp.JsonCheckpointHandler(),
         }
-        self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
+        if jax.process_count() > 1:
+            self._handlers = {name: self._together.told(handler) for name, handler in self._handlers.items()}
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax raises what it logs as errors, too
+        with bucket.told(self.directory):
+            where = os.fspath(self.directory)
+            self._manager = ocp.CheckpointManager(where, options=options, item_handlers=self._handlers)
         if self.latest() is None and multihost.is_main():
             tokenizer.save(self.directory)
 
-    def save(self, step: int, state: TrainState, stream: Any = None, score: float | None = None) -> None:
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        stream: Any = None,
+        score: float | None = None,
+        first: Callable[[], None] = lambda: None,
+    ) -> None:
         """Starts to write the state after `step` updates; returns before it is on disk.
 
         The arrays are copied first: the caller may donate them at once. A step that is there already stays as it is.
@@ -100,10 +121,10 @@ class Checkpoints:
           state: global arrays, sharded as they are; or NumPy arrays.
           stream: `get_state()` of the data stream; its next batch is the first one of the continued run.
           score: higher is better: decides which checkpoint is the best. None or not finite: not measured.
+          first: writes what the checkpoint must not be without; if it fails, nothing is saved.
         """
         self._collect()
-        if self._failed:
-            self._clean()
+        again = bool(self._failed)
         if step in self._manager.all_steps():
             return
         items: dict[str, ocp.args.CheckpointArgs] = {
@@ -114,9 +135,21 @@ class Checkpoints:
             items["stream"] = ocp.args.JsonSave(stream)
         measured = float(score) if score is not None and math.isfinite(score) else None
         self._failed = ""
-        self._try(
-            lambda: self._manager.save(step, args=ocp.args.Composite(**items), metrics={"score": measured}, force=True)
-        )
+
+        def prepare() -> None:
+            if again:
+                self._recover()
+            first()
+            if multihost.is_main():
+                damage.make_room(self.directory / str(step))
+
+        def write() -> None:
+            self._together.begin()
+            self._manager.save(step, args=ocp.args.Composite(**items), metrics={"score": measured}, force=True)
+
+        self._try(prepare)
+        if not self._failed:
+            self._try(write)
 
     def restore(
         self, abstract: TrainState, stream: Stream[Any] | None = None, step: int | None = None
@@ -137,15 +170,19 @@ class Checkpoints:
         if step is not None:
             return self._restore(step, abstract, stream)
         while (newest := self.latest()) is not None:
+            state, why = None, ""
             try:
-                return self._restore(newest, abstract, stream)
+                state = self._restore(newest, abstract, stream)
             except (ConfigError, jax.errors.JaxRuntimeError, MemoryError):  # no fault of the files
                 raise
-            except Exception as error:  # whatever Orbax makes of damaged files; with several processes, only as one
-                if jax.process_count() > 1:
-                    raise
-                self._set_aside(newest, error)
-                self._manager.reload()
+            except Exception as error:  # whatever Orbax makes of damaged files
+                bucket.raise_not_served(self.directory, error)
+                why = damage.reason(error)
+            if not (found := multihost.agreed(why)):
+                return state
+            self._set_aside(newest, found)
+            multihost.barrier(f"{newest} of {self.directory} is set aside")
+            self._manager.reload()
         if self._damaged:
             listed = "; ".join(f"{step}: {why}" for step, why in self._damaged.items())
             raise Stopped(
@@ -157,17 +194,18 @@ class Checkpoints:
 
     def _restore(self, step: int, abstract: TrainState, stream: Stream[Any] | None) -> TrainState:
         self._refuse_other_model(step)
-        items: dict[str, ocp.args.CheckpointArgs] = {"state": ocp.args.StandardRestore(abstract)}
+        found = self._read(step, "state", ocp.args.StandardRestore(abstract))
         if stream is not None:
-            items["stream"] = ocp.args.JsonRestore()
-        found = self._manager.restore(step, args=ocp.args.Composite(**items))
-        if stream is not None:
-            stream.set_state(found["stream"])
-        return cast(TrainState, found["state"])
+            stream.set_state(self._read(step, "stream", ocp.args.JsonRestore()))
+        return cast(TrainState, found)
 
     def config(self, step: int) -> dict[str, Any]:
         """The knobs that the checkpoint of `step` was saved with, as nested dicts."""
-        return self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
+        return self._read(step, "config", ocp.args.JsonRestore())
+
+    def _read(self, step: int, item: str, args: ocp.args.CheckpointArgs) -> Any:
+        """By its handler: the manager would wait at a barrier for processes that could not read theirs."""
+        return self._handlers[item].restore(epath.Path(os.fspath(self.directory)) / str(step) / item, args=args)
 
     def latest(self) -> int | None:
         """The newest step; None if there is none."""
@@ -200,7 +238,11 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._collect()
+        if error is None:
+            self._collect()
+        else:  # perhaps of this process alone: the others may wait for nothing
+            with suppress(Exception):
+                self._manager.wait_until_finished()
         self._manager.close()
 
     def _collect(self) -> None:
@@ -208,40 +250,39 @@ class Checkpoints:
         self._try(self._manager.wait_until_finished)
 
     def _try(self, write: Callable[[], Any]) -> None:
-        """Writes; an error is told and kept for `wait`, and training goes on: what was whole is still there."""
+        """Writes; an error of any process is told and kept for `wait`, and training goes on: what was whole stays."""
+        why = known = ""
         try:
             write()
+        except NotWritten as error:
+            known = str(error)
         except Exception as error:  # Orbax's background work raises what the disk made of it, in any form
-            if jax.process_count() > 1:  # the others wait for this one: they start again together
+            if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):  # another process is gone
                 raise
-            self._failed = f"a checkpoint could not be written: {_reason(error)}"
-            self._note(f"{self.directory}: {self._failed}; the newest whole one is {self.latest()}; training goes on")
-            self._clean()
+            why = damage.reason(error)
+        if found := multihost.agreed(why) or known:
+            self._failed = f"a checkpoint could not be written: {found}"
+            if multihost.is_main():
+                newest = self.latest()
+                self._note(f"{self.directory}: {self._failed}; the newest whole one is {newest}; training goes on")
+            with suppress(Unreachable):  # the next save tries that again
+                self._recover()
+
+    def _recover(self) -> None:
+        """Gives back the room of saves that failed; what a thread of one still writes goes next time."""
+        if multihost.is_main():
+            for left in steps.unfinished(self.directory):
+                place.remove(left)
+        with bucket.told(self.directory):
             self._manager.reload()
 
-    def _clean(self) -> None:
-        """Gives back the room of saves that failed; a thread of one may still write: what it leaves goes next time."""
-        for left in self.directory.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
-            shutil.rmtree(left, ignore_errors=True)
-
-    def _set_aside_unreadable(self) -> None:
-        """Steps whose SMALL files are damaged: Orbax could not even list the others."""
-        for step in sorted(int(x.name) for x in self.directory.glob("*") if x.name.isdecimal()):
-            try:
-                for name in SMALL:
-                    path = self.directory / str(step) / name
-                    if path.exists():
-                        dict(json.loads(path.read_bytes()))
-            except (ValueError, TypeError, OSError) as error:
-                self._set_aside(step, error)
-
-    def _set_aside(self, step: int, error: Exception) -> None:
-        """Keeps what is left of a step where Orbax does not look."""
-        path = self.directory / str(step)
-        aside = next(x for n in range(10**6) if not (x := path.with_name(f"{step}.damaged{n or ''}")).exists())
-        self._damaged[step] = _reason(error)
-        self._note(f"{path} cannot be read ({self._damaged[step]}); it is kept as {aside.name}, and an older one taken")
-        os.rename(path, aside)
+    def _set_aside(self, step: int, why: str) -> None:
+        """Keeps what is left of a step where Orbax does not look; process 0 does it for all."""
+        self._damaged[step] = why
+        if multihost.is_main():
+            path = self.directory / str(step)
+            kept = damage.set_aside(path, why)
+            self._note(f"{path} cannot be read ({why}); {kept}, and an older one taken")
 
     def _refuse_other_model(self, step: int) -> None:
         saved, model = self.config(step)["model"], self._cfg.to_dict()["model"]
@@ -251,11 +292,6 @@ class Checkpoints:
         if names:
             found = ", ".join(f"model.{name} = {saved.get(name)} (now {model.get(name)})" for name in sorted(names))
             raise ConfigError(f"{self.directory / str(step)} has {found}; set it back or start a new workdir")
-
-
-def _reason(error: Exception) -> str:
-    """An error in a line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
 
 
 def _score(metrics: dict[str, float | None]) -> float:

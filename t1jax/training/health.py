@@ -17,10 +17,11 @@ Deliberately not here: what only several rows show (alarms.py), the replay (repl
 
 from __future__ import annotations
 
+import io
+import os
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -31,6 +32,7 @@ import orbax.checkpoint as ocp
 from t1jax.config import Config
 from t1jax.devices import multihost
 from t1jax.host import files
+from t1jax.host.place import Place
 from t1jax.host.stopping import EXIT_FAILED, EXIT_SICK, Stopped
 from t1jax.host.workdir import INPUTS
 from t1jax.text.tokenizer import Tokenizer
@@ -159,7 +161,7 @@ class Health:
             )
 
     def dump(
-        self, folder: Path, step: int, state: TrainState, batch: Prompts, report: Report, tokenizer: Tokenizer
+        self, folder: Place, step: int, state: TrainState, batch: Prompts, report: Report, tokenizer: Tokenizer
     ) -> None:
         """Saves the inputs of a failed step for replay, unless `folder` exists. All processes must call this.
 
@@ -181,14 +183,16 @@ class Health:
         self._note(f"WARNING: {self._stage} step {step} is saved in {folder}; python -m t1jax.replay {folder}")
 
     def _write(
-        self, folder: Path, step: int, state: TrainState, batch: Prompts, report: Report, tokenizer: Tokenizer
+        self, folder: Place, step: int, state: TrainState, batch: Prompts, report: Report, tokenizer: Tokenizer
     ) -> None:
         multihost.barrier("nobody has a dump yet")
         with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(folder.absolute() / "state", replace(state, step=state.step - 1))
+            checkpointer.save(os.fspath(folder.absolute() / "state"), replace(state, step=state.step - 1))
         if multihost.is_main():
             arrays = {"tokens": batch.tokens_PC, "valid": batch.valid_PC, "problem": batch.problem_P}
-            np.savez(folder / "prompts.npz", **arrays)
+            packed = io.BytesIO()
+            np.savez(packed, **arrays)
+            files.write_bytes(folder / "prompts.npz", packed.getvalue())
             files.write_json(folder / "report.json", {"step": step, **jax.device_get(report)})
             files.write_json(folder / "config.json", self._cfg.to_dict())
             tokenizer.save(folder / "tokenizer")

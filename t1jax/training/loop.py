@@ -51,8 +51,7 @@ class Saving:
         """
         asked = multihost.greatest(self._signals.asked)
         if due or asked:
-            self._log.sync()
-            self._checkpoints.save(step, state, self._stream.get_state(), score)
+            self._checkpoints.save(step, state, self._stream.get_state(), score, first=self._log.sync)
         if asked:
             leaving = self._signals.leave(f"stopped after {self._log.name} step {step}", asked)
             self._checkpoints.wait()

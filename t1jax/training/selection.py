@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from jax.sharding import Mesh
@@ -26,6 +25,7 @@ from t1jax.evaluation import figures
 from t1jax.evaluation.evaluator import Evaluator
 from t1jax.evaluation.questions import ask
 from t1jax.host import files
+from t1jax.host.place import Place
 from t1jax.host.progress import Progress
 from t1jax.tasks.task import P, Task, Wrapped
 from t1jax.text.tokenizer import Tokenizer
@@ -51,7 +51,7 @@ class Selected(Wrapped[P]):
 
 
 def select(
-    cfg: Config, mesh: Mesh, task: Task, tokenizer: Tokenizer, params: Params | None, workdir: Path, progress: Progress
+    cfg: Config, mesh: Mesh, task: Task, tokenizer: Tokenizer, params: Params | None, workdir: Place, progress: Progress
 ) -> Task:
     """The task that reinforcement learning draws from: `task` itself where rl.filter_pass_rate is 1.
 
@@ -76,7 +76,7 @@ def select(
     return chosen
 
 
-def choose(cfg: Config, task: Task, folder: Path) -> Task:
+def choose(cfg: Config, task: Task, folder: Place) -> Task:
     """The task that reinforcement learning drew from, by `folder`/filter.json; `task` where nothing was filtered.
 
     Raises:
@@ -96,7 +96,7 @@ def choose(cfg: Config, task: Task, folder: Path) -> Task:
     return Selected(task, kept)
 
 
-def _rates(path: Path) -> dict[int, float | None]:
+def _rates(path: Place) -> dict[int, float | None]:
     """What filter.json says: index -> pass rate."""
     try:
         return {int(index): rate for index, rate in json.loads(path.read_text(encoding="utf-8"))["pass_rates"]}

@@ -98,7 +98,7 @@ def initial_params(cfg: Config, mesh: Mesh) -> Params:
     """The weights that training starts from: those of cfg.model.checkpoint in float32, or random ones."""
     model = qwen.Transformer(cfg.model, train_layout(mesh))
     if cfg.model.checkpoint:
-        return weights.load(weights.find(cfg.model.checkpoint), model)
+        return weights.load(weights.find(cfg.model.checkpoint, "model.checkpoint"), model)
     return qwen.init_params(model, rng.key_for(jax.random.key(cfg.seed), "init", 0))
 
 

@@ -25,7 +25,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -41,6 +40,7 @@ from t1jax.evaluation.questions import ask_held_out
 from t1jax.evaluation.responses import Response
 from t1jax.host import files
 from t1jax.host.metrics import MetricsWriter, read_rows
+from t1jax.host.place import Place
 from t1jax.host.progress import Progress
 from t1jax.host.stopping import Signals
 from t1jax.host.workdir import begin, claim, locked, refuse_other_processes
@@ -61,7 +61,7 @@ from t1jax.weights import load as weights
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy")
 
 
-def run(cfg: Config, workdir: Path, allow_change: Sequence[str] = ()) -> Path:
+def run(cfg: Config, workdir: Place, allow_change: Sequence[str] = ()) -> Place:
     """Runs what is left to do in `workdir`; returns the path of the report.
 
     Args:
@@ -92,7 +92,7 @@ def run(cfg: Config, workdir: Path, allow_change: Sequence[str] = ()) -> Path:
         for name, (old, new) in changed.items():
             progress.note(f"{name} is now {new}, was {old}")
         multihost.barrier("all have read the workdir")
-        with locked(workdir):
+        with locked(workdir, note=progress.note):
             if multihost.is_main():
                 outdated = (*done, *(measurement(workdir, stage) for stage in ("sft", "rl")))
                 begin(cfg, workdir, outdated if changed else ())
@@ -104,12 +104,12 @@ def run(cfg: Config, workdir: Path, allow_change: Sequence[str] = ()) -> Path:
 def stages(
     cfg: Config,
     mesh: Mesh,
-    workdir: Path,
+    workdir: Place,
     task: Task,
     tokens: Tokenizer,
     progress: Progress,
     signals: Signals,
-) -> Path:
+) -> Place:
     """What is left of the stages, one after the other; returns the path of the report."""
     evaluator = Evaluator(cfg, mesh, task, tokens, progress)
     with (
@@ -131,7 +131,7 @@ def stages(
 
 
 @contextmanager
-def compilation_cache(cfg: Config, workdir: Path) -> Iterator[None]:
+def compilation_cache(cfg: Config, workdir: Place) -> Iterator[None]:
     """Keeps compiled programs in the workdir meanwhile, unless JAX was told another place or cfg says no.
 
     JAX never keeps a program that calls the host: the RL step and sampling with a progress bar are compiled each time.
@@ -149,7 +149,7 @@ def compilation_cache(cfg: Config, workdir: Path) -> Iterator[None]:
 
 
 @contextmanager
-def open_task(cfg: Config, folder: Path, note: Callable[[str], None]) -> Iterator[tuple[Task, Tokenizer]]:
+def open_task(cfg: Config, folder: Place, note: Callable[[str], None]) -> Iterator[tuple[Task, Tokenizer]]:
     """The task and its tokenizer, and meanwhile the processes that judge: for a run, a trial and a replay alike.
 
     Args:
@@ -166,7 +166,7 @@ def open_task(cfg: Config, folder: Path, note: Callable[[str], None]) -> Iterato
         yield task, tokens
 
 
-def make_task(cfg: Config, workdir: Path, verifier: Verifier) -> tuple[Task, Tokenizer]:
+def make_task(cfg: Config, workdir: Place, verifier: Verifier) -> tuple[Task, Tokenizer]:
     """The task and its tokenizer: problems from files, or an embedded task.
 
     The tokenizer is the workdir's; the first time, that of cfg.model.checkpoint, or one trained on the embedded task's
@@ -179,7 +179,7 @@ def make_task(cfg: Config, workdir: Path, verifier: Verifier) -> tuple[Task, Tok
     if tokenizer.is_saved(workdir / "tokenizer"):
         tokens = tokenizer.load(workdir / "tokenizer")
     elif cfg.model.checkpoint:
-        source = weights.find(cfg.model.checkpoint)
+        source = weights.find(cfg.model.checkpoint, "model.checkpoint")
         weights.refuse_mismatch(source, cfg.model)
         tokens = tokenizer.load(source.folder)
     if tokens is not None:
@@ -201,7 +201,7 @@ def resume_after(sft_checkpoints: Checkpoints, rl_checkpoints: Checkpoints) -> d
     return {stage: step for stage, step in done.items() if step is not None}
 
 
-def measure(evaluator: Evaluator, task: Task, params: Params, stage: str, workdir: Path) -> dict[str, Any]:
+def measure(evaluator: Evaluator, task: Task, params: Params, stage: str, workdir: Place) -> dict[str, Any]:
     """All that is measured of one stage's weights, on the same held-out problems; responses are saved in `workdir`."""
     cfg = evaluator.cfg
     questions = ask_held_out(task, evaluator.tokenizer, cfg.eval.num_problems)
@@ -234,12 +234,12 @@ def sample(response: Response, stage: str) -> dict[str, Any]:
     }
 
 
-def measurement(workdir: Path, stage: str) -> Path:
+def measurement(workdir: Place, stage: str) -> Place:
     """Where what was measured after a stage is kept."""
     return workdir / "measured" / f"{stage}.json"
 
 
-def measured(stage: str, workdir: Path, progress: Progress, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def measured(stage: str, workdir: Place, progress: Progress, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What `work` returns, from measured/STAGE.json if it was done before."""
     path = measurement(workdir, stage)
     if not path.exists():
@@ -252,7 +252,7 @@ def measured(stage: str, workdir: Path, progress: Progress, work: Callable[[], d
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def finish(cfg: Config, workdir: Path, first: dict[str, Any], last: dict[str, Any]) -> Path:
+def finish(cfg: Config, workdir: Place, first: dict[str, Any], last: dict[str, Any]) -> Place:
     """Writes results.json and the report; returns the report's path."""
     path = workdir / "report.html"
     if multihost.is_main():

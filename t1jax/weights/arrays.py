@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
 
 from t1jax.config import ConfigError, ModelConfig
+from t1jax.host.place import Place
 from t1jax.weights import orbax_arrays, safetensors_files, tensor_table
 from t1jax.weights.orbax_arrays import Index, KeyPath, StoredArray
 from t1jax.weights.safetensors_files import StoredTensor, several
@@ -29,9 +29,9 @@ HEAD, EMBEDDING = "lm_head.weight", ("embedding",)
 class Source:
     """A folder with weights; see `load.find`."""
 
-    folder: Path  # has the tokenizer's files and, except in some runs, config.json
+    folder: Place  # has the tokenizer's files and, except in some runs, config.json
     kind: Literal["hf", "orbax", "run"]
-    step: Path | None  # for a run: the folder of the step, which has `state`
+    step: Place | None  # for a run: the folder of the step, which has `state`
 
 
 class Array(Protocol):
@@ -164,7 +164,7 @@ def _stacked(source: Source, cfg: ModelConfig) -> dict[KeyPath, Array]:
     return opened
 
 
-def _stored(folder: Path, below: str, cfg: ModelConfig) -> dict[KeyPath, StoredArray]:
+def _stored(folder: Place, below: str, cfg: ModelConfig) -> dict[KeyPath, StoredArray]:
     """The arrays of an Orbax folder under the key `below`."""
     found = orbax_arrays.open_arrays(folder, below)
     if not found:

@@ -4,7 +4,7 @@
 Where: before and after training. Tensors are converted one after another, in pieces, so that the host needs little
 memory whatever the model's size. The result is written to a temporary folder and renamed when complete, so it is never
 partial.
-Deliberately not here: flags (convert.py), names and shapes (families.py, tensor_table.py), files (safetensors_files.py,
+Deliberately not here: flags (convert.py), names and shapes (families.py, tensor_table.py), files (safetensors_*.py,
 orbax_arrays.py), sources (load.py).
 """
 
@@ -15,18 +15,19 @@ import math
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from t1jax import config
 from t1jax.config import ConfigError, ModelConfig
-from t1jax.host import config_files, files
+from t1jax.host import bucket, config_files, files, place
+from t1jax.host.bucket import Bucket
+from t1jax.host.place import Place
 from t1jax.host.progress import Progress
-from t1jax.weights import families, orbax_arrays, safetensors_files, tensor_table
+from t1jax.weights import families, orbax_arrays, safetensors_files, safetensors_writing, steps, tensor_table
 from t1jax.weights import load as weights
 from t1jax.weights.arrays import Array, Source
 from t1jax.weights.orbax_arrays import Index
@@ -38,7 +39,7 @@ WORDS = {"hf": "a Hugging Face folder", "orbax": "a folder of hf-to-orbax", "run
 MB = 10**6
 
 
-def hf_to_orbax(src: str | Path, dst: str | Path, progress: Progress) -> None:
+def hf_to_orbax(src: str | Place, dst: str | Place, progress: Progress) -> None:
     """Writes the weights of a Hugging Face folder to `dst`/params with Orbax, and copies the other files to `dst`.
 
     Args:
@@ -49,7 +50,7 @@ def hf_to_orbax(src: str | Path, dst: str | Path, progress: Progress) -> None:
     Raises:
       ConfigError: `src` is invalid, or `dst` cannot be written; `dst` is then unchanged.
     """
-    source = weights.find(src)
+    source = weights.find(src, "--src")
     if source.kind != "hf":
         raise ConfigError(f"{src} is {WORDS[source.kind]}; expected {WORDS['hf']}")
     cfg = weights.model_config(source, _any_model())
@@ -58,7 +59,7 @@ def hf_to_orbax(src: str | Path, dst: str | Path, progress: Progress) -> None:
     for row in tensor_table.tensors(cfg):
         rows[row.path].append(row)
     total = sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays.values())
-    with _beside(Path(dst), total) as folder, _Meter(progress, "hf-to-orbax", total) as meter:
+    with _beside(place.of(dst, "--dst"), total) as folder, _Meter(progress, "hf-to-orbax", total) as meter:
 
         def parts(path: tuple[str, ...], chunk: tuple[int, ...]) -> Iterator[tuple[Index, np.ndarray]]:
             for row in rows[path]:
@@ -74,7 +75,7 @@ def hf_to_orbax(src: str | Path, dst: str | Path, progress: Progress) -> None:
 
 
 def orbax_to_hf(
-    src: str | Path, dst: str | Path, progress: Progress, dtype: str = "", which: str = "policy", max_bytes: int = 0
+    src: str | Place, dst: str | Place, progress: Progress, dtype: str = "", which: str = "policy", max_bytes: int = 0
 ) -> None:
     """Writes the output of hf_to_orbax, or the weights of a run, as a Hugging Face folder.
 
@@ -92,7 +93,7 @@ def orbax_to_hf(
     dtypes = {str(each): each for each in safetensors_files.DTYPES.values()}
     if dtype and dtype not in dtypes:
         raise ConfigError(f"--dtype is {dtype!r}; expected one of {', '.join(dtypes)}")
-    source = weights.find(src)
+    source = weights.find(src, "--src")
     if source.kind == "hf":
         raise ConfigError(f"{src} is {WORDS['hf']} already; expected {WORDS['orbax']} or {WORDS['run']}")
     cfg = weights.model_config(source, _any_model())
@@ -110,7 +111,7 @@ def orbax_to_hf(
     to = {path: dtypes[dtype] if dtype else array.dtype for path, array in arrays.items()}
     rows = tensor_table.tensors(cfg)
     total = sum(math.prod(row.shape) * to[row.path].itemsize for row in rows)
-    with _beside(Path(dst), total) as folder, _Meter(progress, "orbax-to-hf", total) as meter:
+    with _beside(place.of(dst, "--dst"), total) as folder, _Meter(progress, "orbax-to-hf", total) as meter:
 
         def parts(row: Tensor) -> Iterator[np.ndarray]:
             for _, part in _parts(row, arrays[row.path], to[row.path]):
@@ -120,8 +121,8 @@ def orbax_to_hf(
         _carry(source, folder)
         if hf_config != base:
             files.write_text(folder / "config.json", json.dumps(hf_config, indent=2) + "\n")
-        new = [safetensors_files.NewTensor(row.name, to[row.path], row.shape, partial(parts, row)) for row in rows]
-        safetensors_files.write_tensors(folder, new, max_bytes or total)
+        new = [safetensors_writing.NewTensor(row.name, to[row.path], row.shape, partial(parts, row)) for row in rows]
+        safetensors_writing.write_tensors(folder, new, max_bytes or total)
 
 
 def pieces(row: Tensor, itemsize: int, chunk: tuple[int, ...] = ()) -> Iterator[Index]:
@@ -174,12 +175,16 @@ class _Meter:
 
 
 @contextmanager
-def _beside(dst: Path, size: int) -> Iterator[Path]:
+def _beside(dst: Place, size: int) -> Iterator[Place]:
     """Yields a temporary folder that becomes `dst` on success, and is deleted on an error.
 
     Raises:
       ConfigError: `dst` exists and is not empty, `size` bytes do not fit on the disk, or writing failed.
     """
+    if isinstance(dst, Bucket):
+        with _marked(dst) as folder:
+            yield folder
+        return
     dst = dst.resolve()
     beside = dst.with_name(f".{dst.name}.{os.getpid()}.tmp")
     try:
@@ -202,15 +207,40 @@ def _beside(dst: Path, size: int) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _carry(source: Source, folder: Path) -> None:
+@contextmanager
+def _marked(dst: Bucket) -> Iterator[Bucket]:
+    """Yields `dst`, in a bucket, which counts as a folder of weights from the end on; is emptied on an error.
+
+    Raises:
+      ConfigError: `dst` holds something else than what an interrupted conversion left, or writing failed.
+    """
+    mark = dst / steps.UNFINISHED
+    try:
+        if not mark.exists() and next(dst.iterdir(), None) is not None:
+            raise ConfigError(f"{dst} is not empty; expected a folder that does not exist yet or is empty")
+        dst.rmtree()
+        files.write_text(mark, "t1jax.convert is writing here, or was interrupted: the same command begins anew\n")
+    except OSError as error:
+        raise ConfigError(f"{dst}: {bucket.reason(error)}; nothing was written to it") from error
+    try:
+        yield dst
+        mark.unlink()
+    except BaseException as error:
+        with suppress(OSError):
+            dst.rmtree()
+        if isinstance(error, OSError):
+            raise ConfigError(f"{dst}: {bucket.reason(error)}; nothing was written to it") from error
+        raise
+
+
+def _carry(source: Source, folder: Place) -> None:
     """Copies the tokenizer and config files, unchanged."""
     for name in (*families.CARRIED, SENTENCEPIECE):
         if (source.folder / name).is_file():
-            shutil.copyfile(safetensors_files.inside(source.folder, name), folder / name)
-            _sync(folder / name)
+            files.write_bytes(folder / name, safetensors_files.inside(source.folder, name).read_bytes())
 
 
-def _sync(path: Path) -> None:
+def _sync(path: Place) -> None:
     """Flushes the file or folder to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -14,10 +14,11 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from t1jax.config import ConfigError, ModelConfig
+from t1jax.host import place
+from t1jax.host.place import Place
 from t1jax.weights.rope import ROPES, read_rope
 from t1jax.weights.strict import Section, read_object
 
@@ -89,13 +90,13 @@ FIXED = (
 )
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Place) -> dict[str, Any]:
     """The JSON object in folder/config.json.
 
     Raises:
       ConfigError: the file is missing, too large, or not a JSON object.
     """
-    return read_object(Path(folder) / "config.json", MAX_BYTES)
+    return read_object(place.of(folder, "checkpoint") / "config.json", MAX_BYTES)
 
 
 def model_config(hf: Mapping[str, Any], like: ModelConfig, file: str) -> ModelConfig:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,9 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from t1jax.config import ConfigError, ModelConfig
+from t1jax.host import place
+from t1jax.host.bucket import Bucket
+from t1jax.host.place import Place
 from t1jax.model import parameters, qwen
 from t1jax.types import Params
-from t1jax.weights import families, safetensors_files, strict
+from t1jax.weights import families, safetensors_files, steps, strict
 from t1jax.weights.arrays import PARAMS, STATE, Array, Source, arrays
 from t1jax.weights.orbax_arrays import KeyPath
 
@@ -29,10 +31,11 @@ METADATA = "_METADATA"
 NOT_STORED = ("checkpoint", "compute_dtype", "remat", "attention")
 
 
-def find(path: str | Path) -> Source:
+def find(path: str | Place, what: str = "--checkpoint") -> Source:
     """Finds the weights in a folder.
 
     Args:
+      what: the flag or knob that names it.
       path: a Hugging Face folder (config.json and *.safetensors), the output of t1jax.convert (config.json and
         params/), a run's workdir (the last step of RL, else of the cold start), the checkpoints of one stage (the
         last step), or one step.
@@ -40,18 +43,20 @@ def find(path: str | Path) -> Source:
     Raises:
       ConfigError: it is none of these.
     """
-    folder = Path(path).absolute()
+    folder = place.of(path, what).absolute()
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "no such folder"
         raise ConfigError(f"{path}: {found}; expected a folder with weights")
-    if (folder / PARAMS / METADATA).is_file():
+    if isinstance(folder, Bucket) and (folder / steps.UNFINISHED).exists():
+        raise ConfigError(f"{path}: a conversion to it was interrupted; run the same t1jax.convert again")
+    if (folder / PARAMS / METADATA).is_file() and steps.is_whole(folder / PARAMS):
         return Source(folder, "orbax", None)
     if folder.name.isdecimal() and (folder / STATE).is_dir():
         return Source(folder.parent, "run", folder)
     for stage in (folder / "checkpoints" / "rl", folder / "checkpoints" / "sft", folder):
-        steps = [s.parent for s in stage.glob(f"*/{STATE}") if s.parent.name.isdecimal()] if stage.is_dir() else []
-        if steps:
-            return Source(stage, "run", max(steps, key=lambda step: int(step.name)))
+        whole = (path for path in reversed(steps.folders(stage).values()) if steps.is_whole(path))
+        if newest := next((path for path in whole if (path / STATE).is_dir()), None):
+            return Source(stage, "run", newest)
     if (folder / "config.json").exists() and any(folder.glob("*.safetensors")):
         return Source(folder, "hf", None)
     raise ConfigError(
@@ -137,7 +142,7 @@ def load(source: Source, model: qwen.Transformer, dtype: str = "float32", which:
     return params
 
 
-def _describing(source: Source) -> Path:
+def _describing(source: Source) -> Place:
     """The file that describes the model."""
     return source.folder / "config.json" if source.step is None else source.step / "config" / "metadata"
 

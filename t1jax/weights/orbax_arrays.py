@@ -15,15 +15,18 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
+from etils import epath
 
 from t1jax.config import ConfigError
+from t1jax.host import bucket
+from t1jax.host.bucket import Bucket
+from t1jax.host.place import Place
 
 CHUNK = 8 << 20  # bytes of a chunk on disk, before compression: the cost of the smallest read
 AHEAD = 2  # pieces being written while the next one is prepared
@@ -52,7 +55,7 @@ class StoredArray:
     """An array of an Orbax folder that has not been read."""
 
     name: str
-    folder: Path
+    folder: Place
     store: Any  # a ts.TensorStore
 
     @property
@@ -76,21 +79,25 @@ class StoredArray:
         try:
             return self.store[index].read().result()
         except ValueError as error:  # tensorstore raises it for every storage error
+            bucket.raise_not_served(self.folder, error)
             raise _damaged(self.folder, self.name, error) from error
 
 
-def open_arrays(folder: Path, below: str = "") -> dict[KeyPath, StoredArray]:
+def open_arrays(folder: Place, below: str = "") -> dict[KeyPath, StoredArray]:
     """The arrays of an Orbax folder by key path; with `below`, those under this key, relative to it. Reads no data.
 
     Raises:
       ConfigError: this is not an Orbax folder, or it is damaged.
     """
     try:
-        tree = ocp.StandardCheckpointHandler().metadata(folder.absolute()).tree
+        tree = ocp.StandardCheckpointHandler().metadata(epath.Path(os.fspath(folder.absolute()))).tree
     except Exception as error:  # Orbax raises all kinds of errors for a damaged folder
+        bucket.raise_not_served(folder, error)
         raise _damaged(folder, "its list of arrays", error) from error
     context = ts.Context({"cache_pool": {"total_bytes_limit": CACHE}})
-    base = {"driver": "file", "path": f"{folder.absolute()}/"}
+    base: Any = {"driver": "file", "path": f"{folder.absolute()}/"}
+    if isinstance(folder, Bucket):
+        base = {"driver": "gcs", "bucket": folder.bucket, "path": f"{folder.key}/"}
     opened = {}
     for keys, leaf in jax.tree_util.tree_leaves_with_path(tree):
         path = tuple(str(getattr(key, "key", getattr(key, "idx", key))) for key in keys)
@@ -101,12 +108,13 @@ def open_arrays(folder: Path, below: str = "") -> dict[KeyPath, StoredArray]:
         try:
             store = ts.open(spec, open=True, read=True, context=context).result()
         except ValueError as error:
+            bucket.raise_not_served(folder, error)
             raise _damaged(folder, name, error) from error
         opened[path[1:] if below else path] = StoredArray(name, folder, store)
     return opened
 
 
-def write_arrays(folder: Path, arrays: Mapping[KeyPath, NewArray]) -> None:
+def write_arrays(folder: Place, arrays: Mapping[KeyPath, NewArray]) -> None:
     """Writes arrays as an Orbax PyTree to a new folder, one after another. Everything is on disk on return.
 
     Raises:
@@ -126,7 +134,8 @@ def write_arrays(folder: Path, arrays: Mapping[KeyPath, NewArray]) -> None:
     handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
     with ocp.Checkpointer(handler) as checkpointer:
         args = ocp.args.PyTreeSave(tree, save_args=save_args(tree))
-        checkpointer.save(folder.absolute(), args=args)
+        with bucket.told(folder):
+            checkpointer.save(os.fspath(folder.absolute()), args=args)
 
 
 def save_args(tree: Any) -> Any:
@@ -184,6 +193,6 @@ def _os_error(error: ValueError) -> OSError:
     return OSError(int(code[1]), os.strerror(int(code[1]))) if code else OSError(str(error))
 
 
-def _damaged(folder: Path, what: str, error: Exception) -> ConfigError:
+def _damaged(folder: Place, what: str, error: Exception) -> ConfigError:
     reason = " ".join(str(error).split())[:200]
     return ConfigError(f"{folder}: cannot read {what}: {type(error).__name__}: {reason}; expected a whole Orbax folder")

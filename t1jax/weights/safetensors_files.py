@@ -1,24 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads and writes safetensors files in pieces; every header is checked before any data is used.
+"""Reads safetensors files in pieces; every header is checked before any data is used.
 
-Where: before the prompts, and on export. Tensors are read by memory mapping, so that a slice costs only its own pages,
-and written as a stream of pieces after the header. (The safetensors library needs a whole shard in memory to write it;
-here it checks the files that are read, and in tests those that are written.)
+Where: before the prompts, and on export. Tensors are read by memory mapping, so that a slice costs only its own pages.
+(The safetensors library checks the files too, and in tests those that are written.)
 Source: https://github.com/huggingface/safetensors#format, and model.safetensors.index.json as transformers writes it.
-Deliberately not here: which tensors a model has (tensor_table.py), where they go (load.py).
+Deliberately not here: which tensors a model has (tensor_table.py), where they go (load.py), writing
+(safetensors_writing.py).
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import math
-import os
 import reprlib
-import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -26,6 +24,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from t1jax.config import ConfigError
+from t1jax.host import bucket
+from t1jax.host.bucket import Bucket
+from t1jax.host.place import Place
 
 DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -42,28 +43,26 @@ class StoredTensor:
     """A tensor of a safetensors file that has not been read."""
 
     name: str
-    file: Path
+    file: Place
     dtype: np.dtype
     shape: tuple[int, ...]
     offset: int  # of its first byte in the file
 
     def view(self) -> np.ndarray:
-        """The tensor as a read-only memory map. Drop it soon: pages that were read stay resident while it lives."""
+        """The tensor as a read-only memory map. Drop it soon: pages that were read stay resident while it lives.
+
+        From a bucket the whole tensor is read; the last few are kept.
+        """
+        if isinstance(self.file, Bucket):
+            return _fetch(self.file, self.offset, self.dtype, self.shape)
         return np.memmap(self.file, self.dtype, "r", self.offset, self.shape)
 
 
-@dataclass(frozen=True)
-class NewTensor:
-    """A tensor to write. `pieces()` yields its bytes in order, as contiguous arrays of any shape."""
-
-    name: str
-    dtype: np.dtype
-    shape: tuple[int, ...]
-    pieces: Callable[[], Iterator[np.ndarray]]
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
+@functools.lru_cache(maxsize=4)
+def _fetch(file: Bucket, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """A tensor of a bucket."""
+    size = math.prod(shape) * dtype.itemsize
+    return np.frombuffer(file.read_bytes(offset, offset + size) if size else b"", dtype).reshape(shape)
 
 
 def several(names: Iterable[str]) -> str:
@@ -73,7 +72,7 @@ def several(names: Iterable[str]) -> str:
     return ", ".join(SHORT.repr(name) for name in listed[:LISTED]) + more
 
 
-def open_tensors(folder: Path) -> dict[str, StoredTensor]:
+def open_tensors(folder: Place) -> dict[str, StoredTensor]:
     """The tensors of model.safetensors, or of the shards in its index, by name. Reads only headers.
 
     Raises:
@@ -101,7 +100,7 @@ def open_tensors(folder: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-def _compare(folder: Path, weight_map: dict[str, str], tensors: dict[str, StoredTensor]) -> None:
+def _compare(folder: Place, weight_map: dict[str, str], tensors: dict[str, StoredTensor]) -> None:
     """ConfigError unless index and shards list the same tensors, in the same files."""
     where = folder / INDEX
     if missing := weight_map.keys() - tensors.keys():
@@ -113,7 +112,7 @@ def _compare(folder: Path, weight_map: dict[str, str], tensors: dict[str, Stored
         raise ConfigError(f"{where} says {several(moved[:1])} is in {weight_map[moved[0]]}; found it in {found}")
 
 
-def _read_index(path: Path) -> dict[str, str]:
+def _read_index(path: Place) -> dict[str, str]:
     """The index's weight_map: tensor name -> name of a file in the same folder."""
     with _reading(path) as file:
         content = file.read(MAX_JSON + 1)
@@ -132,12 +131,14 @@ def _read_index(path: Path) -> dict[str, str]:
     return weight_map
 
 
-def inside(folder: Path, name: str) -> Path:
+def inside(folder: Place, name: str) -> Place:
     """The path of a file in `folder`. Links may only point into the folder, or to blobs of the Hugging Face cache.
 
     Raises:
       ConfigError: it is a link to somewhere else.
     """
+    if isinstance(folder, Bucket):  # which has no links
+        return folder / name
     allowed = [folder.resolve()]
     if folder.resolve().parent.name == "snapshots":  # MODEL/snapshots/REVISION/file -> MODEL/blobs/HASH
         allowed.append(folder.resolve().parent.parent / "blobs")
@@ -147,10 +148,10 @@ def inside(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def _read_header(path: Path) -> list[StoredTensor]:
+def _read_header(path: Place) -> list[StoredTensor]:
     """The tensors in a safetensors file's header, checked against the format and the file's size."""
-    with _reading(path) as file:
-        size = os.fstat(file.fileno()).st_size
+    with bucket.told(path), _reading(path) as file:
+        size = path.stat().st_size
         first = file.read(8)
         length = int.from_bytes(first, "little")
         if len(first) < 8 or length > size - 8:
@@ -194,6 +195,8 @@ def _read_header(path: Path) -> list[StoredTensor]:
         reached = end
     if start + reached != size:
         raise ConfigError(f"{path} has {size} bytes; expected {start + reached} by its header; get it again")
+    if isinstance(path, Bucket):
+        return [tensor for _, _, tensor in spans]
     try:
         with safe_open(path, framework="numpy"):  # whatever else the format's own library rejects
             pass
@@ -202,7 +205,7 @@ def _read_header(path: Path) -> list[StoredTensor]:
     return [tensor for _, _, tensor in spans]
 
 
-def _reading(path: Path) -> Any:
+def _reading(path: Place) -> Any:
     try:
         return path.open("rb")
     except OSError as error:
@@ -228,66 +231,3 @@ def _json(content: bytes, what: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ConfigError(f"{what} is {SHORT.repr(found)}; expected a JSON object")
     return found
-
-
-def shards(tensors: Sequence[NewTensor], max_bytes: int) -> list[list[NewTensor]]:
-    """Splits tensors, in order, into shards of at most `max_bytes` of data; a larger tensor gets its own shard."""
-    parts: list[list[NewTensor]] = [[]]
-    filled = 0
-    for tensor in tensors:
-        if parts[-1] and filled + tensor.nbytes > max_bytes:
-            parts.append([])
-            filled = 0
-        parts[-1].append(tensor)
-        filled += tensor.nbytes
-    return parts
-
-
-def write_tensors(folder: Path, tensors: Sequence[NewTensor], max_bytes: int) -> None:
-    """Writes model.safetensors, or shards of at most `max_bytes` of data and their index.
-
-    Holds one piece in memory at a time. Everything is on disk on return.
-
-    Raises:
-      OSError: the disk is full, or the folder cannot be written.
-      ValueError: the pieces of a tensor do not add up to its shape.
-    """
-    parts = shards(tensors, max_bytes)
-    names = [f"model-{i:05d}-of-{len(parts):05d}.safetensors" for i in range(1, len(parts) + 1)]
-    if len(parts) == 1:
-        names = [SINGLE]
-    for name, part in zip(names, parts, strict=True):
-        _write_shard(folder / name, part)
-    if len(parts) > 1:
-        weight_map = {tensor.name: name for name, part in zip(names, parts, strict=True) for tensor in part}
-        total = sum(tensor.nbytes for tensor in tensors)
-        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-        with open(folder / INDEX, "wb") as file:
-            file.write(json.dumps(index, indent=2).encode() + b"\n")
-            _flush(file)
-
-
-def _write_shard(path: Path, tensors: Sequence[NewTensor]) -> None:
-    codes = {dtype: code for code, dtype in DTYPES.items()}
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    at = 0
-    for tensor in tensors:
-        span = [at, at + tensor.nbytes]
-        header[tensor.name] = {"dtype": codes[tensor.dtype], "shape": list(tensor.shape), "data_offsets": span}
-        at += tensor.nbytes
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # aligns the data
-    with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for tensor in tensors:
-            written = 0
-            for piece in tensor.pieces():
-                written += file.write(piece.view(np.uint8).data)
-            if written != tensor.nbytes:
-                raise ValueError(f"{tensor.name} has {written} bytes; expected {tensor.nbytes} for {tensor.shape}")
-        _flush(file)
-
-
-def _flush(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())

@@ -12,20 +12,21 @@ import json
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NoReturn
 
 from t1jax.config import ConfigError
+from t1jax.host import bucket
+from t1jax.host.place import Place
 
 
-def read_object(path: Path, max_bytes: int) -> dict[str, Any]:
+def read_object(path: Place, max_bytes: int) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:
       ConfigError: the file is missing, has more than `max_bytes` bytes, or is not a JSON object.
     """
     try:
-        with path.open("rb") as file:
+        with bucket.told(path), path.open("rb") as file:
             content = file.read(max_bytes + 1)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; expected a file with a JSON object") from None

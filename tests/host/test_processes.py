@@ -23,7 +23,9 @@ from absl import flags
 from tiny_run import KNOBS, rows_of
 
 from t1jax.config import ConfigError
-from t1jax.host import command_line, processes, workdir
+from t1jax.host import command_line, log, processes, workdir
+from t1jax.host.bucket import Bucket
+from t1jax.host.place import Place
 
 ROOT = Path(__file__).parents[2]
 STOPS_WITHIN = 60  # seconds after another process died
@@ -65,6 +67,24 @@ def test_a_group_that_cannot_be_is_refused(argv, says):
     assert says.removeprefix("--") in str(error.value)
 
 
+def test_a_coordinator_on_localhost_listens_to_this_machine_alone():
+    for given in ("127.0.0.2:80", "[::1]:80"):
+        assert processes._loopback(given) == given
+    assert processes._loopback("localhost:80") == "127.0.0.1:80"
+    assert processes._loopback("10.0.0.2:80") is None and processes._loopback(None) is None
+    port = several.free_port()
+    code = (
+        "from pathlib import Path\nfrom t1jax.host import processes\n"
+        f"processes._join(processes.Group('localhost:{port}', 1, 0))\n"
+        "print([*Path('/proc/net/tcp').read_text().splitlines(), *Path('/proc/net/tcp6').read_text().splitlines()])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=several.environment(), capture_output=True, text=True
+    )
+    listens = [line.split()[1] for line in eval(done.stdout) if f":{port:04X} " in line and " 0A " in line]
+    assert [address[-13:] for address in listens] == [f"0100007F:{port:04X}"], done.stdout  # 127.0.0.1
+
+
 @dataclass(frozen=True)
 class Group:
     """So many processes of so many devices, in a mesh (data, fsdp, tensor)."""
@@ -78,7 +98,7 @@ class Group:
         """One process with as many devices."""
         return Group(1, self.processes * self.devices, self.mesh)
 
-    def start(self, workdir: Path, last: Sequence[str] = ()) -> list[subprocess.Popen[str]]:
+    def start(self, workdir: Place, last: Sequence[str] = ()) -> list[subprocess.Popen[str]]:
         """The training program, with the sizes of support/tiny_run.py and as many kv heads as any mesh here splits.
 
         `last`: arguments of the last process.
@@ -105,7 +125,7 @@ class Group:
             for index in range(self.processes)
         ]
 
-    def run(self, workdir: Path) -> list[str]:
+    def run(self, workdir: Place) -> list[str]:
         """What each process of a run that ends well says."""
         return [ends(process) for process in self.start(workdir)]
 
@@ -132,15 +152,15 @@ def ends(process: subprocess.Popen[str], code: int = 0, timeout: float = 2000) -
     return said
 
 
-def wait_for_row(workdir: Path, stage: str, processes: list[subprocess.Popen[str]]) -> None:
+def wait_for_row(workdir: Place, stage: str, processes: list[subprocess.Popen[str]]) -> None:
     """Until a step of the stage is in metrics.jsonl."""
     path, until = workdir / "metrics.jsonl", time.monotonic() + 1500
-    while not (path.exists() and f'"stage": "{stage}"' in path.read_text()):
+    while f'"stage": "{stage}"'.encode() not in log.read(path):
         assert time.monotonic() < until and all(process.poll() is None for process in processes)
         time.sleep(0.05)
 
 
-def kill(workdir: Path, index: int, group: Group = TWO) -> tuple[str, float]:
+def kill(workdir: Place, index: int, group: Group = TWO) -> tuple[str, float]:
     """Kills this one of the processes as soon as RL runs; what another said, and after how many seconds it ended."""
     started = group.start(workdir)
     try:
@@ -170,7 +190,7 @@ def one(tmp_path_factory):
     return workdir
 
 
-def same(mine: Path, theirs: Path) -> None:
+def same(mine: Place, theirs: Place) -> None:
     """Both workdirs hold the same rows, none twice, and the same samples."""
     a, b = rows_of(mine), rows_of(theirs)
     assert [(row["stage"], row["step"]) for row in a] == [(row["stage"], row["step"]) for row in b]
@@ -244,6 +264,16 @@ def test_two_processes_go_on_together_and_are_the_same_run_as_one(killed, one):
     assert "1 shard of the batch, 2 processes; a shard is fed by up to 2 processes" in said[0]
     assert GLOO.sub("", said[1]) == ""  # process 0 alone reports
     same(one, workdir)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("index", [0, 1])
+def test_two_processes_in_a_bucket_killed_once_are_the_run_of_one(cloud, one, index):
+    workdir = Bucket(f"gs://bkt/two{index}")
+    kill(workdir, index)
+    assert "report: gs://bkt/two" in TWO.run(workdir)[0]
+    same(one, workdir)
+    assert not (workdir / "lock").exists()
 
 
 def test_processes_with_other_files_or_packages_are_refused(monkeypatch, tmp_path):

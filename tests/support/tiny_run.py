@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import json
-
 import jax
 import numpy as np
 import small
 
+from t1jax.host import metrics
 from t1jax.training import checkpoint, stages
 from t1jax.training.setup import rl_setup
 
@@ -37,8 +36,7 @@ TIMES = ("seconds", "tokens_per_second")
 
 def rows_of(workdir):
     """The metrics rows without what a clock says."""
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in metrics.read_rows(workdir)]
 
 
 def last_state(workdir):

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kills a small run with SIGKILL, again and again, and compares what it ends as with an unbroken one, bit for bit.
 
-    python -m tests.support.torture --kills=50 --seed=0 --run=pairs|files
+    python -m tests.support.torture --kills=50 --seed=0 --run=pairs|files --place=local|gs
 
-`pairs` is the embedded task; `files` has problems from a file, which are over in the middle of a batch and at the end
-of one, and answers that the verifier's processes compare. A run is killed at the n-th time that it reaches a phase
-(PHASES), or at any moment; then the same command goes on, perhaps to be killed again, until it ends.
+With `--place=gs` the workdirs of the runs that are killed are in a bucket (cloud.py), and are compared with that of a
+local run. `pairs` is the embedded task; `files` has problems from a file, which are over in the middle of a batch and
+at the end of one, and answers that the verifier's processes compare. A run is killed at the n-th time that it reaches
+a phase (PHASES), or at any moment; then the same command goes on, perhaps to be killed again, until it ends.
 
 Compared are the parameters, optimiser, anchor, random numbers and steps of the last checkpoints of both stages, where
 the data was, which checkpoints are kept, all metrics rows without the clock's columns (none twice, none missing), what
@@ -22,10 +23,12 @@ Exit code 0: all ended as the unbroken run. The last line is the count.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -47,7 +50,7 @@ PHASES = {  # -> how often a whole run comes by, about
     "scoring": 5,
     "update": 5,
     "file of a save": 100,
-    "rename of a save": 40,
+    "rename of a save": 40,  # in a bucket: one of Orbax's small objects, commit markers among them
     "row written": 11,
     "evaluation": 10,
     "measured": 2,
@@ -57,6 +60,7 @@ PHASES = {  # -> how often a whole run comes by, about
 CLOCK = ("seconds", "tokens_per_second", "config")
 MARK = "T1JAX_TORTURE"  # in the environment of a run and of all that it starts
 RUNS = ("pairs", "files")
+PLACES = {"local": {}, "gs": {"rows put": 7}}  # -> phases that only it has
 
 
 def die() -> None:
@@ -99,17 +103,36 @@ def after(owner: Any, name: str, then: Callable[..., None]) -> None:
     setattr(owner, name, wrapped)
 
 
-def lay(phase: str, count: int, workdir: Path) -> None:
+def lay(phase: str, count: int, workdir: Any) -> None:
     """Lays the trap in this process."""
     import jax
+    from etils.epath import backend
 
     from t1jax.evaluation import evaluator
     from t1jax.host import metrics, progress
+    from t1jax.host.bucket import Bucket
     from t1jax.training import rl, sft
 
     fall = Countdown(count)
 
+    def on_put(owner: Any, name: str, *parts: str) -> None:
+        """Where an object is put whose name has one of `parts`."""
+        put = getattr(owner, name)
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            named = next(str(arg) for arg in args if str(arg).startswith("gs://"))
+            if any(part in named for part in parts) and "r" not in args[1:][-1:] and "rb" not in args[1:][-1:]:
+                fall()
+            return put(*args, **kwargs)
+
+        setattr(owner, name, wrapped)
+
     def on_rename(*parts: str) -> None:
+        if isinstance(workdir, Bucket):
+            on_put(Bucket, "write_bytes", *parts)
+            on_put(backend.fsspec_backend, "open", *parts)
+            return
+
         def hook(event: str, args: tuple[Any, ...]) -> None:
             if event == "os.rename" and any(part in os.fsdecode(args[1]) for part in parts):
                 fall()
@@ -144,11 +167,14 @@ def lay(phase: str, count: int, workdir: Path) -> None:
     elif phase == "update":
         scored(lambda: fall(kill=threading.Timer(0.01, die).start))
     elif phase == "file of a save":
-        threading.Thread(target=watch, args=(workdir / "checkpoints", fall), daemon=True).start()
+        look = watch_bucket if isinstance(workdir, Bucket) else watch
+        threading.Thread(target=look, args=(workdir / "checkpoints", fall), daemon=True).start()
     elif phase == "rename of a save":
         on_rename("/checkpoints/")
     elif phase == "row written":
         after(metrics.MetricsWriter, "write", fall)
+    elif phase == "rows put":
+        after(metrics.MetricsWriter, "sync", fall)
     elif phase == "evaluation":
         before(evaluator.Evaluator, "respond", fall)
     elif phase == "measured":
@@ -170,6 +196,22 @@ def watch(folder: Path, fall: Callable[[], None]) -> None:
                         seen.add(path)
                         fall()
         time.sleep(0.0005)
+
+
+def watch_bucket(folder: Any, fall: Callable[[], None]) -> None:
+    """Counts each object of arrays that is new in a bucket."""
+    from urllib.parse import quote
+    from urllib.request import urlopen
+
+    url = f"{os.environ['STORAGE_EMULATOR_HOST']}/storage/v1/b/{folder.bucket}/o?prefix={quote(folder.key, safe='')}"
+    seen: set[str] | None = None
+    while True:
+        with urlopen(url) as answer:
+            names = {item["name"] for item in json.loads(answer.read()).get("items", [])}
+        for _ in names - (names if seen is None else seen):
+            fall()
+        seen = names
+        time.sleep(0.002)
 
 
 def knobs(run: str, folder: Path) -> dict[str, Any]:
@@ -210,9 +252,9 @@ def child(phase: str, flags: list[str]) -> int:
     return main.main(["t1jax", *flags])
 
 
-def start(workdir: Path, phase: str = "", seconds: float | None = None) -> int:
+def start(config: Path, workdir: str, phase: str = "", seconds: float | None = None) -> int:
     """Runs t1jax in `workdir`, killed at a phase or after `seconds`; its exit code. Nothing of it stays."""
-    flags = [f"--config={workdir.parent / 'config.py'}", f"--workdir={workdir}"]
+    flags = [f"--config={config}", f"--workdir={workdir}"]
     command = ["tests.support.torture", "--child", phase, "--", *flags] if phase else ["t1jax.main", *flags]
     mark = f"{MARK}={uuid4().hex}"
     env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | dict([mark.split("=")])
@@ -248,7 +290,7 @@ def living(mark: str) -> list[int]:
     return found
 
 
-def outcome(workdir: Path) -> dict[str, Any]:
+def outcome(config: Path, workdir_name: str) -> dict[str, Any]:
     """All that is compared, as nested dicts of arrays and JSON."""
     import jax
 
@@ -258,7 +300,7 @@ def outcome(workdir: Path) -> dict[str, Any]:
     from t1jax.text import tokenizer
     from t1jax.training import checkpoint, setup
 
-    cfg, *_ = main.parse(["t1jax", f"--config={workdir.parent / 'config.py'}", f"--workdir={workdir}"])
+    cfg, workdir, *_ = main.parse(["t1jax", f"--config={config}", f"--workdir={workdir_name}"])
     mesh = sharding.make_mesh(cfg.mesh, jax.devices()[:1])
     rows = metrics.read_rows(workdir)
     found: dict[str, Any] = {"rows": [{k: v for k, v in row.items() if k not in CLOCK} for row in rows]}
@@ -280,11 +322,26 @@ def outcome(workdir: Path) -> dict[str, Any]:
     found["tensorboard"] = {stage: shown(workdir / "tensorboard" / stage) for stage in ("sft", "rl", "evaluate")}
     for path in sorted([*workdir.glob("tokenizer/*"), *workdir.glob("responses/*")]):
         found[f"{path.parent.name}/{path.name}"] = path.read_bytes()
-    found["files"] = sorted(str(p.relative_to(workdir)) for p in workdir.rglob("*") if p.is_file() and lasting(p))
+    found["files"] = sorted({whole_name(name) for name in files_of(workdir) if lasting(Path(name))})
     return found
 
 
-def shown(folder: Path) -> dict[int, dict[str, float]]:
+def files_of(workdir: Any) -> list[str]:
+    """The names of all files below, relative to the workdir."""
+    if isinstance(workdir, Path):
+        return [str(path.relative_to(workdir)) for path in workdir.rglob("*") if path.is_file()]
+    from t1jax.host import bucket
+
+    assert not (workdir / "lock").exists(), "the lock is left"
+    return [f"gs://{name}".removeprefix(f"{workdir}/") for name in bucket.storage().find(str(workdir))]
+
+
+def whole_name(name: str) -> str:
+    """The file that a part of it in a bucket belongs to."""
+    return re.sub(r"-\d{6}$", "", name) if name.startswith("metrics") else name
+
+
+def shown(folder: Any) -> dict[int, dict[str, float]]:
     """{step: {scalar: value}} as TensorBoard shows it: a restart drops what stood from its step on."""
     from tensorboardX.proto.event_pb2 import Event
 
@@ -303,28 +360,35 @@ def shown(folder: Path) -> dict[int, dict[str, float]]:
 
 def lasting(path: Path) -> bool:
     """Whether every run leaves this file, by the same name."""
-    return not {"tensorboard", "checkpoints", "compiled"} & set(path.parts)
+    return not {"tensorboard", "checkpoints", "compiled", "lock"} & set(path.parts)
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     return [name for name in {**one, **other} if one.get(name) != other.get(name)]
 
 
-def torture(run: str, kills: int, seed: int, folder: Path) -> int:
-    """Runs it all in `folder`; returns the exit code."""
+def torture(run: str, kills: int, seed: int, folder: Path, where: str = "local") -> int:
+    """Runs it all in `folder`, or with workdirs in a bucket; returns the exit code."""
+    from t1jax.host import place as places
+
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
-    (folder / "config.py").write_text(
+    config, phases, place = folder / "config.py", PHASES | PLACES[where], str(folder)
+    if where == "gs":
+        import cloud
+
+        place = f"gs://{cloud.NAME}"
+    config.write_text(
         f"from ml_collections import ConfigDict\n\n\ndef get_config():\n    return ConfigDict({knobs(run, folder)!r})\n"
     )
     dice, by_phase = random.Random(seed), Counter[str]()
-    start(folder / "unbroken")
-    expected, began = outcome(folder / "unbroken"), time.monotonic()
-    start(folder / "again")
+    start(config, f"{folder}/unbroken")
+    expected, began = outcome(config, f"{folder}/unbroken"), time.monotonic()
+    start(config, f"{place}/again")
     whole = time.monotonic() - began  # seconds of a run that finds its programs compiled
-    if names := differences(outcome(folder / "again"), expected):
+    if names := differences(outcome(config, f"{place}/again"), expected):
         raise SystemExit(f"two runs that nobody disturbed differ: {', '.join(names)}")
-    workdir, ended, wrong = folder / "run", 0, 0
-    order = list(PHASES)
+    ended, wrong = 0, 0
+    order = list(phases)
     while True:
         over = by_phase.total() >= kills
         if not by_phase.total() % len(order):
@@ -332,19 +396,19 @@ def torture(run: str, kills: int, seed: int, folder: Path) -> int:
         phase = order[by_phase.total() % len(order)]
         plain = over or dice.random() < 0.2
         moment = dice.uniform(0.5, whole) if phase == "any moment" and not plain else None
-        count = dice.randint(1, PHASES[phase])
-        code = start(workdir, "" if plain or moment else f"{phase}:{count}", moment)
+        count = dice.randint(1, phases[phase])
+        workdir = f"{place}/run{ended}"
+        code = start(config, workdir, "" if plain or moment else f"{phase}:{count}", moment)
         if code:
             by_phase[phase] += 1
             print(f"{by_phase.total()}: killed at {phase} {f'{moment:.1f} s' if moment else count}", flush=True)
             continue
         ended += 1
-        if names := differences(outcome(workdir), expected):
+        if names := differences(outcome(config, workdir), expected):
             wrong += 1
-            kept = workdir.rename(folder / f"wrong{wrong}")
-            print(f"DIFFERENT: {', '.join(names)}; kept in {kept}", flush=True)
+            print(f"DIFFERENT: {', '.join(names)}; kept in {workdir}", flush=True)
         else:
-            shutil.rmtree(workdir)
+            places.remove(places.of(workdir, "workdir"))
         if over:
             break
     print("; ".join(f"{phase} {number}" for phase, number in sorted(by_phase.items())))
@@ -359,9 +423,18 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--run", choices=RUNS, default=RUNS[0])
+    parser.add_argument("--place", choices=tuple(PLACES), default="local")
     values = parser.parse_args(argv)
     folder = Path(tempfile.mkdtemp(prefix="torture"))
-    code = torture(values.run, values.kills, values.seed, folder)
+    with contextlib.ExitStack() as stack:
+        if values.place == "gs":
+            sys.path.insert(0, str(Path(__file__).parent))
+            import cloud
+
+            server = cloud.Server()
+            stack.callback(server.stop)
+            cloud.use(server.url)
+        code = torture(values.run, values.kills, values.seed, folder, values.place)
     if code == 0:
         shutil.rmtree(folder)
     return code

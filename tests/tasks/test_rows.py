@@ -14,6 +14,7 @@ import pytest
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
 from t1jax.config import ConfigError
+from t1jax.host import bucket
 from t1jax.tasks.files import rows
 from t1jax.tasks.files.rows import Dropped, read_rows, text_of
 
@@ -189,6 +190,7 @@ def test_no_file_a_folder_and_unknown_places(tmp_path):
 def test_a_missing_package_is_named(monkeypatch, protocol, package):
     for name in [name for name in sys.modules if name.split(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
+    bucket.storage.cache_clear()
     monkeypatch.setitem(sys.modules, package, None)  # importing it raises, installed or not
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, protocol, raising=False)
     assert refused(f"{protocol}://bucket/rows.jsonl").endswith(f"run: pip install {package}")

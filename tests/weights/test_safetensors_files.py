@@ -14,8 +14,8 @@ import weight_folders as folders
 from safetensors import safe_open
 
 from t1jax.config import ConfigError
-from t1jax.weights import safetensors_files
-from t1jax.weights.safetensors_files import NewTensor
+from t1jax.weights import safetensors_files, safetensors_writing
+from t1jax.weights.safetensors_writing import NewTensor
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 
@@ -40,7 +40,7 @@ def new(content, step=2):
 @pytest.mark.parametrize("max_bytes", [10**9, 100, 1])
 def test_the_library_reads_what_is_written_and_the_other_way_round(tmp_path, dtype, max_bytes):
     content = make(dtype)
-    safetensors_files.write_tensors(tmp_path, new(content), max_bytes)
+    safetensors_writing.write_tensors(tmp_path, new(content), max_bytes)
     folders.same(folders.read(tmp_path), content)
     files = sorted(tmp_path.glob("*.safetensors"))
     if max_bytes == 10**9:
@@ -75,20 +75,20 @@ def without_empty(content):
 def test_pieces_that_do_not_add_up_are_refused(tmp_path):
     short = NewTensor("a", np.dtype(np.float32), (4,), lambda: iter([np.zeros(3, np.float32)]))
     with pytest.raises(ValueError, match="a has 12 bytes; expected 16"):
-        safetensors_files.write_tensors(tmp_path, [short], 100)
+        safetensors_writing.write_tensors(tmp_path, [short], 100)
 
 
 def test_shards_are_filled_in_order():
     sizes = [3, 3, 9, 1, 5, 5, 10]
     content = new({f"{i}": np.zeros(size, np.uint8).view(np.int8) for i, size in enumerate(sizes)})
-    assert [[t.nbytes for t in part] for part in safetensors_files.shards(content, 9)] == [
+    assert [[t.nbytes for t in part] for part in safetensors_writing.shards(content, 9)] == [
         [3, 3],
         [9],
         [1, 5],
         [5],
         [10],
     ]
-    assert safetensors_files.shards(content, 1000) == [content]
+    assert safetensors_writing.shards(content, 1000) == [content]
 
 
 @pytest.mark.skipif(

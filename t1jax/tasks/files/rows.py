@@ -19,9 +19,8 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import IO, Any, TypeVar
 
-import fsspec
-
 from t1jax.config import ConfigError
+from t1jax.host import place
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -33,7 +32,6 @@ PARQUET_MAGIC = b"PAR1"
 PARQUET_ROWS = 256  # rows that are made Python objects at once
 EXAMPLES = 3  # rows that a note names
 BOM = b"\xef\xbb\xbf"
-PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "s3a": "s3fs"}
 CONVERSATIONS = "conversations"  # the column of ShareGPT, and that of a row that is nothing but a conversation (ORZ)
 FORMATS = "JSON lines, a JSON array of objects, or Parquet"
 
@@ -49,7 +47,7 @@ def read_rows(path: str) -> Iterator[tuple[int, Row]]:
     """
     path = str(path)
     rows = 0
-    with _readable(path), fsspec.open(path, "rb", compression="infer") as raw:
+    with _readable(path), place.open_data(path, compression="infer") as raw:
         for number, row in _rows(path, io.BufferedReader(raw)):  # those of gs:// and s3:// cannot bound a line
             if _is_conversation(row):
                 row = {CONVERSATIONS: row}
@@ -73,9 +71,7 @@ def _readable(path: str) -> Iterator[None]:
     except IsADirectoryError as error:
         raise ConfigError(f"{path}: is a folder; expected a file of rows: {FORMATS}") from error
     except ImportError as error:
-        protocol = path.partition("://")[0]
-        package = PACKAGES.get(protocol, f"the package that fsspec names: {one_line(error)}")
-        raise ConfigError(f"{path}: reading {protocol}:// needs a package; run: pip install {package}") from error
+        raise ConfigError(f"{path}: {place.needed(path, error)}") from error
     except Exception as error:
         raise ConfigError(f"{path}: cannot be read: {type(error).__name__}: {one_line(error)}") from error
 

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where files are: on the local file system, or in a bucket of Google Cloud Storage (gs://).
+
+Every path that a user names becomes a Place here, or is refused in one line.
+Deliberately not here: what is done in a bucket (bucket.py).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from t1jax.config import ConfigError
+from t1jax.host.bucket import SCHEME, Bucket, storage
+
+URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+Place: TypeAlias = Path | Bucket
+
+
+def of(name: str | os.PathLike[str], what: str) -> Place:
+    """The place that a user means by `name`.
+
+    Args:
+      what: the flag or knob that names it, for errors.
+
+    Raises:
+      ConfigError: a URL that is none of a bucket, or gcsfs is not installed.
+    """
+    if isinstance(name, Bucket):
+        return name
+    text = os.fspath(name)
+    match = URL.match(text)
+    if match is None:
+        if re.match(r"(gs|gcs|s3):/(?!/)", text):
+            raise ConfigError(f"{what}={text}; expected a path, or {SCHEME}BUCKET/...: two slashes after the colon")
+        return Path(text)
+    if match[1] != "gs":
+        raise ConfigError(f"{what}={text}: {_refusal(match[1])}")
+    bucket, *parts = text.removeprefix(SCHEME).rstrip("/").split("/")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", bucket) or any(p in ("", ".", "..") for p in parts):
+        raise ConfigError(f"{what}={text}; expected {SCHEME}BUCKET/FOLDER, without empty or dotted parts")
+    try:
+        storage()
+    except ImportError as error:
+        raise ConfigError(f"{what}={text}: {needed(text, error)}") from error
+    return Bucket(text)
+
+
+def same(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    """Whether two names, of URLs or paths, are of the same file."""
+    names = [os.fspath(name) for name in (one, other)]
+    return len({name if URL.match(name) else os.path.abspath(name) for name in names}) == 1
+
+
+def local(name: str | os.PathLike[str], what: str) -> Path:
+    """The local path that a user means by `name`.
+
+    Raises:
+      ConfigError: it is a URL.
+    """
+    if match := URL.match(os.fspath(name)):
+        raise ConfigError(f"{what}={os.fspath(name)}: {match[0]} is not supported here; expected a local path")
+    return Path(name)
+
+
+def remove(folder: Place) -> None:
+    """Deletes a folder with all that is in it, as far as that is possible."""
+    if isinstance(folder, Bucket):
+        folder.rmtree()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def data(name: str, what: str) -> str:
+    """The file of problems that a user means by `name`: local, gs://, or another URL that fsspec can open here.
+
+    Raises:
+      ConfigError: a URL of another kind, or one that needs a package.
+    """
+    scheme = match[1] if (match := URL.match(name)) else ""
+    if scheme == "gs":
+        return os.fspath(of(name, what))
+    if scheme:
+        import fsspec
+
+        try:
+            fsspec.get_filesystem_class(scheme)
+        except ImportError as error:
+            raise ConfigError(f"{what}={name}: {needed(name, error)}") from error
+        except ValueError as error:
+            raise ConfigError(f"{what}={name}: {_refusal(scheme)}") from error
+    return name
+
+
+def needed(url: str, error: ImportError) -> str:
+    """What fsspec lacks to read a URL."""
+    scheme = url.partition("://")[0]
+    package = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}.get(scheme, f"what fsspec names: {error}")
+    return f"reading {scheme}:// needs a package; expected it: run: pip install {package}"
+
+
+def open_data(path: str, compression: str | None = None) -> Any:
+    """fsspec's opener of a file of problems: local, gs://, or another URL that fsspec knows."""
+    import fsspec
+
+    if path.startswith(SCHEME):
+        storage()
+    return fsspec.open(path, "rb", compression=compression)
+
+
+def _refusal(scheme: str) -> str:
+    """Why URLs of a scheme are not supported."""
+    if scheme == "s3":
+        return f"s3:// is not supported for this; expected a local path or {SCHEME}: mount the bucket (mountpoint-s3)"
+    return f"{scheme}:// is not supported; expected a local path or {SCHEME}BUCKET/..."
