@@ -140,13 +140,17 @@ class RlConfig:
     grad_clip: float
     baseline: str
     entropy_coef: float
+    entropy_target: float
     kl_coef: float
     kl_clip: float
     kl_site: str
+    kl_reduction: str
     kl_logprobs: str
     anchor_decay: float
+    anchor_every: int
     penalty: float
     penalty_site: str
+    advantage_floor: bool
     repeat_length: int
     repeat_count: int
     stop_repeats: int

@@ -156,14 +156,16 @@ def _validate_rl(cfg: Config) -> None:
     checks.check(cfg, "rl.top_p", 0 < rl.top_p <= 1, "more than 0, at most 1 (off)")
     checks.check(cfg, "rl.min_p", 0 <= rl.min_p < 1, "0 (off) or more and below 1")
     checks.share(cfg, "rl", "warmup_fraction anchor_decay garbled_share")
-    checks.at_least(cfg, 0, "rl", "entropy_coef kl_coef ratio_cap")
+    checks.at_least(cfg, 0, "rl", "entropy_coef entropy_target kl_coef ratio_cap")
+    checks.at_least(cfg, 1, "rl", "anchor_every")
     checks.check(cfg, "rl.max_perplexity", rl.max_perplexity == 0 or rl.max_perplexity > 1, "0 (off), or more than 1")
     checks.at_least(cfg, 2, "rl", "repeat_count")
     checks.one_of(cfg, "rl.baseline", "leave_one_out", "group_mean", "group_mean_std")
-    checks.one_of(cfg, "rl.kl_site", "reward", "loss")
+    checks.one_of(cfg, "rl.kl_site", "reward", "token", "loss")
+    checks.one_of(cfg, "rl.kl_reduction", "sum", "mean")
     checks.one_of(cfg, "rl.kl_logprobs", "learner", "sampler")
-    checks.one_of(cfg, "rl.penalty_site", "reward", "advantage")
-    checks.one_of(cfg, "rl.loss_normalisation", "response", "token")
+    checks.one_of(cfg, "rl.penalty_site", "reward", "advantage", "wrong")
+    checks.one_of(cfg, "rl.loss_normalisation", "response", "response_mean", "token")
 
 
 def _validate_measuring(cfg: Config) -> None:

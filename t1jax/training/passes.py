@@ -63,12 +63,14 @@ def policy_gradient(
     anchor_jbS: jax.Array,
     scorable_jbS: jax.Array,
     advantage_jbS: jax.Array,
+    share_jbS: jax.Array | None,
     counts: losses.LossCounts,
+    alpha: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array, Params]:
     """The loss of all parts, float32[]; log-probabilities under `params`, float32[j, b, S]; the scaled gradient."""
 
     def loss(params: Params, part: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        rows, anchor_bS, scorable_bS, advantage_bS = part
+        rows, anchor_bS, scorable_bS, advantage_bS, share_bS = part
         logprob_bS, entropy_bS = token_stats(setup, params, rows)
         share = losses.policy_loss(
             logprob_bS,
@@ -80,11 +82,13 @@ def policy_gradient(
             counts,
             setup.cfg.rl,
             rows.logprob_jbS,
+            share_bS,
+            alpha,
         )
         return optim.scaled(share, loss_scale), (share, logprob_bS)
 
     def accumulate(j: jax.Array, total: Any) -> Any:
-        part = packing.part((rows, anchor_jbS, scorable_jbS, advantage_jbS), j)
+        part = packing.part((rows, anchor_jbS, scorable_jbS, advantage_jbS, share_jbS), j)
         gradient, (share, logprob_bS) = jax.grad(loss, has_aux=True)(params, part)
         loss_sum, logprob_jbS, gradients = total
         return loss_sum + share, _put(logprob_jbS, logprob_bS, j), jax.tree.map(jnp.add, gradients, gradient)

@@ -83,23 +83,34 @@ def make_update(
         def of_response(x_jbS: jax.Array) -> jax.Array:
             return packing.total(layout, rows, plan, x_jbS)
 
-        def kl_of_response(logprob_jbS: jax.Array) -> jax.Array:
-            return of_response(advantages.kl_of_token(logprob_jbS, anchor_jbS, rows.sampled_jbS, rl.kl_clip))
+        def kl_of_token(logprob_jbS: jax.Array) -> jax.Array:
+            return advantages.kl_of_token(logprob_jbS, anchor_jbS, rows.sampled_jbS, rl.kl_clip)
 
         with jax.named_scope(scopes.ANCHOR_PARTS):
             anchor_jbS = passes.logprobs(setup, anchor, rows, parts)
             learner_kl = rl.kl_logprobs == "learner"
             policy_jbS = passes.logprobs(setup, state.params, rows, parts) if learner_kl else rows.logprob_jbS
         scorable_B = advantages.scorable(scores)
-        advantage_B = advantages.advantages(scores, kl_of_response(policy_jbS), rl)
+        kl_jbS = kl_of_token(policy_jbS)
+        kl_B = of_response(kl_jbS)
+        if rl.kl_reduction == "mean":
+            kl_B = kl_B / jnp.maximum(rollouts.sampled_BT.sum(-1, dtype=jnp.float32), 1.0)
+        advantage_B = advantages.advantages(scores, kl_B, rl)
         counts = losses.loss_counts(rollouts.sampled_BT, scorable_B, rl.loss_normalisation)
         scorable_jbS, advantage_jbS = (packing.spread(layout, rows, x_B) for x_B in (scorable_B, advantage_B))
+        advantage_jbS = advantages.token_advantages(advantage_jbS, kl_jbS, rl)
+        share_B = losses.shares(rollouts.sampled_BT, rl.loss_normalisation)
+        share_jbS = None if share_B is None else packing.spread(layout, rows, share_B)
+        alpha = losses.entropy_weight(rollouts.entropy_BT, rollouts.sampled_BT, rl)
         loss, learner_jbS, gradient = passes.policy_gradient(
-            setup, state.params, state.loss_scale, rows, parts, anchor_jbS, scorable_jbS, advantage_jbS, counts
-        )
+            setup, state.params, state.loss_scale, rows, parts, anchor_jbS, scorable_jbS, advantage_jbS, share_jbS,
+            counts, alpha,
+        )  # fmt: skip
         gradient = optim.unscaled(gradient, state.loss_scale)
         params, opt_state, norm, applied = optim.apply_finite(setup.optimizer, gradient, state.opt_state, state.params)
-        anchor = optim.update_anchor(state.anchor_offset, state.params, params, rl.anchor_decay)
+        follows = (state.step + 1) % rl.anchor_every == 0
+        decay = jnp.where(follows, jnp.float32(rl.anchor_decay), 1.0) if rl.anchor_every > 1 else rl.anchor_decay
+        anchor = optim.update_anchor(state.anchor_offset, state.params, params, decay)
         log_ratio_jbS, packed_B = learner_jbS - rows.logprob_jbS, plan.row_B >= 0
         report = describe(rollouts, scores, rl)
         report |= mismatch(log_ratio_jbS, rows.sampled_jbS, of_response(log_ratio_jbS), packed_B)
@@ -108,9 +119,11 @@ def make_update(
             "grad_norm": norm,
             "skipped": 1.0 - applied.astype(jnp.float32),
             "learning_rate": setup.schedule(state.step),
-            "kl_anchor": Mean.of(kl_of_response(learner_jbS), packed_B).value(),
+            "kl_anchor": Mean.of(of_response(kl_of_token(learner_jbS)), packed_B).value(),
             "packed_rows": share_filled,
         }
+        if alpha is not None:
+            report["alpha"] = alpha
         state = replace(
             state,
             step=state.step + 1,

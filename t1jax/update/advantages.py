@@ -77,7 +77,12 @@ def penalised_reward(outcome_B: Array, penalised_B: Array, penalty: float, xp: A
 
 
 def group_reward(scores: Scores, cfg: RlConfig, xp: Any = jnp) -> Array:
-    """float32[B]: the reward that a group's baseline is of; penalised unless cfg.penalty_site is "advantage"."""
+    """float32[B]: the reward that a group's baseline is of, by cfg.penalty_site:
+
+    "reward": r', penalised; "advantage": 1 if right, penalised or not; "wrong": 1 if right and not penalised.
+    """
+    if cfg.penalty_site == "wrong":
+        return penalised_reward(scores.outcome_B, penalised(scores), 0.0, xp)
     penalised_B = penalised(scores) & (cfg.penalty_site == "reward")
     return penalised_reward(scores.outcome_B, penalised_B, cfg.penalty, xp)
 
@@ -151,14 +156,17 @@ def advantages(scores: Scores, kl_B: jax.Array, cfg: RlConfig) -> jax.Array:
     """A_i = rbar_i - beta * kbar_i; no gradient flows through it.
 
     penalty_site "reward": the penalty is part of r', so siblings of a penalised response look better by it.
-    "advantage": baselines are of raw correctness, and a penalised response's advantage is the penalty itself.
-    kl_site "reward": as written. "loss": A_i = rbar_i alone; the KL is a term of losses.policy_loss.
-    Source: T1 section 2, advantage.
+    "advantage": baselines are of raw correctness, and a penalised response's advantage is the penalty itself. "wrong":
+    the same, but in the baseline a penalised response counts as wrong.
+    kl_site "reward": as written. "loss": A_i = rbar_i alone; the KL is a term of losses.policy_loss. "token": likewise;
+    the KL of each token is taken off beside it, A_it = A_i - beta clip(k_it) (`token_advantages`).
+    advantage_floor: rbar_i is at least minus the largest of its group, before penalties replace it.
+    Source: T1 section 2, advantage; "wrong", "token" and the floor: THUDM/TreeRL.
 
     Args:
       scores: of B = P * R responses, the R of a prompt together.
       kl_B: float32, k_i of each response; not read with kl_site "loss".
-      cfg: responses_per_prompt, baseline, penalty, penalty_site, kl_site, kl_coef.
+      cfg: responses_per_prompt, baseline, penalty, penalty_site, kl_site, kl_coef, advantage_floor.
 
     Returns:
       float32[B]; 0 for unscorable rows and for rows without a scorable sibling.
@@ -167,11 +175,26 @@ def advantages(scores: Scores, kl_B: jax.Array, cfg: RlConfig) -> jax.Array:
     valid_PR = scorable(scores).reshape(groups)
     penalised_B = penalised(scores)
     advantage_PR = less_baseline(group_reward(scores, cfg).reshape(groups), valid_PR, cfg.baseline)
+    if cfg.advantage_floor:
+        advantage_PR = jnp.maximum(advantage_PR, -advantage_PR.max(axis=-1, keepdims=True))
     if cfg.kl_site == "reward":
         advantage_PR = advantage_PR - cfg.kl_coef * leave_one_out(kl_B.reshape(groups), valid_PR)
-    if cfg.penalty_site == "advantage":
+    if cfg.penalty_site != "reward":
         advantage_PR = jnp.where(penalised_B.reshape(groups) & valid_PR, cfg.penalty, advantage_PR)
     return jax.lax.stop_gradient(advantage_PR.reshape(-1))
+
+
+def token_advantages(advantage: jax.Array, kl: jax.Array, cfg: RlConfig) -> jax.Array:
+    """A_it = A_i - beta * clip(k_it) with kl_site "token", else A_i; an entry a token, no gradient flows through it.
+
+    Args:
+      advantage: float32, of the token's response.
+      kl: float32, `kl_of_token`.
+      cfg: kl_site, kl_coef.
+    """
+    if cfg.kl_site != "token":
+        return advantage
+    return advantage - cfg.kl_coef * jax.lax.stop_gradient(kl)
 
 
 def teaches(scores: Scores, cfg: RlConfig) -> np.ndarray:
@@ -192,7 +215,7 @@ def teaches(scores: Scores, cfg: RlConfig) -> np.ndarray:
     highest_P = np.where(valid_B, reward_B, -np.inf).reshape(groups).max(-1)
     lowest_P = np.where(valid_B, reward_B, np.inf).reshape(groups).min(-1)
     teaches_B = np.repeat(highest_P > lowest_P, cfg.responses_per_prompt)
-    if cfg.penalty_site == "advantage" and cfg.penalty:
+    if cfg.penalty_site != "reward" and cfg.penalty:
         teaches_B |= penalised_B
     return teaches_B & valid_B
 

@@ -22,7 +22,7 @@ from flax import struct
 from t1jax.config import RlConfig
 from t1jax.types import Packed
 from t1jax.update.logprobs import predictors
-from t1jax.update.masking import masked, masked_sum
+from t1jax.update.masking import Mean, masked, masked_sum
 
 
 @struct.dataclass
@@ -37,7 +37,8 @@ def loss_counts(sampled_BT: jax.Array, scorable_B: jax.Array, normalisation: str
     """The divisors of the loss, from the masks of the whole batch: before any gradient, before it is split.
 
     normalisation "response": the policy term is divided by the number of scorable responses (T1's mean_i);
-    "token": by the number of their sampled tokens.
+    "response_mean": likewise, after each response's sum is divided by its tokens (`shares`); "token": by the number of
+    sampled tokens of scorable responses.
 
     Args:
       sampled_BT: bool.
@@ -50,6 +51,17 @@ def loss_counts(sampled_BT: jax.Array, scorable_B: jax.Array, normalisation: str
     return LossCounts(objective.astype(jnp.float32), tokens_B.sum().astype(jnp.float32))
 
 
+def shares(sampled_BT: jax.Array, normalisation: str) -> jax.Array | None:
+    """float32[B]: what the terms of a response's tokens are multiplied by before they are summed; None: by 1.
+
+    "response_mean" takes the mean over the tokens of each response, then over responses, so that a long response weighs
+    no more than a short one. Source: THUDM/TreeRL, PolicyLoss.
+    """
+    if normalisation != "response_mean":
+        return None
+    return 1.0 / jnp.maximum(sampled_BT.sum(axis=-1, dtype=jnp.float32), 1.0)
+
+
 def policy_loss(
     logprob: jax.Array,
     entropy: jax.Array,
@@ -60,6 +72,8 @@ def policy_loss(
     counts: LossCounts,
     cfg: RlConfig,
     sampler_logprob: jax.Array | None = None,
+    share: jax.Array | None = None,
+    alpha: jax.Array | None = None,
 ) -> jax.Array:
     """A micro-batch's share of  L = - mean_i A_i sum_t log pi(y_it) - alpha H [+ beta mean_i sum_t k2_it].
 
@@ -85,6 +99,8 @@ def policy_loss(
       counts: `loss_counts` of the whole batch.
       cfg: entropy_coef, kl_site, kl_coef, ratio_cap.
       sampler_logprob: float32, log mu; read with ratio_cap only.
+      share: float32, `shares` of the token's response; None: 1.
+      alpha: float32[], weight of the entropy (`entropy_weight`); None: cfg.entropy_coef.
 
     Returns:
       float32[]; 0 where nothing was sampled.
@@ -106,8 +122,28 @@ def policy_loss(
     if cfg.kl_site == "loss":
         anchor_logprob = jax.lax.stop_gradient(masked(anchor_logprob, sampled))
         per_token = per_token + cfg.kl_coef * 0.5 * jnp.square(logprob - anchor_logprob)
+    if share is not None:
+        per_token = per_token * masked(share, counted)
     objective = masked_sum(per_token, counted) / jnp.maximum(counts.objective, 1.0)
-    return objective - cfg.entropy_coef * masked_sum(entropy, sampled) / jnp.maximum(counts.tokens, 1.0)
+    return objective - (cfg.entropy_coef if alpha is None else alpha) * masked_sum(entropy, sampled) / jnp.maximum(
+        counts.tokens, 1.0
+    )
+
+
+def entropy_weight(entropy_BT: jax.Array, sampled_BT: jax.Array, cfg: RlConfig) -> jax.Array | None:
+    """float32[]: alpha of this step: cfg.entropy_coef while the mean entropy of samples is below entropy_target, else 0.
+
+    None without a target: alpha is always cfg.entropy_coef.
+
+    Args:
+      entropy_BT: float32, nats, of the sampler.
+      sampled_BT: bool.
+      cfg: entropy_coef, entropy_target.
+    """
+    if not cfg.entropy_target:
+        return None
+    mean = Mean.of(entropy_BT, sampled_BT).value()
+    return jnp.where(mean < cfg.entropy_target, jnp.float32(cfg.entropy_coef), 0.0)
 
 
 def sft_counted(packed: Packed) -> jax.Array:

@@ -160,7 +160,7 @@ def start_anchor(params: Params) -> Params:
     return jax.tree.map(lambda x: jnp.zeros_like(x, jnp.float32), params)
 
 
-def update_anchor(offset: Params, before: Params, after: Params, decay: float) -> Params:
+def update_anchor(offset: Params, before: Params, after: Params, decay: float | jax.Array) -> Params:
     """delta <- gamma (delta + theta_before - theta_after), which is theta_ref <- gamma theta_ref + (1 - gamma) theta:
 
     because theta_ref' - theta_after = gamma (theta_ref - theta_after). The difference of two near floats is exact, so
@@ -170,7 +170,7 @@ def update_anchor(offset: Params, before: Params, after: Params, decay: float) -
       offset: float32, theta_ref - theta_before, from `start_anchor` or the last call.
       before: float32, parameters before the update.
       after: float32, parameters after it, as they are stored.
-      decay: gamma, cfg.rl.anchor_decay.
+      decay: gamma, cfg.rl.anchor_decay; 1 leaves theta_ref where it is.
 
     Returns:
       float32, theta_ref' - theta_after.

@@ -316,6 +316,18 @@ def test_a_scorer_that_fails_is_seen_and_no_device_waits_for_it(shape, fault, ca
     assert "the scorer failed on" in caplog.text and ("no such problem" in caplog.text or fault == "too few")
 
 
+def test_an_anchor_that_moves_every_other_update(drawn):
+    """After the first it is where it was; after the second it has come gamma of the way, as after every one with 1."""
+    one = small.fused(ONE)
+    update = jax.jit(step.make_update(rl_setup(small.with_rl(one.cfg, anchor_every=2), one.mesh)))
+    before = one.start()
+    stood = optim.anchor_params(before.anchor_offset, before.params)
+    after, _ = update(before, *drawn)
+    close(optim.anchor_params(after.anchor_offset, after.params), stood, rtol=1e-6, atol=1e-7)
+    second = before.replace(step=before.step + 1)
+    equal(update(second, *drawn)[0].anchor_offset, small.update()(second, *drawn)[0].anchor_offset)
+
+
 # The gradient, against the equations in float64.
 
 
@@ -332,13 +344,17 @@ def reference_advantages(outcome, penalised, kl, cfg):
     """A_i = r'_i - mean of the others' r' - beta (k_i - mean of the others' k), one response at a time."""
     rl, result = cfg.rl, np.zeros(B)
     in_reward = rl.penalty_site == "reward"
-    reward = np.where(penalised & in_reward, rl.penalty, outcome == 1)
+    flagged = {"reward": rl.penalty, "advantage": outcome == 1, "wrong": 0.0}[rl.penalty_site]
+    reward = np.where(penalised, flagged, outcome == 1)
     for i in range(B):
         others = [j for j in range(i // R * R, i // R * R + R) if j != i and outcome[j] >= 0]
         if outcome[i] < 0:
             continue
         if others:
-            result[i] = reward[i] - reward[others].mean()
+            apart = {i: reward[i] - reward[others].mean()}
+            for j in others:
+                apart[j] = reward[j] - np.mean([reward[k] for k in (i, *others) if k != j])
+            result[i] = max(apart[i], -max(apart.values())) if rl.advantage_floor else apart[i]
             if rl.kl_site == "reward":
                 result[i] -= rl.kl_coef * (kl[i] - kl[others].mean())
         if not in_reward and penalised[i]:
@@ -346,14 +362,18 @@ def reference_advantages(outcome, penalised, kl, cfg):
     return result
 
 
-def reference_loss(params, rows, scorable, advantage, anchor, cfg):
+def reference_loss(params, rows, scorable, advantage, anchor, kl_tokens, cfg):
     """L = - mean_i A_i sum_t log pi - alpha H [+ beta mean_i sum_t (log pi - log pi_ref)^2 / 2]."""
     policy = entropy = tokens = 0.0
     for i, row in enumerate(rows):
         logprob, h = reference_tokens(params, row, cfg)
         entropy, tokens = entropy + h.sum(), tokens + len(h)
         if scorable[i]:
-            policy -= advantage[i] * logprob.sum()
+            each = 1 / len(logprob) if cfg.rl.loss_normalisation == "response_mean" else 1.0
+            of_token = np.full(len(logprob), advantage[i])
+            if cfg.rl.kl_site == "token":  # of the weights that the gradient is taken at, not of `params`
+                of_token -= cfg.rl.kl_coef * kl_tokens[i]
+            policy -= each * (of_token * logprob).sum()
             if cfg.rl.kl_site == "loss":
                 policy += cfg.rl.kl_coef * ((logprob - anchor[i]) ** 2).sum() / 2
     by = sum(len(row[1]) for row, s in zip(rows, scorable, strict=True) if s)
@@ -366,6 +386,13 @@ def reference_loss(params, rows, scorable, advantage, anchor, cfg):
     [
         {},
         {"kl_site": "loss", "penalty_site": "advantage", "loss_normalisation": "token", "micro_batches": 4},
+        {
+            "kl_site": "token",
+            "penalty_site": "wrong",
+            "advantage_floor": True,
+            "loss_normalisation": "response_mean",
+        },
+        {"kl_reduction": "mean", "advantage_floor": True, "loss_normalisation": "response_mean", "micro_batches": 4},
     ],
 )
 def test_the_gradient_is_that_of_the_equations(drawn, knobs, monkeypatch):
@@ -398,11 +425,12 @@ def test_the_gradient_is_that_of_the_equations(drawn, knobs, monkeypatch):
     clipped = [np.clip(a - b, -0.1, 0.1) for a, b in zip(own, anchor, strict=True)]
     assert 0.05 < np.mean(np.abs(np.concatenate(clipped)) == 0.1) < 0.95
     kl = np.array([x.sum() for x in clipped])
-    advantage = reference_advantages(outcome, penalised, kl, cfg)
+    in_reward = kl / sampled.sum(-1) if cfg.rl.kl_reduction == "mean" else kl
+    advantage = reference_advantages(outcome, penalised, in_reward, cfg)
     np.testing.assert_allclose(report["kl_anchor"], kl.mean(), atol=1e-5)
 
     def loss(tree):
-        return reference_loss(tree, rows, outcome >= 0, advantage, anchor, cfg)
+        return reference_loss(tree, rows, outcome >= 0, advantage, anchor, clipped, cfg)
 
     np.testing.assert_allclose(report["loss"], loss(params), rtol=1e-5)
     np.testing.assert_allclose(report["grad_norm"], optax.tree.norm(gradient), rtol=1e-5)

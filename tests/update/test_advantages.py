@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import tiny
+from configs import kin, tiny
 from t1jax import config
 from t1jax.types import Scores
 from t1jax.update import advantages as adv
@@ -111,7 +111,29 @@ def test_penalty_site_advantage_replaces_after_a_raw_baseline():
     np.testing.assert_allclose(got, [*raw, 0.0, -0.5, -0.5, 1.0], atol=1e-6)
 
 
-@pytest.mark.parametrize("penalty_site", ["reward", "advantage"])
+def test_the_ancestors_advantages_by_hand():
+    """Right, wrong, wrong, right but cut off: 1 - 0, 0 - 1/3 twice, the penalty. The floor is minus the largest."""
+    scores = make_scores([1, 0, 0, 1, 1, 1, 1, 0], overlong=[3])
+    floor = dataclasses.replace(config.load(kin.get_config()).rl, responses_per_prompt=4)
+    cfg = dataclasses.replace(floor, advantage_floor=False)
+    kl = jnp.full(8, NAN)  # that of a response is not read
+    np.testing.assert_allclose(
+        adv.advantages(scores, kl, cfg), [1, -1 / 3, -1 / 3, -1, 1 / 3, 1 / 3, 1 / 3, -1], atol=1e-6
+    )
+    expected = [1, -1 / 3, -1 / 3, -1, 1 / 3, 1 / 3, 1 / 3, -1 / 3]
+    np.testing.assert_allclose(adv.advantages(scores, kl, floor), expected, atol=1e-6)
+
+
+def test_the_kl_of_a_token_is_taken_off_beside_it_without_a_gradient():
+    advantage, kl = jnp.array([1.0, 1.0, -1.0]), jnp.array([0.5, -0.25, 0.0])
+    for site, expected in (("token", [0.95, 1.025, -1.0]), ("reward", advantage), ("loss", advantage)):
+        cfg = dataclasses.replace(CFG, kl_site=site)
+        np.testing.assert_allclose(adv.token_advantages(advantage, kl, cfg), expected, rtol=1e-6)
+    gradient = jax.grad(lambda kl: adv.token_advantages(advantage, kl, dataclasses.replace(CFG, kl_site="token")).sum())
+    np.testing.assert_array_equal(gradient(kl), 0.0)
+
+
+@pytest.mark.parametrize("penalty_site", ["reward", "advantage", "wrong"])
 @pytest.mark.parametrize("kl_site", ["reward", "loss"])
 def test_unscorable_rows_touch_nobody(penalty_site, kl_site):
     """Whatever the unscorable row's KL and flags are, it gets 0 and its siblings what they get without it."""
@@ -160,7 +182,7 @@ def test_the_advantage_takes_the_baseline_of_the_config():
     np.testing.assert_allclose(by["group_mean_std"], np.array([0.5, -0.5, -0.5, 0.5]) / np.sqrt(1 / 3), rtol=1e-3)
 
 
-@pytest.mark.parametrize("site", ["reward", "advantage"])
+@pytest.mark.parametrize("site", ["reward", "advantage", "wrong"])
 def test_what_does_not_teach_is_what_has_no_advantage(site):
     """With entropy or KL, all teach."""
     cfg = dataclasses.replace(CFG, kl_coef=0.0, entropy_coef=0.0, penalty_site=site)

@@ -333,6 +333,38 @@ def test_ratio_cap_by_hand():
     np.testing.assert_allclose(run(100.0)[1], np.array([[-0.5, -10.0], [3.0, 0.0]]) / 2, rtol=1e-5)
 
 
+def test_a_mean_over_tokens_weighs_long_and_short_responses_alike():
+    """3, 5, no and 1 tokens, of probability e^-1 each, advantages 1, 2, 3, 4: 1 + 2 + 4, over three responses."""
+    sampled, valid = jnp.array(SAMPLED), jnp.array([True, True, True, False])
+    counts = losses.loss_counts(sampled, valid, "response_mean")
+    assert counts.objective == 3.0
+    share_B = losses.shares(sampled, "response_mean")
+    np.testing.assert_allclose(share_B, [1 / 3, 1 / 5, 1, 1], rtol=1e-6)
+    assert losses.shares(sampled, "response") is losses.shares(sampled, "token") is None
+    minus_one = -jnp.ones((B, T))
+    each = (each_token(x, minus_one) for x in (valid, jnp.array([1.0, 2.0, 3.0, 4.0])))
+    cfg = dataclasses.replace(CFG, entropy_coef=0.0)
+    found = losses.policy_loss(
+        minus_one, minus_one, minus_one, sampled, *each, counts, cfg, share=each_token(share_B, minus_one)
+    )
+    np.testing.assert_allclose(found, (1 + 2) / 3, rtol=1e-6)
+
+
+def test_a_target_of_entropy_turns_the_bonus_off_above_it():
+    entropy = jnp.where(jnp.array(SAMPLED), 0.4, NAN)
+    for target, expected in ((0.0, None), (0.5, 0.3), (0.3, 0.0)):
+        alpha = losses.entropy_weight(entropy, jnp.array(SAMPLED), dataclasses.replace(CFG, entropy_target=target))
+        assert alpha is expected or float(alpha) == pytest.approx(expected)
+    ones = jnp.ones((B, T))
+    counts = losses.loss_counts(jnp.array(SAMPLED), jnp.ones(B, bool), "response")
+    no = jnp.zeros((B, T))
+    whole = [
+        float(losses.policy_loss(no, ones, no, jnp.array(SAMPLED), no == 0, no, counts, CFG, alpha=alpha))
+        for alpha in (None, jnp.float32(0.0), jnp.float32(2.0))
+    ]
+    np.testing.assert_allclose(whole, [-0.3, 0.0, -2.0], rtol=1e-6)
+
+
 def test_loss_counts_by_hand():
     valid = jnp.array([True, True, False, True])
     counts = losses.loss_counts(jnp.array(SAMPLED), valid, "token")
