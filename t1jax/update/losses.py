@@ -131,7 +131,7 @@ def policy_loss(
 
 
 def entropy_weight(entropy_BT: jax.Array, sampled_BT: jax.Array, cfg: RlConfig) -> jax.Array | None:
-    """float32[]: alpha of this step: cfg.entropy_coef while the mean entropy of samples is below entropy_target, else 0.
+    """float32[]: alpha, cfg.entropy_coef while the mean entropy of samples is below entropy_target, else 0.
 
     None without a target: alpha is always cfg.entropy_coef.
 
