@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -15,14 +14,13 @@ import cloud
 import pytest
 from faulty import KINDS, Proxy
 from several import environment
-from tiny_run import TIMES, rows_of
 
 ROOT = Path(__file__).parents[2]
 
 
-def python(proxy: Proxy, code: str, seconds: float = 300, devices: int = 1) -> subprocess.CompletedProcess[str]:
+def python(proxy: Proxy, code: str, seconds: float = 300) -> subprocess.CompletedProcess[str]:
     """Runs the code in a process that reaches the server by the proxy."""
-    env = environment(devices) | cloud.environment(proxy.url)
+    env = environment() | cloud.environment(proxy.url)
     return subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, timeout=seconds
     )
@@ -185,22 +183,3 @@ def test_a_server_that_never_serves_is_a_line_in_bounded_time(kind, code, messag
         assert done.returncode == code and len(said(done)) == 1, done.stderr
         assert re.fullmatch(rf"t1jax: gs://bkt/run/\S+: .*{message}.*", said(done)[0]), said(done)
         assert os.fspath("gs:") not in os.listdir(ROOT)
-
-
-@pytest.mark.slow
-def test_a_whole_run_over_a_bad_line_is_the_same_run(unbroken):
-    """Every thirtieth request fails, in one way after another."""
-    code = (
-        "from tiny_run import CFG\nfrom t1jax.host import place\nfrom t1jax.training import stages\n"
-        "stages.run(CFG, place.of('gs://bkt/run', 'workdir'))\n"
-    )
-    with Proxy() as proxy:
-        proxy.every(30)
-        done = python(proxy, code, 2000, devices=8)
-        assert done.returncode == 0, done.stderr
-        assert len(proxy.happened) > 20 and set(proxy.happened) == set(KINDS)
-        server = proxy.server
-        found = b"".join(server.read(name) for name in server.names("run/metrics.jsonl"))
-        mine = [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in found.splitlines()]
-        assert mine == rows_of(unbroken)
-        assert server.read("run/responses/rl-final.jsonl") == (unbroken / "responses/rl-final.jsonl").read_bytes()
