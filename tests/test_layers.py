@@ -43,7 +43,8 @@ FOLDERS = (
     "planning",
 )
 COMMANDS = tuple(
-    "main convert plan sample evaluate filter verify synthesize study analyze report replay".split()  # verbs, alone
+    # verbs, alone
+    "main convert plan sample evaluate filter verify synthesize study analyze report replay status".split()
 )
 MOST = 20  # files of a folder
 
