@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     cfg = ConfigDict()
     cfg.seed = 0  # root of every random number [ours]
     cfg.compilation_cache = True  # keep compiled programs in the workdir, for the next start [hw]
+    cfg.compilation_cache_mib = 8192  # at a start the oldest programs go until the others take at most this, MiB [hw]
 
     cfg.model = ConfigDict()  # a Qwen2.5-style transformer (t1jax/model/qwen.py)
     cfg.model.checkpoint = ""  # weights, tokenizer: folder of Hugging Face or t1jax.convert, gs:// too; "": none [ours]
@@ -175,5 +176,6 @@ def get_config() -> ConfigDict:
     cfg.checkpoint.sft_every = 250  # updates of the cold start between checkpoints [ours]
     cfg.checkpoint.every = 10  # RL steps between checkpoints [ours]
     cfg.checkpoint.keep = 3  # latest checkpoints kept, in addition to the best, count [ours]
+    cfg.checkpoint.keep_damaged = 3  # latest checkpoints kept of those that could not be read, count [ours]
     cfg.checkpoint.grace_seconds = 0.0  # seconds between SIGTERM and shutdown; 0: finish the step [hw]
     return cfg.lock()

@@ -8,7 +8,7 @@
 #   setup   copies this checkout to all workers and installs it; again: only what changed
 #   run     starts the run on all workers, in the background; again: only where it does not run
 #   watch   waits for the end; starts it again when it broke off, with a new slice when that was taken away
-#   status  the slice's state, and the run's on each worker
+#   status  the slice's state, the run's on each worker, and how far it is: exit code of t1jax.status
 #   logs    the last lines of worker 0
 #   delete  gives the slice back: until then it costs money
 #   all     create, setup, run, watch, delete after success
@@ -132,6 +132,12 @@ elif kill -0 \"\$(cat pid)\" 2>/dev/null; then echo 't1jax: running'
 else echo 't1jax: lost'; fi" | sed -n 's/^t1jax: //p'
 }
 
+# How the run is doing, by its workdir; t1jax.status touches no device.
+report() {
+  gcloud_tpu tpu-vm ssh "$TPU_NAME" --worker=0 --command="cd t1jax 2>/dev/null && [ -x .venv/bin/python ] || exit 0
+JAX_PLATFORMS=cpu .venv/bin/python -m t1jax.status $(printf %q "$SHARED_DIR/$RUN_ID")" || return
+}
+
 # Counts a restart and waits; fails after MAX_RESTARTS of them.
 again() {
   AGAIN=$((AGAIN + 1))
@@ -221,6 +227,7 @@ main() {
     status)
       [[ -n $DRY_RUN ]] || say "$TPU_NAME is $(state)"
       progress
+      report
       ;;
     logs) gcloud_tpu tpu-vm ssh "$TPU_NAME" --worker=0 --command="tail -n 100 t1jax/runs/$RUN_ID/log" ;;
     *) "$verb" ;;

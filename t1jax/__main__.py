@@ -27,6 +27,7 @@ COMMANDS = {  # command -> (module, what it does)
     "analyze": ("analyze", "how responses reach their answers"),
     "report": ("report", "the report of a run, or several side by side"),
     "study": ("study", "the paper's claims, with several seeds"),
+    "status": ("status", "what a run is doing, how far it is, and what it has cost"),
     "replay": ("replay", "a step that failed, again"),
 }
 USAGE = f"""usage: t1jax COMMAND ...

@@ -40,7 +40,8 @@ to browse all responses.
   --help      show this text
 
 Responses to the embedded task are parsed by its rules, with the knobs in the workdir's config.json; all others are
-searched for keywords. Exit codes: 0 success, 1 failure (with a traceback), 2 error in flags or files, 130 interrupted.
+searched for keywords. Exit codes: 0 success, 1 failure (names the file of its traceback), 2 error in flags or files,
+3 disk full, 130 interrupted.
 """
 COLUMNS = 6  # evaluations that a table shows
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from t1jax.config import Config, ConfigError
+from t1jax.config import Config, ConfigError, knobs
 
 
 def get(cfg: Config, knob: str) -> Any:
@@ -28,6 +28,42 @@ def multiple(what: str, found: int, of: str, divisor: int) -> None:
     """ConfigError unless `found`, which is `what`, is a multiple of `divisor`, which is `of`."""
     if found % divisor:
         raise ConfigError(f"{what} is {found}; expected a multiple of {of} = {divisor}")
+
+
+MOST = {  # knobs that would take a machine's memory or hours before anything is said, or overflow an int32
+    "model.vocab_size": 2**24,
+    "model.num_layers": 2**12,
+    "model.hidden_size": 2**18,
+    "model.mlp_size": 2**20,
+    "model.num_heads": 2**12,
+    "model.num_kv_heads": 2**12,
+    "model.head_dim": 2**12,
+    "tokenizer.corpus_texts": 2**24,
+    "task.max_numbers": 2**10,
+    "rl.prompts_per_step": 2**20,
+    "rl.responses_per_prompt": 2**16,
+    "rl.filter_problems": 2**24,
+    "rl.filter_samples": 2**12,
+    "eval.num_problems": 2**24,
+    "eval.batch_size": 2**20,
+    "eval.quick_problems": 2**24,
+    "verifier.workers": 2**12,
+    "synthesis.attempts": 1000,
+}
+LARGEST = 2**31 - 1  # of any other whole number but the seed
+
+
+def bounded(cfg: Config) -> None:
+    """ConfigError unless each whole number of the config is within MOST, or LARGEST."""
+    for knob in knobs():
+        value, most = get(cfg, knob), MOST.get(knob, LARGEST)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int) and number > most and knob != "seed":
+                shown = number if number < 10**30 else f"a number of {number.bit_length()} bits"
+                raise ConfigError(f"{knob} is {shown}; expected at most {most}")
+    for name, benchmark in cfg.benchmarks.items():
+        if benchmark.samples > LARGEST:
+            raise ConfigError(f"benchmarks.{name}.samples is {benchmark.samples}; expected at most {LARGEST}")
 
 
 def one_of(cfg: Config, knob: str, *choices: str) -> None:

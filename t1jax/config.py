@@ -234,6 +234,7 @@ class CheckpointConfig:
     sft_every: int
     every: int
     keep: int
+    keep_damaged: int
     grace_seconds: float
 
 
@@ -241,6 +242,7 @@ class CheckpointConfig:
 class Config:
     seed: int
     compilation_cache: bool
+    compilation_cache_mib: int
     model: ModelConfig
     tokenizer: TokenizerConfig
     task: TaskConfig

@@ -18,7 +18,8 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,8 @@ Evaluates a model: pass@1, pass@k and maj@k with 95 % intervals, by subject, lev
                       --config.data.prompt_length=512, --config.eval.batch_size=64
   --help              show this text
 
-Exit codes: 0 success, 1 failure (with a traceback), 2 error in flags or files, 130 interrupted.
+Exit codes: 0 success, 1 failure (names the file of its traceback), 2 error in flags or files, 3 disk full,
+130 interrupted.
 """
 DEFAULT_CONFIG = "configs/base.py"
 MOST_SAMPLES = 1000  # see statistics.majority_at_k
@@ -137,8 +139,32 @@ def _run(argv: list[str]) -> None:
         raise ConfigError(f"unexpected argument {extra[0]!r}; flags start with --, see --help")
     budgets = _budgets(values.budgets)
     benchmarks = _benchmarks(cfg, values)
-    out = _folder(values.out)
+    with _given_back(place.of(values.out or "", "--out")):
+        _evaluate_all(cfg, values, argv, budgets, benchmarks, _folder(values.out))
 
+
+@contextmanager
+def _given_back(out: Place) -> Iterator[None]:
+    """A folder that the body makes goes again if it fails before it writes there."""
+    there = out.exists()
+    try:
+        yield
+    except BaseException:
+        if not there and isinstance(out, Path):
+            with suppress(OSError):  # it holds something
+                out.rmdir()
+        raise
+
+
+def _evaluate_all(
+    cfg: Config,
+    values: flags.FlagValues,
+    argv: list[str],
+    budgets: Sequence[int],
+    benchmarks: Mapping[str, BenchmarkConfig],
+    out: Place,
+) -> None:
+    """Evaluates on each of the benchmarks, and writes the files of `out`."""
     from t1jax.devices import multihost
     from t1jax.evaluation.opened import open_checkpoint
     from t1jax.evaluation.tables import sheets, show

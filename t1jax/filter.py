@@ -47,7 +47,8 @@ T1's filter: keeps the problems of a file that the model rarely solves, with the
   --config.KNOB=...     set any other knob, such as --config.rl.max_new_tokens=4096 (maximum response length)
   --help                show this text
 
-Exit codes: 0 success, 1 failure (with a traceback), 2 error in flags or files, 130 interrupted.
+Exit codes: 0 success, 1 failure (names the file of its traceback), 2 error in flags or files, 3 disk full,
+130 interrupted.
 """
 DEFAULT_CONFIG = "configs/base.py"
 COLUMN = "pass_rate"

@@ -35,9 +35,9 @@ Runs all of T1: cold-start SFT, reinforcement learning, evaluation, inference sc
   --allow_change=KNOB,...  resume a workdir although these knobs have changed, such as rl.num_steps
 {processes.HELP}  --help              show this text
 
-Exit codes: 0 success, 1 failure (with a traceback), 2 error in flags, config or data, 3 no readable checkpoint, or the
-last one could not be written, 4 too many consecutive steps without a finite gradient, 130 stopped by Ctrl-C (SIGINT),
-143 by SIGTERM. After 1, 130 and 143 the same command resumes from the latest checkpoint.
+Exit codes: 0 success, 1 failure (names the file of its traceback), 2 error in flags, config or data, 3 no readable
+checkpoint, or something could not be written, 4 too many consecutive steps without a finite gradient, 130 stopped by
+Ctrl-C (SIGINT), 143 by SIGTERM. After 1, 3, 130 and 143 the same command resumes from the latest checkpoint.
 """
 DEFAULT_CONFIG = "configs/tiny.py"
 INTERRUPTED = "interrupted; the same command resumes from the latest checkpoint"

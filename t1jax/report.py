@@ -27,7 +27,8 @@ writes one page that compares each with the first. Unfinished runs are shown up 
                     if needed
   --help            show this text
 
-Exit codes: 0 success, 1 failure (with a traceback), 2 error in flags or files, 130 interrupted.
+Exit codes: 0 success, 1 failure (names the file of its traceback), 2 error in flags or files, 3 disk full,
+130 interrupted.
 """
 DEFAULT_OUT = "compared.html"
 

@@ -46,7 +46,8 @@ Streams a model's answer to a problem, with its thinking dimmed, then prints tok
   --raw                continue the text as it is, without a chat template
   --help               show this text
 
-Exit codes: 0 success, 1 failure (with a traceback), 2 error in flags or files, 130 interrupted.
+Exit codes: 0 success, 1 failure (names the file of its traceback), 2 error in flags or files, 3 disk full,
+130 interrupted.
 """
 DEFAULT_CONFIG = "configs/base.py"
 THINK, THOUGHT = "<think>", "</think>"

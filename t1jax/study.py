@@ -42,7 +42,7 @@ Reproduces T1's comparisons on the embedded task, and reports which of its claim
   --config.KNOB=...    set any knob that the named studies do not compare
   --help               show this text
 
-Exit codes: 0 success, 1 failure (named, or with a traceback), 2 error in flags or config, 3 --out cannot be written,
+Exit codes: 0 success, 1 failure, 2 error in flags or config, 3 --out cannot be written,
 130 stopped by Ctrl-C, 143 by SIGTERM; running processes save first.
 """
 DEFAULT_CONFIG = "configs/study.py"
@@ -149,7 +149,7 @@ class Share:
         files.write_json(folder / "job.json", job.task)
         self._log = folder / "log.txt"
         with open(self._log, "ab") as log:
-            command = [sys.executable, *PROGRAM, str(out), job.name]
+            command = [sys.executable, *PROGRAM, str(out), job.name, str(os.getpid())]
             self._process = subprocess.Popen(  # in a session of its own: a terminal's Ctrl-C is for this process
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )

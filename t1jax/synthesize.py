@@ -23,6 +23,7 @@ from absl import flags
 from t1jax.config import Config, ConfigError
 from t1jax.host import command_line, place
 from t1jax.host.place import Place
+from t1jax.host.stopping import EXIT_FAILED, Stopped
 
 if TYPE_CHECKING:
     from t1jax.host.progress import Progress
@@ -54,7 +55,8 @@ that tries, fails, backtracks and verifies, then rewritten and checked.
   --config.KNOB=...     set any other knob, such as --config.synthesis.attempts=8
   --help                show this text
 
-Exit codes: 0 success, 1 failure (with a traceback), 2 error in flags or files, 3 disk full, 130 interrupted.
+Exit codes: 0 success, 1 failure (names the file of its traceback), or all requests were given up, 2 error in flags or
+files, 3 disk full, 130 interrupted.
 """
 DEFAULT_CONFIG = "configs/base.py"
 EMBEDDED_PROBLEMS = 1000
@@ -141,6 +143,7 @@ def _run(argv: list[str]) -> None:
     from t1jax.rewards.verifier import Verifier
     from t1jax.synthesis import settings
     from t1jax.synthesis.ledger import Ledger
+    from t1jax.synthesis.pipeline import FAILED
 
     embedded = not values.problems
     _refuse_other_kind(cfg, embedded)
@@ -166,6 +169,12 @@ def _run(argv: list[str]) -> None:
             count = None if tokens is None else _counter(tokens)
             found = synthesize(cfg, subject, items, writers, out, progress, count, ledger)
     print("\n".join(told(out, found)))
+    if (given_up := found["rejected"].get(FAILED, 0)) == found["problems"] > 0:
+        raise Stopped(
+            f"no chain was made: requests for each of the {given_up} problems were given up, as the lines above say; "
+            "the same command tries again",
+            EXIT_FAILED,
+        )
 
 
 def _writers_of(cfg: Config) -> set[str]:

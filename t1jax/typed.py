@@ -82,7 +82,10 @@ def _value(kind: Any, value: Any, knob: str, root: type) -> Any:
     if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
         return tuple(_value(typing.get_args(kind)[0], item, knob, root) for item in value)
     if kind is float and type(value) is int:
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError as error:
+            raise ConfigError(f"{knob} is a number of {value.bit_length()} bits; expected a finite number") from error
     if type(value) is not kind:
         raise ConfigError(f"{knob} is {value!r}; expected {_words(kind)}")
     if kind is float and not math.isfinite(value):

@@ -106,5 +106,5 @@ class TrainState:
     loss_scale: LossScale | None = None  # in float16 only
 
 
-# A report of one step: name -> float32[] scalar, ready to be written by metrics.py.
+# A report of one step: name -> float32[] or int32[] scalar, ready to be written by metrics.py.
 Report = dict[str, Array]

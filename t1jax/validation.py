@@ -181,7 +181,8 @@ def _validate_measuring(cfg: Config) -> None:
     for name, benchmark in cfg.benchmarks.items():
         if benchmark.samples < 1:
             raise ConfigError(f"benchmarks.{name}.samples is {benchmark.samples}; expected at least 1")
-    checks.at_least(cfg, 1, "checkpoint", "sft_every every keep")
+    checks.at_least(cfg, 1, "checkpoint", "sft_every every keep keep_damaged")
+    checks.check(cfg, "compilation_cache_mib", cfg.compilation_cache_mib >= 0, "at least 0")
     checks.at_least(cfg, 0, "checkpoint", "grace_seconds")
 
 
@@ -271,6 +272,7 @@ def _validate_mesh(cfg: Config, data: int, fsdp: int, tensor: int) -> None:
 
 
 CHECKS = (
+    checks.bounded,
     _validate_model,
     _validate_task,
     _validate_data,

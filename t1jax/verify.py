@@ -44,7 +44,8 @@ Judges each row of a file as training and evaluation would: right, wrong or unsc
 Prints one JSON line per row, in the order of the file, with `row`, `outcome` (1 right, 0 wrong, -1 unscorable) and
 `why`. With --golds-only, prints one line for each reference answer that cannot be compared by value; its `outcome` is
 that of the answer compared with itself. A table of all rows follows.
-Exit codes: 0 success, 1 failure (with a traceback), 2 error in flags or files, 130 interrupted.
+Exit codes: 0 success, 1 failure (names the file of its traceback), 2 error in flags or files, 3 disk full,
+130 interrupted.
 """
 DEFAULT_CONFIG = "configs/base.py"
 GOLD, ANSWER, RESPONSE, TEXT = "gold", "answer", "response", "text"

@@ -212,15 +212,18 @@ def test_what_a_worker_is_told_starts_the_run_once_and_sees_how_it_ends(stage):
     python = stage.folder / "t1jax/.venv/bin/python"
     python.parent.mkdir(parents=True)
     python.write_text(
-        '#!/bin/bash\nprintf "%s\\n" "$@" >> told\nuntil [ -f end ]; do sleep 0.05; done\nexit $(cat end)\n'
+        '#!/bin/bash\n[ "$2" != t1jax.status ] || { echo "$3: how it is"; exit 5; }\n'
+        'printf "%s\\n" "$@" >> told\nuntil [ -f end ]; do sleep 0.05; done\nexit $(cat end)\n'
     )
     python.chmod(0o755)
     home = stage.folder / "t1jax"
 
     def progress() -> str:
         done = stage.run("tpu_pod.sh", "status", WORKER="1")
-        assert done.returncode == 0
-        return done.stdout.strip()
+        assert done.returncode == 5  # of t1jax.status
+        word, *said = done.stdout.strip().split("\n")
+        assert said == ["/mnt/shared disk/one: how it is"]
+        return word
 
     assert progress() == "lost"
     for _ in range(2):

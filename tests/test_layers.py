@@ -43,7 +43,8 @@ FOLDERS = (
     "planning",
 )
 COMMANDS = tuple(
-    "__main__ main convert plan sample evaluate filter verify synthesize study analyze report replay".split()  # verbs
+    # verbs, alone
+    "__main__ main convert plan sample evaluate filter verify synthesize study analyze report replay status".split()
 )
 MOST = 20  # files of a folder
 

@@ -179,13 +179,22 @@ def test_an_interrupt_is_one_line_and_exit_code_130(runs, capsys, monkeypatch):
     assert capsys.readouterr().err == "t1jax: interrupted; the same command resumes from the latest checkpoint\n"
 
 
-def test_a_failure_that_is_no_mistake_of_the_user_keeps_its_traceback(runs, monkeypatch):
+def test_a_failure_that_is_no_mistake_of_the_user_is_a_line_that_names_the_file_of_its_traceback(
+    runs, monkeypatch, capsys
+):
     def fail(cfg: Config, workdir: Path, allow_change: list[str]) -> None:
         raise RuntimeError("broken")
 
     monkeypatch.setattr("t1jax.training.stages.run", fail)
-    with pytest.raises(RuntimeError, match="broken"):
-        call(*FITS)
+    for flags, name in ((["--workdir=a"], "a"), ([], "t1jax"), (["--workdir", "b/"], "b")):
+        file = f"{name}.traceback.txt"
+        assert call(*FITS, *flags) == 1
+        assert capsys.readouterr().err == f"t1jax: RuntimeError: broken; its traceback is in {file}\n"
+        assert "in fail" in Path(file).read_text() and not Path("a").exists()
+    monkeypatch.setattr(Path, "write_text", lambda *_, **__: (_ for _ in ()).throw(OSError("full")))
+    assert call(*FITS) == 1
+    said = capsys.readouterr().err
+    assert "in fail" in said and said.endswith("RuntimeError: broken; its traceback is above\n")
 
 
 # in a process of its own: what a user sees

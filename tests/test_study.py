@@ -190,12 +190,13 @@ def test_a_signal_to_all_at_the_terminal_reaches_each_run_once(tmp_path, number)
         os.kill(int(found[0].read_text()), 0)
 
 
-def test_a_run_that_a_killed_study_left_at_work_is_not_begun_a_second_time(tmp_path):
+def test_a_run_that_a_killed_study_left_at_work_is_not_begun_a_second_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(trial, "end_with_parent", lambda parent: None)
     folder = tmp_path / "cold/a/seed0"
     folder.mkdir(parents=True)
     (folder / "job.json").write_text(json.dumps({"config": make_config().to_dict()}))
     with workdir.locked(folder):
-        assert trial.main(["t1jax.studies.trial", str(tmp_path), "cold/a/seed0"]) == 2
+        assert trial.main(["t1jax.studies.trial", str(tmp_path), "cold/a/seed0", "1"]) == 2
     assert {path.name for path in folder.iterdir()} == {"job.json", "lock"}
 
 

@@ -274,6 +274,18 @@ def test_the_command_line_makes_the_files_and_says_what_became_of_the_problems(c
     assert names == {"jsonl", "html", "summary.json", "rejected.jsonl", "ledger.jsonl", "settings.json"}
 
 
+def test_where_every_request_was_given_up_the_command_fails(command, capsys):
+    args, scribe = command
+    scribe.say = lambda key, message: Failure("busy")
+    assert program.main(args) == 1
+    said = capsys.readouterr()
+    assert (
+        f"rejected: 3 {pipeline.FAILED}" in said.out and "requests for each of the 3 problems were given up" in said.err
+    )
+    scribe.say = script
+    assert program.main(args) == 0
+
+
 def test_the_same_command_pays_nothing_and_gives_the_same_files(command, tmp_path):
     args, scribe = command
     assert program.main(args) == 0

@@ -13,6 +13,7 @@ Deliberately not here: what is asked (questions.py), what the responses show (fi
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +31,7 @@ from t1jax.evaluation.figures import pass_rate
 from t1jax.evaluation.journal import Journal
 from t1jax.evaluation.questions import Question, digest
 from t1jax.evaluation.responses import Response
-from t1jax.host.progress import Progress
+from t1jax.host.progress import Progress, duration
 from t1jax.rewards import answers
 from t1jax.rewards.answers import RIGHT, Outcome
 from t1jax.rollouts import decode
@@ -40,6 +41,7 @@ from t1jax.text.tokenizer import Tokenizer
 from t1jax.types import Params
 
 Drawn = Sequence[Sequence[Sequence[int]]]  # of each question, of each response: token ids
+LONG = 60.0  # seconds that an evaluation of a run must still take for it to be told
 Batch = tuple[int, Sequence[Question]]  # number of the first response, what is asked
 
 
@@ -51,6 +53,7 @@ class Evaluator:
     ) -> None:
         """`progress` shows how far sampling is. Without it no program calls the host, so JAX can keep all of them."""
         self.cfg, self.task, self.tokenizer, self._progress = cfg, task, tokenizer, progress
+        self.sampled = 0  # tokens of all responses so far, those of journals too
         self._shards = decode_layout(mesh).batch_shards
         self._generate = Generator(cfg, mesh, tokenizer, progress.sampling if progress else None)
 
@@ -67,6 +70,7 @@ class Evaluator:
         length: int | None = None,
         new_tokens: int | None = None,
         journal: Journal | None = None,
+        tell: Callable[[Sequence[Response]], None] | None = None,
     ) -> list[Response]:
         """`samples` responses to each question, one question after the other; with a journal in the order of its lines.
 
@@ -79,6 +83,7 @@ class Evaluator:
           length: positions that prompts are padded to, tokens; none may be longer. Default: cfg.data.prompt_length.
           new_tokens: most tokens of a response, begun ones not counted. Default: cfg.rl.max_new_tokens.
           journal: keeps the responses. Those that it has are not sampled again.
+          tell: with a journal, is given all responses so far after each batch.
 
         Raises:
           ConfigError: the journal belongs to other settings, or is damaged.
@@ -93,8 +98,11 @@ class Evaluator:
             )  # fmt: skip
 
         if journal is None:
-            return self.judge(questions, draw(name, questions, samples))
-        rounds, size = self._batch_shape(samples)
+            return self._counted(questions, self.judge(questions, draw(name, questions, samples)))
+        if journal.plain:
+            rounds, size = samples, max(self.cfg.eval.batch_size // samples // self._shards, 1) * self._shards
+        else:
+            rounds, size = self._batch_shape(samples)
         batches = [
             (first, questions[start : start + size])
             for first in range(0, samples, rounds)
@@ -106,7 +114,13 @@ class Evaluator:
             "min_p": rl.min_p if truncate else 0.0, "seed": self.cfg.seed, "prompt_length": length,
             "new_tokens": new_tokens, "compute_dtype": self.cfg.model.compute_dtype,
         }  # fmt: skip
-        return self._complete(journal, settings, batches, lambda first, part: draw(f"{name}/{first}", part, rounds))
+        if journal.plain:
+            settings["forbid_giving_up"] = forbid_giving_up
+
+        def draw_batch(first: int, part: Sequence[Question]) -> Drawn:
+            return draw(name if journal.plain else f"{name}/{first}", part, rounds)
+
+        return self._counted(questions, self._complete(journal, settings, batches, draw_batch, tell))
 
     def judge(self, questions: Sequence[Question], drawn: Drawn, first: int = 0) -> list[Response]:
         """The responses that `drawn` holds to each question, from number `first` on; the processes share them out."""
@@ -171,25 +185,50 @@ class Evaluator:
         settings: Mapping[str, Any],
         batches: Sequence[Batch],
         draw: Callable[[int, Sequence[Question]], Drawn],
+        tell: Callable[[Sequence[Response]], None] | None,
     ) -> list[Response]:
         """The responses of `batches`, in their order; those that `journal` lacks are drawn, and appended to it."""
         rounds = settings["responses_per_call"]
         keys = [[(q.problem.index, q.response + first + r) for q in qs for r in range(rounds)] for first, qs in batches]
-        done = journal.resume(settings, keys)
+        asked = {question.problem.index: question for _, questions in batches for question in questions}
+        done = [self._known(asked[response.problem], response) for response in journal.resume(settings, keys)]
         whole = [0, *itertools.accumulate(map(len, keys))].index(len(done))
         total = sum(map(len, keys))
-        with self._progress.stage(settings["name"], total, len(done)) if self._progress else nullcontext() as stage:
-            for first, part in batches[whole:]:
+        shown = None if journal.plain else self._progress  # a run shows what it measures
+        with shown.stage(settings["name"], total, len(done)) if shown else nullcontext() as stage:
+            for number, (first, part) in enumerate(batches[whole:]):
                 began = time.monotonic()
                 drawn = draw(first, part)
                 seconds = time.monotonic() - began
                 batch = self.judge(part, drawn, first)
                 journal.append(batch)
                 done += batch
+                if tell:
+                    tell(done)
+                if number == 1 and journal.plain and self._progress:  # the first compiles
+                    left = (total - len(done)) / len(batch) * (time.monotonic() - began)
+                    if left > LONG:
+                        self._progress.note(f"{settings['name']}: {total} responses, {duration(left)} left")
                 if stage:
                     speed = sum(len(ids) for responses in drawn for ids in responses) / seconds
                     stage.update(len(done), _figures(done) | {"tokens_per_second": speed})
         return done
+
+    def _counted(self, questions: Sequence[Question], responses: list[Response]) -> list[Response]:
+        """`responses`, with the tokens that were drawn for them counted."""
+        begun = {(question.problem.index, question.response): len(question.begun) for question in questions}
+        self.sampled += sum(r.tokens - begun.get((r.problem, r.response), 0) for r in responses)
+        return responses
+
+    def _known(self, question: Question, response: Response) -> Response:
+        """A response of a journal with what its line does not hold."""
+        return dataclasses.replace(
+            response,
+            difficulty=None if question.row else question.problem.difficulty,
+            prompt=None if question.row else question.text,
+            gold=question.gold,
+            analysis=self.task.analyse(question.problem, response.text),
+        )
 
     def _ban(self, giving_up: bool) -> decode.Forbid | None:
         """A ban on giving up, if the task can tell; where `giving_up` is False one on nothing, by the same program."""

@@ -3,6 +3,7 @@
 
 What the responses depend on stands in a file beside, and going on with anything else is refused. Lines reach the disk
 a batch at a time. After a kill, the lines of a batch that is not whole are cut off, to be sampled again.
+A run keeps what it samples for an evaluation in WORKDIR/journal until the figures are written.
 Deliberately not here: sampling and judging (evaluator.py).
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,12 +27,38 @@ FORMAT = 1
 TOLD = ("checkpoint", "data")  # settings for people; what they stand for is compared as `weights` and `questions`
 
 
+FOLDER = "journal"  # of a workdir: what an evaluation that goes on has sampled
+
+
+def of_run(workdir: Place, stage: str, step: int) -> Callable[[str], Journal]:
+    """name of a sampling -> its journal, of the evaluation after `step` updates of a stage of the run in `workdir`."""
+
+    def kept(name: str) -> Journal:
+        origin = {"stage": stage, "step": step}
+        return Journal(workdir / FOLDER / f"{stage}-{step:06d}-{name}.jsonl", origin, plain=True)
+
+    return kept
+
+
+def forget(workdir: Place, but: str = "") -> None:
+    """Deletes the journals of the run in `workdir` whose evaluations are done; `but`: how those begin that stay."""
+    if multihost.is_main():
+        paths: list[Place] = [*(workdir / FOLDER).glob("*")]
+        for path in paths:
+            if not but or not path.name.startswith(but):
+                path.unlink(missing_ok=True)
+
+
 class Journal:
     """The file at `path`, and its settings beside it: PATH without .jsonl + .settings.json. Process 0 alone writes."""
 
-    def __init__(self, path: Place, origin: Mapping[str, Any]) -> None:
-        """`origin`: settings that sampling does not know: the checkpoint, its weights, the file of problems."""
-        self.path, self.beside = path, path.with_suffix(".settings.json")
+    def __init__(self, path: Place, origin: Mapping[str, Any], plain: bool = False) -> None:
+        """
+        Args:
+          origin: settings that sampling does not know: the checkpoint, its weights, the file of problems.
+          plain: of a run, whose responses are those of a call without a journal, and whose problems may have no file.
+        """
+        self.path, self.beside, self.plain = path, path.with_suffix(".settings.json"), plain
         self._settings = {"format": FORMAT, **origin}
 
     def resume(self, settings: Mapping[str, Any], batches: Sequence[Sequence[tuple[int, int]]]) -> list[Response]:
@@ -96,7 +123,7 @@ class Journal:
             end += len(line)
             try:
                 response = Response.parse(json.loads(line))
-                if len(response.ids) != response.tokens or not response.row:
+                if len(response.ids) != response.tokens or not (response.row or self.plain):
                     raise ValueError("no ids, or no row")
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise self._damaged(number, f"{type(error).__name__}", "a response in JSON") from error

@@ -31,6 +31,7 @@ from t1jax.tasks.honesty import Analysis
 
 KNOWN: dict[str, type] = {"problem": int, "outcome": str, "tokens": int, "overlong": bool}  # in every line
 SOMETIMES: dict[str, type] = {"row": int, "prompt": str, "stage": str, "step": int}
+LARGEST = 2**31 - 1  # of numbers in a line
 OUTCOMES = {outcome.name.lower(): outcome for outcome in Outcome}
 
 
@@ -88,12 +89,19 @@ class Response:
     @staticmethod
     def parse(row: Any) -> Response:
         """The response of a line's JSON. ValueError, KeyError or TypeError: it is none."""
+        if not isinstance(row, dict):
+            raise TypeError(f"a {type(row).__name__}; expected an object")
+        for name in (name for name, value in row.items() if isinstance(value, int) and abs(value) > LARGEST):
+            raise ValueError(f"{name} has {len(str(row[name]))} digits; expected at most {LARGEST}")
         for name, kind in KNOWN.items():
             if type(row[name]) is not kind:
                 raise ValueError(f"{name} is {row[name]!r}; expected {kind.__name__}")
         before = "text" not in row  # a line of a run as they used to be
         text, number = (row["response"], 0) if before else (row["text"], row["response"])
-        ids = np.asarray(row.get("ids", ()), np.int32)
+        try:
+            ids = np.asarray(row.get("ids", ()), np.int32)
+        except OverflowError as error:
+            raise ValueError(f"ids: {error}") from error
         if type(text) is not str or type(number) is not int or row["tokens"] < 0:
             raise ValueError("expected a text, a number and tokens")
         if any(name in row and type(row[name]) is not kind for name, kind in SOMETIMES.items()):

@@ -11,19 +11,25 @@ Deliberately not here: the plot (plots.py), the same for files of problems (t1ja
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from t1jax.evaluation.cut import cut_thoughts, padded_length
 from t1jax.evaluation.evaluator import Evaluator
 from t1jax.evaluation.figures import accuracy
+from t1jax.evaluation.journal import Journal
 from t1jax.evaluation.questions import Question
 from t1jax.evaluation.responses import Response
 from t1jax.types import Params
 
 
 def inference_scaling(
-    evaluator: Evaluator, params: Params, questions: Sequence[Question], responses: Sequence[Response], stage: str
+    evaluator: Evaluator,
+    params: Params,
+    questions: Sequence[Question],
+    responses: Sequence[Response],
+    stage: str,
+    kept: Callable[[str], Journal] | None = None,
 ) -> list[dict[str, Any]]:
     """[{stage, budget, accuracy, low, high, n}] over cfg.scaling.budgets, from one generation's responses.
 
@@ -32,6 +38,7 @@ def inference_scaling(
       params: the weights that wrote `responses`.
       responses: one to each question, sampled at temperature 1.
       stage: "sft" or "rl".
+      kept: name -> the journal of what is sampled; None: nothing is kept.
     """
     cfg, task, tokenizer = evaluator.cfg, evaluator.task, evaluator.tokenizer
     points = []
@@ -42,6 +49,7 @@ def inference_scaling(
             [dataclasses.replace(question, id=place) for place, question in enumerate(asked)],
             length=padded_length(cfg, budget, task.cut_answer_prefix, tokenizer),
             new_tokens=cfg.scaling.answer_tokens,
+            journal=kept(f"budget-{budget}") if kept else None,
         )
         judged = {response.problem: response for response in [*responses, *answered]}  # a cut one replaces the whole
         points.append({"stage": stage, "budget": budget, **accuracy(list(judged.values()))})

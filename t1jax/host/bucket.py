@@ -18,6 +18,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 from typing import IO, Any
@@ -89,9 +90,12 @@ class Bucket(PurePosixPath):
         return (self._info() or {}).get("type") == "directory"
 
     def stat(self) -> SimpleNamespace:
-        """st_size: bytes of the object; FileNotFoundError where there is none."""
+        """st_size: bytes of the object; st_mtime: when it was put, Unix time; FileNotFoundError where there is none."""
         with told(self):
-            return SimpleNamespace(st_size=storage().info(str(self))["size"])
+            info = storage().info(str(self))
+            when = info.get("updated")  # of a folder there is none
+            put = datetime.fromisoformat(when).timestamp() if when else 0.0
+            return SimpleNamespace(st_size=info["size"], st_mtime=put)
 
     def iterdir(self) -> Iterator[Bucket]:
         """What is directly below; nothing where there is no such folder."""

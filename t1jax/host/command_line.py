@@ -9,6 +9,7 @@ Deliberately not here: what the programs do (main.py, convert.py, evaluate.py, f
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -22,12 +23,13 @@ from ml_collections import ConfigDict, config_flags
 from t1jax import config, typed
 from t1jax.config import Config, ConfigError
 from t1jax.devices import waiting
-from t1jax.host import config_files, place
+from t1jax.host import config_files, failures, place
 from t1jax.host.bucket import Refused, Unreachable
+from t1jax.host.failures import EXIT_MISTAKE
 from t1jax.host.place import Place
 from t1jax.host.stopping import EXIT_FAILED, Interrupted, Stopped
 
-EXIT_MISTAKE, EXIT_INTERRUPTED = 2, 130
+EXIT_INTERRUPTED = 130
 LONGEST = 2000  # characters of a message: files may call their parts what they like
 INTERRUPTED = "interrupted; the same command resumes"
 
@@ -36,7 +38,7 @@ def call(
     program: str, usage: str, body: Callable[[list[str]], None], argv: list[str], interrupted: str = INTERRUPTED
 ) -> int:
     """Runs `body(argv)`; returns the exit code: 0 done, 2 the user's mistake, 130 Ctrl-C, else as stopping.py says.
-    Other errors go through.
+    Other errors are a line too (failures.py).
 
     --help prints `usage` instead. A ConfigError becomes one line, "PROGRAM: what was wrong", inert on a terminal.
     """
@@ -61,6 +63,8 @@ def call(
     except KeyboardInterrupt as error:
         print(f"{program}: {str(error) or interrupted}", file=sys.stderr)
         return error.code if isinstance(error, Interrupted) else EXIT_INTERRUPTED
+    except Exception as error:
+        return failures.tell(program, argv, error)
     return 0
 
 
@@ -85,11 +89,16 @@ def read_flags(argv: list[str], define: Callable[[flags.FlagValues], None]) -> t
     values = flags.FlagValues()
     define(values)
     try:
-        return values, values(argv)[1:]
+        extra = values(argv)[1:]
     except flags.IllegalFlagValueError as error:
         raise _illegal(error) from error
     except flags.Error as error:
         raise ConfigError(str(error)) from error
+    for name in values:
+        value: Any = values[name].value
+        if isinstance(value, float) and not math.isfinite(value) and not name.startswith("config"):
+            raise ConfigError(f"--{name}={value}; expected a finite number")
+    return values, extra
 
 
 def read_config(

@@ -48,6 +48,17 @@ def sweep(folder: Place) -> None:
         path.unlink(missing_ok=True)
 
 
+def shrink(folder: Place, most: int) -> None:
+    """Deletes the oldest files in a local `folder` until the others take at most `most` bytes."""
+    if isinstance(folder, Bucket):
+        return
+    newest = sorted(folder.glob("*"), key=lambda path: path.lstat().st_mtime, reverse=True)
+    for path in newest:
+        most -= path.lstat().st_size
+        if most < 0 and path.is_file():
+            path.unlink(missing_ok=True)
+
+
 def write_text(path: str | Place, text: str) -> Place:
     """Replaces `path` with `text` in UTF-8, atomically."""
     return write_bytes(path, text.encode("utf-8"))

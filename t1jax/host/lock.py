@@ -70,6 +70,18 @@ def held(path: Bucket, flag: str, note: Callable[[str], None]) -> Iterator[None]
         beat.join()
 
 
+def holder(path: Bucket) -> str | None:
+    """Who holds the lock `path`, in words; None: nobody who is alive."""
+    seen = _look(path)
+    if seen is None or seen.age > STALE or _dead(seen.who):
+        return None
+    return _named(seen)
+
+
+def _named(seen: Seen) -> str:
+    return f"process {seen.who.get('process')} on {seen.who.get('host')}"
+
+
 def _take(path: Bucket, content: bytes, flag: str, note: Callable[[str], None]) -> str:
     """The generation of the lock, which is ours now."""
     told, first = False, None
@@ -79,7 +91,7 @@ def _take(path: Bucket, content: bytes, flag: str, note: Callable[[str], None]) 
             if (generation := _swap(path, content, seen.generation if seen else "0")) is not None:
                 return generation
             continue  # somebody was faster
-        who = f"process {seen.who.get('process')} on {seen.who.get('host')}"
+        who = _named(seen)
         first = first or seen.generation
         if seen.generation != first or seen.who.get("machine") == _machine():  # alive
             raise ConfigError(f"{path.parent} is in use by {who}; wait for it, stop it, or give another {flag}")

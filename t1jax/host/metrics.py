@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
+from t1jax.config import ConfigError
 from t1jax.devices import multihost
 from t1jax.host import files, log
 from t1jax.host.boards import Boards
@@ -49,24 +50,29 @@ REQUIRED = (
     "seconds",  # of this step
 )
 FILE_NAME = "metrics.jsonl"
+SUMMED = ("tokens", "tokens_trained")  # columns of RL that have another, NAME_so_far, with the sum over all steps
 
 
 class MetricsWriter:
     """Appends rows to `workdir/metrics.jsonl` (log.py) and scalars to `workdir/tensorboard/<stage>` (boards.py)."""
 
-    def __init__(self, workdir: Place, resume_after: Mapping[str, int]) -> None:
+    def __init__(
+        self, workdir: Place, resume_after: Mapping[str, int], lost: Callable[[int], None] = lambda tokens: None
+    ) -> None:
         """`resume_after[stage]` is the last step that stands; a stage that is not named starts anew.
 
         Existing rows of later steps are dropped: {} drops them all. Give {"sft": 100, "rl": 40, "evaluate": 40}
-        to go on after update 40 of RL.
+        to go on after update 40 of RL. `lost` is told the tokens of rows of RL and evaluations that are dropped.
         """
+        self._lost = lost
+        self._sums: dict[str, int] = {}
         self.workdir = workdir
         self.path = workdir / FILE_NAME
         self._resume_after = dict(resume_after)
         self._log: Log | None = None
         self._boards = Boards(workdir) if multihost.is_main() else None
         if multihost.is_main():
-            keep_rows(self.path, self._resume_after)
+            self._drop(self._resume_after)
             self._log = Log(self.path)
 
     def rewind(self, step: int, *stages: str) -> None:
@@ -75,8 +81,16 @@ class MetricsWriter:
         self._resume_after |= again
         if self._log is not None:
             self._log.close()
-            keep_rows(self.path, again, others=math.inf)
+            self._drop(again, others=math.inf)
             self._log = Log(self.path)
+
+    def _drop(self, resume_after: Mapping[str, int], others: float = -1) -> None:
+        """As keep_rows; and counts the tokens of what is dropped, and of what stays."""
+        dropped = keep_rows(self.path, resume_after, others)
+        if tokens := sum(int(row.get("tokens") or 0) for row in dropped if row["stage"] in ("rl", "evaluate")):
+            self._lost(tokens)
+        stand = [row for row in read_rows(self.workdir) if row["stage"] == "rl"] if log.exists(self.path) else []
+        self._sums = {name: sum(int(row.get(name) or 0) for row in stand) for name in SUMMED}
 
     def sync(self) -> None:
         """Returns when all rows are on the disk: a checkpoint that follows never has a step without its row.
@@ -97,6 +111,9 @@ class MetricsWriter:
             if name in ("stage", "step") or isinstance(value, list | dict):
                 raise ValueError(f"metrics: column {name!r} of {stage} step {step}: got {value!r}, expected a scalar")
             row[name] = value
+        if stage == "rl" and "tokens_trained" in row:
+            for name in SUMMED:
+                self._sums[name] = row[f"{name}_so_far"] = self._sums.get(name, 0) + int(row[name] or 0)
         if self._log is not None and self._boards is not None:
             self._log.write(json.dumps(row, allow_nan=False).encode() + b"\n")
             self._boards.show(row, again=self._resume_after.get(stage, -1) + 1)
@@ -122,29 +139,34 @@ def read_rows(workdir: Place) -> list[dict[str, Any]]:
     return [json.loads(line) for line in _whole_lines(path, log.read(path))]
 
 
-def keep_rows(path: Place, resume_after: Mapping[str, int], others: float = -1) -> None:
+def keep_rows(path: Place, resume_after: Mapping[str, int], others: float = -1) -> list[dict[str, Any]]:
     """Drops from a metrics file, atomically, a torn last line and the rows of steps after `resume_after`.
 
-    Of stages that are not named there, those after `others`.
+    Of stages that are not named there, those after `others`. Returns the dropped rows.
     """
+    dropped = []
     for part in log.parts(path):
         content, kept = part.read_bytes(), []
         for line in _whole_lines(part, content):
             row = json.loads(line)
             if row["step"] <= resume_after.get(row["stage"], others):
                 kept.append(line + "\n")
+            else:
+                dropped.append(row)
         log.keep(part, content, "".join(kept).encode("utf-8"))
+    return dropped
 
 
 def _whole_lines(path: Place, content: bytes) -> list[str]:
-    """The lines of the file that a newline ends; raises where one of them is not a row."""
+    """The lines of the file that a newline ends. ConfigError: one of them is not a row."""
     lines = content.split(b"\n")[:-1]
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
-            row["stage"], row["step"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
+            row = json.loads(line.decode("utf-8"))
+            if type(row["stage"]) is not str or type(row["step"]) is not int:
+                raise TypeError("stage or step of another type")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ConfigError(
                 f"{path} line {number}: got {line[:60]!r}, expected a JSON row with stage and step; "
                 "delete that line, or move the file away to start a new one"
             ) from error

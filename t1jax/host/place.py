@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 from t1jax.config import ConfigError
 from t1jax.host.bucket import SCHEME, Bucket, storage
 
+LONGEST = 255  # bytes of a file's name
 URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
@@ -34,6 +35,7 @@ def of(name: str | os.PathLike[str], what: str) -> Place:
     if isinstance(name, Bucket):
         return name
     text = os.fspath(name)
+    _refuse_odd(text, what)
     match = URL.match(text)
     if match is None:
         if re.match(r"(gs|gcs|s3):/(?!/)", text):
@@ -63,9 +65,23 @@ def local(name: str | os.PathLike[str], what: str) -> Path:
     Raises:
       ConfigError: it is a URL.
     """
+    _refuse_odd(os.fspath(name), what)
     if match := URL.match(os.fspath(name)):
         raise ConfigError(f"{what}={os.fspath(name)}: {match[0]} is not supported here; expected a local path")
     return Path(name)
+
+
+def _refuse_odd(text: str, what: str) -> None:
+    """ConfigError: no file can have this name, on any file system or in a bucket."""
+    shown = text[:60].encode("ascii", "backslashreplace").decode()
+    try:
+        longest = max(len(part.encode()) for part in text.split("/"))
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{what}={shown}: it is not UTF-8; expected a name in UTF-8") from error
+    if "\0" in text:
+        raise ConfigError(f"{what}={shown}: it has a NUL character; expected a name without")
+    if longest > LONGEST:
+        raise ConfigError(f"{what}={shown}...: a part has {longest} bytes; expected at most {LONGEST}")
 
 
 def remove(folder: Place) -> None:

@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from absl import flags
 
 from t1jax.config import ConfigError
+from t1jax.host import failures
 from t1jax.host.bucket import Unreachable
-from t1jax.host.stopping import Stopped
+from t1jax.host.stopping import EXIT_FAILED, Stopped
 
 HEARTBEAT = 30  # seconds without a sign of life after which a process counts as dead
 START = 300  # seconds that processes wait for the last one to come
@@ -100,11 +101,15 @@ def joined(group: Group | None) -> Iterator[None]:
     except (ConfigError, Stopped, KeyboardInterrupt):  # every process sees the same mistake, or the same signal
         raise
     except BaseException as error:
+        code = EXIT_FAILED
         if isinstance(error, Unreachable):
             print(f"t1jax: {error.filename}: {error.strerror}", file=sys.stderr)
+        elif (known := failures.foreseen(error)) is not None:
+            said, code = known
+            print(f"t1jax: {said}", file=sys.stderr)
         else:
             traceback.print_exc()
-        _leave(f"process {jax.process_index()} of {jax.process_count()} stopped, by the error above")
+        _leave(f"process {jax.process_index()} of {jax.process_count()} stopped, by the error above", code)
     jax.distributed.shutdown()
 
 
@@ -144,7 +149,7 @@ def _loopback(coordinator: str | None) -> str | None:
     return f"[::1]:{port}" if host.strip("[]") == "::1" else None
 
 
-def _leave(why: str) -> None:
+def _leave(why: str, code: int) -> None:
     """Ends this process now: JAX's exit handlers would wait for the others, who may wait for this one."""
     print(
         f"t1jax: {why}; the others stop within a minute. The same command resumes from the latest checkpoint",
@@ -152,4 +157,4 @@ def _leave(why: str) -> None:
     )
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1)
+    os._exit(code)

@@ -11,10 +11,12 @@ Deliberately not here: what is saved (checkpoint.py), when (loop.py), other proc
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
@@ -23,7 +25,24 @@ from typing import Any
 EXIT_FAILED = 1  # what a run computes cannot be right
 EXIT_STORAGE = 3  # no checkpoint can be read, or the last one not written
 EXIT_SICK = 4  # gradients were not finite for too many steps in a row
+PR_SET_PDEATHSIG = 1  # see prctl(2)
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def end_with_parent(parent: int) -> None:
+    """From now on this process is killed when `parent`, which started it, ends for whatever reason."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    else:
+        threading.Thread(target=_watch, args=(parent,), daemon=True, name="parent").start()
+    if os.getppid() != parent:  # it ended before the line above
+        os._exit(EXIT_FAILED)
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(EXIT_FAILED)
 
 
 class Stopped(Exception):

@@ -32,11 +32,13 @@ from t1jax.host import bucket, files, lock, place
 from t1jax.host.bucket import Bucket
 from t1jax.host.place import Place
 
-FREE = ("mesh.",)  # knobs that may change without a word
+FREE = ("mesh.", "compilation_cache_mib", "checkpoint.keep_damaged")  # knobs that may change without a word
 FILTER = ("rl.filter_pass_rate", "rl.filter_samples", "rl.filter_problems")
 FIXED = ("seed", "model.", "tokenizer.", "task.", "data.", "sft.", "rl.prompts_per_step", *FILTER)  # that never may
 NOT_FIXED = ("model.compute_dtype", "model.remat", "model.attention")  # of those
 INPUTS = "inputs.json"
+FOLDERS = ("checkpoints", "checkpoints/sft", "checkpoints/rl", "measured", "responses", "tokenizer", "tensorboard")
+OWN_FILES = ("lock", "config.json", INPUTS, "usage.json", "metrics.jsonl", "filter.json", "results.json", "report.html")
 FILES = ("data.train", "data.eval", "data.sft")
 
 
@@ -98,11 +100,11 @@ def claim(cfg: Config, workdir: Place, allowed: Sequence[str] = ()) -> dict[str,
                 f"--allow_change={name}: {name} cannot change in a run: its checkpoints and metrics depend on it; give "
                 "another --workdir"
             )
+    _refuse_other_kinds(workdir)
     path = workdir / "config.json"
     if not path.exists():
         return {}
     changed = changes(read(path), files.json_ready(cfg.to_dict()))
-    changed = {name: values for name, values in changed.items() if not _is(name, FREE)}
     refused = [name for name in changed if name not in allowed]
     if refused:
         listed = "; ".join(f"{name} is {changed[name][1]}, was {changed[name][0]}" for name in refused)
@@ -113,6 +115,18 @@ def claim(cfg: Config, workdir: Place, allowed: Sequence[str] = ()) -> dict[str,
         )
     refuse_other_files(cfg, workdir)
     return changed
+
+
+def _refuse_other_kinds(workdir: Place) -> None:
+    """ConfigError: a file of the run is a folder, or a folder a file. In a bucket that cannot be."""
+    if isinstance(workdir, Bucket):
+        return
+    for name in FOLDERS:
+        if (workdir / name).exists() and not (workdir / name).is_dir():
+            raise ConfigError(f"{workdir / name} is a file; expected a folder of the run: move it away")
+    for name in OWN_FILES:
+        if (workdir / name).is_dir():
+            raise ConfigError(f"{workdir / name} is a folder; expected a file of the run: move it away")
 
 
 def refuse_other_processes(cfg: Config, versions: Mapping[str, str]) -> None:
@@ -163,13 +177,13 @@ def digests(cfg: Config) -> dict[str, str]:
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """knob -> (old, new) of all that differs between two configs as nested dicts."""
+    """knob -> (old, new) of all that differs between two configs as nested dicts, but for FREE ones."""
     found: dict[str, tuple[Any, Any]] = {}
     for name in {**old, **new}:
         a, b = old.get(name), new.get(name)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             found |= changes(a, b, f"{prefix}{name}.")
-        elif a != b:
+        elif a != b and not _is(prefix + name, FREE):
             found[prefix + name] = (a, b)
     return found
 
@@ -195,5 +209,5 @@ def read(path: Place, flag: str = "--workdir") -> dict[str, Any]:
     """What one of our JSON files holds. ConfigError: it is damaged; `flag`: what the user names its folder with."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"{path}: {error}; expected what t1jax wrote: delete it, or give another {flag}") from error

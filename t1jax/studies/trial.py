@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One run of a study: a cold start that other runs share, or RL from it with its evaluations.
 
-    python -m t1jax.studies.trial OUT NAME          called by study.py; OUT/NAME/job.json describes the job
+    python -m t1jax.studies.trial OUT NAME PARENT   called by study.py; OUT/NAME/job.json describes the job
 
     cold     OUT/NAME: checkpoints/sft, metrics.jsonl, then done.json
     trial    OUT/NAME/seedN, for each seed: checkpoints/rl, metrics.jsonl, then trial.json
@@ -30,7 +30,7 @@ from jax.sharding import Mesh
 from t1jax.config import Config, load
 from t1jax.devices import sharding
 from t1jax.devices.sharding import train_layout
-from t1jax.evaluation import figures, scaling
+from t1jax.evaluation import figures, journal, scaling
 from t1jax.evaluation.evaluator import Evaluator
 from t1jax.evaluation.questions import Question, ask_held_out
 from t1jax.evaluation.responses import Response
@@ -38,7 +38,7 @@ from t1jax.evaluation.statistics import majority_at_k
 from t1jax.host import command_line, files, workdir
 from t1jax.host.metrics import MetricsWriter, read_rows
 from t1jax.host.progress import Progress
-from t1jax.host.stopping import Signals
+from t1jax.host.stopping import Signals, end_with_parent
 from t1jax.model import qwen
 from t1jax.rewards import answers
 from t1jax.studies.divergence import make_divergence
@@ -160,6 +160,7 @@ def trial(cfg: Config, cold_folder: Path, folder: Path, thinking: bool, out: Pat
             },
         }
         files.write_json(folder / "trial.json", done)
+        journal.forget(folder)
 
 
 class Marks:
@@ -235,12 +236,15 @@ def _plain(answer: str | None) -> str | None:
 
 
 def main(argv: list[str]) -> int:
-    """Does the job of folder argv[2] below argv[1]; returns the exit code."""
-    return command_line.call("t1jax.studies.trial", "usage: python -m t1jax.studies.trial OUT NAME\n", _run, argv)
+    """Does the job of folder argv[2] below argv[1] for the process argv[3]; returns the exit code."""
+    return command_line.call(
+        "t1jax.studies.trial", "usage: python -m t1jax.studies.trial OUT NAME PARENT\n", _run, argv
+    )
 
 
 def _run(argv: list[str]) -> None:
     out, name = Path(argv[1]), argv[2]
+    end_with_parent(int(argv[3]))
     told = json.loads((out / name / "job.json").read_text(encoding="utf-8"))
     cfg, shared = load(told["config"]), SharedStep()
     with workdir.locked(out / name, "--out"):  # one that a killed study left behind may still be at work

@@ -4,13 +4,14 @@
 A template is a program that came with the weights, so it runs in Jinja's sandbox as in transformers: with the same
 settings, extensions, filters and globals, so that the text is the same.
 Source: transformers 5.23, utils/chat_template_utils.py.
-Deliberately not here: what a template may spend (sandbox.py); tools and documents, which no task here has.
+Deliberately not here: the process that it runs in (rendering.py), what it may spend (sandbox.py); tools and documents,
+which no task here has.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -32,8 +33,8 @@ SAID = "forty-two"  # an answer that stands nowhere else in a conversation
 class ChatTemplate:
     """A compiled chat template. `render` may be called from any thread."""
 
-    def __init__(self, source: str, file: str) -> None:
-        """Compiles `source`; `file` is what errors name.
+    def __init__(self, source: str, file: str, now: float | None = None) -> None:
+        """Compiles `source`; `file` is what errors name, `now` what the clock says (default: the time).
 
         Raises:
           ConfigError: it is too long, or Jinja does not understand it.
@@ -42,7 +43,7 @@ class ChatTemplate:
             raise ConfigError(f"{file}: a chat template of {len(source)} characters; expected at most {MAX_TEMPLATE}")
         self.source, self._file = source, file
         try:
-            self._environment = _environment()
+            self._environment = _environment(datetime.now() if now is None else datetime.fromtimestamp(now))
             self._template = self._environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise ConfigError(f"{file}: chat template, line {error.lineno}: {_line(error)}; expected Jinja") from error
@@ -77,25 +78,26 @@ class ChatTemplate:
             raise ConfigError(f"{self._file}: the chat template refuses messages of {roles}: {what}") from error
         return "".join(pieces)
 
-    def end_of_turn(self, added: Collection[str], tokens: Mapping[str, str]) -> tuple[str | None, str]:
-        """(the added token that the template writes after the assistant's content or, as GLM's, before the next turn;
-        why there is none).
 
-        It is read off a short conversation. What a template writes in other places only, such as after a call of a
-        tool, cannot be told so.
-        """
-        turns = [{"role": role, "content": said} for role, said in (("user", "2"), ("assistant", SAID), ("user", "3"))]
-        refused = ""
-        for messages in (turns[:2], turns):
-            try:
-                _, said, rest = self.render(messages, tokens, generate=False).rpartition(SAID)
-            except ConfigError as error:
-                refused = f"; {error}"
-                continue
-            following = [text for text in added if said and text.strip() and rest.lstrip().startswith(text)]
-            if following:
-                return max(following, key=len), ""
-        return None, f"the chat template ends no answer by a token{refused}"
+def end_of_turn(render: Callable[[Sequence[Mapping[str, str]]], str], added: Collection[str]) -> tuple[str | None, str]:
+    """(the added token that the template writes after the assistant's content or, as GLM's, before the next turn;
+    why there is none).
+
+    It is read off a short conversation, by `render`. What a template writes in other places only, such as after a call
+    of a tool, cannot be told so.
+    """
+    turns = [{"role": role, "content": said} for role, said in (("user", "2"), ("assistant", SAID), ("user", "3"))]
+    refused = ""
+    for messages in (turns[:2], turns):
+        try:
+            _, said, rest = render(messages).rpartition(SAID)
+        except ConfigError as error:
+            refused = f"; {error}"
+            continue
+        following = [text for text in added if said and text.strip() and rest.lstrip().startswith(text)]
+        if following:
+            return max(following, key=len), ""
+    return None, f"the chat template ends no answer by a token{refused}"
 
 
 class _Generation(Extension):
@@ -132,9 +134,8 @@ class _Namespace(Namespace):
         super().__setitem__(name, value)
 
 
-def _environment() -> Sandbox:
+def _environment(now: datetime) -> Sandbox:
     """What transformers gives its templates. The clock stands still, so that prompts do not change within a run."""
-    now = datetime.now()
     environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
     environment.filters["tojson"] = environment.bounded(_to_json)
     environment.globals.update(

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
@@ -23,8 +24,9 @@ import tokenizers
 from t1jax.config import ConfigError
 from t1jax.host import files, place
 from t1jax.host.place import Place
-from t1jax.text.chat import ChatTemplate
+from t1jax.text.chat import end_of_turn
 from t1jax.text.decoding import make_decoder
+from t1jax.text.rendering import Renderer
 from t1jax.weights import strict
 from t1jax.weights.families import CARRIED
 from t1jax.weights.rope import trained_length
@@ -229,7 +231,7 @@ class HFTokenizer:
         if self._chat is None:
             return stated
         added = (token.content for token in self._tokenizer.get_added_tokens_decoder().values())
-        text, why = self._chat.end_of_turn({*added, *self._tokens.values()}, self._tokens)
+        text, why = end_of_turn(partial(self.chat, generate=False), {*added, *self._tokens.values()})
         if text is None:
             stops = ", ".join(repr(self._tokenizer.id_to_token(token)) for token in stated)
             self.notes.append(f"{self._folder}: {why}: only {stops} ends a response")
@@ -273,10 +275,10 @@ class HFTokenizer:
                 token.special = True
                 self._tokenizer.add_special_tokens([token])
 
-    def _chat_template(self, settings: Mapping[str, Any]) -> ChatTemplate | None:
+    def _chat_template(self, settings: Mapping[str, Any]) -> Renderer | None:
         """The template of chat_template.jinja, tokenizer_config.json or chat_template.json, the first that has one."""
         if JINJA in self._carried:
-            return ChatTemplate(self._text(JINJA), str(self._folder / JINJA))
+            return Renderer(self._text(JINJA), str(self._folder / JINJA))
         for name, found in ((SETTINGS, settings), (OLD_JINJA, self._object(OLD_JINJA))):
             source = found.get("chat_template")
             if source is None:
@@ -291,5 +293,5 @@ class HFTokenizer:
                     )
             if not isinstance(source, str):
                 raise ConfigError(f"{path}: chat_template is a JSON {type(source).__name__}; expected text")
-            return ChatTemplate(source, str(path))
+            return Renderer(source, str(path))
         return None

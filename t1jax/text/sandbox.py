@@ -4,7 +4,8 @@
 Where: prompts; the environment in which chat.py runs chat templates. Jinja's sandbox keeps a template away from the
 host, but not from looping for a year or doubling a string forty times. Here each loop iteration and each call counts as
 a step, and so do each KILO characters or entries that an operator or call produces; a rendering has MAX_STEPS.
-Deliberately not here: a bound on what one filter (join, replace) allocates at once; its result is measured afterwards.
+Deliberately not here: a bound on what one filter (join, replace) allocates at once: that is for the process in which
+templates run (rendering.py).
 """
 
 from __future__ import annotations

@@ -281,7 +281,7 @@ class Checkpoints:
         self._damaged[step] = why
         if multihost.is_main():
             path = self.directory / str(step)
-            kept = damage.set_aside(path, why)
+            kept = damage.set_aside(path, why, self._cfg.checkpoint.keep_damaged)
             self._note(f"{path} cannot be read ({why}); {kept}, and an older one taken")
 
     def _refuse_other_model(self, step: int) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from orbax.checkpoint.utils import TMP_DIR_SUFFIX
 
+from t1jax.host import place
 from t1jax.host.bucket import Bucket, Unreachable
 from t1jax.host.place import Place
 from t1jax.weights import steps
@@ -32,13 +33,19 @@ def unreadable(directory: Place) -> Iterator[tuple[int, str]]:
             yield step, reason(error)
 
 
-def set_aside(path: Place, why: str) -> str:
-    """Keeps what is left of a step where Orbax does not look; says how, in words."""
+def set_aside(path: Place, why: str, keep: int) -> str:
+    """Keeps what is left of a step where Orbax does not look; says how, in words.
+
+    `keep`: how many stay, at least 1, the latest set aside. In a bucket a step stays until it is saved again.
+    """
     if isinstance(path, Bucket):
         steps.mark_damaged(path, why)
         return f"it is marked by {steps.DAMAGED}"
     aside = next(x for n in range(10**6) if not (x := path.with_name(f"{path.name}.damaged{n or ''}")).exists())
     os.rename(path, aside)
+    there = sorted(path.parent.glob("*.damaged*"), key=lambda each: (each != aside, -each.stat().st_ctime_ns))
+    for old in there[keep:]:
+        place.remove(old)
     return f"it is kept as {aside.name}"
 
 

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from t1jax.config import Config
 from t1jax.devices import multihost
-from t1jax.evaluation import saved
+from t1jax.evaluation import journal, saved
 from t1jax.evaluation.evaluator import Evaluator
 from t1jax.evaluation.figures import metrics_row
 from t1jax.evaluation.questions import Question, ask_held_out
@@ -123,8 +123,10 @@ def _evaluate(
     log: StepLog,
 ) -> float:
     """The accuracy on the quick problems after step `number`; its responses and its row are written."""
-    responses = evaluator.respond(params, "quick", questions)
+    journal.forget(writer.workdir, but=f"rl-{number:06d}-")
+    kept = journal.of_run(writer.workdir, "rl", number)("quick")
+    responses = evaluator.respond(params, "quick", questions, journal=kept)
     saved.save(writer.workdir, responses, "rl", number, evaluator.cfg.eval.keep_responses)
-    row = metrics_row(responses) | {"seconds": log.pause()}
+    row = metrics_row(responses) | {"seconds": log.pause(), "tokens": sum(r.tokens for r in responses)}
     writer.write("evaluate", number, row)
     return float(row["accuracy"])

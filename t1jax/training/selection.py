@@ -21,12 +21,13 @@ from jax.sharding import Mesh
 
 from t1jax.config import Config, ConfigError
 from t1jax.devices import multihost
-from t1jax.evaluation import figures
+from t1jax.evaluation import figures, journal
 from t1jax.evaluation.evaluator import Evaluator
 from t1jax.evaluation.questions import ask
 from t1jax.host import files
 from t1jax.host.place import Place
 from t1jax.host.progress import Progress
+from t1jax.host.workdir import read
 from t1jax.tasks.task import P, Task, Wrapped
 from t1jax.text.tokenizer import Tokenizer
 from t1jax.types import Params
@@ -66,9 +67,10 @@ def select(
     if not path.exists():
         if params is None:
             raise ConfigError(f"{path}: not found, but reinforcement learning has begun; expected it: put it back")
-        rates = pass_rates(cfg, mesh, task, tokenizer, params, progress)
+        rates, tokens = pass_rates(cfg, mesh, task, tokenizer, params, workdir, progress)
         if multihost.is_main():
-            files.write_json(path, {"pass_rates": [[index, rate] for index, rate in rates.items()]})
+            files.write_json(path, {"pass_rates": [[index, rate] for index, rate in rates.items()], "tokens": tokens})
+            journal.forget(workdir)
         multihost.barrier("the problems are filtered")
     chosen = choose(cfg, task, workdir)
     kept, tried = chosen.size("train"), len(_rates(path))
@@ -96,6 +98,13 @@ def choose(cfg: Config, task: Task, folder: Place) -> Task:
     return Selected(task, kept)
 
 
+def tokens(cfg: Config, folder: Place) -> int:
+    """Tokens that were sampled for the filter, by `folder`/filter.json."""
+    if cfg.rl.filter_pass_rate == 1:
+        return 0
+    return int(read(folder / FILE_NAME).get("tokens", 0))
+
+
 def _rates(path: Place) -> dict[int, float | None]:
     """What filter.json says: index -> pass rate."""
     try:
@@ -105,27 +114,26 @@ def _rates(path: Place) -> dict[int, float | None]:
 
 
 def pass_rates(
-    cfg: Config, mesh: Mesh, task: Task, tokenizer: Tokenizer, params: Params, progress: Progress
-) -> dict[int, float | None]:
-    """index -> share of right tries at that training problem among those that can be scored; None if there is none."""
+    cfg: Config, mesh: Mesh, task: Task, tokenizer: Tokenizer, params: Params, workdir: Place, progress: Progress
+) -> tuple[dict[int, float | None], int]:
+    """index -> share of right tries at that training problem among those that can be scored, None if there is none; and
+    how many tokens were sampled for it.
+    """
     evaluator = Evaluator(cfg, mesh, task, tokenizer)
     indices = candidates(task.size("train"), cfg.rl.filter_problems, cfg.seed)
-    part = max(cfg.eval.batch_size // cfg.rl.filter_samples, 1)
-    rates: dict[int, float | None] = {}
+    questions = ask(task, tokenizer, [task.problem(index, "train") for index in indices])
     with progress.stage("filter", total=len(indices)) as stage:
-        for start in range(0, len(indices), part):
-            questions = ask(task, tokenizer, [task.problem(index, "train") for index in indices[start : start + part]])
-            tries = evaluator.respond(
-                params,
-                "filter",
-                [dataclasses.replace(question, id=question.problem.index) for question in questions],
-                samples=cfg.rl.filter_samples,
-                temperature=cfg.rl.temperature,
-                truncate=True,
-            )
-            rates |= figures.pass_rates((response.problem, response.outcome) for response in tries)
-            stage.update(len(rates))
-    return rates
+        tries = evaluator.respond(
+            params,
+            "filter",
+            [dataclasses.replace(question, id=question.problem.index) for question in questions],
+            samples=cfg.rl.filter_samples,
+            temperature=cfg.rl.temperature,
+            truncate=True,
+            journal=journal.of_run(workdir, "filter", 0)("tries"),
+            tell=lambda done: stage.update(len(done) // cfg.rl.filter_samples),
+        )
+    return figures.pass_rates((response.problem, response.outcome) for response in tries), evaluator.sampled
 
 
 def candidates(size: int | None, count: int, seed: int) -> list[int]:

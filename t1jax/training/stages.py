@@ -8,9 +8,10 @@ says that it is done.
     tokenizer/            the tokenizer, trained first
     checkpoints/sft, rl   Orbax checkpoints of the two training stages
     compiled/             programs for the next start; may be deleted
-    measured/sft, rl.json what was measured after each
+    measured/sft, rl.json what was measured after each; journal/ what was sampled for it so far (journal.py)
     responses/            what was sampled for it, and during RL (saved.py)
     filter.json           pass rates that training problems were chosen by (selection.py), if rl.filter_pass_rate < 1
+    usage.json            when it ran, on how many chips (usage.py)
     metrics.jsonl         a row a step; tensorboard/ the same for TensorBoard
     results.json          the outcome; report.html and PNGs the same for people
 
@@ -19,8 +20,6 @@ Deliberately not here: flags (main.py), how a stage works (sft.py, rl.py, evalua
 
 from __future__ import annotations
 
-import json
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,16 +33,16 @@ from jax.sharding import Mesh
 from t1jax import validation
 from t1jax.config import Config, ConfigError
 from t1jax.devices import multihost, sharding
-from t1jax.evaluation import figures, saved, scaling
+from t1jax.evaluation import figures, journal, saved, scaling
 from t1jax.evaluation.evaluator import Evaluator
 from t1jax.evaluation.questions import ask_held_out
 from t1jax.evaluation.responses import Response
-from t1jax.host import files
+from t1jax.host import files, usage
 from t1jax.host.metrics import MetricsWriter, read_rows
 from t1jax.host.place import Place
 from t1jax.host.progress import Progress
 from t1jax.host.stopping import Signals
-from t1jax.host.workdir import begin, claim, locked, refuse_other_processes
+from t1jax.host.workdir import begin, claim, locked, read, refuse_other_processes
 from t1jax.reports import run_page
 from t1jax.rewards.verifier import Verifier
 from t1jax.tasks.embedded import make_embedded, make_verifier
@@ -53,12 +52,14 @@ from t1jax.tasks.written import read_written
 from t1jax.text import tokenizer
 from t1jax.text.huggingface import HFTokenizer
 from t1jax.text.tokenizer import Tokenizer
-from t1jax.training import rl, selection, sft
+from t1jax.training import opening, rl, selection, sft
 from t1jax.training.checkpoint import Checkpoints
+from t1jax.training.results import PACKAGES, collect
 from t1jax.types import Params
 from t1jax.weights import load as weights
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy")
+MEASURED: dict[str, Any] = {"summary": dict, "greedy": dict, "by_difficulty": list, "samples": list, "scaling": list}
+MEASURED |= {"seconds": int | float}
 
 
 def run(cfg: Config, workdir: Place, allow_change: Sequence[str] = ()) -> Place:
@@ -96,9 +97,14 @@ def run(cfg: Config, workdir: Place, allow_change: Sequence[str] = ()) -> Place:
             if multihost.is_main():
                 outdated = (*done, *(measurement(workdir, stage) for stage in ("sft", "rl")))
                 begin(cfg, workdir, outdated if changed else ())
+                if changed:
+                    journal.forget(workdir)
                 tokens.save(workdir / "tokenizer")
             multihost.barrier("the workdir is begun")
-            return stages(cfg, mesh, workdir, task, tokens, progress, signals)
+            for line in opening.lines(cfg, mesh, task, workdir):
+                progress.note(line)
+            with usage.counted(workdir, mesh.size, mesh.devices.flat[0].device_kind) as lost:
+                return stages(cfg, mesh, workdir, task, tokens, progress, signals, lost)
 
 
 def stages(
@@ -109,13 +115,17 @@ def stages(
     tokens: Tokenizer,
     progress: Progress,
     signals: Signals,
+    lost: Callable[[int], None],
 ) -> Place:
-    """What is left of the stages, one after the other; returns the path of the report."""
+    """What is left of the stages, one after the other; returns the path of the report.
+
+    `lost` is told of tokens whose steps are done again.
+    """
     evaluator = Evaluator(cfg, mesh, task, tokens, progress)
     with (
         Checkpoints(workdir / "checkpoints/sft", cfg, tokens, progress.note) as sft_checkpoints,
         Checkpoints(workdir / "checkpoints/rl", cfg, tokens, progress.note) as rl_checkpoints,
-        MetricsWriter(workdir, resume_after(sft_checkpoints, rl_checkpoints)) as writer,
+        MetricsWriter(workdir, resume_after(sft_checkpoints, rl_checkpoints), lost) as writer,
     ):
         before = None  # weights after the cold start: not needed once RL has a checkpoint of its own
         if rl_checkpoints.latest() is None or not measurement(workdir, "sft").exists():
@@ -139,6 +149,8 @@ def compilation_cache(cfg: Config, workdir: Place) -> Iterator[None]:
     if not cfg.compilation_cache or jax.config.values["jax_compilation_cache_dir"]:
         yield
         return
+    if multihost.is_main():
+        files.shrink(workdir / "compiled", cfg.compilation_cache_mib << 20)
     try:
         jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "compiled"))
         cache.reset_cache()
@@ -203,22 +215,25 @@ def resume_after(sft_checkpoints: Checkpoints, rl_checkpoints: Checkpoints) -> d
 
 def measure(evaluator: Evaluator, task: Task, params: Params, stage: str, workdir: Place) -> dict[str, Any]:
     """All that is measured of one stage's weights, on the same held-out problems; responses are saved in `workdir`."""
-    cfg = evaluator.cfg
+    cfg, before = evaluator.cfg, evaluator.sampled
     questions = ask_held_out(task, evaluator.tokenizer, cfg.eval.num_problems)
-    responses = evaluator.respond(params, "held_out", questions)
+    kept = journal.of_run(workdir, stage, cfg.rl.num_steps if stage == "rl" else 0)
+    responses = evaluator.respond(params, "held_out", questions, journal=kept("held_out"))
     done, last = (cfg.rl.num_steps, True) if stage == "rl" else (0, False)
     saved.save(workdir, responses, stage, done, cfg.eval.keep_responses, final=last)
-    greedy = evaluator.respond(params, "held_out", questions, temperature=0.0)
+    greedy = evaluator.respond(params, "held_out", questions, temperature=0.0, journal=kept("greedy"))
     summary = figures.summary(responses)
     if task.forbid_giving_up(evaluator.tokenizer) is not None:
-        forbidden = evaluator.respond(params, "held_out", questions, forbid_giving_up=True)
+        forbidden = evaluator.respond(params, "held_out", questions, forbid_giving_up=True, journal=kept("forbidden"))
         summary["forbidden_to_give_up"] = figures.accuracy(forbidden)
+    points = scaling.inference_scaling(evaluator, params, questions, responses, stage, kept)
     return {
         "summary": summary,
         "greedy": figures.accuracy(greedy),
         "by_difficulty": figures.by_difficulty(responses, stage),
         "samples": [sample(response, stage) for response in responses[: cfg.eval.samples]],
-        "scaling": scaling.inference_scaling(evaluator, params, questions, responses, stage),
+        "scaling": points,
+        "tokens": evaluator.sampled - before,
     }
 
 
@@ -248,8 +263,13 @@ def measured(stage: str, workdir: Place, progress: Progress, work: Callable[[], 
             outcome = work()
         if multihost.is_main():
             files.write_json(path, outcome | {"seconds": time.perf_counter() - began})
+            journal.forget(workdir)
         multihost.barrier(f"measured {stage}")
-    return json.loads(path.read_text(encoding="utf-8"))
+    found = read(path)
+    wrong = [name for name, kind in MEASURED.items() if not isinstance(found.get(name), kind)]
+    if wrong:
+        raise ConfigError(f"{path}: {wrong[0]} is {found.get(wrong[0])!r:.60}; expected what t1jax wrote: delete it")
+    return found
 
 
 def finish(cfg: Config, workdir: Place, first: dict[str, Any], last: dict[str, Any]) -> Place:
@@ -257,27 +277,8 @@ def finish(cfg: Config, workdir: Place, first: dict[str, Any], last: dict[str, A
     path = workdir / "report.html"
     if multihost.is_main():
         rows = read_rows(workdir)
-        results = collect(cfg, rows, first, last)
+        results = collect(cfg, rows, first, last, selection.tokens(cfg, workdir))
+        results["lost_tokens"] = usage.lost_tokens(usage.read(workdir))
         path = run_page.write_report(workdir, results, rows)
         files.write_json(workdir / "results.json", results)
     return path
-
-
-def collect(cfg: Config, rows: list[dict[str, Any]], first: dict[str, Any], last: dict[str, Any]) -> dict[str, Any]:
-    """The content of results.json from what the two stages measured."""
-    seconds = dict.fromkeys(("sft", "rl", "evaluate"), 0.0)
-    for row in rows:
-        seconds[row["stage"]] += row["seconds"]
-    seconds |= {"measure_sft": first["seconds"], "measure_rl": last["seconds"]}
-    return {
-        "sft": first["summary"],
-        "rl": last["summary"],
-        "greedy": {"sft": first["greedy"], "rl": last["greedy"]},
-        "skills": {"sft": first["summary"].get("skills", {}), "rl": last["summary"].get("skills", {})},
-        "by_difficulty": first["by_difficulty"] + last["by_difficulty"],
-        "scaling": first["scaling"] + last["scaling"],
-        "samples": first["samples"] + last["samples"],
-        "seconds": seconds | {"total": sum(seconds.values())},
-        "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
-        "config": cfg.to_dict(),
-    }

@@ -32,7 +32,7 @@ from t1jax.rollouts.sampling import SamplingSettings
 from t1jax.training import passes
 from t1jax.training.scoring import Scorer, make_score
 from t1jax.training.setup import RlSetup
-from t1jax.training.step_report import describe, mismatch
+from t1jax.training.step_report import describe, fates, mismatch
 from t1jax.types import Params, Plan, Prompts, Report, Rollouts, Scores, TrainState
 from t1jax.update import advantages, losses, optim, packing
 from t1jax.update.masking import Mean
@@ -114,6 +114,7 @@ def make_update(
         log_ratio_jbS, packed_B = learner_jbS - rows.logprob_jbS, plan.row_B >= 0
         report = describe(rollouts, scores, rl)
         report |= mismatch(log_ratio_jbS, rows.sampled_jbS, of_response(log_ratio_jbS), packed_B)
+        report |= fates(rollouts, scorable_B, packed_B, applied)
         report |= {
             "loss": loss,
             "grad_norm": norm,

@@ -32,7 +32,7 @@ def describe(rollouts: Rollouts, scores: Scores, cfg: RlConfig) -> Report:
         "reward": Mean.of(reward_B, scorable_B).value(),
         "accuracy": Mean.of(scores.outcome_B == 1, scorable_B).value(),
         "response_length": length_B.mean(),
-        "tokens": length_B.sum(),
+        "tokens": rollouts.sampled_BT.sum(dtype=jnp.int32),
         "entropy": Mean.of(rollouts.entropy_BT, rollouts.sampled_BT).value(),
         "overlong": scores.overlong_B.mean(dtype=jnp.float32),
         "repetition": scores.repetition_B.mean(dtype=jnp.float32),
@@ -46,6 +46,32 @@ def describe(rollouts: Rollouts, scores: Scores, cfg: RlConfig) -> Report:
         "failed": (scores.outcome_B == FAILED).mean(dtype=jnp.float32),
         "mixed_groups": mixed_P.mean(dtype=jnp.float32),
         "penalty_variance": advantages.penalty_variance(scores, cfg),
+    }
+
+
+def fates(rollouts: Rollouts, scorable_B: jax.Array, packed_B: jax.Array, applied: jax.Array) -> Report:
+    """What became of the step's tokens: int32[] counts that add up to `tokens`.
+
+    tokens_trained: in the update. tokens_skipped: would have been, but the gradient was not finite.
+    tokens_unscorable: of responses that could not be judged. tokens_no_advantage: of others from which nothing can be
+    learnt, as their siblings were as good; with rl.entropy_coef or rl.kl_coef all teach something.
+
+    Args:
+      scorable_B: bool, responses that were judged.
+      packed_B: bool, responses that have a place in the rows of the update.
+      applied: bool[], whether the update was made.
+    """
+    length_B = rollouts.sampled_BT.sum(-1, dtype=jnp.int32)
+
+    def count(which_B: jax.Array) -> jax.Array:
+        return jnp.where(which_B, length_B, 0).sum()
+
+    learnt = count(scorable_B & packed_B)
+    return {
+        "tokens_trained": jnp.where(applied, learnt, 0),
+        "tokens_skipped": jnp.where(applied, 0, learnt),
+        "tokens_unscorable": count(~scorable_B),
+        "tokens_no_advantage": count(scorable_B & ~packed_B),
     }
 
 

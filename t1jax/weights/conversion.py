@@ -10,6 +10,7 @@ orbax_arrays.py), sources (load.py).
 
 from __future__ import annotations
 
+import glob
 import json
 import math
 import os
@@ -17,6 +18,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -196,6 +198,7 @@ def _beside(dst: Place, size: int) -> Iterator[Place]:
             raise ConfigError(f"{dst.parent} is not a folder; expected one for {dst.name}; create it")
         if (free := shutil.disk_usage(dst.parent).free) < size:
             raise ConfigError(f"{dst.parent} has {free // MB} MB of free space; expected at least {size // MB} MB")
+        _sweep(dst)
         beside.mkdir()
         yield beside
         os.replace(beside, dst)
@@ -205,6 +208,14 @@ def _beside(dst: Place, size: int) -> Iterator[Place]:
         raise ConfigError(f"{error.filename or dst}: {reason}; nothing was written to {dst}") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _sweep(dst: Path) -> None:
+    """Removes what conversions to `dst` left whose process was killed."""
+    for left in dst.parent.glob(f".{glob.escape(dst.name)}.[0-9]*.tmp"):
+        number = left.name.split(".")[-2]
+        if number.isdecimal() and not Path(f"/proc/{number}").exists() and Path("/proc/self").exists():
+            shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager

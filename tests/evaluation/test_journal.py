@@ -18,6 +18,7 @@ from rich.console import Console
 
 from t1jax.config import ConfigError
 from t1jax.evaluation import evaluator as evaluation
+from t1jax.evaluation import journal
 from t1jax.evaluation.journal import Journal
 from t1jax.evaluation.questions import Question, digest
 from t1jax.host.progress import Progress
@@ -205,6 +206,46 @@ def test_what_is_sampled_is_written_before_the_next_batch(tmp_path, make):
         except KeyboardInterrupt:
             pass
         assert path.read_bytes().count(b"\n") == lines
+
+
+def test_a_run_samples_as_without_a_journal_and_a_kill_costs_a_batch(tmp_path, make):
+    """What only the task knows of a response is found again for those that the journal holds."""
+    asked = [dataclasses.replace(q, row=0, text=f"prompt {q.id}") for q in questions(5)]
+    settings = {"samples": 2, "truncate": True, "length": LENGTH, "new_tokens": NEW}
+    plain = make()
+    plain.task.analyse = lambda problem, text: (problem.index, text)
+    expected = plain.respond(PARAMS, "quick", asked, **settings)
+    kept, told = journal.of_run(tmp_path, "rl", 50), []
+    for lives in (1, 1, 9):
+        evaluator = make()
+        evaluator.task.analyse = plain.task.analyse
+        evaluator._generate.lives = lives
+        try:
+            found = evaluator.respond(PARAMS, "quick", asked, journal=kept("quick"), tell=told.append, **settings)
+        except KeyboardInterrupt:
+            pass
+        assert len(evaluator._generate.calls) == 1
+    assert [r.line() for r in found] == [r.line() for r in expected] and found == expected
+    assert [r.analysis for r in found] == [r.analysis for r in expected] and found[0].analysis is not None
+    assert evaluator.sampled == plain.sampled == sum(r.tokens for r in expected)
+    assert len(told[-1]) == 10
+    with pytest.raises(ConfigError, match="temperature"):
+        make().respond(PARAMS, "quick", asked, journal=kept("quick"), temperature=0.5, **settings)
+    journal.forget(tmp_path, but="rl-000050-")
+    assert len(list((tmp_path / "journal").iterdir())) == 2
+    journal.forget(tmp_path, but="rl-000100-")
+    assert list((tmp_path / "journal").iterdir()) == []
+
+
+def test_a_long_evaluation_of_a_run_says_how_long_it_takes(tmp_path, make, monkeypatch):
+    monkeypatch.setattr(evaluation, "LONG", 0.0)
+    evaluator, notes = make(), []
+    evaluator._progress.note = notes.append
+    evaluator.respond(
+        PARAMS, "held_out", questions(9), journal=journal.of_run(tmp_path, "sft", 0)("x"), truncate=True,
+        length=LENGTH, new_tokens=NEW,
+    )  # fmt: skip
+    assert len(notes) == 1 and notes[0].startswith("held_out: 9 responses, 0:0")
 
 
 OTHERS = {

@@ -73,6 +73,23 @@ def test_resume_drops_rows_that_will_be_done_again(tmp_path):
     assert read_rows(tmp_path)[-1]["loss"] == 7.0
 
 
+def test_tokens_are_summed_over_the_steps_that_stand_and_those_of_others_are_told(tmp_path):
+    lost = []
+
+    def steps(writer, numbers):
+        rows = [writer.write("rl", n, {"tokens": 10 * n, "tokens_trained": n}) for n in numbers]
+        return [(row["tokens_so_far"], row["tokens_trained_so_far"]) for row in rows]
+
+    with MetricsWriter(tmp_path, {}, lost.append) as writer:
+        assert steps(writer, (1, 2, 3)) == [(10, 1), (30, 3), (60, 6)]
+        writer.write("evaluate", 3, {"tokens": 7})
+    with MetricsWriter(tmp_path, {"rl": 2, "evaluate": 2}, lost.append) as writer:  # killed before the checkpoint of 3
+        assert lost == [37] and steps(writer, (3, 4)) == [(60, 6), (100, 10)]
+        writer.rewind(3, "rl", "evaluate")
+        assert lost == [37, 40] and steps(writer, (4,)) == [(100, 10)]
+    assert "tokens_so_far" not in MetricsWriter(tmp_path, {}).write("sft", 1, {"tokens": 5})
+
+
 def test_a_line_torn_by_a_crash_is_dropped_and_the_next_row_is_whole(tmp_path):
     with MetricsWriter(tmp_path, {}) as writer:
         writer.write("rl", 1, {})
@@ -331,3 +348,14 @@ def test_progress_and_metrics_load_neither_tensorboard_nor_matplotlib():
         "sys.exit(any(m in sys.modules for m in ('tensorboardX', 'matplotlib')))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_oldest_files_go_until_the_others_fit(tmp_path):
+    for age, name in enumerate("abcd"):
+        (tmp_path / name).write_bytes(bytes(10))
+        os.utime(tmp_path / name, (1000 - age,) * 2)
+    files.shrink(tmp_path, 40)
+    assert len(list(tmp_path.iterdir())) == 4
+    files.shrink(tmp_path, 29)
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
+    files.shrink(tmp_path / "none", 0)

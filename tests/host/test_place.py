@@ -45,6 +45,7 @@ FLAGS = [  # every flag and knob that takes a file or a folder: command, flag, w
     ("report", "", []),
     ("report", "--out", ["."]),
     ("replay", "", []),
+    ("status", "", []),
 ]
 
 

@@ -39,6 +39,7 @@ from t1jax.model import qwen
 from t1jax.rewards import verifier, worker
 from t1jax.rewards.verifier import Verifier
 from t1jax.tasks.files.problems import read_problems
+from t1jax.text import rendering
 from t1jax.text.huggingface import HFTokenizer
 from t1jax.text.tokenizer import SentencePieceTokenizer, train_sentencepiece
 from t1jax.training.checkpoint import Checkpoints
@@ -56,6 +57,7 @@ WATCHED = {
 IMPORT = "a module of a package, imported when first needed"
 TEMPLATE = "Jinja, which compiles a chat template for its sandbox"
 VERIFIER = "the verifier's own worker process"
+RENDERER = "the process that renders chat templates"
 GENERATED = "classes and functions that packages write for themselves, from the names of their fields"
 NUMBER = "sympy, which evaluates the digits of a number that math-verify's grammar has read"
 WRITERS = ("dataclasses.py", "collections/__init__.py", "sympy/polys/monomials.py")
@@ -101,6 +103,8 @@ def _known(event: str, arguments: tuple[Any, ...], files: list[str]) -> str:
         return NUMBER if _only_a_number(arguments[0]) else ""
     if event == "subprocess.Popen" and str(verifier._PROGRAM) in arguments[1]:
         return VERIFIER
+    if event == "subprocess.Popen" and rendering.PROGRAM in arguments[1]:
+        return RENDERER
     return ""
 
 

@@ -57,7 +57,7 @@ PHASES = {  # -> how often a whole run comes by, about
     "report": 2,
     "any moment": 1,
 }
-CLOCK = ("seconds", "tokens_per_second", "config")
+CLOCK = ("seconds", "tokens_per_second", "config", "lost_tokens")
 MARK = "T1JAX_TORTURE"  # in the environment of a run and of all that it starts
 RUNS = ("pairs", "files")
 PLACES = {"local": {}, "gs": {"rows put": 7}}  # -> phases that only it has

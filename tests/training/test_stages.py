@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import jax
@@ -12,6 +13,7 @@ import small
 from tiny_run import CFG, KNOBS, last_state, rows_of
 
 from t1jax.config import ConfigError
+from t1jax.evaluation.journal import Journal
 from t1jax.host import files
 from t1jax.training import checkpoint, replicas, stages
 
@@ -25,6 +27,10 @@ def test_a_run_leaves_what_it_promises(unbroken):
     assert all({"accuracy", "low", "high", "n"} <= set(point) for point in results["scaling"])
     assert {"sft", "rl", "measure_sft", "measure_rl", "total"} <= set(results["seconds"])
     assert results["config"]["rl"]["num_steps"] == 5 and "jax" in results["versions"]
+    tokens = results["tokens"]
+    assert sum(count for name, count in tokens.items() if name != "generated") == tokens["generated"]
+    assert tokens["generated"] > tokens["trained"] > 0 == results["lost_tokens"]
+    assert list((unbroken / "journal").iterdir()) == []
     for name in ("report.html", "config.json", "tokenizer/tokenizer.model", "accuracy.png", "scaling.png"):
         assert (unbroken / name).stat().st_size > 0
     assert list((unbroken / "tensorboard").rglob("events*"))
@@ -117,11 +123,35 @@ def test_an_interrupted_run_ends_as_the_unbroken_one(unbroken, tmp_path, monkeyp
     assert rows_of(tmp_path / "run") == rows_of(unbroken)
     jax.tree.map(np.testing.assert_array_equal, last_state(tmp_path / "run"), last_state(unbroken))
     assert saved_of(tmp_path / "run") == saved_of(unbroken)
-    clock = ("seconds", "config")
+    clock = ("seconds", "config", "lost_tokens")
     mine, theirs = (json.loads((w / "results.json").read_text()) for w in (tmp_path / "run", unbroken))
     assert {k: v for k, v in mine.items() if k not in clock} == {k: v for k, v in theirs.items() if k not in clock}
     rows = {"sft": CFG.sft.batch_size, "rl": CFG.rl.prompts_per_step}
     assert compared == ([(after, rows["sft"]), (0, rows["rl"])] if stage == "sft" else [(after, rows["rl"])])
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_evaluations_samples_each_batch_once_and_ends_as_the_unbroken_one(
+    unbroken, tmp_path, monkeypatch
+):
+    append, kept = Journal.append, []
+
+    def kill(self, batch):
+        append(self, batch)
+        first = not any(name == self.path.name for name, _ in kept)
+        kept.append((self.path.name, batch[0].problem))
+        if first and self.path.stem in ("sft-000000-held_out", "rl-000004-quick", "rl-000005-budget-16"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Journal, "append", kill)
+    while not (tmp_path / "run/results.json").exists():
+        with contextlib.suppress(KeyboardInterrupt):
+            stages.run(CFG, tmp_path / "run")
+    assert len(kept) == len(set(kept)) >= 9
+    assert rows_of(tmp_path / "run") == rows_of(unbroken) and saved_of(tmp_path / "run") == saved_of(unbroken)
+    clock = ("seconds", "config", "lost_tokens")
+    mine, theirs = (json.loads((w / "results.json").read_text()) for w in (tmp_path / "run", unbroken))
+    assert {k: v for k, v in mine.items() if k not in clock} == {k: v for k, v in theirs.items() if k not in clock}
 
 
 def test_a_vocabulary_too_small_for_the_task_leaves_nothing_behind(tmp_path):

@@ -272,6 +272,9 @@ def test_scores_come_back_to_their_rows(shape):
     assert report["unscorable"] == 1 / 8 and report["accuracy"] == np.float32(2 / 7)
     assert (report["overlong"], report["repetition"], report["garbled"]) == (1 / 8, 1 / 8, 2 / 8)
     assert report["reward"] == np.float32((2 - 4) / 7) and report["mixed_groups"] == 0 == report["failed"]
+    fates = {name: int(report[f"tokens_{name}"]) for name in ("trained", "skipped", "unscorable", "no_advantage")}
+    assert sum(fates.values()) == report["tokens"] > fates["trained"] > 0 < fates["unscorable"]
+    assert fates["skipped"] == 0 == fates["no_advantage"]  # the entropy bonus teaches something of every response
 
 
 @pytest.mark.parametrize("shape", [ONE, (1, 4, 2)])

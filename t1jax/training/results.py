@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What results.json says of a finished run, from its metrics rows and its two measurements.
+
+Deliberately not here: the measurements (stages.py), the page (reports/).
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from t1jax.config import Config, ConfigError
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy")
+FATES = ("trained", "skipped", "unscorable", "no_advantage")  # columns tokens_NAME of RL (step_report.py)
+
+
+def tokens(
+    rows: Sequence[Mapping[str, Any]], first: Mapping[str, Any], last: Mapping[str, Any], filtered: int
+) -> dict[str, int] | None:
+    """All tokens that were sampled, and what became of them: `generated` is the sum of the others.
+
+    Those of steps that a kill undid are counted once, and apart (usage.py). None: older versions did not count.
+    """
+    steps = [row for row in rows if row["stage"] == "rl"]
+    measured = [first, last, *(row for row in rows if row["stage"] == "evaluate")]
+    if any(f"tokens_{FATES[0]}" not in row for row in steps) or any("tokens" not in each for each in measured):
+        return None
+    found = {name: sum(int(row[f"tokens_{name}"] or 0) for row in steps) for name in FATES}
+    found |= {"evaluation": sum(int(each["tokens"] or 0) for each in measured), "filter": filtered}
+    return {"generated": sum(found.values()), **found}
+
+
+def collect(
+    cfg: Config, rows: Sequence[Mapping[str, Any]], first: Mapping[str, Any], last: Mapping[str, Any], filtered: int = 0
+) -> dict[str, Any]:
+    """The content of results.json from what the two stages measured; `filtered`: tokens that the filter sampled."""
+    seconds = dict.fromkeys(("sft", "rl", "evaluate"), 0.0)
+    for row in rows:
+        if row["stage"] not in seconds or not isinstance(row.get("seconds"), int | float):
+            raise ConfigError(f"metrics.jsonl: step {row['step']} of {row['stage']!r} is no row of a run; delete it")
+        seconds[row["stage"]] += row["seconds"]
+    seconds |= {"measure_sft": first["seconds"], "measure_rl": last["seconds"]}
+    return {
+        "sft": first["summary"],
+        "rl": last["summary"],
+        "greedy": {"sft": first["greedy"], "rl": last["greedy"]},
+        "skills": {"sft": first["summary"].get("skills", {}), "rl": last["summary"].get("skills", {})},
+        "by_difficulty": first["by_difficulty"] + last["by_difficulty"],
+        "scaling": first["scaling"] + last["scaling"],
+        "samples": first["samples"] + last["samples"],
+        "tokens": tokens(rows, first, last, filtered),
+        "seconds": seconds | {"total": sum(seconds.values())},
+        "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "config": cfg.to_dict(),
+    }
