@@ -7,9 +7,10 @@ Deliberately not here: which bounds a knob has (validation.py), its type (typed.
 from __future__ import annotations
 
 import difflib
+import math
 from typing import Any
 
-from t1jax.config import Config, ConfigError, knobs
+from t1jax.config import Config, ConfigError, MeshConfig, knobs
 
 
 def get(cfg: Config, knob: str) -> Any:
@@ -88,3 +89,21 @@ def share(cfg: Config, section: str, names: str) -> None:
     """ConfigError unless each of the section's knobs, words in `names`, is 0 to 1."""
     for knob in (f"{section}.{name}" for name in names.split()):
         check(cfg, knob, 0 <= get(cfg, knob) <= 1, "0 to 1")
+
+
+def mesh_shape(mesh: MeshConfig, num_devices: int) -> tuple[int, int, int]:
+    """(data, fsdp, tensor) with -1 filled in.
+
+    Raises:
+      ConfigError: the sizes cannot multiply to `num_devices`.
+    """
+    sizes = [mesh.data, mesh.fsdp, mesh.tensor]
+    known = math.prod(size for size in sizes if size != -1)
+    if sizes.count(-1) == 1 and known > 0 and num_devices % known == 0:
+        sizes[sizes.index(-1)] = num_devices // known
+    if min(sizes) < 1 or math.prod(sizes) != num_devices:
+        raise ConfigError(
+            f"mesh.data, mesh.fsdp, mesh.tensor are {mesh.data}, {mesh.fsdp}, {mesh.tensor}; expected a product of "
+            f"{num_devices}, the number of devices, with at most one -1 for what is left"
+        )
+    return sizes[0], sizes[1], sizes[2]

@@ -11,13 +11,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from t1jax import typed
-from t1jax.typed import ConfigError
+from t1jax.typed import ConfigError as ConfigError
 
 
 def inert(text: str) -> str:
@@ -285,21 +284,3 @@ def unknown_knob(name: str) -> ConfigError:
 def knobs() -> list[str]:
     """The dotted name of every knob; those of a benchmark only as `benchmarks`."""
     return typed.names(Config)
-
-
-def mesh_shape(mesh: MeshConfig, num_devices: int) -> tuple[int, int, int]:
-    """(data, fsdp, tensor) with -1 filled in.
-
-    Raises:
-      ConfigError: the sizes cannot multiply to `num_devices`.
-    """
-    sizes = [mesh.data, mesh.fsdp, mesh.tensor]
-    known = math.prod(size for size in sizes if size != -1)
-    if sizes.count(-1) == 1 and known > 0 and num_devices % known == 0:
-        sizes[sizes.index(-1)] = num_devices // known
-    if min(sizes) < 1 or math.prod(sizes) != num_devices:
-        raise ConfigError(
-            f"mesh.data, mesh.fsdp, mesh.tensor are {mesh.data}, {mesh.fsdp}, {mesh.tensor}; expected a product of "
-            f"{num_devices}, the number of devices, with at most one -1 for what is left"
-        )
-    return sizes[0], sizes[1], sizes[2]

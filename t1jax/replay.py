@@ -15,7 +15,7 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-from t1jax import config
+from t1jax import checks, config
 from t1jax.config import Config, ConfigError, MeshConfig
 from t1jax.host import command_line, place
 from t1jax.host.place import Place
@@ -113,7 +113,7 @@ def _config(folder: Place, num_devices: int) -> Config:
         raise ConfigError(f"{folder}: no prompts.npz; expected the folder `sick` of a workdir")
     cfg = config.load(_read(folder / "config.json"))
     try:
-        config.mesh_shape(cfg.mesh, num_devices)
+        checks.mesh_shape(cfg.mesh, num_devices)
     except ConfigError:
         print(f"the run's mesh does not fit {num_devices} devices: taking fsdp {num_devices}")
         return replace(cfg, mesh=MeshConfig(1, num_devices, 1))

@@ -16,7 +16,8 @@ import sys
 import urllib.parse
 
 from t1jax import checks
-from t1jax.config import Config, ConfigError, mesh_shape
+from t1jax.checks import mesh_shape
+from t1jax.config import Config, ConfigError
 
 LONGEST_SCORING = 48 * 3600  # seconds that the scoring of a step may take (devices/waiting.py)
 WALL = 20  # the deadline of an answer is processor time; on the clock it may take this many times as long

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from configs import base, tiny
-from t1jax import config, validation
+from t1jax import checks, config, validation
 from t1jax.config import ConfigError
 
 CONFIGS = sorted(path.stem for path in Path(base.__file__).parent.glob("*.py") if path.stem != "__init__")
@@ -378,6 +378,6 @@ def test_what_does_not_fit_the_devices_is_refused(knobs, says):
 
 def test_the_mesh_takes_what_is_left():
     cfg = changed(mesh__data=2, mesh__tensor=2)
-    assert config.mesh_shape(cfg.mesh, 8) == (2, 2, 2)
-    assert config.mesh_shape(changed(mesh__data=2, mesh__fsdp=4).mesh, 8) == (2, 4, 1)
+    assert checks.mesh_shape(cfg.mesh, 8) == (2, 2, 2)
+    assert checks.mesh_shape(changed(mesh__data=2, mesh__fsdp=4).mesh, 8) == (2, 4, 1)
     validation.validate(cfg, 8)

@@ -22,7 +22,8 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from t1jax.config import MeshConfig, mesh_shape
+from t1jax.checks import mesh_shape
+from t1jax.config import MeshConfig
 from t1jax.devices import topology
 
 MESH_AXES = ("data", "fsdp", "tensor")

@@ -23,7 +23,8 @@ from jax.experimental import io_callback
 from jax.sharding import Mesh
 
 from t1jax import validation
-from t1jax.config import Config, ConfigError, MeshConfig, ModelConfig, mesh_shape
+from t1jax.checks import mesh_shape
+from t1jax.config import Config, ConfigError, MeshConfig, ModelConfig
 from t1jax.devices import multihost, scopes, sharding, topology
 from t1jax.model import attention, qwen
 from t1jax.planning import cycles, estimate, exchanges, hlo, launches
