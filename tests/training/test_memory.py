@@ -180,9 +180,10 @@ def test_the_plan_is_near_the_peak_of_a_whole_process(tmp_path):
     """The model of configs/smollm2_135m.py with random weights: two steps, a checkpoint after each."""
     knobs = {
         "model.checkpoint": "",
-        "data.train": "",
-        "data.eval": "",
+        "sft.num_steps": "0",
         "rl.num_steps": "2",
+        "checkpoint.every": "1",
+        "eval.every": "0",
         "eval.num_problems": "4",
         "eval.quick_problems": "4",
         "eval.batch_size": "4",
