@@ -116,6 +116,8 @@ def test_a_bucket_has_the_methods_of_a_path(cloud):
         and list(folder.glob("*/c*")) == []
         and list(folder.iterdir()) == [folder / "a"]
     )
+    cloud.write("methods/another", b"")  # by another process: nothing that was listed is remembered
+    assert sorted(folder.iterdir()) == [folder / "a", folder / "another"] and (folder / "another").exists()
     assert list(file.parents) == [folder / "a", folder, Bucket("gs://bkt")] and folder.absolute() is folder
     with file.open("wb") as out:
         out.write(b"1\n2\n")
