@@ -14,7 +14,7 @@
 #   all     create, setup, run, watch, delete after success
 #
 # Exit codes: 0 done, 1 gave up, 2 a mistake in the settings or in the run's flags, 3 and 4 the run's own
-# (docs/reliability.md), 130 interrupted.
+# (docs/reliability.md), 130 interrupted; of status 5 and 6 as well, see t1jax.status.
 set -euo pipefail
 # shellcheck source=lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"

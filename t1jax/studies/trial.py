@@ -237,9 +237,9 @@ def _plain(answer: str | None) -> str | None:
 
 def main(argv: list[str]) -> int:
     """Does the job of folder argv[2] below argv[1] for the process argv[3]; returns the exit code."""
-    return command_line.call(
-        "t1jax.studies.trial", "usage: python -m t1jax.studies.trial OUT NAME PARENT\n", _run, argv
-    )
+    usage = "usage: python -m t1jax.studies.trial OUT NAME PARENT\n"
+    beside = [f"--out={'/'.join(argv[1:3])}"]  # where the traceback of an error goes
+    return command_line.call("t1jax.studies.trial", usage, _run, [*argv, *beside])
 
 
 def _run(argv: list[str]) -> None:

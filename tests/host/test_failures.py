@@ -222,10 +222,11 @@ def test_a_trial_does_not_outlive_its_study(tmp_path):
 def test_a_trial_is_told_whose_it_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     asked = []
+    (tmp_path / "cold").mkdir()
     monkeypatch.setattr(trial, "end_with_parent", asked.append)
     assert trial.main(["t1jax.studies.trial", str(tmp_path), "cold/none", "17"]) == 1  # there is no such job
     assert asked == [17]
-    Path("t1jax.studies.trial.traceback.txt").unlink()
+    assert "job.json" in (tmp_path / "cold/none.traceback.txt").read_text()  # its own, as several run at a time
 
 
 def test_a_report_of_a_run_with_damaged_rows_is_a_line(tmp_path):

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 ASK = [{"role": "user", "content": "2 + 3 é \ud800"}]
 GREEDY = {
     "memory in one call": "{{ ('x' * 10**6).join(messages[0].content.split(',')) }}",
-    "memory in a filter": "{{ 'a' * 10**7 | replace('a', 'b' * 10**7) }}",
+    "memory in a filter": "{{ ('a' * 10**7) | replace('a', 'b' * 10**7) }}",
 }
 
 
