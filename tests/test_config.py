@@ -228,9 +228,12 @@ REFUSED = [
     ({"rl__kl_coef": -1e-3}, "rl.kl_coef is -0.001; expected at least 0"),
     ({"rl__stop_repeats": -1}, "rl.stop_repeats is -1; expected at least 0"),
     ({"rl__repeat_count": 1}, "rl.repeat_count is 1; expected at least 2"),
-    ({"rl__kl_site": "rewards"}, "rl.kl_site is rewards; expected one of reward, loss; did you mean reward?"),
+    ({"rl__kl_site": "rewards"}, "rl.kl_site is rewards; expected one of reward, token, loss; did you mean reward?"),
     ({"rl__penalty_site": "loss"}, "rl.penalty_site is loss; expected one of reward, advantage"),
-    ({"rl__loss_normalisation": "tokens"}, "rl.loss_normalisation is tokens; expected one of response, token; did"),
+    (
+        {"rl__loss_normalisation": "tokens"},
+        "rl.loss_normalisation is tokens; expected one of response, response_mean, token; did",
+    ),
     ({"eval__every": -1}, "eval.every is -1; expected at least 0"),
     (
         {"model__rope_scaling": "yarn", "model__rope_high": 1.0},

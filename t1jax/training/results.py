@@ -14,7 +14,7 @@ from typing import Any
 from t1jax.config import Config, ConfigError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy")
-FATES = ("trained", "skipped", "unscorable", "no_advantage")  # columns tokens_NAME of RL (step_report.py)
+FATES = ("trained", "skipped", "unscorable", "no_advantage")  # columns of RL, after `tokens_` (step_report.py)
 
 
 def tokens(

@@ -12,7 +12,7 @@ prompts -> rollouts -> rewards -> ADVANTAGES -> update. One equation of the pape
 A response whose checker failed (outcome -1, unscorable) has advantage 0 and is in nobody's baseline: it is neither
 right nor wrong.
 
-Axes: P prompts, R responses per prompt, B = P * R rows (b = p * R + r).
+Axes: P prompts, R responses per prompt, B = P * R rows (b = p * R + r), T response positions.
 Source: T1 (arXiv 2501.11651) section 2; the clamp from THUDM/TreeRL.
 Deliberately not here: the rules that score and penalise (rewards/), the loss (losses.py).
 """

@@ -55,7 +55,6 @@ WATCHED = {
     "os.forkpty", "subprocess.Popen", "socket.connect", "socket.bind", "ctypes.dlopen",
 }  # fmt: skip
 IMPORT = "a module of a package, imported when first needed"
-TEMPLATE = "Jinja, which compiles a chat template for its sandbox"
 VERIFIER = "the verifier's own worker process"
 RENDERER = "the process that renders chat templates"
 GENERATED = "classes and functions that packages write for themselves, from the names of their fields"
@@ -93,10 +92,6 @@ def _known(event: str, arguments: tuple[Any, ...], files: list[str]) -> str:
     """Whom the product needs for this event; "" if nobody."""
     if event in ("exec", "compile", "marshal.loads") and any("importlib._bootstrap" in file for file in files[:8]):
         return IMPORT
-    if event in ("exec", "compile") and any(
-        Path(file).parts[-2:] == ("jinja2", "environment.py") for file in files[:3]
-    ):
-        return TEMPLATE
     if event in ("exec", "compile") and files[0].endswith(WRITERS):
         return GENERATED
     if event in ("exec", "compile") and files[0].endswith("sympy/parsing/sympy_parser.py"):
