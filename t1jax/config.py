@@ -261,13 +261,24 @@ class Config:
         return dataclasses.asdict(self)
 
 
+YOUNGER: dict[str, Any] = {  # knobs that saved configs may lack -> what was done before there were such knobs
+    "compilation_cache_mib": 8192, "checkpoint.keep_damaged": 3, "rl.entropy_target": 0.0, "rl.kl_reduction": "sum",
+    "rl.anchor_every": 1, "rl.advantage_floor": False, "rl.max_perplexity": 0.0,
+}  # fmt: skip
+
+
+def completed(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved config, with the YOUNGER knobs that it lacks."""
+    return typed.completed(tree, YOUNGER)
+
+
 def load(tree: Mapping[str, Any]) -> Config:
-    """The typed view of a ConfigDict or of nested dicts.
+    """The typed view of a ConfigDict or of nested dicts; those of older versions are `completed`.
 
     Raises:
       ConfigError: a knob is unknown, missing, of the wrong type or not finite.
     """
-    return typed.read(Config, tree)
+    return typed.read(Config, completed(tree))
 
 
 def fingerprint(cfg: Config) -> str:

@@ -98,3 +98,14 @@ def _words(kind: Any) -> str:
     if kind == tuple[str, ...]:
         return 'names in brackets, like ("one", "two")'
     return words.get(kind, "whole numbers in brackets, like (1, 2, 4)")
+
+
+def completed(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts, with the `values` (dotted name -> value) that they lack; a section that is not there stays away."""
+    found = {name: dict(value) if isinstance(value, Mapping) else value for name, value in tree.items()}
+    for knob, value in values.items():
+        section, _, name = knob.rpartition(".")
+        into = found.get(section) if section else found
+        if isinstance(into, dict):
+            into.setdefault(name, value)
+    return found

@@ -256,7 +256,7 @@ DESTINATIONS = {
     ),
     "a file": (lambda out: out.write_text("mine"), "out is a file; expected a folder that does not exist yet"),
     "nowhere": (lambda out: out / "a" / "b", "out/a is not a folder; expected one for b; create it"),
-    "a name too long": (lambda out: out.with_name("x" * 300), "File name too long; nothing was written"),
+    "a name too long": (lambda out: out.with_name("x" * 300), "a part has 300 bytes; expected at most 255"),
     "not a folder's": (lambda out: (out.write_text("mine") and None) or out / "b", "out is not a folder; expected one"),
 }
 

@@ -49,9 +49,14 @@ class Evaluator:
     """Samples responses with any weights of the config's shape, and judges them by one task's rules."""
 
     def __init__(
-        self, cfg: Config, mesh: Mesh, task: Grader, tokenizer: Tokenizer, progress: Progress | None = None
-    ) -> None:
-        """`progress` shows how far sampling is. Without it no program calls the host, so JAX can keep all of them."""
+        self, cfg: Config, mesh: Mesh, task: Grader, tokenizer: Tokenizer, progress: Progress | None = None,
+        lenient: bool = True,
+    ) -> None:  # fmt: skip
+        """`progress` shows how far sampling is. Without it no program calls the host, so JAX can keep all of them.
+
+        `lenient`: judge answers outside of boxes too (Response.lenient).
+        """
+        self._lenient = lenient
         self.cfg, self.task, self.tokenizer, self._progress = cfg, task, tokenizer, progress
         self.sampled = 0  # tokens of all responses so far, those of journals too
         self._shards = decode_layout(mesh).batch_shards
@@ -156,6 +161,8 @@ class Evaluator:
 
     def _leniently(self, problems: Sequence[Any], texts: Sequence[str]) -> dict[int, Outcome]:
         """place -> RIGHT, of texts without a box whose last term or number would be right in one."""
+        if not self._lenient:
+            return {}
         asked = [
             (place, f"{text}\n{answers.BOX}{answer}}}")
             for place, text in enumerate(texts)

@@ -104,7 +104,7 @@ def claim(cfg: Config, workdir: Place, allowed: Sequence[str] = ()) -> dict[str,
     path = workdir / "config.json"
     if not path.exists():
         return {}
-    changed = changes(read(path), files.json_ready(cfg.to_dict()))
+    changed = changes(config.completed(read(path)), files.json_ready(cfg.to_dict()))
     refused = [name for name in changed if name not in allowed]
     if refused:
         listed = "; ".join(f"{name} is {changed[name][1]}, was {changed[name][0]}" for name in refused)

@@ -22,8 +22,7 @@ from flax import linen as nn
 from jax.experimental import io_callback
 from jax.sharding import Mesh
 
-from t1jax import validation
-from t1jax.checks import mesh_shape
+from t1jax import checks, validation
 from t1jax.config import Config, ConfigError, MeshConfig, ModelConfig
 from t1jax.devices import multihost, scopes, sharding, topology
 from t1jax.model import attention, qwen
@@ -189,7 +188,7 @@ def plan(cfg: Config, where: Slice, length: float, *, compiled: bool) -> Found:
       ConfigError: the config cannot work there, whatever the memory.
     """
     validation.validate(cfg, len(where.devices), elsewhere=True)
-    shape = mesh_shape(cfg.mesh, len(where.devices))
+    shape = checks.mesh_shape(cfg.mesh, len(where.devices))
     mesh = sharding.make_mesh(cfg.mesh, where.devices, where.slice_of)
     setup = _setup(cfg, mesh, where)
     planned, grid = setup.memory, setup.grid

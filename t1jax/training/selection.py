@@ -119,7 +119,7 @@ def pass_rates(
     """index -> share of right tries at that training problem among those that can be scored, None if there is none; and
     how many tokens were sampled for it.
     """
-    evaluator = Evaluator(cfg, mesh, task, tokenizer)
+    evaluator = Evaluator(cfg, mesh, task, tokenizer, lenient=False)
     indices = candidates(task.size("train"), cfg.rl.filter_problems, cfg.seed)
     questions = ask(task, tokenizer, [task.problem(index, "train") for index in indices])
     with progress.stage("filter", total=len(indices)) as stage:

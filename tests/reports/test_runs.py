@@ -102,7 +102,7 @@ def results_with(folder, change):
         (lambda d: damage(d, "results.json", "[1]"), "/x/results.json: got a list"),
         (lambda d: damage(d, "results.json", "[" * 100_000), "/x/results.json: "),
         (lambda d: damage(d, "metrics.jsonl", "{}\n"), "/x/metrics.jsonl line 1: got b'{}'"),
-        (lambda d: damage(d, "metrics.jsonl", '{"stage": "rl", "step": "1"}\n'), "metrics.jsonl line 1 is no row"),
+        (lambda d: damage(d, "metrics.jsonl", '{"stage": "rl", "step": "1"}\n'), "expected a JSON row"),
         (lambda d: damage(d, "metrics.jsonl", '{"stage": "rl", "step": 1, "loss": []}\n'), "line 1 is no row"),
         (lambda d: damage(d, "metrics.jsonl", '{"stage": "other", "step": 1}\n'), "line 1 is no row"),
         (lambda d: results_with(d, lambda t: t.pop("rl")), "results.json: rl lacks accuracy, low, high or n"),

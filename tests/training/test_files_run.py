@@ -134,7 +134,6 @@ def test_a_run_of_another_run_continues_its_weights(cfg, run, tmp_path):
         ({"model__num_layers": 3}, r"config\.json describes another model .* model\.num_layers is 3, not 1"),
         ({"model__rope_theta": 5.0}, r"model\.rope_theta is 5\.0, not 10000\.0"),
         ({"data__train": "no/such.jsonl"}, r"no/such\.jsonl"),
-        ({"data__train": "", "data__eval": "", "data__sft": ""}, r"^data\.train is empty and model\.checkpoint is "),
         ({"data__problem_column": "riddle"}, r"expected a column data\.problem_column = 'riddle'; it has"),
         ({"rl__prompts_per_step": 48}, r"a batch is 48 prompts; expected at most 40"),
     ],

@@ -213,8 +213,10 @@ def test_a_gap_that_float32_cannot_explain_ends_the_run_before_the_step_is_saved
         gaps("float32", [0.01] * 5 + [1.1])
 
     kept: list[int] = []
-    fake = types.SimpleNamespace(save=lambda step, *_: kept.append(step), update=lambda *_: None, sync=lambda: None)
-    fake.write, fake.get_state = lambda stage, step, row: row, lambda: None
+    fake = types.SimpleNamespace(
+        save=lambda step, *_, **__: kept.append(step), update=lambda *_: None, sync=lambda: None
+    )
+    fake.write, fake.get_state = lambda stage, step, row, **_: row, lambda: None
     log = loop.StepLog("rl", fake, fake, health.Health(small.make_config(), "rl", print))
     saving = loop.Saving(log, fake, fake, Signals())
     for number, gap in ((1, 1e-6), (2, 0.77)):

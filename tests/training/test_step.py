@@ -95,7 +95,7 @@ def test_nothing_of_the_size_of_a_parameter_leaves_the_devices(shape):
     callbacks = re.findall(r"target=\"\S*callback\S*\", operand_layout_constraints=(.*?), custom_call_has", text)
     assert len(callbacks) == 1 and not re.search(r" (infeed|outfeed|send|recv)\(", text)
     given = [np.prod([int(n) for n in dims.split(",")]) for dims in re.findall(r"\w\[([\d,]+)\]", callbacks[0])]
-    assert sorted(given) == sorted([rows, rows, rows, rows * T, rows * T]) and max(given) < smallest
+    assert sorted(given) == sorted([rows, rows, rows, rows, rows * T, rows * T]) and max(given) < smallest
     after, report = jax.eval_shape(one.step, state, one.prompts())
     assert all(x.shape == () for x in jax.tree.leaves(report))
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
