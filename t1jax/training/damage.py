@@ -10,8 +10,6 @@ import json
 import os
 from collections.abc import Iterator
 
-from orbax.checkpoint.utils import TMP_DIR_SUFFIX
-
 from t1jax.host import place
 from t1jax.host.bucket import Bucket, Unreachable
 from t1jax.host.place import Place
@@ -55,8 +53,8 @@ def make_room(path: Place) -> None:
     In a bucket, what is left of a step that was set aside goes; else this tries whether a folder can be made.
     """
     if not isinstance(path, Bucket):
-        probe = path.with_name(f"{path.name}{TMP_DIR_SUFFIX}")
-        probe.mkdir()
+        probe = path.with_name(f"{path.name}.probe")  # not Orbax's name for what is unfinished: it removes such, later
+        probe.mkdir(exist_ok=True)
         probe.rmdir()
     elif (path / steps.DAMAGED).exists():
         path.rmtree()

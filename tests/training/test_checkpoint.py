@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import shutil
 import types
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from t1jax.config import ConfigError
 from t1jax.host.stopping import Stopped
 from t1jax.prompts import streams as data
 from t1jax.text import tokenizer
-from t1jax.training import checkpoint, memory
+from t1jax.training import checkpoint, damage, memory
 from t1jax.training.checkpoint import Checkpoints
 from t1jax.types import TrainState
 
@@ -235,3 +236,13 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path, tokens, name):
                 checkpoints.restore(abstract(state, mesh))
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
         shutil.rmtree(folder)
+
+
+def test_the_trial_before_a_save_leaves_nothing_and_has_a_name_that_orbax_does_not_clean_up(tmp_path, monkeypatch):
+    """Orbax removes what is unfinished in the background: it must not take the trial's folder away."""
+    made = []
+    mkdir = Path.mkdir
+    monkeypatch.setattr(Path, "mkdir", lambda self, **how: (made.append(self.name), mkdir(self, **how)))
+    (tmp_path / "3.probe").mkdir()  # of a killed run
+    damage.make_room(tmp_path / "3")
+    assert list(tmp_path.iterdir()) == [] and made[-1] == "3.probe" and "orbax" not in made[-1]
