@@ -172,9 +172,13 @@ def test_reports_come_in_any_order_and_what_follows_a_stop_token_is_not_text(mod
     assert capsys.readouterr().out == "5, so 2 + 3 = 5\n"
 
 
-def test_errors_of_the_sampler_are_not_swallowed(model, script):
+def test_errors_of_the_sampler_are_not_swallowed(model, script, tmp_path, monkeypatch, capsys):
+    """A line, code 1, and the traceback in a file: in the current folder, as there is no --workdir or --out."""
+    monkeypatch.chdir(tmp_path)
     script.reports = [None]
-    assert run(f"--checkpoint={model}", PROBLEM) == 1
+    assert run(f"--checkpoint={model.resolve()}", PROBLEM) == 1
+    assert capsys.readouterr().err.count("its traceback is in t1jax.sample.traceback.txt\n") == 1
+    assert "TypeError: " in (tmp_path / "t1jax.sample.traceback.txt").read_text()
 
 
 class Terminal(io.StringIO):
