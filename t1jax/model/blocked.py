@@ -76,15 +76,14 @@ def attend(q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, where: Tiles
 
     Scores and softmax are float32; weights are cast to the dtype of v for the product with it.
     """
-    T = q_BNTH.shape[2]
-    pad = where.segment_BT.shape[1] - T
-    there_BT = where.segment_BT[:, None, :, None] > 0
+    arrays = (cleared(x, where.segment_BT) for x in (q_BNTH, k_BKTH, v_BKTH))
+    return _attend(*arrays, where)[:, :, : q_BNTH.shape[2]]
 
-    def ready(x: jax.Array) -> jax.Array:
-        x = jnp.pad(x, ((0, 0), (0, 0), (0, pad), (0, 0)))
-        return jnp.where(there_BT, x, jnp.zeros((), x.dtype))
 
-    return _attend(ready(q_BNTH), ready(k_BKTH), ready(v_BKTH), where)[:, :, :T]
+def cleared(x: jax.Array, segment: jax.Array) -> jax.Array:
+    """`x` [B, N, T, H] with 0 for padding, as long as `segment` [B, T or more], where that is 0: it is never read."""
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, segment.shape[1] - x.shape[2]), (0, 0)))
+    return jnp.where(segment[:, None, :, None] > 0, x, jnp.zeros((), x.dtype))
 
 
 @jax.custom_vjp

@@ -107,15 +107,8 @@ def attend(q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, where: Tiles
 
     Scores and softmax are float32; weights are cast to the dtype of v for the product with it.
     """
-    T = q_BNTH.shape[2]
-    pad = where.text_B3T.shape[2] - T
-    there_BT = where.text_B3T[:, None, 0, :, None] > 0
-
-    def ready(x: jax.Array) -> jax.Array:
-        x = jnp.pad(x, ((0, 0), (0, 0), (0, pad), (0, 0)))
-        return jnp.where(there_BT, x, jnp.zeros((), x.dtype))
-
-    return _attend(ready(q_BNTH), ready(k_BKTH), ready(v_BKTH), where)[:, :, :T]
+    arrays = (blocked.cleared(x, where.text_B3T[:, 0]) for x in (q_BNTH, k_BKTH, v_BKTH))
+    return _attend(*arrays, where)[:, :, : q_BNTH.shape[2]]
 
 
 @jax.custom_vjp

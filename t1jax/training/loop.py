@@ -29,8 +29,9 @@ def due(step: int, every: int, last: int) -> bool:
 
 def _memory() -> dict[str, float]:
     """{peak_memory_gib: the most that a device of this process has held}, where devices tell: CPUs do not."""
-    told = [stats["peak_bytes_in_use"] for d in jax.local_devices() if (stats := d.memory_stats())]
-    return {"peak_memory_gib": max(told) / 2**30} if told else {}
+    told = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
+    known = [peak for peak in told if peak is not None]
+    return {"peak_memory_gib": max(known) / 2**30} if known else {}
 
 
 class Saving:
