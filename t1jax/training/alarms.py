@@ -101,8 +101,11 @@ class Alarms:
         self._rows: deque[Row] = deque(maxlen=WINDOW)
         self._told: set[Callable[..., Any]] = set()
 
-    def look(self, step: int, row: Row) -> None:
-        """Takes the row of RL step `step`, unless it was skipped; notes what the last WINDOW of them newly show."""
+    def look(self, step: int, row: Row, silent: bool = False) -> None:
+        """Takes the row of RL step `step`, unless it was skipped; notes what the last WINDOW of them newly show.
+
+        `silent`: of before a resume; what it shows was told then.
+        """
         if row.get("skipped") or any(row.get(name) is None for name in COLUMNS):
             return
         self._rows.append(row)
@@ -114,4 +117,5 @@ class Alarms:
                 self._told.discard(alarm)
             elif alarm not in self._told:
                 self._told.add(alarm)
-                self._note(f"WARNING: rl step {step}: {words}")
+                if not silent:
+                    self._note(f"WARNING: rl step {step}: {words}")

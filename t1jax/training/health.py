@@ -20,7 +20,7 @@ from __future__ import annotations
 import io
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -130,6 +130,12 @@ class Health:
         self._told: set[str] = set()
         self._gaps = Gaps(cfg, note)
         self._alarms = Alarms(note)
+
+    def recall(self, rows: Iterable[Row]) -> None:
+        """Takes the rows of this stage from before a resume: what needs several of them goes on where it was."""
+        for row in rows:
+            if row["stage"] == self._stage:
+                self._alarms.look(row["step"], row, silent=True)
 
     def look(self, step: int, row: Row) -> None:
         """Prints a warning for each limit that this row newly exceeds.

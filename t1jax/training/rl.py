@@ -19,7 +19,7 @@ from t1jax.evaluation import journal, saved
 from t1jax.evaluation.evaluator import Evaluator
 from t1jax.evaluation.figures import metrics_row
 from t1jax.evaluation.questions import Question, ask_held_out
-from t1jax.host.metrics import MetricsWriter
+from t1jax.host.metrics import MetricsWriter, read_rows
 from t1jax.host.progress import Progress
 from t1jax.host.stopping import Signals
 from t1jax.prompts import streams
@@ -75,6 +75,8 @@ def train(
         signals.deferred(),
     ):
         health = Health(cfg, "rl", progress.note)
+        if multihost.is_main():  # whose notes are read
+            health.recall(read_rows(writer.workdir))
         log = StepLog("rl", writer, stage, health)
         saving = Saving(log, checkpoints, stream, signals)
         saving.begin(start, state)

@@ -67,16 +67,8 @@ def make_score(
         def ask(_: None) -> Any:
             prompt_P = prompts.valid_PC.sum(-1, dtype=jnp.int32)
             prompt_B, problem_B = (jnp.repeat(x_P, R) for x_P in (prompt_P, prompts.problem_P))
-            return call(
-                host,
-                shapes,
-                prompt_B,
-                perplexed_B,
-                problem_B,
-                rollouts.tokens_BT,
-                rollouts.sampled_BT,
-                rollouts.stopped_B,
-            )
+            own = (prompt_B, perplexed_B, problem_B)
+            return call(host, shapes, *own, rollouts.tokens_BT, rollouts.sampled_BT, rollouts.stopped_B)
 
         def wait(_: None) -> Any:
             return [jnp.zeros(x.shape, x.dtype) for x in shapes]

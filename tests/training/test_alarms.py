@@ -77,6 +77,19 @@ def test_one_alarm_speaks_again_only_after_it_was_silent():
     assert len(said(still | {"penalty_variance": shares})) == 2
 
 
+def test_a_resumed_run_goes_on_looking_where_it_was_and_tells_nothing_twice():
+    """Broken off after step 5: the window of eight is full at step 8 all the same, and only then something is told."""
+    for broken, expected in ((5, 1), (8, 0)):
+        notes: list[str] = []
+        watch = health.Health(small.make_config(), "rl", notes.append)
+        done = [{**row, "stage": "rl", "step": i} for i, row in enumerate(rows(COLLAPSED)[:broken], 1)]
+        watch.recall([{"stage": "sft", "step": 9, "loss": 1.0}, *done])
+        assert notes == []
+        for number, row in enumerate(rows(COLLAPSED)[broken:], broken + 1):
+            watch.look(number, row)
+        assert sum("the reward rose" in note for note in notes) == expected
+
+
 def test_skipped_steps_and_steps_without_figures_are_not_looked_at():
     watch = alarms.Alarms(pytest.fail)
     for number, row in enumerate(rows(COLLAPSED), 1):
