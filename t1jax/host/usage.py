@@ -30,6 +30,7 @@ FIELDS: dict[str, Any] = {
     "kind": str,
     "host": str,
     "process": int,
+    "lost_tokens": int,  # of steps that are done again; 0 where it is left out
 }
 
 
@@ -46,7 +47,8 @@ def read(folder: Place) -> list[dict[str, Any]]:
     found = workdir.read(path).get("starts")
     starts: list[dict[str, Any]] = found if isinstance(found, list) else [{}]
     for start in starts:
-        if not isinstance(start, dict) or not all(isinstance(start.get(n), kind) for n, kind in FIELDS.items()):
+        known = {"lost_tokens": 0} | start if isinstance(start, dict) else {}
+        if not all(isinstance(known.get(name), kind) for name, kind in FIELDS.items()):
             raise ConfigError(f"{path}: got {str(start)[:60]}, expected the starts of a run: delete the file")
     return starts
 
