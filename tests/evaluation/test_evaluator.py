@@ -71,7 +71,7 @@ def test_the_summary_by_hand(evaluator):
 
 def test_an_answer_without_a_box_counts_for_a_lenient_reader_only(evaluator):
     gold = TASK.gold(problems(1)[0])
-    texts = {f"{gold}</think>": RIGHT, "1+1</think>": None, "</think>": None, f"{gold}</think>\\boxed{{1+1}}": None}
+    texts = {f"{gold}</think>": RIGHT, "1+1</think>": None, "</think>": None, f"</think>\\boxed{{1+1}}{gold}": None}
     for text, lenient in texts.items():
         found = response(evaluator, 0, text)
         assert (found.outcome, found.lenient) == (WRONG, lenient)

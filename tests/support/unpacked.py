@@ -86,20 +86,29 @@ def make_reference(cfg: Any, mesh: Any) -> Any:
         anchor_logprob_BT = merge(jax.lax.map(lambda part: token_stats(anchor, part)[0], split(rows, parts)))
         kl_BT = advantages.kl_of_token(rollouts.logprob_BT, anchor_logprob_BT, rollouts.sampled_BT, cfg.rl.kl_clip)
         kl_B = kl_BT.sum(-1)
+        length_B1 = jnp.maximum(rollouts.sampled_BT.sum(-1, keepdims=True, dtype=jnp.float32), 1.0)
         scorable_B = advantages.scorable(scores)
-        advantage_B = advantages.advantages(scores, kl_B, cfg.rl)
+        in_reward_B = kl_B / length_B1[:, 0] if cfg.rl.kl_reduction == "mean" else kl_B
+        advantage_BT = jnp.broadcast_to(advantages.advantages(scores, in_reward_B, cfg.rl)[:, None], kl_BT.shape)
+        if cfg.rl.kl_site == "token":
+            advantage_BT = advantage_BT - cfg.rl.kl_coef * kl_BT
+        if cfg.rl.loss_normalisation == "response_mean":  # of what is linear in the advantage, not of a k2 term
+            assert cfg.rl.kl_site != "loss"
+            advantage_BT = advantage_BT / length_B1
+        entropy = rollouts.entropy_BT.sum() / rollouts.sampled_BT.sum(dtype=jnp.float32)
+        above = (entropy >= cfg.rl.entropy_target) & (cfg.rl.entropy_target > 0)
+        alpha = jnp.where(above, 0.0, jnp.float32(cfg.rl.entropy_coef))
         counts = losses.loss_counts(rollouts.sampled_BT, scorable_B, cfg.rl.loss_normalisation)
 
         def loss(params: Any, part: Any) -> tuple[jax.Array, jax.Array]:
-            rows, anchor_logprob_bT, scorable_b, advantage_b = part
+            rows, anchor_logprob_bT, scorable_b, advantage_bT = part
             logprob_bT, entropy_bT = token_stats(params, rows)
             sampled_bT = rows.rollouts.sampled_BT
-            scorable_bT, advantage_bT = (
-                jnp.broadcast_to(x_b[:, None], logprob_bT.shape) for x_b in (scorable_b, advantage_b)
-            )
+            scorable_bT = jnp.broadcast_to(scorable_b[:, None], logprob_bT.shape)
             share = losses.policy_loss(
-                logprob_bT, entropy_bT, anchor_logprob_bT, sampled_bT, scorable_bT, advantage_bT, counts, cfg.rl
-            )
+                logprob_bT, entropy_bT, anchor_logprob_bT, sampled_bT, scorable_bT, advantage_bT, counts, cfg.rl,
+                alpha=alpha,
+            )  # fmt: skip
             gap_bT = jnp.where(sampled_bT, jnp.abs(logprob_bT - rows.rollouts.logprob_BT), 0.0)
             return share, gap_bT.max()
 
@@ -109,7 +118,7 @@ def make_reference(cfg: Any, mesh: Any) -> Any:
             return (loss_sum + value, jnp.maximum(worst, gap), jax.tree.map(jnp.add, gradients, gradient)), None
 
         zero = (jnp.float32(0), jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params))
-        all_parts = split((rows, anchor_logprob_BT, scorable_B, advantage_B), parts)
+        all_parts = split((rows, anchor_logprob_BT, scorable_B, advantage_BT), parts)
         (loss_sum, logprob_gap, gradient), _ = jax.lax.scan(accumulate, zero, all_parts)
         return {"loss": loss_sum, "gradient": gradient, "kl_B": kl_B, "logprob_gap": logprob_gap}
 

@@ -168,6 +168,8 @@ KNOBS = [
     {"kl_site": "loss", "loss_normalisation": "token", "micro_batches": 4},
     {"kl_site": "loss", "pack_length": 3 * (C + T) + 1, "micro_batches": 2},
     {"loss_normalisation": "token", "penalty_site": "advantage", "kl_coef": 0.0, "entropy_coef": 0.0},
+    {"kl_site": "token", "loss_normalisation": "response_mean", "penalty_site": "wrong", "advantage_floor": True},
+    {"kl_reduction": "mean", "loss_normalisation": "response_mean", "entropy_target": 0.1},
 ]
 
 
@@ -181,7 +183,7 @@ def unpacked_gradient(cfg):
 
 @pytest.mark.parametrize(
     "shape, knobs",
-    [(ONE, KNOBS[0]), (ONE, KNOBS[2]), ((2, 2, 2), KNOBS[1])]
+    [(ONE, KNOBS[0]), (ONE, KNOBS[2]), ((2, 2, 2), KNOBS[1]), ((2, 2, 2), KNOBS[4])]
     + [
         pytest.param(*case, marks=pytest.mark.slow)
         for case in (
@@ -190,6 +192,7 @@ def unpacked_gradient(cfg):
             ((2, 2, 2), KNOBS[2]),
             ((8, 1, 1), KNOBS[3]),
             ((8, 1, 1), KNOBS[0]),
+            ((2, 2, 2), KNOBS[5]),
         )
     ],
 )
