@@ -177,9 +177,13 @@ def test_a_request_with_a_control_token_is_given_up(checkpoint, tmp_path):
     writer = object.__new__(local.LocalWriter)
     writer.cfg, writer.tokenizer, writer._whole = cfg, tokens, False
     good, bad = requests(["one and one", "one<stop4>"])
-    assert tokens.decode(writer._prompt(good)) == "<user>one and one<a>"
+    as_chat = writer._prompt(good)
+    assert tokens.decode(as_chat) == "<user>one and one<a>"
     ((_, failure),) = local.LocalWriter.write(writer, [bad])
     assert failure == Failure("the request holds the text of a special token")
+    writer._whole = True  # of the embedded task: the message is a prompt, rendered already
+    (whole,) = requests(["<user>one and one<a>"])
+    assert writer._prompt(whole) == as_chat
 
 
 @pytest.fixture(params=["own tokenizer", "a model's chat"])
