@@ -21,7 +21,9 @@ from t1jax.reports.runs import Run
 from t1jax.reports.wording import change, clock, interval, percent, signed, tokens, total_seconds
 
 ABSENT = '<span class="tag">–</span>'
-COMPARABLE = ("task.", "data.", "eval.num_problems", "rl.max_new_tokens", "scaling.")  # other problems, other measure
+PROBLEMS = ("task.", "data.")  # what is asked: with others of these, an accuracy is of something else
+COMPARABLE = (*PROBLEMS, "eval.num_problems", "rl.max_new_tokens", "scaling.")  # other problems, other measure
+INCIDENTAL = ("checkpoint.", "compilation_cache_mib", "mesh.", "metrics.", "verifier.")  # where and how it ran
 
 
 def render(runs: Sequence[Run]) -> str:
@@ -63,7 +65,8 @@ def _headline(runs: Sequence[Run], knobs: Mapping[str, Any], links: str) -> str:
     if len(whole) < len(runs):
         open_ones = ", ".join(escape(run.name) for run in runs if not run.results.get("rl"))
         notes.append(f"Not finished: {open_ones}. The page shows what is known so far.")
-    others = [name for name in knobs if any(name == c or (c[-1] == "." and name.startswith(c)) for c in COMPARABLE)]
+    others = [name for name in knobs if _is(name, COMPARABLE)]
+    asked_others = any(_is(name, PROBLEMS) for name in knobs)
     if others:
         listed = ", ".join(f"<code>{escape(name)}</code>" for name in others)
         notes.append(f"They were not measured in the same way: {listed}. Differences in accuracy may be due to that.")
@@ -72,10 +75,15 @@ def _headline(runs: Sequence[Run], knobs: Mapping[str, Any], links: str) -> str:
         f'<header>{THEME_BUTTON}<div class="kicker">T1 · cold start, then reinforcement learning</div>'
         f"<h1>{len(runs)} runs compared</h1>"
         '<p class="lead">Accuracy: share of right answers on held-out problems, one response a problem sampled at '
-        f"temperature 1. Brackets: 95 % intervals. {_outcome(whole)}</p>"
+        f"temperature 1. Brackets: 95 % intervals. {'' if asked_others else _outcome(whole)}</p>"
         + (f'<ul class="warnings">{warned}</ul>' if warned else "")
         + f"<nav>{links}</nav></header>"
     )
+
+
+def _is(knob: str, kinds: Sequence[str]) -> bool:
+    """Whether a knob is one of `kinds`, or in a section of them."""
+    return any(knob == kind or (kind[-1] == "." and knob.startswith(kind)) for kind in kinds)
 
 
 def _outcome(whole: Sequence[Run]) -> str:
@@ -140,11 +148,18 @@ def _value(summary: Mapping[str, Any] | None, name: str, show: Any) -> str:
 def _knobs(runs: Sequence[Run], knobs: Mapping[str, Sequence[Any]]) -> str:
     if not knobs:
         return '<p class="lead">None: the configs are the same.</p>'
-    rows = [
-        [f"<code>{escape(name)}</code>", *(ABSENT if v is None else escape(_shown(v)) for v in values)]
-        for name, values in knobs.items()
-    ]
-    return table(["Knob", *(_name(run, i) for i, run in enumerate(runs))], rows)
+    shown = []
+    for incidental in (False, True):
+        rows = [
+            [f"<code>{escape(name)}</code>", *(ABSENT if v is None else escape(_shown(v)) for v in values)]
+            for name, values in knobs.items()
+            if _is(name, INCIDENTAL) == incidental
+        ]
+        if rows:
+            shown.append(table(["Knob", *(_name(run, i) for i, run in enumerate(runs))], rows))
+            if incidental:
+                shown[-1] = details(f"{len(rows)} of where and how they ran", shown[-1])
+    return "".join(shown)
 
 
 def _shown(value: Any) -> str:

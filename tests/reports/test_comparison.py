@@ -62,6 +62,20 @@ def test_the_best_run_is_named_as_clearly_as_the_intervals_allow(folders, tmp_pa
     assert "close has the highest accuracy after RL, 86.0 %, but not clearly above" in render(folders[0], close)[1]
 
 
+def test_no_run_is_ahead_of_one_that_answered_other_problems(folders, tmp_path):
+    other = write_run(tmp_path / "other", cold=5, after=40.0, task__max_numbers=9)
+    text = render(folders[0], other)[1]
+    assert "not measured in the same way: task.max_numbers" in text and "highest accuracy" not in text
+
+
+def test_knobs_of_where_a_run_ran_are_folded(folders, tmp_path):
+    html, _ = render(folders[0], write_run(tmp_path / "elsewhere", cold=5, seed=3, checkpoint__every=7))
+    knobs = html[html.index("Knobs that differ") : html.index("Over the steps")]
+    assert "<code>seed</code>" in knobs[: knobs.index("<details")]
+    assert "<summary>1 of where and how they ran</summary>" in knobs
+    assert "<code>checkpoint.every</code>" in knobs[knobs.index("<details") :]
+
+
 def test_each_chart_has_a_line_a_run_with_its_own_look(folders):
     html, _ = render(*folders)
     charts = re.findall(r'<figure class="chart" id="chart-(\w+)">.*?json">(.*?)</script></figure>', html)
