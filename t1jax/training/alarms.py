@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signs, over several rows of RL, that a run learns something else than to be right: a warning, and the knob to turn.
+"""Signs, over several rows of RL, that a run learns something else than to be right, or slowly: warnings with knobs.
 
     hacked       the reward rises while accuracy falls: responses find a cheaper way to the reward
     penalties    most of what a step learns from is who is penalised, not who is right
     unmixed      almost no group has both right and wrong responses: there is nothing to compare
+    sparse       most positions that the update computes hold nothing: its parts are far larger than the responses
 
 Each looks at the last WINDOW rows, so that one unlucky step tells nothing.
 Deliberately not here: what one row can tell (health.py), intervals of evaluations (reports/cautions.py).
@@ -22,9 +23,11 @@ WINDOW = 8  # rows looked at; a collapse on a real model took 9 steps
 TREND = 2.5  # slopes of this many standard errors are no accident: about 1 in 45 for one slope of 8 rows of noise
 MOST = 0.5  # share of the reward's variance that is too much for penalties
 FEWEST = 0.1  # share of mixed groups that is too small to learn from
+EMPTIEST = 0.5  # share of the update's positions that should at least hold a text
 
 Row = Mapping[str, Any]
-COLUMNS = ("reward", "accuracy", "mixed_groups", "penalty_variance", "overlong", "repetition", "garbled")
+PENALISED = ("overlong", "repetition", "garbled")
+COLUMNS = ("reward", "accuracy", "mixed_groups", "penalty_variance", "packed_positions", *PENALISED)
 
 
 def trend(values: Sequence[float]) -> float:
@@ -78,6 +81,18 @@ def unmixed(rows: Sequence[Row]) -> str | None:
     )
 
 
+def sparse(rows: Sequence[Row]) -> str | None:
+    """Most of what the update computes is padding."""
+    share = fmean(row["packed_positions"] for row in rows)
+    if share >= EMPTIEST:
+        return None
+    return (
+        f"over the last {len(rows)} steps {share:.0%} of the positions that the update computed held a text: responses "
+        "are far shorter than rl.max_new_tokens, so parts of the update are too large for them; raise rl.micro_batches "
+        "(with --allow_change=rl.micro_batches)"
+    )
+
+
 def _way_out(rows: Sequence[Row]) -> str:
     """The knob of the penalty that hits most."""
     knobs = {
@@ -90,7 +105,7 @@ def _way_out(rows: Sequence[Row]) -> str:
 
 
 ADJECTIVES = {"overlong": "overlong", "repetition": "repetitive", "garbled": "garbled"}
-ALARMS: tuple[Callable[[Sequence[Row]], str | None], ...] = (hacked, penalties, unmixed)
+ALARMS: tuple[Callable[[Sequence[Row]], str | None], ...] = (hacked, penalties, unmixed, sparse)
 
 
 class Alarms:

@@ -122,6 +122,7 @@ def make_update(
             "learning_rate": setup.schedule(state.step),
             "kl_anchor": Mean.of(of_response(kl_of_token(learner_jbS)), packed_B).value(),
             "packed_rows": share_filled,
+            "packed_positions": packing.held(rows, parts),
         }
         if alpha is not None:
             report["alpha"] = alpha

@@ -249,3 +249,10 @@ def filled(layout: Layout, grid: Grid, where: Plan) -> tuple[jax.Array, jax.Arra
     rows_s = _by_shard(layout, lambda row_n: row_n.max(keepdims=True) + 1, where.row_B, to_rows=False)
     parts = -(-rows_s.max() // grid.rows)
     return parts, rows_s.sum().astype(jnp.float32) / (rows_s.size * grid.parts * grid.rows)
+
+
+def held(rows: Rows, parts: jax.Array) -> jax.Array:
+    """float32[], the share of the computed positions that hold a text; 1 where nothing is computed."""
+    positions = parts.astype(jnp.float32) * rows.segment_jbS[0].size
+    texts = (rows.segment_jbS > 0).sum(dtype=jnp.float32)
+    return jnp.where(parts > 0, texts / jnp.maximum(positions, 1.0), 1.0)

@@ -32,7 +32,7 @@ def rows(columns):
     """A row a step, with what a healthy step has in other columns."""
     count = len(columns["reward"])
     other = {"entropy": 0.3, "kl_anchor": 1.0, "response_length": 50.0, "unscorable": 0.0, "skipped": 0.0}
-    still = {"repetition": 0.0, "garbled": 0.0, "logprob_gap": 1e-6}
+    still = {"repetition": 0.0, "garbled": 0.0, "logprob_gap": 1e-6, "packed_positions": 0.8}
     return [other | still | {name: values[i] for name, values in columns.items()} for i in range(count)]
 
 
@@ -69,6 +69,13 @@ def test_the_knob_is_that_of_the_penalty_that_hits_most(name, knob):
 def test_groups_of_one_kind_are_told_with_the_way_out(accuracy, knob):
     (note,) = said(HEALTHY | {"accuracy": (accuracy,) * 9, "mixed_groups": (0.05,) * 9})
     assert f"as {accuracy:.0%} are right" in note and knob in note
+
+
+def test_an_update_of_padding_is_told_with_the_knob():
+    """A real run: responses of 8 tokens, parts with room for 32 of 128 positions each; 1,600 of 4,096 held a text."""
+    assert said(HEALTHY | {"packed_positions": (0.5,) * 9}) == []
+    (note,) = said(HEALTHY | {"packed_positions": (0.39,) * 9})
+    assert "39% of the positions" in note and "rl.micro_batches" in note
 
 
 def test_one_alarm_speaks_again_only_after_it_was_silent():

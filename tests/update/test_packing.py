@@ -109,9 +109,10 @@ def test_rows_by_hand():
         rows = packing.pack(layout, grid, where, prompts, rollouts)
         sums = packing.total(layout, rows, where, jnp.where(rows.sampled_jbS, rows.logprob_jbS, jnp.nan))
         spread = packing.spread(layout, rows, jnp.array([1.0, 2.0, 3.0, 4.0]))
-        return rows, sums, spread, packing.filled(layout, grid, where)
+        parts, share = packing.filled(layout, grid, where)
+        return rows, sums, spread, (parts, share, packing.held(rows, parts))
 
-    rows, sums, spread, (parts, share) = jax.jit(through)(where, prompts, rollouts)
+    rows, sums, spread, (parts, share, held) = jax.jit(through)(where, prompts, rollouts)
     empty = [[0] * 9] * 2
     second = [4, 25, 26] + [0] * 6
     assert rows.tokens_jbS.tolist() == [[[7, 8, 21, 22, 23, 24, 0, 0, 0], second], empty]
@@ -127,6 +128,8 @@ def test_rows_by_hand():
     np.testing.assert_allclose(sums, [2.1 + 2.2 + 2.3, 2.4, 2.5 + 2.6, 0], rtol=1e-6)
     assert spread[0].tolist() == [[1, 1, 1, 2] + [0] * 5, [3, 3] + [0] * 7] and not spread[1].any()
     assert (int(parts), float(share)) == (1, 0.5)
+    assert float(held) == (6 + 3) / (2 * 9)  # of the one part that is computed
+    assert float(packing.held(rows, jnp.int32(0))) == 1
 
 
 # The gradient.
@@ -217,6 +220,7 @@ def test_parts_beyond_the_last_filled_row_are_not_computed(monkeypatch):
     """A forward is counted by a callback from inside the program: two a filled part, none for the rest."""
     cfg = small.make_config(rl__micro_batches=16, rl__kl_coef=0.0, rl__entropy_coef=0.0)
     calls: list[int] = []
+    rollouts, scores = awkward()  # sampling needs forwards of its own
     forward = passes.qwen.forward
 
     def counted(*args, **named):
@@ -224,7 +228,6 @@ def test_parts_beyond_the_last_filled_row_are_not_computed(monkeypatch):
         return forward(*args, **named)
 
     monkeypatch.setattr(passes.qwen, "forward", counted)
-    rollouts, scores = awkward()
     report, _, plan = packed_gradient(cfg, ONE, rollouts, scores, monkeypatch)
     jax.effects_barrier()
     rows = plan.row_B.max() + 1
