@@ -141,6 +141,7 @@ def get_config() -> ConfigDict:
     cfg.rl.logprob_temperature = 0.0  # of the learner's log-probabilities; 0: rl.temperature, else an ablation [paper]
 
     cfg.eval = ConfigDict()
+    cfg.eval.before = True  # measure before RL too; False: the report has nothing to compare RL with [ours]
     cfg.eval.num_problems = 1024  # held-out problems, count [ours]
     cfg.eval.batch_size = 256  # responses per call of the sampler [hw]
     cfg.eval.every = 50  # RL steps between evaluations on eval.quick_problems; 0: only before and after [ours]

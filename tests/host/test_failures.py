@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_up import write_run
@@ -19,11 +20,12 @@ from small import make_config
 
 from t1jax import analyze, evaluate, main, validation
 from t1jax.config import ConfigError
+from t1jax.evaluation import measurement
 from t1jax.evaluation.responses import Response
 from t1jax.host import command_line, files, metrics, place, workdir
 from t1jax.host.metrics import MetricsWriter
 from t1jax.studies import trial
-from t1jax.training import results, stages
+from t1jax.training import results
 from t1jax.weights import conversion
 
 ROOT = Path(__file__).parents[2]
@@ -71,14 +73,15 @@ def test_what_the_file_system_refuses_is_a_line_with_the_file(capsys, number, co
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"[]", b"{", b"3", b"[" * 10**5, b'{"summary": 1}', b"{}", None])
 def test_a_damaged_measurement_is_a_line(tmp_path, content):
-    path = stages.measurement(tmp_path, "sft")
+    path = measurement.path_of(tmp_path, "sft")
     files.write_json(path, MEASURED)
-    assert stages.measured("sft", tmp_path, None, None) == MEASURED  # type: ignore[arg-type]
+    unused: Any = None
+    assert measurement.measured("sft", tmp_path, unused, unused, unused, None) == MEASURED
     if content is None:
         content = json.dumps(MEASURED | {"seconds": "long"}).encode()
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"measured/sft\.json: .*expected what t1jax wrote: delete it"):
-        stages.measured("sft", tmp_path, None, None)  # type: ignore[arg-type]
+        measurement.measured("sft", tmp_path, unused, unused, unused, None)
 
 
 @pytest.mark.parametrize(
