@@ -47,7 +47,8 @@ def measured(
     path = path_of(workdir, stage)
     if not path.exists():
         began, cfg = time.perf_counter(), evaluator.cfg
-        whole, answers = amount(cfg, task, evaluator.tokenizer)
+        problems, times = amount(cfg, task, evaluator.tokenizer)
+        whole, answers = problems * times, problems * len(cfg.scaling.budgets)
         skip = ", eval.before = False skips it" if stage == "sft" else ""
         progress.note(
             f"measure {stage}: {whole:,} responses of at most {cfg.rl.max_new_tokens:,} tokens, at most {answers:,} "
@@ -67,10 +68,9 @@ def measured(
 
 
 def amount(cfg: Config, task: Task, tokenizer: Tokenizer) -> tuple[int, int]:
-    """(whole responses, the most answers to cut thoughts) that a measurement samples."""
+    """(problems, whole responses to each of them) of a measurement, beside at most an answer a budget of thinking."""
     size, asked = task.size("held_out"), cfg.eval.num_problems
-    problems = asked if size is None else min(asked, size)
-    return problems * (2 if task.forbid_giving_up(tokenizer) is None else 3), problems * len(cfg.scaling.budgets)
+    return asked if size is None else min(asked, size), 2 if task.forbid_giving_up(tokenizer) is None else 3
 
 
 def share(cfg: Config) -> float:

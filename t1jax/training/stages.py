@@ -52,14 +52,21 @@ from t1jax.text.tokenizer import Tokenizer
 from t1jax.training import opening, rl, selection, sft
 from t1jax.training.checkpoint import Checkpoints
 from t1jax.training.results import PACKAGES, collect
+from t1jax.training.setup import RlSetup
 from t1jax.weights import load as weights
 
 
-def run(cfg: Config, workdir: Place, allow_change: Sequence[str] = ()) -> Place:
+def run(
+    cfg: Config,
+    workdir: Place,
+    allow_change: Sequence[str] = (),
+    paces: Callable[[RlSetup], opening.Paces | None] = lambda setup: None,
+) -> Place:
     """Runs what is left to do in `workdir`; returns the path of the report.
 
     Args:
       allow_change: knobs that may differ from those that the run was started with.
+      paces: what the parts of the run are expected to take, before any is measured.
 
     Raises:
       ConfigError: the workdir is in use or holds a run with other knobs, or the config cannot work on these devices.
@@ -94,7 +101,7 @@ def run(cfg: Config, workdir: Place, allow_change: Sequence[str] = ()) -> Place:
                     journal.forget(workdir)
                 tokens.save(workdir / "tokenizer")
             multihost.barrier("the workdir is begun")
-            for line in opening.lines(cfg, mesh, task, workdir):
+            for line in opening.lines(cfg, mesh, task, tokens, workdir, paces):
                 progress.note(line)
             with usage.counted(workdir, mesh.size, mesh.devices.flat[0].device_kind) as lost:
                 return stages(cfg, mesh, workdir, task, tokens, progress, signals, lost)
@@ -118,7 +125,9 @@ def stages(
     with (
         Checkpoints(workdir / "checkpoints/sft", cfg, tokens, progress.note) as sft_checkpoints,
         Checkpoints(workdir / "checkpoints/rl", cfg, tokens, progress.note) as rl_checkpoints,
-        MetricsWriter(workdir, resume_after(sft_checkpoints, rl_checkpoints), lost) as writer,
+        MetricsWriter(
+            workdir, resume_after(sft_checkpoints, rl_checkpoints), lost, cfg.tensorboard_mib << 20
+        ) as writer,
     ):
         before = first = None  # weights after the cold start: not needed once RL has a checkpoint of its own
         due = cfg.eval.before and not measurement.path_of(workdir, "sft").exists()
