@@ -92,10 +92,10 @@ class Boards:
                 self._open.pop(stage).close()
                 del self._paths[stage]
         more = sum(sizes.values()) - self._most
-        for path in sorted(sizes, key=_when):
-            if more > 0 and path not in self._paths.values():
-                path.unlink(missing_ok=True)
-                more -= sizes[path]
+        for oldest in sorted(sizes, key=_when):
+            if more > 0 and oldest not in self._paths.values():
+                oldest.unlink(missing_ok=True)
+                more -= sizes[oldest]
 
     def _board(self, stage: str, again: int) -> Any:
         if stage not in self._open:

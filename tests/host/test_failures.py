@@ -106,7 +106,7 @@ def test_rows_that_no_run_wrote_are_a_line_at_the_end_too():
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("metrics.jsonl", b'{"stage": "rl"}\n', 'metrics.jsonl line 1: got \'{"stage": "rl"}\', expected a JSON row'),
+        ("metrics.jsonl", b'{"stage": "rl"}\n', "metrics.jsonl line 1: got b'"),
         ("measured/sft.json", b"[3]", "measured/sft.json: "),
         ("measured/sft.json", b'{"summary": 3}', "measured/sft.json: summary is 3; expected what t1jax wrote"),
         ("checkpoints/rl", b"", "checkpoints/rl is a file; expected a folder of the run: move it away"),

@@ -88,7 +88,7 @@ def test_sums_that_do_not_add_up_are_seen():
 
 
 CHILD = """
-import json, sys
+import json, os, sys
 import torture
 from t1jax import main
 from t1jax.evaluation import evaluator, journal
@@ -97,7 +97,8 @@ call, append, come = evaluator.Generator.__call__, journal.Journal.append, []
 
 def note(self, params, prompts, name, **how):
     found = call(self, params, prompts, name, **how)
-    what = [name, how["temperature"], how["length"], list(how["ids"]), int(how["forbid"].token)]
+    after = os.path.exists(f"{workdir}/measured/sft.json")  # what is sampled before RL is sampled after it too
+    what = [name, how["temperature"], how["length"], list(how["ids"]), int(how["forbid"].token), after]
     with open(drawn, "a") as file:
         file.write(json.dumps(what) + "\\n")
     return found
@@ -131,7 +132,7 @@ def test_a_kill_in_an_evaluation_the_filter_or_the_curve_costs_the_batch_under_w
         return done.returncode, Counter(Path(f"{workdir}.drawn").read_text().splitlines())
 
     code, once = start(tmp_path / "unbroken")
-    assert code == 0
+    assert code == 0 and max(once.values()) == 1
     for kills, where in enumerate(PLACES):
         code, drawn = start(tmp_path / "run", where)
         assert code == -signal.SIGKILL, where
