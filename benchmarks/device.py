@@ -21,7 +21,6 @@ import argparse
 import contextlib
 import json
 import os
-import re
 import sys
 import threading
 import time
@@ -31,6 +30,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks import attention, roofline, workload
+from t1jax.planning.slices import chip_of
 
 SHARED = "--prompts=16 --group=16 --dtype=bfloat16 --remat=full --set=rl.vocab_chunks=16 --set=rl.window=256 --steps=1"
 SIZES = {  # of the step on an accelerator, the largest first
@@ -40,7 +40,6 @@ SIZES = {  # of the step on an accelerator, the largest first
 }
 MEMORY = (0.8, 1.25)  # plan / peak
 ON_CPU = "--layers=2 --group=4 --new=64 --steps=1"
-ALIASES = {"v5lite": "v5e", "v6lite": "v6e", "v5": "v5p"}  # how JAX calls devices, and slices.py does
 
 
 @dataclass
@@ -60,17 +59,6 @@ class Check:
         verdict = {True: "ok", False: "BAD", None: ""}[self.good]
         told = (f"{name} {x:.4g}" if isinstance(x, float) else f"{name} {x}" for name, x in self.found.items())
         return f"{self.name:36}{verdict:4}{'; '.join(told)}"
-
-
-def chip_of(kind: str) -> Any:
-    """The chip of planning/slices.py that JAX calls so, such as "TPU v5 lite" or "NVIDIA H100 80GB HBM3", or None."""
-    from t1jax.planning.slices import CHIPS
-
-    words = re.findall(r"[a-z0-9]+", kind.lower())
-    for word in [a + b for a, b in zip(words, words[1:], strict=False)] + words:  # "RTX 4090" before "RTX"
-        if (name := ALIASES.get(word, word)) in CHIPS.keys() - {"cpu"}:
-            return CHIPS[name]
-    return None
 
 
 def choose_size(extra: Sequence[str], platform: str) -> tuple[str, argparse.Namespace]:

@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
     cfg.seed = 0  # root of every random number [ours]
     cfg.compilation_cache = True  # keep compiled programs in the workdir, for the next start [hw]
     cfg.compilation_cache_mib = 8192  # at a start the oldest programs go until the others take at most this, MiB [hw]
+    cfg.tensorboard_mib = 256  # TensorBoard's oldest files go until the others take at most this, MiB; 0: none [ours]
 
     cfg.model = ConfigDict()  # a Qwen2.5-style transformer (t1jax/model/qwen.py)
     cfg.model.checkpoint = ""  # weights, tokenizer: folder of Hugging Face or t1jax.convert, gs:// too; "": none [ours]
@@ -141,6 +142,7 @@ def get_config() -> ConfigDict:
     cfg.rl.logprob_temperature = 0.0  # of the learner's log-probabilities; 0: rl.temperature, else an ablation [paper]
 
     cfg.eval = ConfigDict()
+    cfg.eval.before = True  # measure before RL too; False: the report has nothing to compare RL with [ours]
     cfg.eval.num_problems = 1024  # held-out problems, count [ours]
     cfg.eval.batch_size = 256  # responses per call of the sampler [hw]
     cfg.eval.every = 50  # RL steps between evaluations on eval.quick_problems; 0: only before and after [ours]

@@ -168,6 +168,7 @@ class RlConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
+    before: bool
     num_problems: int
     batch_size: int
     every: int
@@ -242,6 +243,7 @@ class Config:
     seed: int
     compilation_cache: bool
     compilation_cache_mib: int
+    tensorboard_mib: int
     model: ModelConfig
     tokenizer: TokenizerConfig
     task: TaskConfig
@@ -263,7 +265,8 @@ class Config:
 
 YOUNGER: dict[str, Any] = {  # knobs that saved configs may lack -> what was done before there were such knobs
     "compilation_cache_mib": 8192, "checkpoint.keep_damaged": 3, "rl.entropy_target": 0.0, "rl.kl_reduction": "sum",
-    "rl.anchor_every": 1, "rl.advantage_floor": False, "rl.max_perplexity": 0.0,
+    "rl.anchor_every": 1, "rl.advantage_floor": False, "rl.max_perplexity": 0.0, "eval.before": True,
+    "tensorboard_mib": 256,
 }  # fmt: skip
 
 

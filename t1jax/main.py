@@ -80,9 +80,10 @@ def _run(argv: list[str]) -> None:
     with processes.joined(group):
         _validate(cfg)
         from t1jax.devices import multihost
+        from t1jax.planning import phases
         from t1jax.training import stages
 
-        report = stages.run(cfg, workdir, allow_change)
+        report = stages.run(cfg, workdir, allow_change, phases.paces)
         if multihost.is_main():
             print(f"report: {report.resolve()}")
 

@@ -63,6 +63,7 @@ def _run(argv: list[str]) -> None:
     from t1jax.host import usage
     from t1jax.host.progress import duration
     from t1jax.reports import runs
+    from t1jax.reports.checks import was_measured_before
 
     (run,) = runs.read(names)
     starts, now = usage.read(run.workdir), time.time()
@@ -71,7 +72,8 @@ def _run(argv: list[str]) -> None:
     print(f"{run.workdir}: {state}")
     rows: Rows = {stage: [row for row in run.rows if row["stage"] == stage] for stage in ("sft", "rl", "evaluate")}
     totals = {stage: _number(run, f"{stage}.num_steps") for stage in NAMES}
-    stage, done, total = _stage(run.results, rows, totals, run.finished)
+    measured = bool(run.results.get("sft")) or not was_measured_before(run.results)
+    stage, done, total = _stage(run.results, rows, totals, run.finished, measured)
     print(f"stage: {stage}" + (f", step {done} of {total}" if total else ""))
     recent = [row for row in (rows["rl"] or rows["sft"]) if row.get("seconds")][-RECENT:]
     if recent and not run.finished:
@@ -122,8 +124,13 @@ def _holder(folder: Place, starts: Sequence[Mapping[str, Any]], now: float) -> s
     return None
 
 
-def _stage(results: Mapping[str, Any], rows: Rows, totals: Mapping[str, int], finished: bool) -> tuple[str, int, int]:
-    """(what the run does, steps done, of how many); no steps where it counts none."""
+def _stage(
+    results: Mapping[str, Any], rows: Rows, totals: Mapping[str, int], finished: bool, measured: bool
+) -> tuple[str, int, int]:
+    """(what the run does, steps done, of how many); no steps where it counts none.
+
+    `measured`: nothing is to be measured before RL, or it has been.
+    """
     cold, last = totals["sft"], totals["rl"]
     done = {stage: max((row["step"] for row in rows[stage]), default=0) for stage in NAMES}
     if finished:
@@ -132,9 +139,9 @@ def _stage(results: Mapping[str, Any], rows: Rows, totals: Mapping[str, int], fi
         return "report", 0, 0
     if done["rl"]:
         return (NAMES["rl"], done["rl"], last) if done["rl"] < last else ("measurement after reinforcement", 0, 0)
-    if results.get("sft"):
-        return NAMES["rl"], 0, last
-    return (NAMES["sft"], done["sft"], cold) if done["sft"] < cold else ("measurement before reinforcement", 0, 0)
+    if done["sft"] < cold:
+        return NAMES["sft"], done["sft"], cold
+    return (NAMES["rl"], 0, last) if measured else ("measurement before reinforcement", 0, 0)
 
 
 def _seconds_left(rows: Rows, totals: Mapping[str, int], eval_every: int, pace: float) -> float | None:

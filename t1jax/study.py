@@ -23,7 +23,7 @@ from typing import Any
 
 from absl import flags
 
-from t1jax.config import Config, ConfigError
+from t1jax.config import Config, ConfigError, completed
 from t1jax.host import command_line, files, place
 from t1jax.host.stopping import EXIT_STORAGE, Signals, Stopped
 
@@ -212,6 +212,8 @@ def _run(argv: list[str]) -> None:
         raise ConfigError("task.name is gym; expected pairs or countdown: studies need measures that only these have")
     if base.data.train:
         raise ConfigError(f"data.train is {base.data.train}; expected nothing: studies run on the embedded task")
+    if not base.eval.before:
+        raise ConfigError("eval.before is False; expected True: studies compare with what is measured before RL")
     at_a_time = values.jobs or min(2, os.cpu_count() or 1)
     out, seeds = place.local(values.out, "--out").absolute(), [base.seed + i for i in range(values.seeds)]
 
@@ -254,7 +256,7 @@ def _same_base(out: Path, base: Config) -> None:
 
     path = out / "base.json"
     if path.exists():
-        changed = workdir.changes(workdir.read(path, "--out"), files.json_ready(base.to_dict()))
+        changed = workdir.changes(completed(workdir.read(path, "--out")), files.json_ready(base.to_dict()))
         if changed:
             listed = "; ".join(f"{knob} is {new}, was {old}" for knob, (old, new) in changed.items())
             raise ConfigError(f"{out} holds runs of another base config: {listed}; set it back, or give another --out")

@@ -183,7 +183,8 @@ def _validate_measuring(cfg: Config) -> None:
         if benchmark.samples < 1:
             raise ConfigError(f"benchmarks.{name}.samples is {benchmark.samples}; expected at least 1")
     checks.at_least(cfg, 1, "checkpoint", "sft_every every keep keep_damaged")
-    checks.check(cfg, "compilation_cache_mib", cfg.compilation_cache_mib >= 0, "at least 0")
+    for knob in ("compilation_cache_mib", "tensorboard_mib"):
+        checks.check(cfg, knob, checks.get(cfg, knob) >= 0, "at least 0")
     checks.at_least(cfg, 0, "checkpoint", "grace_seconds")
 
 

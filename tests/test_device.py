@@ -13,6 +13,7 @@ import small
 from benchmarks import attention, device, roofline, step
 from t1jax.devices import sharding
 from t1jax.model import blocked, ragged
+from t1jax.planning.slices import chip_of
 
 FLAGS = (
     "--layers=1 --hidden=16 --ffn=24 --heads=2 --kv-heads=1 --head-dim=8 --vocab=64 --prompts=8 --group=2 "
@@ -167,7 +168,7 @@ def test_a_bad_check_or_one_left_out_is_no_success(monkeypatch, capsys, good, le
     ],
 )
 def test_devices_are_known_by_the_names_that_jax_gives_them(kind, name):
-    chip = device.chip_of(kind)
+    chip = chip_of(kind)
     assert chip is None if name is None else chip.name == name
 
 

@@ -65,6 +65,16 @@ def test_what_is_not_running_says_so_by_its_code(run, tmp_path, capsys):
     assert code == 2 and out == "" and "no such folder" in err
 
 
+@pytest.mark.parametrize(("before", "stage"), [(True, "measurement before reinforcement"), (False, "reinforcement")])
+def test_after_the_cold_start_it_says_what_comes_next(tmp_path, capsys, before, stage):
+    folder = write_run(tmp_path / "run", cold=20, steps=0, finished=False, eval__before=before, **KNOBS)
+    (folder / "measured/sft.json").unlink()
+    assert f"stage: {stage}{'' if before else ', step 0 of 90'}\n" in said(capsys, folder)[1]
+    folder = write_run(tmp_path / "cold", cold=7, steps=0, finished=False, eval__before=before, **KNOBS)
+    (folder / "measured/sft.json").unlink()
+    assert "stage: cold start, step 7 of 20\n" in said(capsys, folder)[1]
+
+
 def test_a_lock_that_cannot_be_seen_from_here_is_made_up_for_by_signs_of_life(run, capsys):
     now = time.time()
     files.write_json(run / "usage.json", {"starts": [start(now - 60, now - usage.BEAT, host="far")]})

@@ -121,6 +121,7 @@ def test_the_time_left_is_that_of_jobs_of_the_same_kind():
         (["penalties", "--config.rl.penalti=1"], "unknown knob rl.penalti"),
         (["penalties", "--config.rl.micro_batches=7"], "rl.micro_batches"),
         (["penalties", "--config.data.train=x.jsonl"], "data.train is x.jsonl; expected nothing"),
+        (["penalties", "--config.eval.before=False"], "eval.before is False; expected True"),
         (["penalties", "--config=configs/gym.py"], "task.name is gym; expected pairs or countdown"),
         (["penalties", "--config.rl.penalty=0.0"], "rl.penalty is 0.0, but the study"),
     ],
@@ -208,6 +209,14 @@ def test_runs_of_another_base_are_refused_by_name(tmp_path):
     other = dataclasses.replace(cfg, rl=dataclasses.replace(cfg.rl, temperature=1.0))
     with pytest.raises(ConfigError, match=r"rl\.temperature is 1\.0, was 1\.2"):
         study._same_base(tmp_path, other)
+
+
+def test_a_study_that_an_older_version_began_goes_on(tmp_path):
+    tree = make_config().to_dict()
+    del tree["eval"]["before"], tree["tensorboard_mib"]
+    (tmp_path / "base.json").write_text(json.dumps(tree))
+    study._same_base(tmp_path, make_config())
+    assert json.loads((tmp_path / "base.json").read_text())["eval"]["before"] is True
 
 
 def test_a_step_is_shared_by_seeds_and_by_nothing_else(monkeypatch):

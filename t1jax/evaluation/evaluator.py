@@ -41,7 +41,7 @@ from t1jax.text.tokenizer import Tokenizer
 from t1jax.types import Params
 
 Drawn = Sequence[Sequence[Sequence[int]]]  # of each question, of each response: token ids
-LONG = 60.0  # seconds that an evaluation of a run must still take for it to be told
+LONG = 60.0  # seconds that an evaluation of a run must still take for it to be told, where nothing else tells
 Batch = tuple[int, Sequence[Question]]  # number of the first response, what is asked
 
 
@@ -212,7 +212,7 @@ class Evaluator:
                 done += batch
                 if tell:
                     tell(done)
-                if number == 1 and journal.plain and self._progress:  # the first compiles
+                if number == 1 and not tell and journal.plain and self._progress:  # the first compiles
                     left = (total - len(done)) / len(batch) * (time.monotonic() - began)
                     if left > LONG:
                         self._progress.note(f"{settings['name']}: {total} responses, {duration(left)} left")

@@ -11,6 +11,7 @@ Deliberately not here: the plot (plots.py), the same for files of problems (t1ja
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ def inference_scaling(
     responses: Sequence[Response],
     stage: str,
     kept: Callable[[str], Journal] | None = None,
+    tell: Callable[[int, Sequence[Response]], None] | None = None,
 ) -> list[dict[str, Any]]:
     """[{stage, budget, accuracy, low, high, n}] over cfg.scaling.budgets, from one generation's responses.
 
@@ -39,6 +41,7 @@ def inference_scaling(
       responses: one to each question, sampled at temperature 1.
       stage: "sft" or "rl".
       kept: name -> the journal of what is sampled; None: nothing is kept.
+      tell: with `kept`, is given a budget and all answers to it so far after each batch.
     """
     cfg, task, tokenizer = evaluator.cfg, evaluator.task, evaluator.tokenizer
     points = []
@@ -50,6 +53,7 @@ def inference_scaling(
             length=padded_length(cfg, budget, task.cut_answer_prefix, tokenizer),
             new_tokens=cfg.scaling.answer_tokens,
             journal=kept(f"budget-{budget}") if kept else None,
+            tell=functools.partial(tell, budget) if tell else None,
         )
         judged = {response.problem: response for response in [*responses, *answered]}  # a cut one replaces the whole
         points.append({"stage": stage, "budget": budget, **accuracy(list(judged.values()))})

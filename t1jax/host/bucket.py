@@ -108,6 +108,12 @@ class Bucket(PurePosixPath):
             if (path := Bucket(SCHEME + name)) != self:  # a folder may have an object of its own
                 yield path
 
+    def sizes(self) -> dict[Bucket, int]:
+        """Bytes of each object below, by few requests."""
+        with told(self):
+            found = storage().find(str(self), detail=True)
+        return {Bucket(SCHEME + name): int(info["size"]) for name, info in found.items()}
+
     def glob(self, pattern: str) -> Iterator[Bucket]:
         """What matches below this folder, a level for each part of `pattern`: gcsfs would list all that is below."""
         first, _, rest = pattern.partition("/")

@@ -8,6 +8,7 @@ Deliberately not here: what the files say (metrics.py, run_page.py), checkpoints
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import math
 import os
@@ -57,6 +58,13 @@ def shrink(folder: Place, most: int) -> None:
         most -= path.lstat().st_size
         if most < 0 and path.is_file():
             path.unlink(missing_ok=True)
+
+
+def sizes(folder: Place, pattern: str) -> dict[Place, int]:
+    """Bytes of each file in `folder` and below whose name matches."""
+    if isinstance(folder, Bucket):
+        return {path: size for path, size in folder.sizes().items() if fnmatch.fnmatchcase(path.name, pattern)}
+    return {path: path.stat().st_size for path in folder.rglob(pattern)}
 
 
 def write_text(path: str | Place, text: str) -> Place:

@@ -19,7 +19,7 @@ from typing import Any
 
 from t1jax.config import ConfigError
 from t1jax.devices import multihost
-from t1jax.host import files, log
+from t1jax.host import boards, files, log
 from t1jax.host.boards import Boards
 from t1jax.host.log import Log
 from t1jax.host.place import Place
@@ -57,12 +57,14 @@ class MetricsWriter:
     """Appends rows to `workdir/metrics.jsonl` (log.py) and scalars to `workdir/tensorboard/<stage>` (boards.py)."""
 
     def __init__(
-        self, workdir: Place, resume_after: Mapping[str, int], lost: Callable[[int], None] = lambda tokens: None
-    ) -> None:
+        self, workdir: Place, resume_after: Mapping[str, int], lost: Callable[[int], None] = lambda tokens: None,
+        tensorboard: int = boards.MOST,
+    ) -> None:  # fmt: skip
         """`resume_after[stage]` is the last step that stands; a stage that is not named starts anew.
 
         Existing rows of later steps are dropped: {} drops them all. Give {"sft": 100, "rl": 40, "evaluate": 40}
         to go on after update 40 of RL. `lost` is told the tokens of rows of RL and evaluations that are dropped.
+        `tensorboard`: the most bytes that TensorBoard's files may take; 0: there are none.
         """
         self._lost = lost
         self._sums: dict[str, int] = {}
@@ -70,7 +72,7 @@ class MetricsWriter:
         self.path = workdir / FILE_NAME
         self._resume_after = dict(resume_after)
         self._log: Log | None = None
-        self._boards = Boards(workdir) if multihost.is_main() else None
+        self._boards = Boards(workdir, tensorboard) if multihost.is_main() else None
         if multihost.is_main():
             self._drop(self._resume_after)
             self._log = Log(self.path)

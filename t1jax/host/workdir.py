@@ -32,10 +32,11 @@ from t1jax.host import bucket, files, lock, place
 from t1jax.host.bucket import Bucket
 from t1jax.host.place import Place
 
-FREE = ("mesh.", "compilation_cache_mib", "checkpoint.keep_damaged")  # knobs that may change without a word
+# knobs that may change without a word; that never may; and of the latter those that may nevertheless
+FREE = ("mesh.", "compilation_cache_mib", "tensorboard_mib", "checkpoint.keep_damaged")
 FILTER = ("rl.filter_pass_rate", "rl.filter_samples", "rl.filter_problems")
-FIXED = ("seed", "model.", "tokenizer.", "task.", "data.", "sft.", "rl.prompts_per_step", *FILTER)  # that never may
-NOT_FIXED = ("model.compute_dtype", "model.remat", "model.attention")  # of those
+FIXED = ("seed", "model.", "tokenizer.", "task.", "data.", "sft.", "rl.prompts_per_step", *FILTER)
+NOT_FIXED = ("model.compute_dtype", "model.remat", "model.attention")
 INPUTS = "inputs.json"
 FOLDERS = ("checkpoints", "checkpoints/sft", "checkpoints/rl", "measured", "responses", "tokenizer", "tensorboard")
 OWN_FILES = ("lock", "config.json", INPUTS, "usage.json", "metrics.jsonl", "filter.json", "results.json", "report.html")

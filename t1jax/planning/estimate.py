@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from t1jax.config import Config, ModelConfig
 from t1jax.planning.slices import Chip
+from t1jax.update.packing import Grid
 
 MATMUL, READ = 0.5, 0.8  # shares of a chip's peaks that large matrix products, and reads, are taken to reach
 FLOAT = 4  # bytes of a float32
@@ -104,6 +105,13 @@ def work(cfg: Config, length: float, attention: bool = True) -> Work:
 def kl_forwards(cfg: Config) -> int:
     """Forwards of the update that only the KL needs."""
     return 2 if cfg.rl.kl_logprobs == "learner" else 1
+
+
+def parts(cfg: Config, mesh: tuple[int, int, int], grid: Grid, length: float) -> int:
+    """Parts of the update that are computed where each response has `length` tokens. `mesh`: (data, fsdp, tensor)."""
+    responses = cfg.rl.prompts_per_step * cfg.rl.responses_per_prompt
+    rows = -(-responses // (mesh[0] * mesh[1]) // int(grid.length // (cfg.data.prompt_length + length)))
+    return min(grid.parts, -(-rows // grid.rows))
 
 
 @dataclass(frozen=True)

@@ -193,9 +193,7 @@ def plan(cfg: Config, where: Slice, length: float, *, compiled: bool) -> Found:
     setup = _setup(cfg, mesh, where)
     planned, grid = setup.memory, setup.grid
     cfg = _with(cfg, lanes=planned.lanes)
-    responses = cfg.rl.prompts_per_step * cfg.rl.responses_per_prompt
-    rows = -(-responses // (shape[0] * shape[1]) // int(grid.length // (cfg.data.prompt_length + length)))
-    parts = min(grid.parts, -(-rows // grid.rows))
+    parts = estimate.parts(cfg, shape, grid, length)
     seconds = estimate.seconds(cfg, shape, where.chip, length, planned.lanes, parts, where.slices)
     trips = {
         scopes.ALL_LANES: seconds.iterations,

@@ -64,6 +64,7 @@ CHIPS = {
     "rtx4090": Chip("rtx4090", 24 * GIB, 165.2e12, 1008e9, 32e9),
     "cpu": Chip("cpu", 16 * GIB, 0.2e12, 10e9, 5e9),
 }
+ALIASES = {"v5lite": "v5e", "v6lite": "v6e", "v5": "v5p"}  # how JAX calls devices
 EXAMPLES = (
     "v5e:2x2 v5e:4x4 v5e:16x16 v5p:4x4x4 v5p:4x4x8 v6e:8x8 v6e:16x16 v4:2x2x4 tpu7x:4x4x4 cpu:8 gpu:8xh100; several "
     "slices: 2xv5e:16x16"
@@ -109,6 +110,15 @@ class Slice:
     def stands_in(self) -> bool:
         """The devices are CPUs in place of GPUs, whose compiler is not installed."""
         return self.compiler == "cpu" and not self.on_host
+
+
+def chip_of(kind: str) -> Chip | None:
+    """The chip that JAX calls so, such as "TPU v5 lite" or "NVIDIA H100 80GB HBM3"; None: none of CHIPS, or a CPU."""
+    words = re.findall(r"[a-z0-9]+", kind.lower())
+    for word in [a + b for a, b in zip(words, words[1:], strict=False)] + words:  # "RTX 4090" before "RTX"
+        if (name := ALIASES.get(word, word)) in CHIPS.keys() - {"cpu"}:
+            return CHIPS[name]
+    return None
 
 
 def find(topology: str) -> Slice:

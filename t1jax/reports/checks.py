@@ -11,6 +11,7 @@ from typing import Any
 
 from t1jax.config import ConfigError
 from t1jax.host.place import Place
+from t1jax.reports.wording import knob
 
 STAGES = ("sft", "rl")
 SHARE = ("accuracy", "low", "high", "n")
@@ -35,6 +36,8 @@ def check_results(path: Place, results: Mapping[str, Any], stages: Sequence[str]
 
     for stage in stages:
         summary = results.get(stage)
+        if stage == "sft" and summary is None and not was_measured_before(results):
+            continue
         if not isinstance(summary, Mapping) or not is_share(summary):
             refuse(f"{stage} lacks accuracy, low, high or n")
             continue
@@ -63,6 +66,11 @@ def check_results(path: Place, results: Mapping[str, Any], stages: Sequence[str]
             refuse(f"skills.{stage} has what is no number")
     if not _are_numbers(results.get("seconds")):
         refuse("seconds holds what is no number")
+
+
+def was_measured_before(results: Mapping[str, Any]) -> bool:
+    """Whether the run measures before RL; eval.before = False says that it does not."""
+    return knob(results.get("config"), "eval.before") is not False
 
 
 def is_share(share: Any) -> bool:

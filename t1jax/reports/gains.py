@@ -6,7 +6,7 @@ A change is called a gain or a loss only if its 95 % interval leaves out zero.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from t1jax.reports.runs import Run, held_out
 from t1jax.reports.wording import Change, Share, change, interval, of_responses, percent, tokens
@@ -15,16 +15,8 @@ from t1jax.reports.wording import Change, Share, change, interval, of_responses,
 def accuracy(run: Run) -> list[str]:
     """What RL did to accuracy on held-out problems."""
     before, after = run.results.get("sft"), run.results.get("rl")
-    if not before:
-        return []
-    if not after:
-        start = f"{percent(before['accuracy'])} {interval(before)}"
-        said = [f"Before RL, {start} of {before['n']:,} held-out problems are right."]
-        points = [(step, row) for step, row in held_out(run) if step]
-        if points:
-            step, row = points[-1]
-            said.append(f"After {step:,} steps of RL it is {percent(row['accuracy'])} {interval(row)} of {row['n']:,}.")
-        return said
+    if not before or not after:
+        return list(_one_sided(run))
     moved = change(before, after)
     said = [
         f"Of {after['n']:,} held-out problems, <b>{percent(before['accuracy'])}</b> {interval(before)} are right "
@@ -50,6 +42,24 @@ def accuracy(run: Run) -> list[str]:
             f"{interval(forbidden)}; RL against that: {more}."
         )
     return said
+
+
+def _one_sided(run: Run) -> Iterator[str]:
+    """What is known where accuracy was not measured before RL, or not yet after it."""
+    before, after = run.results.get("sft"), run.results.get("rl")
+    points = [(step, row) for step, row in held_out(run) if step]
+    if before:
+        yield f"Before RL, {_right(before)} held-out problems are right."
+    elif after:
+        yield f"After RL, {_right(after)} held-out problems are right; nothing was measured before it."
+        points = points[:1] if len(points) > 1 else []
+    if points and (before or after):
+        step, row = points[-1]
+        yield f"After {step:,} steps of RL it {'is' if before else 'was'} {_right(row)}."
+
+
+def _right(share: Share) -> str:
+    return f"{percent(share['accuracy'])} {interval(share)} of {share['n']:,}"
 
 
 def _moved(moved: Change, gain: str, loss: str) -> str:

@@ -28,6 +28,9 @@ def headline(run: Run, links: str) -> str:
         if moved.clear:
             title = f"RL took accuracy from {ends}" if moved.value > 0 else f"RL lowered accuracy, from {ends}"
         lead = f"n = {before['n']:,} before and {after['n']:,} after"
+    elif after:
+        title = f'After RL: <span class="after">{percent(after["accuracy"])}</span>'
+        lead = f"n = {after['n']:,}, and nothing was measured before RL (<code>eval.before</code> is False)"
     elif before:
         title = f'Not finished: <span class="before">{percent(before["accuracy"])}</span> before RL'
         lead = f"n = {before['n']:,}"

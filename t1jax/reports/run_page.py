@@ -15,6 +15,7 @@ from t1jax.host import files, place
 from t1jax.host.place import Place
 from t1jax.reports import columns, plots, sections
 from t1jax.reports.charts import SCRIPTS, STYLES
+from t1jax.reports.checks import was_measured_before
 from t1jax.reports.headline import headline
 from t1jax.reports.page import escape, footer, page, section
 from t1jax.reports.runs import Results, Rows, Run
@@ -26,10 +27,10 @@ def write_report(workdir: str | Place, results: Results, rows: Rows) -> Place:
     """Writes report.html and the PNGs of a finished run to `workdir`; returns the path of report.html.
 
     `results`: what results.json holds; `rows`: metrics.read_rows(workdir). Raises ValueError where `results` lacks the
-    accuracy of a stage. Sections without data (skills, greedy, samples ...) are left out.
+    accuracy of a stage that is measured. Sections without data (skills, greedy, samples ...) are left out.
     """
     results = files.json_ready(results)
-    for stage in ("sft", "rl"):
+    for stage in ("sft", "rl") if was_measured_before(results) else ("rl",):
         for name in ("accuracy", "low", "high", "n"):
             if results.get(stage, {}).get(name) is None:
                 raise ValueError(f"report: results lacks {stage}.{name}; evaluate both stages before the report")
@@ -49,10 +50,12 @@ def write(run: Run, out: Place | None = None) -> Place:
 def render(run: Run) -> str:
     """The page."""
     results = run.results
+    both = results.get("sft") and results.get("rl")
+    pairs = "The same problems, before and after RL" if both else "Sampled responses"
     parts = [
         ("story", "The story of this run", sections.in_words(run)),
         ("thinking", "Does more thinking help?", sections.scaling(run)),
-        ("responses", "The same problems, before and after RL", side_by_side(results.get("samples") or [])),
+        ("responses", pairs, side_by_side(results.get("samples") or [])),
         ("training", "Over the steps of training", sections.training(run)),
         ("difficulty", "Accuracy by difficulty", sections.difficulty(results)),
         ("honesty", "Is the gain honest?", sections.honesty(results)),

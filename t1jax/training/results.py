@@ -14,18 +14,20 @@ from typing import Any
 from t1jax.config import Config, ConfigError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy")
+LISTS = ("by_difficulty", "scaling", "samples")  # of a measurement; those of both stages are put together
 FATES = ("trained", "skipped", "unscorable", "no_advantage")  # columns of RL, after `tokens_` (step_report.py)
 
 
 def tokens(
-    rows: Sequence[Mapping[str, Any]], first: Mapping[str, Any], last: Mapping[str, Any], filtered: int
+    rows: Sequence[Mapping[str, Any]], first: Mapping[str, Any] | None, last: Mapping[str, Any], filtered: int
 ) -> dict[str, int] | None:
     """All tokens that were sampled, and what became of them: `generated` is the sum of the others.
 
     Those of steps that a kill undid are counted once, and apart (usage.py). None: older versions did not count.
+    `first` is None where nothing was measured before RL.
     """
     steps = [row for row in rows if row["stage"] == "rl"]
-    measured = [first, last, *(row for row in rows if row["stage"] == "evaluate")]
+    measured = [*(x for x in (first, last) if x is not None), *(row for row in rows if row["stage"] == "evaluate")]
     if any(f"tokens_{FATES[0]}" not in row for row in steps) or any("tokens" not in each for each in measured):
         return None
     found = {name: sum(int(row[f"tokens_{name}"] or 0) for row in steps) for name in FATES}
@@ -34,23 +36,30 @@ def tokens(
 
 
 def collect(
-    cfg: Config, rows: Sequence[Mapping[str, Any]], first: Mapping[str, Any], last: Mapping[str, Any], filtered: int = 0
+    cfg: Config,
+    rows: Sequence[Mapping[str, Any]],
+    first: Mapping[str, Any] | None,
+    last: Mapping[str, Any],
+    filtered: int = 0,
 ) -> dict[str, Any]:
-    """The content of results.json from what the two stages measured; `filtered`: tokens that the filter sampled."""
+    """The content of results.json from what was measured before and after RL.
+
+    Where `first` is None (eval.before is False), `sft` is null and nothing else is of that stage. `filtered`: tokens
+    that the filter sampled.
+    """
     seconds = dict.fromkeys(("sft", "rl", "evaluate"), 0.0)
     for row in rows:
         if row["stage"] not in seconds or not isinstance(row.get("seconds"), int | float):
             raise ConfigError(f"metrics.jsonl: step {row['step']} of {row['stage']!r} is no row of a run; delete it")
         seconds[row["stage"]] += row["seconds"]
-    seconds |= {"measure_sft": first["seconds"], "measure_rl": last["seconds"]}
+    measured = ({"sft": first} if first else {}) | {"rl": last}
+    seconds |= {f"measure_{stage}": found["seconds"] for stage, found in measured.items()}
     return {
-        "sft": first["summary"],
+        "sft": first["summary"] if first else None,
         "rl": last["summary"],
-        "greedy": {"sft": first["greedy"], "rl": last["greedy"]},
-        "skills": {"sft": first["summary"].get("skills", {}), "rl": last["summary"].get("skills", {})},
-        "by_difficulty": first["by_difficulty"] + last["by_difficulty"],
-        "scaling": first["scaling"] + last["scaling"],
-        "samples": first["samples"] + last["samples"],
+        "greedy": {stage: found["greedy"] for stage, found in measured.items()},
+        "skills": {stage: found["summary"].get("skills", {}) for stage, found in measured.items()},
+        **{name: [x for found in measured.values() for x in found[name]] for name in LISTS},
         "tokens": tokens(rows, first, last, filtered),
         "seconds": seconds | {"total": sum(seconds.values())},
         "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},

@@ -8,19 +8,18 @@ says that it is done.
     tokenizer/            the tokenizer, trained first
     checkpoints/sft, rl   Orbax checkpoints of the two training stages
     compiled/             programs for the next start; may be deleted
-    measured/sft, rl.json what was measured after each; journal/ what was sampled for it so far (journal.py)
+    measured/sft, rl.json what was measured after each (measurement.py); journal/ what was sampled for it so far
     responses/            what was sampled for it, and during RL (saved.py)
     filter.json           pass rates that training problems were chosen by (selection.py), if rl.filter_pass_rate < 1
     usage.json            when it ran, on how many chips (usage.py)
     metrics.jsonl         a row a step; tensorboard/ the same for TensorBoard
     results.json          the outcome; report.html and PNGs the same for people
 
-Deliberately not here: flags (main.py), how a stage works (sft.py, rl.py, evaluator.py, scaling.py, run_page.py).
+Deliberately not here: flags (main.py), how a stage works (sft.py, rl.py, measurement.py, run_page.py).
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -33,16 +32,14 @@ from jax.sharding import Mesh
 from t1jax import validation
 from t1jax.config import Config, ConfigError
 from t1jax.devices import multihost, sharding
-from t1jax.evaluation import figures, journal, saved, scaling
+from t1jax.evaluation import journal, measurement
 from t1jax.evaluation.evaluator import Evaluator
-from t1jax.evaluation.questions import ask_held_out
-from t1jax.evaluation.responses import Response
 from t1jax.host import files, usage
 from t1jax.host.metrics import MetricsWriter, read_rows
 from t1jax.host.place import Place
 from t1jax.host.progress import Progress
 from t1jax.host.stopping import Signals
-from t1jax.host.workdir import begin, claim, locked, read, refuse_other_processes
+from t1jax.host.workdir import begin, claim, locked, refuse_other_processes
 from t1jax.reports import run_page
 from t1jax.rewards.verifier import Verifier
 from t1jax.tasks.embedded import make_embedded, make_verifier
@@ -55,18 +52,21 @@ from t1jax.text.tokenizer import Tokenizer
 from t1jax.training import opening, rl, selection, sft
 from t1jax.training.checkpoint import Checkpoints
 from t1jax.training.results import PACKAGES, collect
-from t1jax.types import Params
+from t1jax.training.setup import RlSetup
 from t1jax.weights import load as weights
 
-MEASURED: dict[str, Any] = {"summary": dict, "greedy": dict, "by_difficulty": list, "samples": list, "scaling": list}
-MEASURED |= {"seconds": int | float}
 
-
-def run(cfg: Config, workdir: Place, allow_change: Sequence[str] = ()) -> Place:
+def run(
+    cfg: Config,
+    workdir: Place,
+    allow_change: Sequence[str] = (),
+    paces: Callable[[RlSetup], opening.Paces | None] = lambda setup: None,
+) -> Place:
     """Runs what is left to do in `workdir`; returns the path of the report.
 
     Args:
       allow_change: knobs that may differ from those that the run was started with.
+      paces: what the parts of the run are expected to take, before any is measured.
 
     Raises:
       ConfigError: the workdir is in use or holds a run with other knobs, or the config cannot work on these devices.
@@ -95,13 +95,13 @@ def run(cfg: Config, workdir: Place, allow_change: Sequence[str] = ()) -> Place:
         multihost.barrier("all have read the workdir")
         with locked(workdir, note=progress.note):
             if multihost.is_main():
-                outdated = (*done, *(measurement(workdir, stage) for stage in ("sft", "rl")))
+                outdated = (*done, *(measurement.path_of(workdir, stage) for stage in ("sft", "rl")))
                 begin(cfg, workdir, outdated if changed else ())
                 if changed:
                     journal.forget(workdir)
                 tokens.save(workdir / "tokenizer")
             multihost.barrier("the workdir is begun")
-            for line in opening.lines(cfg, mesh, task, workdir):
+            for line in opening.lines(cfg, mesh, task, tokens, workdir, paces):
                 progress.note(line)
             with usage.counted(workdir, mesh.size, mesh.devices.flat[0].device_kind) as lost:
                 return stages(cfg, mesh, workdir, task, tokens, progress, signals, lost)
@@ -125,18 +125,22 @@ def stages(
     with (
         Checkpoints(workdir / "checkpoints/sft", cfg, tokens, progress.note) as sft_checkpoints,
         Checkpoints(workdir / "checkpoints/rl", cfg, tokens, progress.note) as rl_checkpoints,
-        MetricsWriter(workdir, resume_after(sft_checkpoints, rl_checkpoints), lost) as writer,
+        MetricsWriter(
+            workdir, resume_after(sft_checkpoints, rl_checkpoints), lost, cfg.tensorboard_mib << 20
+        ) as writer,
     ):
-        before = None  # weights after the cold start: not needed once RL has a checkpoint of its own
-        if rl_checkpoints.latest() is None or not measurement(workdir, "sft").exists():
+        before = first = None  # weights after the cold start: not needed once RL has a checkpoint of its own
+        due = cfg.eval.before and not measurement.path_of(workdir, "sft").exists()
+        if rl_checkpoints.latest() is None or due:
             if cfg.sft.num_steps:
                 before = sft.train(cfg, mesh, task, tokens, sft_checkpoints, writer, progress, signals).params
             else:
                 before = sft.initial_params(cfg, mesh)
-        first = measured("sft", workdir, progress, lambda: measure(evaluator, task, before, "sft", workdir))
+        if cfg.eval.before:
+            first = measurement.measured("sft", workdir, progress, evaluator, task, before)
         chosen = selection.select(cfg, mesh, task, tokens, before, workdir, progress)
         after = rl.train(cfg, mesh, chosen, tokens, before, rl_checkpoints, writer, progress, evaluator, signals).params
-        last = measured("rl", workdir, progress, lambda: measure(evaluator, task, after, "rl", workdir))
+        last = measurement.measured("rl", workdir, progress, evaluator, task, after)
     return finish(cfg, workdir, first, last)
 
 
@@ -213,67 +217,8 @@ def resume_after(sft_checkpoints: Checkpoints, rl_checkpoints: Checkpoints) -> d
     return {stage: step for stage, step in done.items() if step is not None}
 
 
-def measure(evaluator: Evaluator, task: Task, params: Params, stage: str, workdir: Place) -> dict[str, Any]:
-    """All that is measured of one stage's weights, on the same held-out problems; responses are saved in `workdir`."""
-    cfg, before = evaluator.cfg, evaluator.sampled
-    questions = ask_held_out(task, evaluator.tokenizer, cfg.eval.num_problems)
-    kept = journal.of_run(workdir, stage, cfg.rl.num_steps if stage == "rl" else 0)
-    responses = evaluator.respond(params, "held_out", questions, journal=kept("held_out"))
-    done, last = (cfg.rl.num_steps, True) if stage == "rl" else (0, False)
-    saved.save(workdir, responses, stage, done, cfg.eval.keep_responses, final=last)
-    greedy = evaluator.respond(params, "held_out", questions, temperature=0.0, journal=kept("greedy"))
-    summary = figures.summary(responses)
-    if task.forbid_giving_up(evaluator.tokenizer) is not None:
-        forbidden = evaluator.respond(params, "held_out", questions, forbid_giving_up=True, journal=kept("forbidden"))
-        summary["forbidden_to_give_up"] = figures.accuracy(forbidden)
-    points = scaling.inference_scaling(evaluator, params, questions, responses, stage, kept)
-    return {
-        "summary": summary,
-        "greedy": figures.accuracy(greedy),
-        "by_difficulty": figures.by_difficulty(responses, stage),
-        "samples": [sample(response, stage) for response in responses[: cfg.eval.samples]],
-        "scaling": points,
-        "tokens": evaluator.sampled - before,
-    }
-
-
-def sample(response: Response, stage: str) -> dict[str, Any]:
-    """A response as the report shows it."""
-    return {
-        "stage": stage,
-        "prompt": response.prompt,
-        "response": response.text,
-        "correct": response.right,
-        "gold": response.gold,
-        "difficulty": response.difficulty,
-    }
-
-
-def measurement(workdir: Place, stage: str) -> Place:
-    """Where what was measured after a stage is kept."""
-    return workdir / "measured" / f"{stage}.json"
-
-
-def measured(stage: str, workdir: Place, progress: Progress, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `work` returns, from measured/STAGE.json if it was done before."""
-    path = measurement(workdir, stage)
-    if not path.exists():
-        began = time.perf_counter()
-        with progress.stage(f"measure {stage}", total=1):
-            outcome = work()
-        if multihost.is_main():
-            files.write_json(path, outcome | {"seconds": time.perf_counter() - began})
-            journal.forget(workdir)
-        multihost.barrier(f"measured {stage}")
-    found = read(path)
-    wrong = [name for name, kind in MEASURED.items() if not isinstance(found.get(name), kind)]
-    if wrong:
-        raise ConfigError(f"{path}: {wrong[0]} is {found.get(wrong[0])!r:.60}; expected what t1jax wrote: delete it")
-    return found
-
-
-def finish(cfg: Config, workdir: Place, first: dict[str, Any], last: dict[str, Any]) -> Place:
-    """Writes results.json and the report; returns the report's path."""
+def finish(cfg: Config, workdir: Place, first: dict[str, Any] | None, last: dict[str, Any]) -> Place:
+    """Writes results.json and the report; returns the report's path. `first` is None where eval.before is False."""
     path = workdir / "report.html"
     if multihost.is_main():
         rows = read_rows(workdir)

@@ -12,18 +12,22 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tiny_run
+import torture
 from made_up import write_run
 from small import make_config
 
 from t1jax import analyze, evaluate, main, validation
 from t1jax.config import ConfigError
+from t1jax.evaluation import measurement
 from t1jax.evaluation.responses import Response
 from t1jax.host import command_line, files, metrics, place, workdir
 from t1jax.host.metrics import MetricsWriter
 from t1jax.studies import trial
-from t1jax.training import results, stages
+from t1jax.training import results
 from t1jax.weights import conversion
 
 ROOT = Path(__file__).parents[2]
@@ -71,14 +75,15 @@ def test_what_the_file_system_refuses_is_a_line_with_the_file(capsys, number, co
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"[]", b"{", b"3", b"[" * 10**5, b'{"summary": 1}', b"{}", None])
 def test_a_damaged_measurement_is_a_line(tmp_path, content):
-    path = stages.measurement(tmp_path, "sft")
+    path = measurement.path_of(tmp_path, "sft")
     files.write_json(path, MEASURED)
-    assert stages.measured("sft", tmp_path, None, None) == MEASURED  # type: ignore[arg-type]
+    unused: Any = None
+    assert measurement.measured("sft", tmp_path, unused, unused, unused, None) == MEASURED
     if content is None:
         content = json.dumps(MEASURED | {"seconds": "long"}).encode()
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"measured/sft\.json: .*expected what t1jax wrote: delete it"):
-        stages.measured("sft", tmp_path, None, None)  # type: ignore[arg-type]
+        measurement.measured("sft", tmp_path, unused, unused, unused, None)
 
 
 @pytest.mark.parametrize(
@@ -96,6 +101,30 @@ def test_rows_that_no_run_wrote_are_a_line_at_the_end_too():
     for row in ({"stage": "other", "step": 1, "seconds": 1.0}, {"stage": "rl", "step": 1}):
         with pytest.raises(ConfigError, match=r"metrics\.jsonl: step 1 of .* is no row of a run"):
             results.collect(make_config(), [row], MEASURED, MEASURED)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("metrics.jsonl", b'{"stage": "rl"}\n', "metrics.jsonl line 1: got b'"),
+        ("measured/sft.json", b"[3]", "measured/sft.json: "),
+        ("measured/sft.json", b'{"summary": 3}', "measured/sft.json: summary is 3; expected what t1jax wrote"),
+        ("checkpoints/rl", b"", "checkpoints/rl is a file; expected a folder of the run: move it away"),
+        ("config.json", b'{"seed": ', "config.json: "),
+        ("usage.json", b'{"starts": 3}', "usage.json: got {}, expected the starts of a run: delete the file"),
+    ],
+)
+def test_the_whole_program_meets_a_damaged_file_of_its_workdir_with_a_line(name, content, words, tmp_path, capsys):
+    """From the command line on; RL without a cold start, so that it gets there soon."""
+    config, path = tmp_path / "config.py", tmp_path / "run" / name
+    config.write_text(torture.config_file(make_config(**tiny_run.KNOBS | {"sft__num_steps": 0}).to_dict()))
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    assert main.main(["t1jax", f"--config={config}", f"--workdir={tmp_path}/run"]) == 2
+    out, err = capsys.readouterr()
+    assert words in err and err.startswith("t1jax: ") and err.count("\n") == 1
+    assert "Traceback" not in out + err and not list(tmp_path.glob("*traceback*"))
+    assert path.read_bytes() == content  # nothing is deleted
 
 
 @pytest.mark.parametrize("name", workdir.FOLDERS)

@@ -19,7 +19,7 @@ from rich.console import Console
 from tensorboardX.proto import event_pb2
 
 from t1jax.devices import multihost
-from t1jax.host import files
+from t1jax.host import boards, files, place
 from t1jax.host.metrics import REQUIRED, MetricsWriter, read_rows
 from t1jax.host.progress import Progress, duration, figures
 
@@ -121,10 +121,15 @@ def test_other_processes_write_nothing(tmp_path, monkeypatch):
 def events(folder):
     """All TensorBoard events of a folder, in the order TensorBoard reads its files."""
     for path in sorted(folder.glob("events.*"), key=lambda p: p.stat().st_mtime_ns):
-        data = path.read_bytes()
-        while len(data) >= 16 + (size := int.from_bytes(data[:8], "little")):  # a record cut short is the last one
-            yield event_pb2.Event.FromString(data[12 : 12 + size])
-            data = data[16 + size :]
+        yield from records(path)
+
+
+def records(path):
+    """The events of a file."""
+    data = path.read_bytes()
+    while len(data) >= 16 + (size := int.from_bytes(data[:8], "little")):  # a record cut short is the last one
+        yield event_pb2.Event.FromString(data[12 : 12 + size])
+        data = data[16 + size :]
 
 
 def shown(folder):
@@ -159,6 +164,33 @@ def test_a_kill_after_a_checkpoint_takes_no_row_from_tensorboard(tmp_path):
         writer.write("rl", 3, {"loss": 9.0})
     assert shown(tmp_path / "tensorboard/rl") == {1: 0.25, 2: 0.5, 3: 9.0}
     killed.close()
+
+
+@pytest.mark.parametrize("where", ["local", "gs"])
+def test_the_oldest_of_tensorboards_files_go_and_the_rest_shows_the_latest_steps(where, tmp_path, monkeypatch, request):
+    """Over two starts."""
+    if where == "gs":
+        request.getfixturevalue("cloud")
+    workdir, most = place.of(str(tmp_path) if where == "local" else "gs://bkt/boards", "x"), 3000
+    monkeypatch.setattr(boards, "FLUSH", 0.0)
+    done, steps = 0, 25 if where == "gs" else 200
+    for last in (steps, 2 * steps):
+        with MetricsWriter(workdir, {"rl": done}, tensorboard=most) as writer:
+            for step in range(done + 1, last + 1):
+                writer.write("rl", step, {"loss": step / 4} | {f"{n}" * 40: 1.0 for n in range(3)})
+                if where == "gs":
+                    writer.sync()
+        done = last
+        folder = workdir / "tensorboard/rl"
+        assert most / 2 < sum(files.sizes(folder, "events.*").values()) <= most * (1 + 1 / boards.SHARE)
+        seen = {event.step: value.simple_value for path in sorted(folder.glob("events.*"), key=boards._when)
+                for event in records(path) for value in event.summary.value if value.tag == "loss"}  # fmt: skip
+        assert max(seen) == last and sorted(seen) == list(range(min(seen), last + 1)) and min(seen) > 1
+        assert all(value == step / 4 for step, value in seen.items())
+    with MetricsWriter(workdir, {"rl": done}, tensorboard=0) as writer:
+        writer.write("rl", done + 1, {"loss": 1.0})
+        writer.sync()
+    assert not list(folder.glob("*")) and read_rows(workdir)[-1]["step"] == done + 1
 
 
 # files

@@ -54,6 +54,36 @@ def test_accuracy_with_unscorable_responses_as_wrong_is_shown_where_there_are_an
         check_results(folder / "a", {**results, "rl": {**results["rl"], "strict_accuracy": "much"}})
 
 
+def only_after(path):
+    """A finished run with eval.before = False, as t1jax.main leaves it."""
+    write_run(path, cold=20, eval__before=False)
+    results = json.loads((path / "results.json").read_text())
+    results["sft"], results["greedy"], results["skills"] = None, {"rl": results["greedy"]["rl"]}, {"rl": {}}
+    for name in ("scaling", "by_difficulty", "samples"):
+        results[name] = [point for point in results[name] if point["stage"] == "rl"]
+    (path / "results.json").write_text(json.dumps(results))
+    return results
+
+
+def test_a_run_that_measured_nothing_before_rl_says_so_and_shows_the_rest(folder, tmp_path, capsys):
+    results = only_after(tmp_path / "after")
+    assert run(capsys, tmp_path / "after")[0] == 0
+    text = Reader((tmp_path / "after/report.html").read_text()).text
+    assert "After RL: 85.0 %" in text and "nothing was measured before RL (eval.before is False)" in text
+    assert "After RL, 85.0 % [82.7, 87.1] of 1,000 held-out problems are right; nothing was measured" in text
+    assert "After 9 steps of RL it was " in text and "Sampled responses" in text
+    assert "Before RL" not in text and "before RL " not in text.replace("before RL (eval", "")
+    written = run_page.write_report(tmp_path / "again", results, metrics.read_rows(tmp_path / "after"))
+    assert Reader(written.read_text()).text.count("After RL: 85.0 %")
+    assert run(capsys, folder / "a", tmp_path / "after", f"--out={tmp_path}/both.html")[0] == 0
+    assert "has the highest accuracy after RL" in Reader((tmp_path / "both.html").read_text()).text
+    write_run(tmp_path / "lost", cold=20)
+    results["config"]["eval"]["before"] = True
+    (tmp_path / "lost/results.json").write_text(json.dumps(results))
+    code, _, err = run(capsys, tmp_path / "lost")
+    assert code == 2 and "results.json: sft lacks accuracy" in err
+
+
 def test_several_workdirs_get_one_page_and_stay_as_they_are(folder, tmp_path, capsys):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     code, out, _ = run(capsys, folder / "a", folder / "b", f"--out={tmp_path}/new/both.html")

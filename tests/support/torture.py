@@ -10,8 +10,10 @@ a phase (PHASES), or at any moment; then the same command goes on, perhaps to be
 
 Compared are the parameters, optimiser, anchor, random numbers and steps of the last checkpoints of both stages, where
 the data was, which checkpoints are kept, all metrics rows without the clock's columns (none twice, none missing), what
-TensorBoard shows, all that was measured, samples too, and which files there are. After each kill nothing of the run may
-live on for 5 s, verifier's processes with sessions of their own included.
+TensorBoard shows, all that was measured, samples too, and which files there are. The bookkeeping of tokens must be that
+of the unbroken run: generated is the sum of what became of them; and the tokens of the rows that each kill undid, which
+are counted here from rows and checkpoints alone, are `lost_tokens`. After each kill nothing of the run may live on for
+5 s, verifier's processes with sessions of their own included.
 
 The product has no hooks for this: the child, `python -m tests.support.torture --child PHASE:N -- FLAGS`, wraps its
 functions from outside and calls t1jax.main. Runs that go on to their end, or until any moment, are
@@ -52,7 +54,8 @@ PHASES = {  # -> how often a whole run comes by, about
     "file of a save": 100,
     "rename of a save": 40,  # in a bucket: one of Orbax's small objects, commit markers among them
     "row written": 11,
-    "evaluation": 10,
+    "evaluation": 11,
+    "batch judged": 24,  # of an evaluation, the filter, the curve; before it is in the journal
     "measured": 2,
     "report": 2,
     "any moment": 1,
@@ -61,6 +64,37 @@ CLOCK = ("seconds", "tokens_per_second", "config", "lost_tokens")
 MARK = "T1JAX_TORTURE"  # in the environment of a run and of all that it starts
 RUNS = ("pairs", "files")
 PLACES = {"local": {}, "gs": {"rows put": 7}}  # -> phases that only it has
+
+
+class Ledger:
+    """What the kills of a run cost: tokens of rows of RL and evaluations past the checkpoint that it goes on from."""
+
+    def __init__(self) -> None:
+        self.lost = 0
+        self._rows: list[dict[str, Any]] = []
+        self._undone = 0  # tokens of rows that go when the run goes on, so far as it gets to its metrics
+
+    def after(self, workdir: Any) -> list[str]:
+        """A start of the run has ended, somehow: what is wrong with its lost tokens."""
+        from t1jax.host import metrics, usage
+        from t1jax.weights import steps
+
+        rows = metrics.read_rows(workdir)
+        if rows != self._rows:  # it got there
+            self.lost += self._undone
+        whole = [step for step, path in steps.folders(workdir / "checkpoints/rl").items() if steps.is_whole(path)]
+        undone = [row for row in rows if row["stage"] in ("rl", "evaluate") and row["step"] > max(whole, default=0)]
+        self._rows, self._undone = rows, sum(int(row["tokens"]) for row in undone)
+        found = usage.lost_tokens(usage.read(workdir))
+        return [] if found == self.lost else [f"lost_tokens is {found}, not {self.lost}"]
+
+
+def unbalanced(results: dict[str, Any], lost: int) -> list[str]:
+    """What is wrong with the sums of results.json."""
+    fates = {name: count for name, count in results["tokens"].items() if name != "generated"}
+    wrong = [] if results["tokens"]["generated"] == sum(fates.values()) else [f"{results['tokens']} do not add up"]
+    said = results["lost_tokens"]
+    return wrong if said == lost else [*wrong, f"results.json says that {said} tokens were lost, not {lost}"]
 
 
 def die() -> None:
@@ -108,7 +142,7 @@ def lay(phase: str, count: int, workdir: Any) -> None:
     import jax
     from etils.epath import backend
 
-    from t1jax.evaluation import evaluator
+    from t1jax.evaluation import evaluator, journal
     from t1jax.host import metrics, progress
     from t1jax.host.bucket import Bucket
     from t1jax.training import rl, sft
@@ -177,6 +211,8 @@ def lay(phase: str, count: int, workdir: Any) -> None:
         after(metrics.MetricsWriter, "sync", fall)
     elif phase == "evaluation":
         before(evaluator.Evaluator, "respond", fall)
+    elif phase == "batch judged":
+        before(journal.Journal, "append", fall)
     elif phase == "measured":
         on_rename("/measured/")
     elif phase == "report":
@@ -223,7 +259,8 @@ def knobs(run: str, folder: Path) -> dict[str, Any]:
 
     one = {"mesh__data": 1, "mesh__fsdp": 1, "mesh__tensor": 1}
     if run == "pairs":
-        return small.make_config(**tiny_run.KNOBS | one).to_dict()
+        chosen = {"rl__filter_pass_rate": 0.99, "rl__filter_problems": 16, "rl__filter_samples": 2}
+        return small.make_config(**tiny_run.KNOBS | one | chosen).to_dict()
     from random_qwen import make_folder
 
     from t1jax.weights import load as weights
@@ -240,6 +277,11 @@ def knobs(run: str, folder: Path) -> dict[str, Any]:
     )
     model = weights.model_config(weights.find(folder / "hf"), cfg.model)
     return dataclasses.replace(cfg, model=model).to_dict()
+
+
+def config_file(tree: dict[str, Any]) -> str:
+    """What --config takes."""
+    return f"from ml_collections import ConfigDict\n\n\ndef get_config():\n    return ConfigDict({tree!r})\n"
 
 
 def child(phase: str, flags: list[str]) -> int:
@@ -320,7 +362,7 @@ def outcome(config: Path, workdir_name: str) -> dict[str, Any]:
         tree = json.loads((workdir / name).read_text())
         found[name] = {key: value for key, value in tree.items() if key not in CLOCK}
     found["tensorboard"] = {stage: shown(workdir / "tensorboard" / stage) for stage in ("sft", "rl", "evaluate")}
-    for path in sorted([*workdir.glob("tokenizer/*"), *workdir.glob("responses/*")]):
+    for path in sorted([*workdir.glob("tokenizer/*"), *workdir.glob("responses/*"), *workdir.glob("filter.json")]):
         found[f"{path.parent.name}/{path.name}"] = path.read_bytes()
     found["files"] = sorted({whole_name(name) for name in files_of(workdir) if lasting(Path(name))})
     return found
@@ -377,9 +419,7 @@ def torture(run: str, kills: int, seed: int, folder: Path, where: str = "local")
         import cloud
 
         place = f"gs://{cloud.NAME}"
-    config.write_text(
-        f"from ml_collections import ConfigDict\n\n\ndef get_config():\n    return ConfigDict({knobs(run, folder)!r})\n"
-    )
+    config.write_text(config_file(knobs(run, folder)))
     dice, by_phase = random.Random(seed), Counter[str]()
     start(config, f"{folder}/unbroken")
     expected, began = outcome(config, f"{folder}/unbroken"), time.monotonic()
@@ -387,7 +427,7 @@ def torture(run: str, kills: int, seed: int, folder: Path, where: str = "local")
     whole = time.monotonic() - began  # seconds of a run that finds its programs compiled
     if names := differences(outcome(config, f"{place}/again"), expected):
         raise SystemExit(f"two runs that nobody disturbed differ: {', '.join(names)}")
-    ended, wrong = 0, 0
+    ended, wrong, ledger, lost = 0, 0, Ledger(), 0
     order = list(phases)
     while True:
         over = by_phase.total() >= kills
@@ -399,19 +439,25 @@ def torture(run: str, kills: int, seed: int, folder: Path, where: str = "local")
         count = dice.randint(1, phases[phase])
         workdir = f"{place}/run{ended}"
         code = start(config, workdir, "" if plain or moment else f"{phase}:{count}", moment)
+        there = places.of(workdir, "workdir")
+        if names := ledger.after(there):
+            raise SystemExit(f"killed at {phase} {moment or count}: {', '.join(names)}; kept in {workdir}")
         if code:
             by_phase[phase] += 1
             print(f"{by_phase.total()}: killed at {phase} {f'{moment:.1f} s' if moment else count}", flush=True)
             continue
         ended += 1
-        if names := differences(outcome(config, workdir), expected):
+        sums = unbalanced(json.loads((there / "results.json").read_text()), ledger.lost)
+        ledger, lost = Ledger(), lost + ledger.lost
+        if names := [*differences(outcome(config, workdir), expected), *sums]:
             wrong += 1
             print(f"DIFFERENT: {', '.join(names)}; kept in {workdir}", flush=True)
         else:
-            places.remove(places.of(workdir, "workdir"))
+            places.remove(there)
         if over:
             break
     print("; ".join(f"{phase} {number}" for phase, number in sorted(by_phase.items())))
+    print(f"{lost} tokens were lost to kills, as counted")
     print(f"{by_phase.total()} kills in {ended} runs, {ended - wrong} of {ended} ended as the unbroken run")
     return int(wrong > 0)
 

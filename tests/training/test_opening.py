@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from types import SimpleNamespace
 
@@ -10,26 +11,79 @@ import jax
 import small
 
 from t1jax.devices import sharding
+from t1jax.host import files
 from t1jax.training import damage, opening
 
-CFG = small.make_config(sft__num_steps=5, rl__num_steps=7, rl__filter_pass_rate=0.3, mesh__data=1, mesh__fsdp=1)
-TASK = SimpleNamespace(size=lambda split: 1234 if split == "train" else None)
+KNOBS = {
+    "sft__num_steps": 5, "rl__num_steps": 7, "rl__filter_pass_rate": 0.3, "rl__filter_problems": 9,
+    "rl__filter_samples": 2, "eval__num_problems": 10, "eval__batch_size": 8, "eval__quick_problems": 8,
+    "eval__every": 3, "scaling__budgets": (4, 16), "mesh__data": 1, "mesh__fsdp": 1,
+}  # fmt: skip
+CFG = small.make_config(**KNOBS)
+PACES = opening.Paces(update=60.0, step=600.0, response=10.0, answer=1.0, source="by a guess")
 
 
-def said(tmp_path, cfg=CFG):
+def task(held_out=None, forbids=None):
+    sizes = {"train": 1234, "held_out": held_out}
+    return SimpleNamespace(size=sizes.get, forbid_giving_up=lambda tokenizer: forbids)
+
+
+def said(tmp_path, cfg=CFG, asked=None, paces=None):
     mesh = sharding.make_mesh(cfg.mesh, jax.devices()[:1])
-    return list(opening.lines(cfg, mesh, TASK, tmp_path / "run"))
+    return list(opening.lines(cfg, mesh, asked or task(), None, tmp_path / "run", lambda setup: paces))
 
 
 def test_a_run_begins_with_what_it_will_do_and_what_that_takes(tmp_path):
-    model, mesh, memory, problems, phases, disk = said(tmp_path)
+    model, mesh, memory, problems, phases, times, disk = said(tmp_path)
     assert model.startswith(f"model: {CFG.model.num_layers} layers of width {CFG.model.hidden_size}, ")
     assert mesh.startswith("mesh: data 1 x fsdp 1 x tensor 1, on 1 cpu in 1 process")
     assert memory.startswith("memory planned: ") and "a device, most in" in memory
     assert problems == "problems: 1,234 to train on, unlimited held out"
-    for phase in ("cold start (5 updates)", "filter (", "reinforcement (7 steps of "):
-        assert phase in phases
+    assert phases == (
+        "phases: cold start (5 updates): unknown, measurement (10 problems): unknown, filter (9 problems, 2 attempts "
+        "each): unknown, reinforcement (7 steps of 32 responses, evaluated every 3): unknown, "
+        "measurement, report: unknown"
+    )
+    assert times == "times: a phase of unknown time tells it from its second step, or batch, on"
     assert disk.startswith("checkpoints: ") and f"at most {CFG.checkpoint.keep + 1} kept in each" in disk
+
+
+def test_it_says_how_long_each_phase_is_expected_to_take(tmp_path):
+    """In whole batches of 8: a measurement samples 16 twice and 16 answers a budget; a filter 24; 2 evaluations 8."""
+    phases, times = said(tmp_path, paces=PACES)[4:6]
+    assert phases == (
+        "phases: cold start (5 updates): about 5:00, measurement (10 problems): about 5:52, filter (9 problems, 2 "
+        "attempts each): about 4:00, reinforcement (7 steps of 32 responses, evaluated every 3): about 1:12:40, "
+        "measurement, report: about 5:52"
+    )
+    assert times == "times: about 1:33:24 in all; by a guess"
+    fewer = said(tmp_path, asked=task(held_out=7, forbids=object()), paces=PACES)[4]
+    assert "measurement (7 problems): about 4:16" in fewer  # 8 three times, and 8 answers a budget
+    without = said(tmp_path, small.make_config(**KNOBS, eval__before=False), paces=PACES)[4]
+    assert "updates): about 5:00, filter" in without and without.endswith("measurement, report: about 5:52")
+
+
+def row(stage, step, seconds):
+    return json.dumps({"stage": stage, "step": step, "seconds": seconds}) + "\n"
+
+
+def test_a_run_that_goes_on_says_by_itself_what_is_left(tmp_path):
+    """The first step of a stage compiles. An evaluation takes at most its share of a measurement."""
+    for place in ("sft/5", "rl/2"):
+        (tmp_path / "run/checkpoints" / place).mkdir(parents=True)
+    rows = [row("sft", 1, 99.0), row("rl", 1, 500.0), *(row("rl", step, 60.0 + step) for step in (2, 3, 4))]
+    (tmp_path / "run/metrics.jsonl").write_text("".join(rows))
+    phases, times = said(tmp_path)[4:6]
+    assert "cold start (5 updates) done, measurement (10 problems): unknown" in phases
+    assert "evaluated every 3): unknown" in phases and "a phase of unknown time" in times
+    files.write_json(tmp_path / "run/measured/sft.json", {"seconds": 100.0})
+    files.write_json(tmp_path / "run/filter.json", {})
+    phases, times = said(tmp_path, paces=PACES)[4:6]
+    assert "(10 problems) done, filter (9 problems, 2 attempts each) done, reinforcement" in phases
+    assert phases.endswith("evaluated every 3): about 7:55, measurement, report: about 1:40")  # 5 * 63 + 2 * 80
+    assert times == "times: about 9:35 in all; by this run so far"
+    (tmp_path / "run/metrics.jsonl").write_text("".join([*rows, row("evaluate", 3, 50.0), row("evaluate", 6, 40.0)]))
+    assert "evaluated every 3): about 6:35" in said(tmp_path)[4]
 
 
 def test_a_disk_that_is_too_small_is_told_before_the_start(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 
 from t1jax.training import results
 from t1jax.training.step_report import fates
@@ -37,3 +38,13 @@ def test_generated_is_the_sum_of_all_fates():
     }  # fmt: skip
     assert results.tokens([{"stage": "rl"}], {"tokens": 1}, {"tokens": 1}, 0) is None  # of an older version
     assert results.tokens([step], {}, {"tokens": 1}, 0) is None
+    assert results.tokens([step], None, {"tokens": 1}, 0)["generated"] == 12
+
+
+def test_without_a_measurement_before_rl_the_results_are_those_after_it():
+    last = {"summary": {"accuracy": 0.5, "skills": {"a": 1}}, "greedy": {"accuracy": 0.6}, "seconds": 3.0, "tokens": 4}
+    last |= {name: [name] for name in results.LISTS}
+    found = results.collect(small.make_config(eval__before=False), [], None, last)
+    assert found["sft"] is None and found["rl"] is last["summary"] and found["greedy"] == {"rl": last["greedy"]}
+    assert found["skills"] == {"rl": {"a": 1}} and found["seconds"]["total"] == 3.0 and found["scaling"] == ["scaling"]
+    assert "measure_sft" not in found["seconds"] and found["tokens"]["generated"] == 4

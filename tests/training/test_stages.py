@@ -12,10 +12,13 @@ import pytest
 import small
 from tiny_run import CFG, KNOBS, last_state, rows_of
 
+from t1jax import status
 from t1jax.config import ConfigError
 from t1jax.evaluation.journal import Journal
 from t1jax.host import files
 from t1jax.training import checkpoint, replicas, stages
+
+CLOCK = ("seconds", "config", "lost_tokens")  # of results.json: what differs between runs
 
 
 def test_a_run_leaves_what_it_promises(unbroken):
@@ -123,9 +126,8 @@ def test_an_interrupted_run_ends_as_the_unbroken_one(unbroken, tmp_path, monkeyp
     assert rows_of(tmp_path / "run") == rows_of(unbroken)
     jax.tree.map(np.testing.assert_array_equal, last_state(tmp_path / "run"), last_state(unbroken))
     assert saved_of(tmp_path / "run") == saved_of(unbroken)
-    clock = ("seconds", "config", "lost_tokens")
     mine, theirs = (json.loads((w / "results.json").read_text()) for w in (tmp_path / "run", unbroken))
-    assert {k: v for k, v in mine.items() if k not in clock} == {k: v for k, v in theirs.items() if k not in clock}
+    assert {k: v for k, v in mine.items() if k not in CLOCK} == {k: v for k, v in theirs.items() if k not in CLOCK}
     rows = {"sft": CFG.sft.batch_size, "rl": CFG.rl.prompts_per_step}
     assert compared == ([(after, rows["sft"]), (0, rows["rl"])] if stage == "sft" else [(after, rows["rl"])])
 
@@ -149,9 +151,40 @@ def test_a_run_killed_in_evaluations_samples_each_batch_once_and_ends_as_the_unb
             stages.run(CFG, tmp_path / "run")
     assert len(kept) == len(set(kept)) >= 9
     assert rows_of(tmp_path / "run") == rows_of(unbroken) and saved_of(tmp_path / "run") == saved_of(unbroken)
-    clock = ("seconds", "config", "lost_tokens")
     mine, theirs = (json.loads((w / "results.json").read_text()) for w in (tmp_path / "run", unbroken))
-    assert {k: v for k, v in mine.items() if k not in clock} == {k: v for k, v in theirs.items() if k not in clock}
+    assert {k: v for k, v in mine.items() if k not in CLOCK} == {k: v for k, v in theirs.items() if k not in CLOCK}
+
+
+@pytest.mark.slow
+def test_without_the_measurement_before_rl_training_is_the_same_bit_for_bit(unbroken, tmp_path, monkeypatch, capsys):
+    """Stopped before RL has a checkpoint, and after."""
+    cfg, save, stops = small.make_config(**KNOBS, eval__before=False), checkpoint.Checkpoints.save, [2, 4]
+
+    def stop(self, step, *rest, **more):
+        if self.directory.name == "rl" and stops and step == stops[0]:
+            del stops[0]
+            raise KeyboardInterrupt
+        save(self, step, *rest, **more)
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", stop)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            stages.run(cfg, tmp_path / "run")
+    stages.run(cfg, tmp_path / "run")
+    assert not (tmp_path / "run/measured/sft.json").exists() and not list((tmp_path / "run/responses").glob("sft-*"))
+    assert rows_of(tmp_path / "run") == rows_of(unbroken)
+    jax.tree.map(np.testing.assert_array_equal, last_state(tmp_path / "run"), last_state(unbroken))
+    mine, theirs = (json.loads((w / "results.json").read_text()) for w in (tmp_path / "run", unbroken))
+    assert mine["sft"] is None and mine["rl"] == theirs["rl"] and "measure_sft" not in mine["seconds"]
+    tokens, whole = mine["tokens"], theirs["tokens"]
+    assert sum(count for name, count in tokens.items() if name != "generated") == tokens["generated"]
+    assert tokens["trained"] == whole["trained"] and 0 < tokens["evaluation"] < whole["evaluation"]
+    assert "After RL: " in (tmp_path / "run/report.html").read_text()
+    assert status.main(["t1jax.status", str(tmp_path / "run")]) == 0 and "finished" in capsys.readouterr().out
+    # measured after all, from the weights of the cold start, which are still there
+    stages.run(CFG, tmp_path / "run", ["eval.before"])
+    later = json.loads((tmp_path / "run/results.json").read_text())
+    assert {k: v for k, v in later.items() if k not in CLOCK} == {k: v for k, v in theirs.items() if k not in CLOCK}
 
 
 def test_a_vocabulary_too_small_for_the_task_leaves_nothing_behind(tmp_path):

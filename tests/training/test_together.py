@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import resource
+import sys
 import time
 from typing import Any
 
@@ -74,6 +77,36 @@ def test_a_save_that_one_process_cannot_write_is_told_and_the_next_is_whole(tmp_
     assert len(notes) == 2 and took < 60
     for note in notes:
         assert f"could not be written: process {which}: " in note and "training goes on" in note, note
+
+
+def save_while_main_cannot_commit(folder: str) -> tuple[list[str], list[int], float]:
+    """Saves of steps 1 to 3; process 0 cannot rename 2 to its place: notes, steps kept, seconds of 2."""
+
+    def refuse(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "os.rename" and os.path.basename(os.fsdecode(arguments[1])) == "2":
+            raise OSError(errno.EROFS, "Read-only file system")
+
+    if jax.process_index() == 0:
+        sys.addaudithook(refuse)
+    notes: list[str] = []
+    with Checkpoints(folder, CFG, make_tokens(), notes.append) as checkpoints:
+        checkpoints.save(1, state_of(1), {"next_index": 1})
+        checkpoints.wait()
+        began = time.monotonic()
+        checkpoints.save(2, state_of(2), {"next_index": 2})
+        checkpoints._collect()
+        took = time.monotonic() - began
+        checkpoints.save(3, state_of(3), {"next_index": 3})
+        checkpoints.wait()
+        assert_whole(checkpoints, 3)
+        return notes, checkpoints.steps(), took
+
+
+@pytest.mark.slow
+def test_a_commit_that_process_0_cannot_make_is_told_and_the_next_save_is_whole(tmp_path):
+    (notes, steps, took), (others, steps_1, took_1) = both("save_while_main_cannot_commit", str(tmp_path / "c"))
+    assert steps == steps_1 == [1, 3] and others == [] and max(took, took_1) < 60
+    assert len(notes) == 1 and "could not be written: process 0: " in notes[0] and "Read-only" in notes[0], notes
 
 
 def save_two(folder: str) -> None:
