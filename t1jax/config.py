@@ -80,6 +80,7 @@ class DataConfig:
     sft: str
     problem_column: str
     answer_column: str
+    choice_seed: int
     text_golds: str
     system_prompt: str
     template: str
@@ -181,6 +182,8 @@ class ScalingConfig:
     budgets: tuple[int, ...]
     answer_prefix: str
     answer_tokens: int
+    answerer: str
+    answer_temperature: float
 
 
 @dataclass(frozen=True)
@@ -263,7 +266,8 @@ class Config:
 
 YOUNGER: dict[str, Any] = {  # knobs that saved configs may lack -> what was done before there were such knobs
     "compilation_cache_mib": 8192, "checkpoint.keep_damaged": 3, "rl.entropy_target": 0.0, "rl.kl_reduction": "sum",
-    "rl.anchor_every": 1, "rl.advantage_floor": False, "rl.max_perplexity": 0.0,
+    "rl.anchor_every": 1, "rl.advantage_floor": False, "rl.max_perplexity": 0.0, "scaling.answerer": "self",
+    "scaling.answer_temperature": -1.0, "data.choice_seed": 0,
 }  # fmt: skip
 
 
@@ -283,8 +287,7 @@ def load(tree: Mapping[str, Any]) -> Config:
 
 def fingerprint(cfg: Config) -> str:
     """12 hex digits that differ when any knob differs."""
-    text = json.dumps(cfg.to_dict(), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(cfg.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def unknown_knob(name: str) -> ConfigError:

@@ -33,7 +33,7 @@ from jax.sharding import Mesh
 from t1jax import validation
 from t1jax.config import Config, ConfigError
 from t1jax.devices import multihost, sharding
-from t1jax.evaluation import figures, journal, saved, scaling
+from t1jax.evaluation import answerer, figures, journal, saved, scaling
 from t1jax.evaluation.evaluator import Evaluator
 from t1jax.evaluation.questions import ask_held_out
 from t1jax.evaluation.responses import Response
@@ -88,6 +88,8 @@ def run(cfg: Config, workdir: Place, allow_change: Sequence[str] = ()) -> Place:
         Progress() as progress,
         open_task(cfg, workdir, progress.note) as (task, tokens),
     ):
+        if cfg.scaling.budgets:
+            answerer.check(cfg, tokens)
         if jax.process_count() > 1:
             progress.note(multihost.describe(multihost.feeders(sharding.train_layout(mesh))))
         for name, (old, new) in changed.items():
