@@ -44,7 +44,7 @@ Evaluates a model: pass@1, pass@k and maj@k with 95 % intervals, by subject, lev
 
   --checkpoint=DIR    weights, local or gs://: a Hugging Face folder, output of t1jax.convert, or a workdir
                       (default: model.checkpoint of the config)
-  --data=FILE         problems: JSON lines, a JSON array or Parquet, local, gs:// or s3://
+  --data=FILE         problems: JSON lines, a JSON array, CSV or Parquet, local, gs:// or s3://
                       (default: all benchmarks of the config)
   --out=DIR           output, local or gs://, which the same command resumes from
   --samples=N         responses per problem (default: 1, or as the benchmark says)

@@ -86,8 +86,8 @@ def test_the_common_names_are_recognised(tmp_path, problem, answer):
 
 
 def test_the_first_common_name_counts(tmp_path):
-    full = {"prompt": "c", "question": "b", "problem": "a", "solution": "so \\boxed{2}", "answer": "1"}
-    for names, expected in ((full, ("a", "1")), (dict(list(full.items())[:2] + list(full.items())[3:4]), ("b", "2"))):
+    full = {"prompt": "c", "question": "b", "problem": "a", "solution": "so \\boxed{2}", "answer": "2.0"}
+    for names, expected in ((full, ("a", "2.0")), (dict(list(full.items())[:2] + list(full.items())[3:4]), ("b", "2"))):
         ((found,), _) = read(tmp_path, [names])
         assert (found.text, found.gold) == expected
 
@@ -200,7 +200,7 @@ FORMS = {
     "capitals": {"Question": "What?", "Answer": 4},
     "null, then the solution": {"problem": "What?", "answer": None, "solution": "so \\boxed{4}"},
     "empty, then the solution": {"problem": "What?", "answer": " ", "Solution": "so \\boxed{4}"},
-    "lists of one": {"problem": ["What?"], "final_answer": ["4"], "solution": ["so \\boxed{5}"]},
+    "lists of one": {"problem": ["What?"], "final_answer": ["4"], "solution": ["so \\boxed{4.0}"]},
     "a short solution": {"prompt": "What?", "solution": "4", "reward_model": {"ground_truth": "4"}},
     "The answer is": {"problem": "What?", "solution": "The answer is 4"},
     "a name with a dot": {"problem": "What?", "reward_model.ground_truth": "4"},
@@ -294,7 +294,7 @@ def test_labels_and_difficulty(tmp_path):
         {"subject": "Algebra", "level": 5},
         {"type": "Number\nTheory\x1b[2J", "difficulty": 4.625},
         {"level": "Level 3", "difficulty": 2.0},
-        {"difficulty": "hard", "subject": None, "type": ["x"]},
+        {"difficulty": "hard", "subject": None, "type": ["x", "y"]},
         {},
     ]
     found, _ = read(tmp_path, [row(f"p{i}") | more for i, more in enumerate(extra)])

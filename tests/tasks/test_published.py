@@ -85,7 +85,8 @@ PUBLISHED = {  # -> name of the file, its row, the answer
         "(1, 2)",
     ),
     "AIME, HuggingFaceH4": (
-        "train.parquet", {"id": 60, "problem": "What?", "solution": "So \\boxed{025}.", "answer": "025", "year": "2024"}, "025",
+        "train.parquet", {"id": 60, "problem": "What?", "solution": "So \\boxed{25}.", "answer": "025", "year": "2024"},
+        "025",
     ),
     "AIME, Maxwell-Jia": (
         "aime.parquet", {"ID": "2024-I-1", "Problem": "What?", "Solution": "Long.\nWork.", "Answer": 204}, "204",
