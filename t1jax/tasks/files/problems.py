@@ -236,7 +236,7 @@ def _gold(path: str, number: int, row: Row, by_knob: bool, column: str) -> str:
     if it is short.
     """
     value = value_of(row, column)
-    if isinstance(value, list) and value and all_are_meant(row):
+    if isinstance(value, list) and value and all_are_meant(row) and not is_solution(column):
         return ", ".join(_gold(path, number, {column: one}, by_knob, column) for one in value)
     if isinstance(value, list):
         return ""
