@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import hf_folders
 import jax
@@ -37,7 +38,7 @@ FREE = (f"--config.scaling.answer_prefix={PREFIX}", "--config.scaling.answer_tem
 @pytest.fixture(scope="module")
 def other(tmp_path_factory):
     """A model of other sizes with the tokens of `checkpoint`."""
-    return make_folder(tmp_path_factory.mktemp("other"), seed=1, layers=2, width=48)
+    return make_folder(tmp_path_factory.mktemp("other"), seed=1, layers=2, width=48, tied=False)
 
 
 def command(checkpoint, problems, out, *more):
@@ -45,71 +46,84 @@ def command(checkpoint, problems, out, *more):
             f"--budgets={BUDGET}", *KNOBS, *more]  # fmt: skip
 
 
-def greedy(folder, prompt, count):
-    """`count` tokens that transformers finds most likely after `prompt`, up to a stop token."""
-    import torch
-    from transformers import AutoModelForCausalLM
+class Greedy:
+    """A model as transformers runs it."""
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    stops, ids = HFTokenizer(folder).stop_ids, list(prompt)
-    for _ in range(count):
-        with torch.no_grad():
-            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
-        if ids[-1] in stops:
-            break
-    return ids[len(prompt) :]
+    def __init__(self, folder):
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        self._torch = torch
+        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        self._stops = HFTokenizer(folder).stop_ids
+
+    def __call__(self, prompt, count):
+        """The likeliest `count` tokens after `prompt`, up to a stop token."""
+        ids = list(prompt)
+        with self._torch.no_grad():
+            while len(ids) < len(prompt) + count and ids[-1] not in self._stops:
+                ids.append(int(self._model(self._torch.tensor([ids])).logits[0, -1].argmax()))
+        return ids[len(prompt) :]
 
 
 # another model
 
 
-def test_another_model_answers_as_transformers_does(checkpoint, problems, other, tmp_path):
+@pytest.fixture(scope="module")
+def done(checkpoint, problems, other, tmp_path_factory):
+    """The folder of an evaluation whose cut thoughts the other model answered greedily, in words of its own."""
+    out = tmp_path_factory.mktemp("out")
+    assert evaluate.main(command(checkpoint, problems, out, *FREE, f"--config.scaling.answerer={other}")) == 0
+    return out
+
+
+def by_key(path):
+    return {(row["problem"], row["response"]): row for row in rows(path)}
+
+
+def test_another_model_answers_as_transformers_does(checkpoint, other, done):
     """Greedily, from prompt, thought and prefix; where it wrote no box, on from there after it was asked for one."""
-    assert evaluate.main(command(checkpoint, problems, tmp_path, *FREE, f"--config.scaling.answerer={other}")) == 0
-    whole = {(r["problem"], r["response"]): r for r in rows(tmp_path / "sums/responses.jsonl")}
-    first = rows(tmp_path / f"sums/budget-{BUDGET}-{other.name}.jsonl")
-    again = rows(tmp_path / f"sums/budget-{BUDGET}-{other.name}-box.jsonl")
-    tokens = HFTokenizer(checkpoint)
-    asked, unboxed, last = tokens.encode(ASK_FOR_BOX), set(), {}
-    assert len(first) > 3
-    for row in first:
-        key = (row["problem"], row["response"])
-        prompt = tokens.encode(tokens.chat([{"role": "user", "content": PROBLEMS[row["problem"]]["problem"]}]))
+    tokens, likeliest = HFTokenizer(checkpoint), Greedy(other)
+    whole = by_key(done / "sums/responses.jsonl")
+    first = by_key(done / f"sums/budget-{BUDGET}-{other.name}.jsonl")
+    again = by_key(done / f"sums/budget-{BUDGET}-{other.name}-box.jsonl")
+    asked, unboxed = tokens.encode(ASK_FOR_BOX), set()
+    for key, row in first.items():
+        prompt = tokens.encode(tokens.chat([{"role": "user", "content": PROBLEMS[key[0]]["problem"]}]))
         begun = whole[key]["ids"][:BUDGET] + tokens.encode(PREFIX)
-        said = greedy(other, prompt + begun, 4)
+        said = likeliest(prompt + begun, 4)
         assert row["ids"] == begun + said
-        last[key] = row
         if "\\boxed{" not in tokens.decode(said):
             unboxed.add(key)
-    for row in again:
-        key = (row["problem"], row["response"])
-        prompt = tokens.encode(tokens.chat([{"role": "user", "content": PROBLEMS[row["problem"]]["problem"]}]))
-        begun = [token for token in last[key]["ids"] if token not in tokens.stop_ids] + asked
-        assert row["ids"] == begun + greedy(other, prompt + begun, BOX_TOKENS)
-        last[key] = row
-    assert {(r["problem"], r["response"]) for r in again} == unboxed and 0 < len(unboxed) < len(first)
-    result = json.loads((tmp_path / "results.json").read_text())
+            begun = [token for token in row["ids"] if token not in tokens.stop_ids] + asked
+            assert again[key]["ids"] == begun + likeliest(prompt + begun, BOX_TOKENS)
+    assert again.keys() == unboxed and 0 < len(unboxed) < len(first)
+    result = json.loads((done / "results.json").read_text())
     (point,) = result["benchmarks"]["sums"]["budgets"]
-    judged = [last.get(key, row) for key, row in whole.items()]
+    judged = (whole | first | again).values()
     assert point["pass@1"]["value"] == pytest.approx(np.mean([r["outcome"] == "right" for r in judged]))
     assert point["no_answer"]["value"] == pytest.approx(np.mean([r["answer"] is None for r in judged]))
-    assert result["answerer"] == str(other)
+    assert point["cut"] == len(first) / len(whole) and result["answerer"] == str(other)
 
 
-def test_answers_of_others_lie_beside_and_share_the_thoughts(checkpoint, problems, other, tmp_path):
-    """Another answerer samples no thought again; other weights in the same place are refused."""
-    assert evaluate.main(command(checkpoint, problems, tmp_path)) == 0
-    before = {path: path.read_bytes() for path in (tmp_path / "sums").iterdir()}
-    by = f"--config.scaling.answerer={other}"
-    assert evaluate.main(command(checkpoint, problems, tmp_path, by)) == 0
+def test_answers_of_others_lie_beside_and_share_the_thoughts(checkpoint, problems, other, done, tmp_path):
+    """Another answerer samples no thought again, and an open box is not asked for again. Other weights under the same
+    name are refused, the same ones in another place are not."""
+    out = tmp_path / "out"
+    shutil.copytree(done, out)
+    before = {path: path.read_bytes() for path in (out / "sums").iterdir()}
+    assert evaluate.main(command(checkpoint, problems, out)) == 0
     assert {path: path.read_bytes() for path in before} == before
-    settings = tmp_path / f"sums/budget-{BUDGET}-{other.name}.settings.json"
+    made = {path.name for path in (out / "sums").iterdir()} - {path.name for path in before}
+    assert made == {f"budget-{BUDGET}.jsonl", f"budget-{BUDGET}.settings.json"}
+    settings = out / f"sums/budget-{BUDGET}-{other.name}.settings.json"
     told = json.loads(settings.read_text())
     assert told["answerer"] == str(other) and told["weights"] != told["answerer_weights"]
-    settings.write_text(json.dumps(told | {"answerer_weights": "0"}))
-    assert evaluate.main(command(checkpoint, problems, tmp_path, by)) == command_line.EXIT_MISTAKE
+    again = command(checkpoint, problems, out, *FREE, f"--config.scaling.answerer={other}")
     settings.write_text(json.dumps(told | {"answerer": "where it was before"}))
-    assert evaluate.main(command(checkpoint, problems, tmp_path, by)) == 0
+    assert evaluate.main(again) == 0
+    settings.write_text(json.dumps(told | {"answerer_weights": "0"}))
+    assert evaluate.main(again) == command_line.EXIT_MISTAKE
 
 
 # the base of a run
@@ -216,12 +230,6 @@ def test_an_answer_without_a_box_is_asked_for_one(thought, said, again):
 
 
 # mistakes
-
-
-def test_a_box_that_nobody_can_fill_is_no_reason_to_ask_twice(checkpoint, problems, tmp_path):
-    """With the default prefix the box is open already: there is one round."""
-    assert evaluate.main(command(checkpoint, problems, tmp_path)) == 0
-    assert {p.name for p in (tmp_path / "sums").glob("*.jsonl")} == {"responses.jsonl", f"budget-{BUDGET}.jsonl"}
 
 
 MISTAKES = {
