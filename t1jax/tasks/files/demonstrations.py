@@ -20,9 +20,9 @@ from t1jax.tasks.files.prompts import ChatTokenizer, after, control_texts, has_a
 from t1jax.tasks.files.rows import CONVERSATIONS, Dropped, Row, named, names, read_rows, text_of, value_of
 from t1jax.tasks.files.turns import Message, response_of, turns_of
 
-MESSAGES, HISTORY = "messages", "history"
-PROMPTS = ("prompt", "problem", "question", "query")  # the first that a row has
-RESPONSES = ("response", "output", "completion")
+MESSAGES, HISTORY, PROMPT, RESPONSE = "messages", "history", "prompt", "response"
+PROMPTS = (PROMPT, "problem", "question", "query")  # the first that a row has
+RESPONSES = (RESPONSE, "output", "completion")
 
 
 def read_demonstrations(
@@ -73,7 +73,7 @@ def _turns(path: str, number: int, row: Row) -> tuple[Sequence[Message], Message
         return (turns[:last], turns[last], False) if last else ([], None, False)
     prompt, response = (_first(row, common) for common in (PROMPTS, RESPONSES))
     if prompt is None or response is None:
-        expected = f"{MESSAGES}, or {PROMPTS[0]} and {RESPONSES[0]}"
+        expected = f"{MESSAGES}, or {PROMPT} and {RESPONSE}"
         raise ConfigError(f"{path}: row {number}: expected columns {expected}; it has {names(row)}")
     said: Message = {"role": "assistant", "content": text_of(path, number, row, response)}
     if isinstance(value_of(row, prompt), list):
@@ -97,7 +97,7 @@ def _history(path: str, number: int, row: Row) -> list[Message]:
     return [
         {"role": role, "content": text_of(path, number, pair, name)}
         for pair in pairs
-        for role, name in (("user", PROMPTS[0]), ("assistant", RESPONSES[0]))
+        for role, name in (("user", PROMPT), ("assistant", RESPONSE))
     ]
 
 
