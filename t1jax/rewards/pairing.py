@@ -233,7 +233,7 @@ def _inequality(answer: str, gold: str) -> Pair | None:
 RULES = (
     Rule("labelled choices", "NeMo-Gym issue 1844; AMC", _labelled_choice),
     Rule("several choices", "multiple choice with several right ones", _several_choices),
-    Rule("yes or no", "OlympiadBench, NuminaMath", _yes_or_no),
+    Rule("yes or no", "OlympiadBench, NuminaMath; booleans of JSON", _yes_or_no),
     Rule("other units", "SI; Math-Verify drops units", _other_unit),
     Rule("degrees and radians", "SI", _angle),
     Rule("bases", "MATH: 110_2; Math-Verify drops the base", _base),
