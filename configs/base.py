@@ -62,11 +62,12 @@ def get_config() -> ConfigDict:
     cfg.task.gym_items = 2**20  # gym: items that problems are drawn from; some datasets need few [ours]
 
     cfg.data = ConfigDict()
-    cfg.data.train = ""  # problems: JSON lines, a JSON array or Parquet, local, gs:// or s3://; "": the task [ours]
+    cfg.data.train = ""  # problems: JSON lines or array, CSV or Parquet, local, gs:// or s3://; "": the task [ours]
     cfg.data.eval = ""  # held-out problems, in the same formats; required with data.train [ours]
     cfg.data.sft = ""  # demonstrations: `messages`, or `prompt` and `response`; "": the task's own [ours]
     cfg.data.problem_column = ""  # column, or a path such as "extra_info.question"; "": common names [ours]
     cfg.data.answer_column = ""  # column, or a path such as "reward_model.ground_truth"; "": common names [ours]
+    cfg.data.choice_seed = 0  # orders the choices of problems that have them in columns, as GPQA does [ours]
     cfg.data.text_golds = "text"  # answers without a value, such as sentences: compare as "text", or "drop" [ours]
     cfg.data.system_prompt = ""  # system message, if data.chat; "": the chat template's own [ours]
     cfg.data.template = "{problem}\n" + BOXED  # user message; {problem} stands for the problem [ours]
@@ -152,8 +153,10 @@ def get_config() -> ConfigDict:
 
     cfg.scaling = ConfigDict()  # inference scaling: cut the thinking at a budget, then answer
     cfg.scaling.budgets = (256, 512, 1024, 2048, 4096, 8192, 16384)  # thinking tokens [ours]
-    cfg.scaling.answer_prefix = "\n</think>\n\nThe final answer is \\boxed{"  # ends cut thinking, for files [ours]
+    cfg.scaling.answerer = "self"  # who answers: self | base (model.checkpoint, as in the paper) | a folder [ours]
+    cfg.scaling.answer_prefix = "\n</think>\n\nThe final answer is \\boxed{"  # for files: ends cut thinking [ours]
     cfg.scaling.answer_tokens = 256  # tokens for the answer after the cut [ours]
+    cfg.scaling.answer_temperature = -1.0  # of the answer; 0: greedy; -1: that of the thinking [ours: not public]
 
     cfg.verifier = ConfigDict()  # processes that compare answers of problems from files (t1jax/rewards/verifier.py)
     cfg.verifier.workers = 0  # processes; 0: one per core [hw]

@@ -22,6 +22,8 @@ def get_config() -> ConfigDict:
 
     cfg.data.train = "data/train.jsonl"
     cfg.data.eval = "data/math500.jsonl"
+    cfg.data.system_prompt = base.BOXED  # for Qwen, as the system's turn [kin]
+    cfg.data.template = "{problem}"  # [kin]
 
     cfg.mesh.fsdp = 16
     cfg.mesh.tensor = 8  # one kv head a chip [hw]
@@ -32,4 +34,8 @@ def get_config() -> ConfigDict:
 
     cfg.eval.num_problems = 500  # all of MATH500 [paper]
     cfg.eval.quick_problems = 128
+
+    cfg.scaling.answerer = "base"  # a summary model, by one digest the base model [paper]
+    cfg.scaling.answer_prefix = "\n</think>\n\n"  # the answer may explain itself before its box [ours: not public]
+    cfg.scaling.answer_tokens = 1024  # [ours]
     return cfg.lock()

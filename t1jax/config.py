@@ -80,6 +80,7 @@ class DataConfig:
     sft: str
     problem_column: str
     answer_column: str
+    choice_seed: int
     text_golds: str
     system_prompt: str
     template: str
@@ -182,6 +183,8 @@ class ScalingConfig:
     budgets: tuple[int, ...]
     answer_prefix: str
     answer_tokens: int
+    answerer: str
+    answer_temperature: float
 
 
 @dataclass(frozen=True)
@@ -266,7 +269,7 @@ class Config:
 YOUNGER: dict[str, Any] = {  # knobs that saved configs may lack -> what was done before there were such knobs
     "compilation_cache_mib": 8192, "checkpoint.keep_damaged": 3, "rl.entropy_target": 0.0, "rl.kl_reduction": "sum",
     "rl.anchor_every": 1, "rl.advantage_floor": False, "rl.max_perplexity": 0.0, "eval.before": True,
-    "tensorboard_mib": 256,
+    "tensorboard_mib": 256, "scaling.answerer": "self", "scaling.answer_temperature": -1.0, "data.choice_seed": 0,
 }  # fmt: skip
 
 
@@ -286,8 +289,7 @@ def load(tree: Mapping[str, Any]) -> Config:
 
 def fingerprint(cfg: Config) -> str:
     """12 hex digits that differ when any knob differs."""
-    text = json.dumps(cfg.to_dict(), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(cfg.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def unknown_knob(name: str) -> ConfigError:

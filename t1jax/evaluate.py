@@ -6,7 +6,8 @@
 checkpoint -> prompts -> rollouts -> rewards -> **evaluate** -> report. In --out:
 
     NAME/responses.jsonl   every response and verdict of a benchmark, see responses.py
-    NAME/budget-N.jsonl    likewise, of those whose thinking was cut after N tokens
+    NAME/budget-N.jsonl    likewise, of those whose thinking was cut after N tokens; with the answerer's name if it is
+                           not the model itself; budget-N-box.jsonl where the answer had to be asked for a box
     results.json           all figures; results.md the same as tables
     samples.png, scaling.png, NAME/groups.png
 
@@ -43,12 +44,13 @@ Evaluates a model: pass@1, pass@k and maj@k with 95 % intervals, by subject, lev
 
   --checkpoint=DIR    weights, local or gs://: a Hugging Face folder, output of t1jax.convert, or a workdir
                       (default: model.checkpoint of the config)
-  --data=FILE         problems: JSON lines, a JSON array or Parquet, local, gs:// or s3://
+  --data=FILE         problems: JSON lines, a JSON array, CSV or Parquet, local, gs:// or s3://
                       (default: all benchmarks of the config)
   --out=DIR           output, local or gs://, which the same command resumes from
   --samples=N         responses per problem (default: 1, or as the benchmark says)
   --temperature=T     sampling temperature; 0 is greedy (default: 1)
-  --budgets=N,N,...   for each N, cut the thinking after N tokens and let the model answer
+  --budgets=N,N,...   for each N, cut the thinking after N tokens and have it answered: by the model itself, or with
+                      --config.scaling.answerer=base by the model that the run began with, or =DIR by another one
   --limit=N           only the first N problems of each file
   --config=FILE       a Python file with get_config() (default: configs/base.py); the sizes of the
                       model come from the checkpoint
@@ -85,37 +87,39 @@ def evaluate(
     budgets: Sequence[int],
 ) -> dict[str, Any]:
     """What results.json says of a benchmark; its files are in `folder`. `origin`: see Opened.evaluator."""
-    from t1jax.evaluation.cut import cut_thoughts, padded_length
-    from t1jax.evaluation.figures import STRICT, measure
+    from t1jax.evaluation.cut import cut_thoughts
+    from t1jax.evaluation.figures import LENIENT, STRICT, measure
     from t1jax.evaluation.journal import Journal
     from t1jax.evaluation.questions import ask_file
+    from t1jax.evaluation.scaling import answer
 
-    cfg, task, tokenizer, samples = evaluator.cfg, evaluator.task, evaluator.tokenizer, benchmark.samples
+    task, tokenizer, samples = evaluator.task, evaluator.tokenizer, benchmark.samples
     folder.mkdir(parents=True, exist_ok=True)
 
-    def journal(file: str) -> Journal:
-        return Journal(folder / file, {**origin, "data": benchmark.data})
+    def journal(file: str, **more: Any) -> Journal:
+        return Journal(folder / f"{file}.jsonl", {**origin, "data": benchmark.data, **more})
 
     questions = ask_file(task, tokenizer, problems)
     responses = evaluator.respond(
         params, name, questions, samples=samples, temperature=temperature, truncate=True,
-        journal=journal("responses.jsonl"),
+        journal=journal("responses"),
     )  # fmt: skip
     result = {"data": benchmark.data, **measure(problems, responses, samples), "budgets": []}
-    for budget, cut in cut_thoughts(task, tokenizer, questions, responses, samples, budgets).items():
-        answered = evaluator.respond(
-            params, f"{name} at {budget}", cut, temperature=temperature, truncate=True,
-            length=padded_length(cfg, budget, task.cut_answer_prefix, tokenizer), new_tokens=cfg.scaling.answer_tokens,
-            journal=journal(f"budget-{budget}.jsonl"),
-        )  # fmt: skip
+    cut = cut_thoughts(task, tokenizer, questions, responses, samples, budgets)
+    for budget, answered in answer(
+        evaluator, params, cut, lambda budget: f"{name} at {budget}", temperature=temperature, truncate=True,
+        kept=journal,
+    ):  # fmt: skip
         judged = {(r.problem, r.response): r for r in [*responses, *answered]}  # a cut response replaces the whole one
         point = measure(problems, list(judged.values()), samples)
         result["budgets"].append(
             {
                 "budget": budget,
-                "cut": len(cut) / len(responses),
+                "cut": len(answered) / len(responses),
                 "pass@1": point["pass@1"],
                 STRICT: point[STRICT],
+                LENIENT: point[LENIENT],
+                "no_answer": point["no_answer"],
                 "majority": point["majority_at_k"][-1],
                 "response_length": point["response_length"],
             }
@@ -173,6 +177,8 @@ def _evaluate_all(
     from t1jax.tasks.files.task import FileGrader
 
     opened = open_checkpoint(cfg, values.checkpoint, argv)
+    if budgets:
+        opened = opened.with_base()
     tokens = opened.for_files(budgets)
 
     found: dict[str, Any] = {}
@@ -214,7 +220,7 @@ def _report(out: Place, opened: Opened, temperature: float, found: Mapping[str, 
         "temperature": temperature,
         "max_new_tokens": opened.cfg.rl.max_new_tokens,
         "seed": opened.cfg.seed,
-    }
+    } | ({"answerer": opened.cfg.scaling.answerer} if any(result["budgets"] for result in found.values()) else {})
     files.write_json(out / "results.json", {**settings, "benchmarks": found, "notes": notes})
     said = [f"{name}: {value}" for name, value in settings.items()]
     files.write_text(out / "results.md", markdown(sheets(found), [*said, *notes]))

@@ -34,7 +34,7 @@ T1's filter: keeps the problems of a file that the model rarely solves, with the
 
   --checkpoint=DIR      weights: a Hugging Face folder, output of t1jax.convert, or a workdir
                         (default: model.checkpoint of the config)
-  --data=FILE           problems: JSON lines, a JSON array or Parquet (default: data.train of the config)
+  --data=FILE           problems: JSON lines, a JSON array, CSV or Parquet (default: data.train of the config)
   --out=FILE.jsonl      the rows that are kept, in order, with all their columns and `pass_rate`;
                         FILE.responses.jsonl beside it has every response: the same command resumes from it
   --samples=N           responses per problem (default: 16)

@@ -45,7 +45,7 @@ that tries, fails, backtracks and verifies, then rewritten and checked.
                         FILE.html (samples), FILE.summary.json (counts, tokens, cost), FILE.rejected.jsonl,
                         FILE.ledger.jsonl (cached responses: the same command resumes from it and never pays for
                         one twice) and FILE.settings.json
-  --problems=FILE       problems with answers: JSON lines, a JSON array or Parquet
+  --problems=FILE       problems with answers: JSON lines, a JSON array, CSV or Parquet
                         (default: the training problems of the embedded task)
   --checkpoint=DIR      weights of the writer "local": a Hugging Face folder, output of t1jax.convert, or a workdir
                         (default: model.checkpoint of the config)

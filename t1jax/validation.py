@@ -175,6 +175,12 @@ def _validate_measuring(cfg: Config) -> None:
     increasing = all(low < high for low, high in itertools.pairwise((0, *cfg.scaling.budgets)))
     checks.check(cfg, "scaling.budgets", increasing, "increasing positive numbers")
     checks.at_least(cfg, 1, "scaling", "answer_tokens")
+    temperature = cfg.scaling.answer_temperature
+    fits = "0 (greedy) or more, or -1 (that of the thinking)"
+    checks.check(cfg, "scaling.answer_temperature", temperature >= 0 or temperature == -1, fits)
+    based = cfg.scaling.answerer != "base" or bool(cfg.model.checkpoint) or not cfg.scaling.budgets
+    checks.check(cfg, "scaling.answerer", based, "self or a folder: without model.checkpoint there is no base model")
+    checks.check(cfg, "scaling.answerer", bool(cfg.scaling.answerer), "self, base, or a folder of weights")
     checks.positive(cfg, "verifier", "deadline")
     checks.at_least(cfg, 0, "verifier", "workers")
     checks.at_least(cfg, 64, "verifier", "memory")

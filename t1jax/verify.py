@@ -31,8 +31,8 @@ usage: python -m t1jax.verify FILE [--json]
 
 Judges each row of a file as training and evaluation would: right, wrong or unscorable, and why.
 
-  FILE            JSON lines, a JSON array or Parquet, local, gs:// or s3://: rows with `gold`, the reference answer,
-                  and `answer`, a final answer, or `response`, a whole response whose last box is the answer
+  FILE            JSON lines, a JSON array, CSV or Parquet, local, gs:// or s3://: rows with `gold`, the reference
+                  answer, and `answer`, a final answer, or `response`, a whole response whose last box is the answer
   --golds-only    only check the reference answers: can they be compared by value, as text only, or not at all?
                   Rows are problems, as t1jax.main reads them, or have a column `gold`
   --json          print only JSON lines on stdout; the table goes to stderr

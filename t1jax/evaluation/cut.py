@@ -2,8 +2,10 @@
 """Thoughts cut at a budget of tokens, and closed so that only the answer is left to write.
 
 A response whose thinking ends within the budget, or that ends itself, is not cut: it keeps its own answer.
-Source: T1 (arXiv 2501.11651) section 3, inference scaling.
-Deliberately not here: sampling the answers (scaling.py for a run, t1jax/evaluate.py for files of problems).
+If the prefix opens no box, the answer is free to explain itself first. One that ends without a box is continued once
+more, with a box opened, so that no point is low for the form of its answers alone.
+Source: T1 (arXiv 2501.11651) section 3, inference scaling; asking for a box is ours.
+Deliberately not here: sampling the answers (scaling.py), who writes them (answerer.py).
 """
 
 from __future__ import annotations
@@ -15,9 +17,12 @@ from collections.abc import Callable, Iterable, Sequence
 from t1jax.config import Config
 from t1jax.evaluation.questions import Question
 from t1jax.evaluation.responses import Response
+from t1jax.rewards import answers
 from t1jax.tasks.task import Grader
 from t1jax.text.tokenizer import TokenIds, Tokenizer
 
+ASK_FOR_BOX = f"\n\nThe final answer is {answers.BOX}"  # continues an answer that has no box
+BOX_TOKENS = 64  # for what is in it
 BUCKET = 64  # prompts with cut thoughts are padded to a multiple of this many tokens: few shapes to compile
 
 
@@ -79,9 +84,31 @@ def cut_thoughts(
     }
 
 
-def padded_length(cfg: Config, budget: int, prefix: str, tokenizer: Tokenizer) -> int:
-    """Positions, in tokens, that prompts with thoughts cut at `budget` are padded to."""
-    longest = cfg.data.prompt_length + min(budget, cfg.rl.max_new_tokens) + len(tokenizer.encode(prefix))
+def without_box(
+    questions: Sequence[Question], answered: Sequence[Response], prefix: str, tokenizer: Tokenizer
+) -> list[Question]:
+    """What to ask where the answer to a cut thought holds no box: all of it, and ASK_FOR_BOX.
+
+    A box in the thought itself does not count. None if the prefix opens a box: the answer then is what fills it.
+
+    Args:
+      questions: as from `cut_thoughts`, each with the response beside it.
+    """
+    if prefix.endswith(answers.BOX):
+        return []
+    asked = []
+    for question, response in zip(questions, answered, strict=True):
+        ids = [token for token in response.ids.tolist() if token not in tokenizer.stop_ids]
+        if answers.final_answer(tokenizer.decode(ids[len(question.begun) :])) is None:
+            begun = (*ids, *tokenizer.encode(ASK_FOR_BOX))
+            prompt = (*question.prompt[: len(question.prompt) - len(question.begun)], *begun)
+            asked.append(dataclasses.replace(question, prompt=prompt, begun=begun))
+    return asked
+
+
+def padded_length(cfg: Config, budget: int, prefix: str, tokenizer: Tokenizer, more: int = 0) -> int:
+    """Positions, in tokens, that prompts with thoughts cut at `budget` are padded to; `more`: what follows them."""
+    longest = cfg.data.prompt_length + min(budget, cfg.rl.max_new_tokens) + len(tokenizer.encode(prefix)) + more
     return -(-longest // BUCKET) * BUCKET
 
 

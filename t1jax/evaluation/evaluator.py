@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from t1jax.config import Config
+from t1jax.config import Config, ModelConfig
 from t1jax.devices import multihost
 from t1jax.devices.sharding import decode_layout
 from t1jax.evaluation.figures import pass_rate
@@ -57,10 +57,15 @@ class Evaluator:
         `lenient`: judge answers outside of boxes too (Response.lenient).
         """
         self._lenient = lenient
-        self.cfg, self.task, self.tokenizer, self._progress = cfg, task, tokenizer, progress
+        self.cfg, self.mesh, self.task, self.tokenizer, self._progress = cfg, mesh, task, tokenizer, progress
         self.sampled = 0  # tokens of all responses so far, those of journals too
         self._shards = decode_layout(mesh).batch_shards
-        self._generate = Generator(cfg, mesh, tokenizer, progress.sampling if progress else None)
+        self._generate = self.generator(cfg.model)
+
+    def generator(self, model: ModelConfig) -> Generator:
+        """A sampler with the evaluator's settings, of a model with the same vocabulary and perhaps other sizes."""
+        cfg = dataclasses.replace(self.cfg, model=model)
+        return Generator(cfg, self.mesh, self.tokenizer, self._progress.sampling if self._progress else None)
 
     def respond(
         self,
@@ -76,6 +81,7 @@ class Evaluator:
         new_tokens: int | None = None,
         journal: Journal | None = None,
         tell: Callable[[Sequence[Response]], None] | None = None,
+        generator: Generator | None = None,
     ) -> list[Response]:
         """`samples` responses to each question, one question after the other; with a journal in the order of its lines.
 
@@ -89,6 +95,7 @@ class Evaluator:
           new_tokens: most tokens of a response, begun ones not counted. Default: cfg.rl.max_new_tokens.
           journal: keeps the responses. Those that it has are not sampled again.
           tell: with a journal, is given all responses so far after each batch.
+          generator: samples instead of the evaluator's own: `params` are those of another model.
 
         Raises:
           ConfigError: the journal belongs to other settings, or is damaged.
@@ -97,7 +104,7 @@ class Evaluator:
         length, new_tokens = length or self.cfg.data.prompt_length, new_tokens or rl.max_new_tokens
 
         def draw(stream: str, part: Sequence[Question], responses: int) -> Drawn:
-            return self._generate(
+            return (generator or self._generate)(
                 params, [q.prompt for q in part], stream, length=length, new_tokens=new_tokens, responses=responses,
                 temperature=temperature, truncate=truncate, forbid=ban, ids=[q.id for q in part],
             )  # fmt: skip

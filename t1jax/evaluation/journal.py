@@ -24,17 +24,17 @@ from t1jax.host.log import Log
 from t1jax.host.place import Place
 
 FORMAT = 1
-TOLD = ("checkpoint", "data")  # settings for people; what they stand for is compared as `weights` and `questions`
+TOLD = ("checkpoint", "data", "answerer")  # for people; compared is what they stand for: weights and `questions`
 
 
 FOLDER = "journal"  # of a workdir: what an evaluation that goes on has sampled
 
 
-def of_run(workdir: Place, stage: str, step: int) -> Callable[[str], Journal]:
-    """name of a sampling -> its journal, of the evaluation after `step` updates of a stage of the run in `workdir`."""
+def of_run(workdir: Place, stage: str, step: int) -> Callable[..., Journal]:
+    """name of a sampling, more settings -> its journal, for the evaluation after `step` updates of a stage of a run."""
 
-    def kept(name: str) -> Journal:
-        origin = {"stage": stage, "step": step}
+    def kept(name: str, **more: Any) -> Journal:
+        origin = {"stage": stage, "step": step, **more}
         return Journal(workdir / FOLDER / f"{stage}-{step:06d}-{name}.jsonl", origin, plain=True)
 
     return kept

@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from t1jax import validation
 from t1jax.config import Config, ConfigError
 from t1jax.devices import sharding
+from t1jax.evaluation import answerer
 from t1jax.evaluation.evaluator import Evaluator
 from t1jax.host.progress import Progress
 from t1jax.model import qwen
@@ -50,6 +51,17 @@ class Opened:
         model = qwen.Transformer(self.cfg.model, sharding.decode_layout(mesh))
         return weights.load(self.source, model, dtype=self.cfg.model.compute_dtype)
 
+    def with_base(self) -> Opened:
+        """The same, with scaling.answerer = base as the folder of the model that these weights were trained from.
+
+        Raises:
+          ConfigError: they do not tell.
+        """
+        if self.cfg.scaling.answerer != answerer.BASE:
+            return self
+        scaling = dataclasses.replace(self.cfg.scaling, answerer=weights.began_with(self.source))
+        return dataclasses.replace(self, cfg=dataclasses.replace(self.cfg, scaling=scaling))
+
     def evaluator(self, task: Grader, progress: Progress) -> tuple[Evaluator, Params, dict[str, Any]]:
         """Reads the weights: (what samples responses, the weights, what a journal says of them)."""
         for note in getattr(self.tokenizer, "notes", ()):
@@ -71,6 +83,9 @@ class Opened:
         if not isinstance(self.tokenizer, HFTokenizer):
             raise ConfigError(f"{self.source.folder} has no tokenizer.json; expected one: problems of files need it")
         tokenizer.refuse_too_long(self.tokenizer, self.cfg, budgets)
+        if budgets:
+            scaling = dataclasses.replace(self.cfg.scaling, budgets=tuple(budgets))
+            answerer.check(dataclasses.replace(self.cfg, scaling=scaling), self.tokenizer)
         return self.tokenizer
 
 

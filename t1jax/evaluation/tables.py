@@ -64,10 +64,11 @@ def sheets(benchmarks: Mapping[str, Mapping[str, Any]]) -> list[Sheet]:
                     percent(point["majority"]),
                     _number(point["response_length"]),
                     f"{100 * point['cut']:.1f}",
+                    f"{100 * point['no_answer']['value']:.1f}",
                 )
                 for point in result["budgets"]
             ]
-            header = ("thinking tokens", "pass@1 %", f"maj@{result['samples']} %", "tokens", "cut %")
+            header = ("thinking tokens", "pass@1 %", f"maj@{result['samples']} %", "tokens", "cut %", "no answer %")
             found.append(Sheet(f"{name}: inference scaling", header, rows))
         for label, values in result["by"].items():
             rows = [(value or "-", str(figure["problems"]), percent(figure)) for value, figure in values.items()]

@@ -46,6 +46,7 @@ _CHOICE = re.compile(
 _ANOTHER = re.compile(r"\([A-J]\)|\b[A-J][.):](?: |\Z)|\A(?:or|and|not|nor)\b|\A[,;/]|\b(?:or|and|not|nor) [A-J]\b")
 _LETTERS = re.compile(r"[A-H](?:[,;/&]*[A-H])+")
 _YES_NO = re.compile(r"(?i)(yes|no|true|false)\b")
+_SAME = {"true": "yes", "false": "no"}  # a file's boolean answers a question
 
 
 def _choice(text: str) -> tuple[str, str] | None:
@@ -95,7 +96,7 @@ def _several_choices(answer: str, gold: str) -> bool | None:
 
 
 def _yes_or_no(answer: str, gold: str) -> bool | None:
-    """Yes, also where a sentence begins with it, unless it says the other word too."""
+    """Yes or True, also where a sentence begins with it, unless it says the other word too."""
     words = [notation.plain(text) for text in (answer, gold)]
     if not re.fullmatch("yes|no|true|false", words[1]):
         return None
@@ -104,9 +105,10 @@ def _yes_or_no(answer: str, gold: str) -> bool | None:
     if match is None or not re.match(r"\s*(?:[,.;:!]|\Z)", text[match.end() :]):
         return None
     said = {word.casefold() for word in re.findall(r"(?i)\b(?:yes|no|true|false|maybe|either|or)\b", text)}
+    said, right = {_SAME.get(word, word) for word in said}, _SAME.get(words[1], words[1])
     if match[1].casefold() in ("yes", "true") and re.search(r"(?i)\bnot\b|n't\b", text):
         return None
-    return words[1] in said if len(said) == 1 else False
+    return right in said if len(said) == 1 else False
 
 
 # Units
@@ -231,7 +233,7 @@ def _inequality(answer: str, gold: str) -> Pair | None:
 RULES = (
     Rule("labelled choices", "NeMo-Gym issue 1844; AMC", _labelled_choice),
     Rule("several choices", "multiple choice with several right ones", _several_choices),
-    Rule("yes or no", "OlympiadBench, NuminaMath", _yes_or_no),
+    Rule("yes or no", "OlympiadBench, NuminaMath; booleans of JSON", _yes_or_no),
     Rule("other units", "SI; Math-Verify drops units", _other_unit),
     Rule("degrees and radians", "SI", _angle),
     Rule("bases", "MATH: 110_2; Math-Verify drops the base", _base),

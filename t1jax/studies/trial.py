@@ -30,7 +30,7 @@ from jax.sharding import Mesh
 from t1jax.config import Config, load
 from t1jax.devices import sharding
 from t1jax.devices.sharding import train_layout
-from t1jax.evaluation import figures, journal, scaling
+from t1jax.evaluation import answerer, figures, journal, scaling
 from t1jax.evaluation.evaluator import Evaluator
 from t1jax.evaluation.questions import Question, ask_held_out
 from t1jax.evaluation.responses import Response
@@ -170,6 +170,8 @@ class Marks:
         """`start`: the weights from which `kl_start` is counted."""
         self.start, self.evaluator = start, Evaluator(work.cfg, work.mesh, work.task, work.tokenizer)
         self._work, self.thinking = work, thinking
+        if thinking:
+            answerer.check(work.cfg, work.tokenizer)
         self._divergence = make_divergence(work.cfg, work.mesh)
         self._questions = ask_held_out(work.task, work.tokenizer, work.cfg.eval.num_problems)
 

@@ -48,7 +48,8 @@ class HFTokenizer:
     """tokenizer.json with its special tokens, stop tokens and chat template. Thread-safe.
 
     Attributes:
-      vocab_size: the highest id + 1, added tokens included; a model's vocabulary may be larger.
+      vocabulary: the id of each token, added ones included.
+      vocab_size: the highest id + 1; a model's vocabulary may be larger.
       stop_ids: from generation_config.json, else config.json, else the eos_token of tokenizer_config.json; plus the
         token with which the chat template ends the assistant's turn, if rendering reveals one (chat.py).
       pad_id: the pad_token of tokenizer_config.json, else the first stop id.
@@ -68,12 +69,12 @@ class HFTokenizer:
         if FILE_NAME not in self._carried:
             raise ConfigError(f"{self._folder / FILE_NAME}: not found; expected a tokenizer in Hugging Face's format")
         self._tokenizer, bos_ids = self._engine()
-        self._vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)  # text -> id
-        self.vocab_size = max(self._vocabulary.values(), default=-1) + 1
+        self.vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.vocab_size = max(self.vocabulary.values(), default=-1) + 1
         if not 0 < self.vocab_size <= MAX_IDS:
             raise ConfigError(f"{self._folder / FILE_NAME}: {self.vocab_size} ids; expected 1 to {MAX_IDS}")
         self._known = np.zeros(self.vocab_size, bool)
-        self._known[list(self._vocabulary.values())] = True
+        self._known[list(self.vocabulary.values())] = True
 
         settings = self._settings()
         self._tokens = {name: self._token(name, settings[name]) for name in NAMED if settings.get(name) is not None}
@@ -82,7 +83,7 @@ class HFTokenizer:
         self.notes: list[str] = []
         self.stop_ids = self._stop_ids()
         pad = self._tokens.get("pad_token")
-        self.pad_id: int = self.stop_ids[0] if pad is None else self._vocabulary[pad]
+        self.pad_id: int = self.stop_ids[0] if pad is None else self.vocabulary[pad]
         self._make_special(settings)
         self._text_of = make_decoder(self._tokenizer)
         self._bos = "".join(self._tokenizer.id_to_token(token) or "" for token in bos_ids)
@@ -209,7 +210,7 @@ class HFTokenizer:
             raise ConfigError(f"{self._folder / SETTINGS}: added_tokens_decoder is not a table of ids and tokens")
         for key, value in listed.items():
             text = self._token(f"added_tokens_decoder[{key}]", value)
-            if (found := self._vocabulary[text]) != int(key):
+            if (found := self.vocabulary[text]) != int(key):
                 raise ConfigError(
                     f"{self._folder / SETTINGS}: {reprlib.repr(text)} has id {key}; in {FILE_NAME} it has {found}"
                 )
@@ -220,7 +221,7 @@ class HFTokenizer:
         text = value.get("content") if isinstance(value, dict) else value
         if not isinstance(text, str):
             raise ConfigError(f"{self._folder / SETTINGS}: {name} is {reprlib.repr(value)}; expected a token's text")
-        if text not in self._vocabulary:
+        if text not in self.vocabulary:
             shown = reprlib.repr(text)
             raise ConfigError(f"{self._folder / SETTINGS}: {name} is {shown}, which {FILE_NAME} does not have")
         return text
@@ -236,7 +237,7 @@ class HFTokenizer:
             stops = ", ".join(repr(self._tokenizer.id_to_token(token)) for token in stated)
             self.notes.append(f"{self._folder}: {why}: only {stops} ends a response")
             return stated
-        return tuple(dict.fromkeys((*stated, self._vocabulary[text])))
+        return tuple(dict.fromkeys((*stated, self.vocabulary[text])))
 
     def _stated_stop_ids(self) -> tuple[int, ...]:
         for name in ("generation_config.json", "config.json"):
@@ -252,7 +253,7 @@ class HFTokenizer:
                     )
             return tuple(dict.fromkeys(ids))
         if "eos_token" in self._tokens:
-            return (self._vocabulary[self._tokens["eos_token"]],)
+            return (self.vocabulary[self._tokens["eos_token"]],)
         raise ConfigError(
             f"{self._folder}: no stop token; expected eos_token_id in generation_config.json or config.json, or "
             f"eos_token in {SETTINGS}"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -47,6 +47,9 @@ class Tokenizer(Protocol):
     @property
     def stop_ids(self) -> tuple[int, ...]: ...
 
+    @property
+    def vocabulary(self) -> Mapping[str, int]: ...  # how a token is written -> its id
+
     def encode(self, text: str) -> list[int]: ...
 
     def decode(self, ids: TokenIds) -> str: ...
@@ -64,6 +67,7 @@ class SentencePieceTokenizer:
         self.pad_id: int = self._model.pad_id()
         self.stop_ids: tuple[int, ...] = (self._model.eos_id(),)
         self._unknown_id: int = self._model.unk_id()
+        self.vocabulary = {self._model.id_to_piece(token): token for token in range(self.vocab_size)}
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, no stop token added. ValueError where decode could not give the text back."""

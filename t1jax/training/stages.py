@@ -32,7 +32,7 @@ from jax.sharding import Mesh
 from t1jax import validation
 from t1jax.config import Config, ConfigError
 from t1jax.devices import multihost, sharding
-from t1jax.evaluation import journal, measurement
+from t1jax.evaluation import answerer, journal, measurement
 from t1jax.evaluation.evaluator import Evaluator
 from t1jax.host import files, usage
 from t1jax.host.metrics import MetricsWriter, read_rows
@@ -88,6 +88,8 @@ def run(
         Progress() as progress,
         open_task(cfg, workdir, progress.note) as (task, tokens),
     ):
+        if cfg.scaling.budgets:
+            answerer.check(cfg, tokens)
         if jax.process_count() > 1:
             progress.note(multihost.describe(multihost.feeders(sharding.train_layout(mesh))))
         for name, (old, new) in changed.items():

@@ -92,6 +92,24 @@ def model_config(source: Source, like: ModelConfig) -> ModelConfig:
     return dataclasses.replace(like, **values)
 
 
+def began_with(source: Source) -> str:
+    """model.checkpoint of the run with these weights: what its cold start, or its RL, began with.
+
+    Raises:
+      ConfigError: they are no run's, or the run began with random weights.
+    """
+    model: Any = {}
+    if source.step is not None:
+        model = strict.read_object(_describing(source), families.MAX_BYTES).get("model")
+    found = model.get("checkpoint") if isinstance(model, dict) else None
+    if not isinstance(found, str) or not found:
+        raise ConfigError(
+            f"scaling.answerer is base, but {source.folder} does not tell what it was trained from; expected a run "
+            "that began with model.checkpoint, or scaling.answerer to be self or a folder"
+        )
+    return found
+
+
 def refuse_mismatch(source: Source, cfg: ModelConfig) -> None:
     """Checks that these are weights of `cfg`'s model.
 

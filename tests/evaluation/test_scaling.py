@@ -74,10 +74,11 @@ def test_a_thought_as_long_as_the_budget_keeps_its_own_answer(evaluator):
 
 
 def test_a_response_that_ended_without_an_answer_is_not_asked_for_one(evaluator):
-    """It stopped by itself in the middle of its thinking: nothing was cut."""
-    response = evaluator.judged(TASK.problem(0, "held_out"), [*TOKENS.encode("7+7"), *TOKENS.stop_ids])
+    """It stopped by itself in the middle of its thinking: nothing is cut but what is longer than the budget."""
+    response = evaluator.judged(TASK.problem(0, "held_out"), [*TOKENS.encode("7+7=14"), *TOKENS.stop_ids])
     assert [point["accuracy"] for point in points(evaluator, [response])] == [0.0] * len(BUDGETS)
-    thought = len(TOKENS.encode("7+7"))
+    thought = len(TOKENS.encode("7+7=14"))
+    assert min(BUDGETS) < thought < BUDGETS[1]
     assert [len(prompts) for prompts in evaluator.asked] == [int(budget < thought) for budget in BUDGETS]
     assert all(TOKENS.stop_ids[0] not in prompt for prompts in evaluator.asked for prompt in prompts)
 

@@ -151,6 +151,8 @@ DECIDED = [  # rule, answer, gold, verdict or what to ask
     ("several choices", "Bad", "BAD", None),
     ("yes or no", "\\text{Yes, it is.}", "Yes", True),
     ("yes or no", "No, it is not.", "\\text{no}", True),
+    ("yes or no", "Yes", "True", True),
+    ("yes or no", "No.", "\\text{True}", False),
     ("yes or no", "Yes, no", "Yes", False),
     ("yes or no", "Yes, it is not", "Yes", None),
     ("yes or no", "No, it is.", "Yes", False),

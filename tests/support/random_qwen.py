@@ -28,8 +28,11 @@ PROBLEMS = [
 ]
 
 
-def make_folder(folder: Path) -> Path:
-    """A Hugging Face folder of a random model whose tokens are often a boxed digit, sometimes a stop."""
+def make_folder(folder: Path, seed: int = 0, layers: int = 1, width: int = 32, tied: bool = True) -> Path:
+    """A Hugging Face folder of a random model whose tokens are often a boxed digit, sometimes a stop.
+
+    If tied, its likeliest token is the one before.
+    """
     import torch
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
@@ -47,10 +50,10 @@ def make_folder(folder: Path) -> Path:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=engine, eos_token=stops[0], pad_token=stops[0])
     tokenizer.chat_template = CHAT
     tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = Qwen2Config(
-        vocab_size=-(-len(tokenizer) // 8) * 8, hidden_size=32, intermediate_size=48, num_hidden_layers=1,
-        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True, max_position_embeddings=256,
+        vocab_size=-(-len(tokenizer) // 8) * 8, hidden_size=width, intermediate_size=48, num_hidden_layers=layers,
+        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=tied, max_position_embeddings=256,
     )  # fmt: skip
     model = Qwen2ForCausalLM(config)
     model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(stops)

@@ -80,6 +80,17 @@ def test_parquet_comes_back_with_lists_of_messages(tmp_path, name):
     assert read(str(tmp_path / name)) == list(enumerate(many, start=1))
 
 
+@pytest.mark.parametrize("name", ["rows.csv", "rows.CSV", "rows.csv.gz"])
+def test_csv_as_spreadsheets_write_it(tmp_path, name):
+    """Values with commas, quotes and line ends; a byte order mark; \\r\\n; blank lines. Numbers stay text."""
+    content = b'\xef\xbb\xbfproblem,Correct Answer,n\r\n"a, ""b""\nc",zw\xc3\xb6lf,1\r\n\r\n,,2.50\r\n'
+    found = read(write(tmp_path / name, zipped(content) if name.endswith("gz") else content))
+    assert found == [
+        (1, {"problem": 'a, "b"\nc', "Correct Answer": "zw\u00f6lf", "n": "1"}),
+        (2, {"problem": "", "Correct Answer": "", "n": "2.50"}),
+    ]
+
+
 def test_a_url_is_read_like_a_path():
     for name, content in (("rows.jsonl", LINES.encode()), ("rows.jsonl.gz", zipped(LINES.encode()))):
         with fsspec.open(f"memory://test_rows/{name}", "wb") as file:
@@ -126,7 +137,7 @@ DEEP = 100_000
 @pytest.mark.parametrize(
     "content, message",
     [
-        ("", "is empty; expected JSON lines, a JSON array of objects, or Parquet"),
+        ("", "is empty; expected JSON lines, a JSON array of objects, CSV, or Parquet"),
         (" \n\n", "is empty"),
         ("[]", "has no rows"),
         (LINES + "\n{'problem': 1}", "line 4, character 2: invalid JSON"),
@@ -163,6 +174,13 @@ def test_a_bad_file_says_where(tmp_path, content, message):
     "name, content, message",
     [
         ("rows.jsonl", "[1, 2]\n", "row 1 is a list"),
+        ("rows.csv", "a,b\n1,2\n3\n", "row 2 has 1 values; expected 2, as the header"),
+        ("rows.csv", "a,b,a\n1,2,3\n", "has 'a' twice in its first row; expected names of columns"),
+        ("rows.csv", 'a,b\n1,2\n3,"4', "row 2: unexpected end of data; expected CSV in UTF-8"),
+        ("rows.csv", 'a,b\n"1"x,2\n', "row 1: ',' expected after '\"'; expected CSV in UTF-8"),
+        ("rows.csv", b"a,b\n1,2\n3,\xff\n", "row 1: 'utf-8' codec can't decode byte 0xff in position 10"),
+        ("rows.csv", "a,b\n", "has no rows"),
+        ("rows.csv.gz", LINES, "cannot be read: BadGzipFile"),
         ("rows.parquet", LINES, "cannot be read: ArrowInvalid"),
         ("rows.jsonl.gz", LINES, "cannot be read: BadGzipFile"),
         ("rows.jsonl.gz", zipped(LINES.encode())[:-9], "cannot be read: EOFError"),

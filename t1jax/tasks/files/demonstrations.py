@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Texts for the cold start from a file: rows with `messages` or `conversations`, or with `prompt` and `response`.
 
+Rows may differ: each is read by its own columns. `problem`, `question` and `query` are prompts too, `output` and
+`completion` responses; `history`, a list of such pairs, comes before them, as in THUDM/TreeRL (sft_dataset.py).
 The prompt is built exactly as for sampling: data.template is applied to `prompt`, the text of a problem; messages go
 through the chat template unchanged. The last assistant turn is the response; anything after it is dropped. The
 beginning of every response (data.response_prefix, or <think> from the chat template) is part of the prompt, and is
@@ -18,7 +20,9 @@ from t1jax.tasks.files.prompts import ChatTokenizer, after, control_texts, has_a
 from t1jax.tasks.files.rows import CONVERSATIONS, Dropped, Row, named, names, read_rows, text_of, value_of
 from t1jax.tasks.files.turns import Message, response_of, turns_of
 
-MESSAGES, PROMPT, RESPONSE = "messages", "prompt", "response"
+MESSAGES, HISTORY, PROMPT, RESPONSE = "messages", "history", "prompt", "response"
+PROMPTS = (PROMPT, "problem", "question", "query")  # the first that a row has
+RESPONSES = (RESPONSE, "output", "completion")
 
 
 def read_demonstrations(
@@ -63,16 +67,39 @@ def read_demonstrations(
 
 def _turns(path: str, number: int, row: Row) -> tuple[Sequence[Message], Message | None, bool]:
     """(the turns before the response, the response's turn or None, whether the only turn is the text of a problem)."""
-    column = next((found[0] for name in (MESSAGES, CONVERSATIONS) if (found := named(row, name))), None)
-    if column is not None:
+    if (column := _first(row, (MESSAGES, CONVERSATIONS))) is not None:
         turns = turns_of(path, number, row, column)
         last = max((place for place, turn in enumerate(turns) if turn["role"] == "assistant"), default=0)
         return (turns[:last], turns[last], False) if last else ([], None, False)
-    prompt, response = (next(iter(named(row, name)), None) for name in (PROMPT, RESPONSE))
+    prompt, response = (_first(row, common) for common in (PROMPTS, RESPONSES))
     if prompt is None or response is None:
         expected = f"{MESSAGES}, or {PROMPT} and {RESPONSE}"
         raise ConfigError(f"{path}: row {number}: expected columns {expected}; it has {names(row)}")
     said: Message = {"role": "assistant", "content": text_of(path, number, row, response)}
     if isinstance(value_of(row, prompt), list):
         return turns_of(path, number, row, prompt), said, False
-    return [{"role": "user", "content": text_of(path, number, row, prompt)}], said, True
+    asked: Message = {"role": "user", "content": text_of(path, number, row, prompt)}
+    if before := _history(path, number, row):
+        return [*before, asked], said, False
+    return [asked], said, True
+
+
+def _history(path: str, number: int, row: Row) -> list[Message]:
+    """The turns of `history`, a list of prompts and responses; [] without one."""
+    column = _first(row, (HISTORY,))
+    pairs = None if column is None else row[column]
+    if not pairs:
+        return []
+    if not isinstance(pairs, list) or not all(isinstance(pair, dict) for pair in pairs):
+        raise ConfigError(
+            f"{path}: row {number}: column {column!r}: expected a list of objects with prompt and response"
+        )
+    return [
+        {"role": role, "content": text_of(path, number, pair, name)}
+        for pair in pairs
+        for role, name in (("user", PROMPT), ("assistant", RESPONSE))
+    ]
+
+
+def _first(row: Row, common: tuple[str, ...]) -> str | None:
+    return next((found[0] for name in common if (found := named(row, name))), None)

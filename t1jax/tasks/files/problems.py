@@ -25,6 +25,7 @@ import bisect
 import dataclasses
 import math
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,14 +34,24 @@ from typing import Any, Protocol, TypeVar
 from t1jax.config import ConfigError, DataConfig
 from t1jax.rewards import answers, numerals
 from t1jax.rewards.answers import RIGHT, WRONG, Outcome
-from t1jax.tasks.files.columns import Columns, choose, first_gold, is_short, is_solution, marked, several
+from t1jax.tasks.files.choices import lettered
+from t1jax.tasks.files.columns import (
+    Columns,
+    all_are_meant,
+    choose,
+    first_gold,
+    is_short,
+    is_solution,
+    marked,
+    refuse_ambiguous,
+    several,
+)
 from t1jax.tasks.files.overlap import Known, normalise
 from t1jax.tasks.files.prompts import ChatTokenizer, has_any, render
 from t1jax.tasks.files.rows import Dropped, Row, one_line, read_rows, text_of, value_of
 from t1jax.tasks.files.turns import Message, asked
 from t1jax.text.tokenizer import TokenIds, Tokenizer
 
-LABELS = ("subject", "type", "level", "difficulty")  # columns that tables are made by
 EXACT = 2**53  # floats below this are exact whole numbers
 CLOSE = "</think>"
 T = TypeVar("T")
@@ -57,7 +68,7 @@ class Problem:
     text: str
     gold: str  # the right answer, as it would stand in a box
     difficulty: str  # its level, else its difficulty rounded down, else ""
-    labels: Mapping[str, str] = field(hash=False)  # those of LABELS that the file has
+    labels: Mapping[str, str] = field(hash=False)  # those of columns.LABELS that the file has
     row: int  # in the file, see rows.read_rows
     source: str  # the file
     before: tuple[Message, ...] = field(default=(), hash=False)  # turns that come before it: a system message, examples
@@ -87,25 +98,40 @@ def read_problems(path: str, cfg: DataConfig, split: str) -> tuple[list[Problem]
     """(the problems of a file, each once and with an answer; a line for each reason to drop rows).
 
     The columns are those of data.problem_column and data.answer_column, else those with common names (columns.py) that
-    the file's first row has. Texts that differ in case only are one problem if their answers are the same too: A is
-    not a where a question asks for both. The problems are numbered from 0 on.
+    the row has; choices in columns get letters (choices.py). Texts that differ in case only are one problem if their
+    answers are the same too: A is not a where a question asks for both. The problems are numbered from 0 on.
 
     Raises:
       ConfigError: the file, a column or its type is not as expected, or no row is left.
     """
     answers_of: dict[str, dict[str, str]] = {}  # of a normalised problem, by its text with capitals
     problems: list[Problem] = []
-    dropped = Dropped(path)
+    dropped, noted = Dropped(path), Dropped(path)
     columns: Columns | None = None
+    worked: defaultdict[tuple[str, str], list[bool]] = defaultdict(list)
     for number, row in read_rows(path):
-        columns = columns or choose(path, row, cfg)
+        if columns is None or columns.keys != tuple(row):
+            columns = choose(path, number, row, cfg)
         before, text = asked(path, number, row, columns.problem)
-        gold = first_gold(path, number, row, columns, partial(_gold, path, number, row, columns.by_knob))
+        if isinstance(value_of(row, columns.context), str):
+            text = f"{text_of(path, number, row, columns.context)}\n{text}".strip()
+        read = partial(_gold, path, number, row, columns.by_knob)
+        if columns.choices:
+            choices = [_written(path, number, row, column) for column in columns.choices]
+            text, gold = lettered(text, choices, cfg.choice_seed) or (text, "")
+        else:
+            gold, both, differ = first_gold(path, number, row, columns, read)
+            if both:
+                worked[both].append(differ)
+                if differ:
+                    noted.add(f"{both[1]!r} ends in another number", number)
         said = "\n".join([*(turn["content"] for turn in before if turn["role"] == "user"), text])
         known = answers_of.setdefault(normalise(said), {})
         exact = normalise(said, fold=False)
         if several(row, columns):
             dropped.add("a list of several answers", number)
+        elif columns.choices and not gold:
+            dropped.add("choices that are empty or the same", number)
         elif not normalise(text) or not gold:
             dropped.add("no problem or no answer", number)
         elif exact in known or normalise(gold) in map(normalise, known.values()):
@@ -113,10 +139,12 @@ def read_problems(path: str, cfg: DataConfig, split: str) -> tuple[list[Problem]
             dropped.add("an earlier row's problem" + ", its answer written differently" * other, number)
         else:
             known[exact] = gold
-            labels = {name: label for name in LABELS if (label := _label(row.get(name)))}
-            found = Problem(len(problems), split, text, gold, _difficulty(row), labels, number, path, before)
-            problems.append(found)
-    return dropped.rest(problems)
+            labels = {name: label for name, at in columns.labels.items() if (label := _label(value_of(row, at)))}
+            hard = _difficulty(*(value_of(row, columns.labels.get(name, "")) for name in ("level", "difficulty")))
+            problems.append(Problem(len(problems), split, text, gold, hard, labels, number, path, before))
+    refuse_ambiguous(path, worked)
+    kept, lines = dropped.rest(problems)
+    return kept, lines + noted.rest(kept, "kept")[1]
 
 
 def usable(problems: Sequence[Problem], cfg: DataConfig, tokenizer: ChatTokenizer) -> tuple[list[Problem], list[str]]:
@@ -202,14 +230,18 @@ def _prompt(problem: Problem, cfg: DataConfig, tokenizer: ChatTokenizer) -> str:
 
 
 def _gold(path: str, number: int, row: Row, by_knob: bool, column: str) -> str:
-    """The answer as it would stand in a box; "" if there is none, or a list of several.
+    """The answer as it would stand in a box; "" if there is none, or a list of several of which not all are meant.
 
     Of a text: what its last box holds, else what follows #### or "The answer is", else all of it; of a solution only
     if it is short.
     """
     value = value_of(row, column)
+    if isinstance(value, list) and value and all_are_meant(row) and not is_solution(column):
+        return ", ".join(_gold(path, number, {column: one}, by_knob, column) for one in value)
     if isinstance(value, list):
         return ""
+    if isinstance(value, bool):
+        return str(value)  # True is yes as well, see rewards/pairing.py
     if answer := _number(value):
         return answer
     text = text_of(path, number, row, column)
@@ -219,6 +251,11 @@ def _gold(path: str, number: int, row: Row, by_knob: bool, column: str) -> str:
     answer = (text if after is None else after) if boxed is None else boxed.strip()
     formula = _FORMULA.fullmatch(answer)
     return formula[1].strip() if formula else answer
+
+
+def _written(path: str, number: int, row: Row, column: str) -> str:
+    """A column's text as it stands there, or its number."""
+    return _number(value_of(row, column)) or text_of(path, number, row, column)
 
 
 def _number(value: Any) -> str:
@@ -237,7 +274,6 @@ def _label(value: Any) -> str:
     return level[1] if level else one_line(value)
 
 
-def _difficulty(row: Row) -> str:
+def _difficulty(level: Any, difficulty: Any) -> str:
     """The level; else the difficulty, a number rounded down, so that a table by difficulty stays short."""
-    difficulty: Any = row.get("difficulty")
-    return _label(row.get("level")) or _label(math.floor(difficulty) if _number(difficulty) else difficulty)
+    return _label(level) or _label(math.floor(difficulty) if _number(difficulty) else difficulty)

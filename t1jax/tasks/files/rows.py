@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of a file: JSON lines, one JSON array of objects, or Parquet; on this machine or behind a URL.
+"""Rows of a file: JSON lines, one JSON array of objects, CSV, or Parquet; on this machine or behind a URL.
 
-The format is detected from the content. fsspec unpacks `.gz`, `.bz2`, `.xz` and `.zip` and opens gs://, s3:// and
-memory:// (gcsfs and s3fs are optional packages, requested when a URL needs them). JSON lines and Parquet are read row
-by row; a JSON array and a Parquet row group are read whole, so their size is limited. Anything wrong with a file is a
-one-line error that names the file and the row.
+The format is detected from the content, CSV by the file's name. fsspec unpacks `.gz`, `.bz2`, `.xz` and `.zip` and
+opens gs://, s3:// and memory:// (gcsfs and s3fs are optional packages, requested when a URL needs them). A JSON array
+and a Parquet row group are read whole, so their size is limited; all else is read row by row. Anything wrong with a
+file is a one-line error that names the file and the row.
 Deliberately not here: which columns there are and what they mean (problems.py, demonstrations.py).
 """
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import itertools
 import json
@@ -33,7 +34,7 @@ PARQUET_ROWS = 256  # rows that are made Python objects at once
 EXAMPLES = 3  # rows that a note names
 BOM = b"\xef\xbb\xbf"
 CONVERSATIONS = "conversations"  # the column of ShareGPT, and that of a row that is nothing but a conversation (ORZ)
-FORMATS = "JSON lines, a JSON array of objects, or Parquet"
+FORMATS = "JSON lines, a JSON array of objects, CSV, or Parquet"
 
 
 def read_rows(path: str) -> Iterator[tuple[int, Row]]:
@@ -83,6 +84,8 @@ def _rows(path: str, file: IO[bytes]) -> Iterator[tuple[int, Any]]:
     file.seek(0)
     if first.startswith(PARQUET_MAGIC) or ".parquet" in suffixes:
         return _parquet(path, file)
+    if ".csv" in suffixes:
+        return _csv(path, file)
     if first.lstrip().startswith(b"[") and not suffixes & {".jsonl", ".ndjson"}:
         return enumerate(_array(path, file), start=1)
     return _lines(path, file)
@@ -130,6 +133,22 @@ def _parquet(path: str, file: IO[bytes]) -> Iterator[tuple[int, Any]]:
             raise ConfigError(f"{path}: row group {group} has {size} bytes unpacked; expected at most {MAX_GROUP}")
     batches = opened.iter_batches(batch_size=PARQUET_ROWS)
     return enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
+
+
+def _csv(path: str, file: IO[bytes]) -> Iterator[tuple[int, Any]]:
+    """Rows below a header of names; a quoted value may hold commas and line ends (RFC 4180). Every value is text."""
+    number = 0
+    try:
+        rows = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
+        header = next(rows)
+        if twice := [name for name, count in Counter(header).items() if count > 1]:
+            raise ConfigError(f"{path}: has {shown_as(twice[0])} twice in its first row; expected names of columns")
+        for number, row in enumerate((row for row in rows if row), start=1):
+            if len(row) != len(header):
+                raise ConfigError(f"{path}: row {number} has {len(row)} values; expected {len(header)}, as the header")
+            yield number, dict(zip(header, row, strict=True))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: row {number + 1}: {one_line(error)}; expected CSV in UTF-8") from error
 
 
 def _parse(path: str, content: bytes, first: int) -> Any:
