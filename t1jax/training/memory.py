@@ -29,7 +29,7 @@ from jax.sharding import Mesh
 
 from t1jax.config import Config, ConfigError
 from t1jax.devices import multihost
-from t1jax.model import attention, qwen
+from t1jax.model import attention, heads, qwen
 from t1jax.update import packing
 
 USABLE = 0.9  # of a device's memory; the rest is for the runtime and for errors of the estimate
@@ -183,7 +183,7 @@ def _parts(cfg: Config, learner: qwen.Transformer, sampler: qwen.Transformer, gr
     fsdp, tensor = mesh.shape["fsdp"], mesh.shape["tensor"]
     P, R, T = rl.prompts_per_step // X, rl.responses_per_prompt, rl.max_new_tokens
     D, L, H, V = model.hidden_size, model.num_layers, model.head_dim, model.vocab_size // tensor
-    N, K, F = model.num_heads // tensor, model.num_kv_heads // tensor, model.mlp_size // tensor
+    N, K, F = model.num_heads // tensor, heads.spread(model, tensor) // tensor, model.mlp_size // tensor
     width = FLOAT if model.compute_dtype == "float32" else 2
     tokens, chunk = grid.rows * grid.length, grid.rows * -(-grid.length // rl.vocab_chunks)
     weights = FLOAT * _weights(learner)

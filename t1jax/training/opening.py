@@ -16,6 +16,7 @@ import jax
 
 from t1jax.config import Config
 from t1jax.host.place import Place
+from t1jax.model import heads
 from t1jax.tasks.task import Task
 from t1jax.training.memory import size
 from t1jax.training.setup import RlSetup, Setup, rl_setup, sft_setup
@@ -37,6 +38,8 @@ def lines(cfg: Config, mesh: jax.sharding.Mesh, task: Task, workdir: Place) -> I
     axes = " x ".join(f"{name} {extent}" for name, extent in mesh.shape.items())
     kinds = ", ".join(sorted({device.device_kind for device in mesh.devices.flat}))
     yield f"mesh: {axes}, on {mesh.size} {kinds} in {jax.process_count()} process{'es' * (jax.process_count() > 1)}"
+    if copied := heads.note(model, mesh.shape["tensor"]):
+        yield copied
     plan = rl.memory
     yield (
         f"memory planned: {size(plan.total)} of {size(plan.device_bytes)} a device, most in {plan.peak}; "
