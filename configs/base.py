@@ -79,7 +79,7 @@ def get_config() -> ConfigDict:
     cfg.mesh = ConfigDict()  # devices = data * fsdp * tensor; -1 for at most one of them: all remaining
     cfg.mesh.data = 1  # replicas of the parameters [hw]
     cfg.mesh.fsdp = -1  # shards of parameters, optimiser and anchor; batch is split over data * fsdp [hw]
-    cfg.mesh.tensor = 1  # shards of heads, MLP and vocabulary [hw]
+    cfg.mesh.tensor = 1  # shards of heads, MLP and vocabulary; kv heads are copied where they do not divide [hw]
     cfg.mesh.slices = 0  # TPU slices, joined by a network that only data may cross; 0: as many as devices tell [hw]
 
     cfg.sft = ConfigDict()  # the cold start

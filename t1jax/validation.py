@@ -53,7 +53,7 @@ def _validate_model(cfg: Config) -> None:
     checks.check(cfg, "model.head_dim", cfg.model.head_dim % 2 == 0, "an even number: rotary embeddings rotate pairs")
     turning = int(cfg.model.head_dim * cfg.model.rope_share) if 0 < cfg.model.rope_share <= 1 else 0
     even = turning >= 2 and turning % 2 == 0
-    checks.check(cfg, "model.rope_share", even, "a share of model.head_dim, at most 1, that is an even number of values")
+    checks.check(cfg, "model.rope_share", even, "a share of model.head_dim that is an even number of values")
     checks.check(cfg, "model.rope_theta", cfg.model.rope_theta > 1, "more than 1")
     checks.one_of(cfg, "model.rope_scaling", "none", "linear", "yarn", "llama3")
     checks.check(cfg, "model.rope_factor", cfg.model.rope_factor >= 1, "at least 1")

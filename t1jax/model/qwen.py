@@ -6,10 +6,11 @@ a norm of each head's q and k as in Qwen3, or neither as in Llama; a part of eac
 what attention and MLP add as in GLM-4-0414. Layers are stacked on axis 0 and scanned. Used as pure functions:
 `init_params`, `forward`, `logits`.
 
-Axes: B rows or lanes, P prompts, T query positions, C prompt positions, D width, N query heads, K kv heads (of
-activations and cache: copies too, heads.py), H head dim, F mlp width, V vocabulary, L layers; of the cache: X shards of the batch, M lanes of a shard, J blocks of S positions.
-Source: Qwen2.5, arXiv 2412.15115; Qwen3, arXiv 2505.09388; GLM-4, arXiv 2406.12793; parity with transformers is tested
-for each family.
+Axes: B rows or lanes, P prompts, T query positions, C prompt positions, D width, N query heads, K kv heads (of what is
+computed, copies too: heads.py), H head dim, F mlp width, V vocabulary, L layers; of the cache: X shards of the batch, M
+lanes of a shard, J blocks of S positions.
+Source: Qwen2.5, arXiv 2412.15115; Qwen3, arXiv 2505.09388; GLM-4, arXiv 2406.12793; parity with
+transformers is tested for each family.
 Deliberately not here: the cache (ring.py), sampling (decode.py), scores of the vocabulary in chunks (logprobs.py).
 """
 

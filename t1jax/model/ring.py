@@ -12,8 +12,8 @@ lanes, after columns 0 to 4:
     lane 1       c   c   c   c   c      length 5, so attention reads back to column 0
 
 Axes: P prompts, m lanes per prompt, B lanes in use (lane b reads prompt b // m), C prompt positions, T = 1, N query
-heads, K kv heads (copies too, heads.py), G = N // K, H head dim, L layers, J blocks, S columns of a block, X shards of the batch, M lanes of
-a shard; s rows of h values, S and H unless the columns of a block are folded (ragged.py).
+heads, K kv heads (copies too: heads.py), G = N // K, H head dim, L layers, J blocks, S columns of a block, X shards of
+the batch, M lanes of a shard; s rows of h values, S and H unless the columns of a block are folded (ragged.py).
 Source: softmax over blocks one after another, arXiv 2205.14135.
 Deliberately not here: which lane writes what (decode.py), the kernel (ragged.py), attention in a text (attention.py).
 """

@@ -32,6 +32,16 @@ def test_a_run_begins_with_what_it_will_do_and_what_that_takes(tmp_path):
     assert disk.startswith("checkpoints: ") and f"at most {CFG.checkpoint.keep + 1} kept in each" in disk
 
 
+def test_kv_heads_that_are_copied_are_told(tmp_path):
+    cfg = small.make_config(sft__num_steps=0, mesh__data=1, mesh__fsdp=2, mesh__tensor=4)
+    mesh = sharding.make_mesh(cfg.mesh, jax.devices()[:8])
+    _, _, copied, *_ = opening.lines(cfg, mesh, TASK, tmp_path / "run")
+    assert copied == (
+        "2 kv heads do not divide over mesh.tensor = 4: each device holds 1 in the cache, 2 copies of each in a group, "
+        "and the weights of k and v whole"
+    )
+
+
 def test_a_disk_that_is_too_small_is_told_before_the_start(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     warning = said(tmp_path)[-1]

@@ -345,7 +345,7 @@ def test_a_folder_in_place_of_the_file_is_refused(tmp_path):
 
 
 def test_a_model_that_no_family_has_is_not_written():
-    with pytest.raises(ConfigError, match="the model has qkv_bias True, qk_norm True, .*; expected what one of Qwen2For"):
+    with pytest.raises(ConfigError, match="has qkv_bias True, qk_norm True, .*; expected what one of Qwen2For"):
         families.hf_config(dataclasses.replace(LIKE, qkv_bias=True, qk_norm=True), {})
     odd = dataclasses.replace(LIKE, rope_scaling="yarn", rope_factor=2.0, rope_low=8.0, rope_high=4.0)
     with pytest.raises(ConfigError, match="config.json to write: rope_scaling has beta_slow 8 and beta_fast 4"):
