@@ -31,6 +31,6 @@ def get_config() -> ConfigDict:
     cfg.model.rope_interleaved = True
     cfg.model.norm_eps = 1.5625e-7
 
-    cfg.mesh.fsdp = 16
-    cfg.mesh.tensor = 4  # a kv head on two chips each [hw]
+    cfg.mesh.fsdp = 32
+    cfg.mesh.tensor = 2  # one kv head a chip [hw]
     return cfg.lock()

@@ -159,6 +159,8 @@ def test_a_whole_number_may_stand_for_a_number_and_a_list_for_a_tuple():
 
 REFUSED = [
     ({"model__num_heads": 3}, "model.num_heads is 3; expected a multiple of model.num_kv_heads = 2"),
+    ({"model__rope_share": 0.3}, "model.rope_share is 0.3; expected a share of model.head_dim that is an even number"),
+    ({"model__rope_share": 0.0}, "model.rope_share is 0.0; expected a share of model.head_dim that is an even number"),
     ({"model__head_dim": 31}, "model.head_dim is 31; expected an even number"),
     ({"model__hidden_size": 0}, "model.hidden_size is 0; expected at least 1"),
     ({"model__num_layers": -1}, "model.num_layers is -1; expected at least 1"),

@@ -4,8 +4,8 @@
 Queries are always split: a device has N / tensor of their heads, and needs the kv heads that these attend with. Where
 `tensor` divides K, those are its share. Elsewhere the weights of k and v are whole on every device, and each layer
 repeats their heads until they divide: from there on, the model is one with `spread` kv heads, each for fewer queries.
-So kernels and cache know nothing of copies, and the gradient of a head is the sum over its copies, which differentiation
-takes once.
+So kernels and cache know nothing of copies, and the gradient of a head is the sum over its copies, which is what
+differentiation gives.
 
 Axes: N query heads, K kv heads.
 Source: arXiv 2211.05102, section 3.3, has attention with few kv heads over many devices.
@@ -36,7 +36,7 @@ def axis(cfg: ModelConfig, layout: Layout) -> str:
 
 
 def copied(layout: Layout, w: jax.Array, *axes: str) -> jax.Array:
-    """A weight with these logical axes; if one is WHOLE, with each of its heads as often as a split over `tensor` needs.
+    """A weight with these logical axes; if one is WHOLE, each of its heads as often as a split over `tensor` needs.
 
     The copies of a head follow each other, so that query head n attends with number n // G, as without copies.
     """

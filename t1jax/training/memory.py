@@ -199,7 +199,8 @@ def _parts(cfg: Config, learner: qwen.Transformer, sampler: qwen.Transformer, gr
 
     plain = grid.length <= attention.PLAIN  # attention keeps scores before and after the softmax
     scores = 2 * N * grid.length if plain else 0
-    work = 6 * F + 8 * D + 3 * N * H + 4 * K * H + scores  # values per token and layer
+    added = 2 * FLOAT // width * D * model.post_norms  # what attention and MLP add, float32, before its norm
+    work = 6 * F + 8 * D + 3 * N * H + 4 * K * H + scores + added  # values per token and layer
     dots = 2 * F + 3 * D + 2 * N * H + 2 * K * H + scores // 2
     between = (FLOAT - width) * D  # a layer's input is float32, whatever the rest is
     kept = L * tokens * (between + width * {"none": work - 4 * F, "dots": dots, "full": D}[model.remat])

@@ -204,9 +204,9 @@ def hf_config(cfg: ModelConfig, base: Mapping[str, Any]) -> dict[str, Any]:
     rope = {"rope_type": kind.type} | {key: getattr(cfg, knob) for key, knob in kind.knobs.items()}
     if not cfg.rope_attention_factor:
         rope.pop("attention_factor", None)
-    for key in ("rope_theta", "rope_scaling", *SAID.values()):
-        out.pop(key, None)
     said = {SAID[knob]: getattr(cfg, knob) for knob in family.may_say}
+    for key in ("rope_theta", "rope_scaling", *said):
+        out.pop(key, None)
     if "partial_rotary_factor" in said and "rope_parameters" in base:
         rope["partial_rotary_factor"] = said.pop("partial_rotary_factor")
     out |= said

@@ -206,5 +206,5 @@ def test_kv_heads_that_do_not_divide_are_copied_and_their_gradients_added_once(c
 
 
 def test_an_indivisible_parameter_is_named():
-    with pytest.raises(ValueError, match=r"layers.*'q'.*q_heads"):
-        qwen.shardings(make_model((1, 1, 8)))
+    with pytest.raises(ValueError, match=r"layers.*'down'.*mlp"):
+        qwen.shardings(make_model((1, 1, 4), mlp_size=50))
