@@ -27,8 +27,11 @@ def get_config() -> ConfigDict:
     cfg.model.num_kv_heads = 8  # K, key/value heads, divides num_heads [paper: Qwen2.5-32B]
     cfg.model.head_dim = 128  # H, width of a head, even [paper: Qwen2.5-32B]
     cfg.model.mlp_size = 27648  # F, inner width of the SwiGLU [paper: Qwen2.5-32B]
-    cfg.model.qkv_bias = True  # a bias on q, k and v: Qwen2 has it, Qwen3 and Llama do not [paper: Qwen2.5-32B]
+    cfg.model.qkv_bias = True  # a bias on q, k and v: Qwen2 and GLM have it [paper: Qwen2.5-32B]
     cfg.model.qk_norm = False  # RMSNorm of each head's q and k: Qwen3 has it [paper: Qwen2.5-32B]
+    cfg.model.post_norms = False  # RMSNorm of what attention and MLP add too: GLM-4-0414 has it [paper: Qwen2.5-32B]
+    cfg.model.rope_share = 1.0  # share of a head's width that rotates, the rest stays; GLM: 0.5 [paper: Qwen2.5-32B]
+    cfg.model.rope_interleaved = False  # pairs that rotate: (0, 1), ... as in GLM, else halves [paper: Qwen2.5-32B]
     cfg.model.rope_theta = 1_000_000.0  # base of the rotary frequencies [paper: Qwen2.5-32B]
     cfg.model.rope_scaling = "none"  # for longer texts: none | linear | yarn | llama3 [ours]
     cfg.model.rope_factor = 1.0  # slow frequencies are divided by this [ours]
@@ -78,7 +81,7 @@ def get_config() -> ConfigDict:
     cfg.mesh = ConfigDict()  # devices = data * fsdp * tensor; -1 for at most one of them: all remaining
     cfg.mesh.data = 1  # replicas of the parameters [hw]
     cfg.mesh.fsdp = -1  # shards of parameters, optimiser and anchor; batch is split over data * fsdp [hw]
-    cfg.mesh.tensor = 1  # shards of heads, MLP and vocabulary [hw]
+    cfg.mesh.tensor = 1  # shards of heads, MLP and vocabulary; kv heads are copied where they do not divide [hw]
     cfg.mesh.slices = 0  # TPU slices, joined by a network that only data may cross; 0: as many as devices tell [hw]
 
     cfg.sft = ConfigDict()  # the cold start

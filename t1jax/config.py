@@ -2,8 +2,7 @@
 """The configuration as frozen, typed views, with checks that tell the user which knob to change.
 
 configs/base.py documents each knob; `load` returns the same sections and names, typed.
-Deliberately not here: defaults (configs/), how trees are read (typed.py), what may stand together
-(validation.py), command-line flags (host/command_line.py).
+Deliberately not here: defaults (configs/), reading trees (typed.py), validation.py, flags (host/command_line.py).
 """
 
 from __future__ import annotations
@@ -36,6 +35,9 @@ class ModelConfig:
     mlp_size: int
     qkv_bias: bool
     qk_norm: bool
+    post_norms: bool
+    rope_share: float
+    rope_interleaved: bool
     rope_theta: float
     rope_scaling: str
     rope_factor: float
@@ -270,6 +272,7 @@ YOUNGER: dict[str, Any] = {  # knobs that saved configs may lack -> what was don
     "compilation_cache_mib": 8192, "checkpoint.keep_damaged": 3, "rl.entropy_target": 0.0, "rl.kl_reduction": "sum",
     "rl.anchor_every": 1, "rl.advantage_floor": False, "rl.max_perplexity": 0.0, "eval.before": True,
     "tensorboard_mib": 256, "scaling.answerer": "self", "scaling.answer_temperature": -1.0, "data.choice_seed": 0,
+    "model.post_norms": False, "model.rope_share": 1.0, "model.rope_interleaved": False,
 }  # fmt: skip
 
 

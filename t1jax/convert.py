@@ -24,8 +24,8 @@ usage: python -m t1jax.convert hf-to-orbax --src=HF_DIR --dst=DIR
        python -m t1jax.convert orbax-to-hf --src=DIR --dst=HF_DIR [--dtype=bfloat16] [--which=policy]
                                            [--max-shard-size=5GB]
 
-hf-to-orbax   from a Hugging Face folder of a Qwen2, Qwen2.5, Qwen3 or Llama model to an Orbax folder, of which each
-              process reads only its shards; weights keep their dtype
+hf-to-orbax   from a Hugging Face folder of a Qwen2, Qwen2.5, Qwen3, Llama or GLM-4 model to an Orbax folder, of which
+              each process reads only its shards; weights keep their dtype
 orbax-to-hf   from such a folder, or a run's workdir, stage or step, to a folder for transformers and vLLM
 
   --src             folder to read

@@ -82,6 +82,7 @@ def _plan(argv: list[str]) -> int:
     where = slices.find(values.topology)
     note = untrained_positions(cfg)
     length = float(values.length or cfg.rl.max_new_tokens)
+    from t1jax.model import heads
     from t1jax.planning import fit, suggest
 
     better = suggest.suggest(cfg, where, length, compiled=not values.fast) if values.suggest else None
@@ -103,8 +104,9 @@ def _plan(argv: list[str]) -> int:
             print(cycles_table(found))
         if values.suggest:
             print(f"\nsuggestion: {better.command() if better else 'none of the settings tried fits'}")
-    if note:
-        print(f"t1jax.plan: {note}", file=sys.stderr)
+    for line in (heads.note(cfg.model, found.mesh[2]) if found else "", note):
+        if line:
+            print(f"t1jax.plan: {line}", file=sys.stderr)
     if why:
         print(f"t1jax.plan: {why}", file=sys.stderr)
         return EXIT_TOO_BIG

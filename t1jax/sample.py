@@ -187,6 +187,7 @@ def _sample(cfg: Config, folder: str, problem: str, temperature: float, new_toke
 
     from t1jax.devices import sharding
     from t1jax.evaluation.opened import open_checkpoint
+    from t1jax.model import heads
     from t1jax.rollouts.generate import Generator
     from t1jax.text.huggingface import HFTokenizer
 
@@ -228,6 +229,8 @@ def _sample(cfg: Config, folder: str, problem: str, temperature: float, new_toke
 
     try:
         mesh = sharding.make_mesh(cfg.mesh)
+        if copied := heads.note(cfg.model, mesh.shape["tensor"]):
+            notes.print(copied, style="dim", soft_wrap=True)
         params = opened.params(mesh)
         status.update("compiling")
         drawn = in_background(sample, show)

@@ -51,6 +51,9 @@ def _validate_model(cfg: Config) -> None:
     checks.at_least(cfg, 1, "model", "vocab_size num_layers hidden_size num_heads num_kv_heads head_dim mlp_size")
     checks.multiple("model.num_heads", cfg.model.num_heads, "model.num_kv_heads", cfg.model.num_kv_heads)
     checks.check(cfg, "model.head_dim", cfg.model.head_dim % 2 == 0, "an even number: rotary embeddings rotate pairs")
+    turning = int(cfg.model.head_dim * cfg.model.rope_share) if 0 < cfg.model.rope_share <= 1 else 0
+    even = turning >= 2 and turning % 2 == 0
+    checks.check(cfg, "model.rope_share", even, "a share of model.head_dim that is an even number of values")
     checks.check(cfg, "model.rope_theta", cfg.model.rope_theta > 1, "more than 1")
     checks.one_of(cfg, "model.rope_scaling", "none", "linear", "yarn", "llama3")
     checks.check(cfg, "model.rope_factor", cfg.model.rope_factor >= 1, "at least 1")
@@ -267,7 +270,7 @@ def _validate_url(knob: str, url: str) -> None:
 
 
 def _validate_mesh(cfg: Config, data: int, fsdp: int, tensor: int) -> None:
-    for knob in ("model.vocab_size", "model.num_heads", "model.num_kv_heads", "model.mlp_size"):
+    for knob in ("model.vocab_size", "model.num_heads", "model.mlp_size"):  # kv heads: model/heads.py
         checks.multiple(knob, checks.get(cfg, knob), "mesh.tensor", tensor)
     checks.multiple("model.hidden_size", cfg.model.hidden_size, "mesh.fsdp", fsdp)
     rl, sft, shards = cfg.rl, cfg.sft, "mesh.data * mesh.fsdp"

@@ -159,6 +159,8 @@ def test_a_whole_number_may_stand_for_a_number_and_a_list_for_a_tuple():
 
 REFUSED = [
     ({"model__num_heads": 3}, "model.num_heads is 3; expected a multiple of model.num_kv_heads = 2"),
+    ({"model__rope_share": 0.3}, "model.rope_share is 0.3; expected a share of model.head_dim that is an even number"),
+    ({"model__rope_share": 0.0}, "model.rope_share is 0.0; expected a share of model.head_dim that is an even number"),
     ({"model__head_dim": 31}, "model.head_dim is 31; expected an even number"),
     ({"model__hidden_size": 0}, "model.hidden_size is 0; expected at least 1"),
     ({"model__num_layers": -1}, "model.num_layers is -1; expected at least 1"),
@@ -354,7 +356,6 @@ ON_EIGHT = [
     ({"mesh__data": 0}, "mesh.data, mesh.fsdp, mesh.tensor are 0, -1, 1; expected a product of 8"),
     ({"mesh__data": -2, "mesh__tensor": -4, "mesh__fsdp": 1}, "mesh.data, mesh.fsdp, mesh.tensor are -2, 1, -4"),
     ({"mesh__slices": -1}, "mesh.slices is -1; expected at least 0"),
-    ({"mesh__tensor": 4}, "model.num_kv_heads is 2; expected a multiple of mesh.tensor = 4"),
     ({"mesh__tensor": 2, "model__vocab_size": 97}, "model.vocab_size is 97; expected a multiple of mesh.tensor = 2"),
     ({"mesh__tensor": 2, "model__mlp_size": 255}, "model.mlp_size is 255; expected a multiple of mesh.tensor = 2"),
     ({"mesh__tensor": 8, "model__num_kv_heads": 4}, "model.num_heads is 4; expected a multiple of mesh.tensor = 8"),
@@ -374,6 +375,7 @@ ON_EIGHT = [
 
 @pytest.mark.parametrize(("knobs", "says"), ON_EIGHT, ids=[says.partition(" is ")[0] for _, says in ON_EIGHT])
 def test_what_does_not_fit_the_devices_is_refused(knobs, says):
+    validation.validate(changed(mesh__tensor=4), 8)  # two kv heads: copied
     with pytest.raises(ConfigError) as error:
         validation.validate(changed(**knobs), 8)
     assert str(error.value).startswith(says)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import ml_dtypes
@@ -33,6 +34,8 @@ TRANSFORMERS = {
     "qwen2 tied": ("Qwen2", {"tie_word_embeddings": True}),
     "qwen3": ("Qwen3", {"head_dim": 16}),
     "llama": ("Llama", {"head_dim": 8}),
+    "glm": ("Glm", {"head_dim": 16, "pad_token_id": None}),
+    "glm4": ("Glm4", {"head_dim": 16, "pad_token_id": None, "attention_bias": False}),
 }
 
 
@@ -184,6 +187,24 @@ def test_the_command_line_says_what_it_expects(tmp_path, capsys):
     assert [convert.read_size(size) for size in ("5GB", "500mb", "2GiB", "1.5KB", "77", "5 GB")] == [
         *(5 * 10**9, 5 * 10**8, 2 << 30, 1500, 77, 5 * 10**9)
     ]
+
+
+def test_parts_of_one_tensor_are_written_in_one_dtype(tmp_path, capsys, monkeypatch):
+    """GLM's gate and up, of which an Orbax folder may hold each in its own."""
+    folders.write(tmp_path / "hf", "glm")
+    assert run("hf-to-orbax", "--src", tmp_path / "hf", "--dst", tmp_path / "orbax") == 0
+    real = conversion.weights.arrays
+
+    def mixed(*args):
+        found = real(*args)
+        up = found["layers", "up"]
+        half = SimpleNamespace(shape=up.shape, dtype=BF16, read=lambda index: up.read(index).astype(BF16))
+        return found | {("layers", "up"): half}
+
+    monkeypatch.setattr(conversion.weights, "arrays", mixed)
+    capsys.readouterr()
+    words = ["up is bfloat16 and gate is float32; expected one dtype", "gate_up_proj.weight holds both: give --dtype"]
+    refused(tmp_path, capsys, words, "orbax-to-hf", "--src", tmp_path / "orbax", "--dst", tmp_path / "back")
 
 
 @pytest.mark.parametrize("chunk", [(), (1, 4, 2, 8), (1, 16, 4, 8)])

@@ -117,7 +117,7 @@ REFUSED = {
     "--config.rl.responses_per_prompt=1": "rl.responses_per_prompt is 1; expected at least 2",
     "--config.rl.prompts_per_step=12": "rl.prompts_per_step is 12; expected a multiple of mesh.data * mesh.fsdp = 8",
     "--config.mesh.data=3": "mesh.data, mesh.fsdp, mesh.tensor are 3, -1, 1; expected a product of 8",
-    "--config.mesh.tensor=4": "model.num_kv_heads is 2; expected a multiple of mesh.tensor = 4",
+    "--config.mesh.tensor=8": "model.num_heads is 4; expected a multiple of mesh.tensor = 8",
     "--config.model.remat=fulll": "model.remat is fulll; expected one of none, dots, full; did you mean full?",
 }
 

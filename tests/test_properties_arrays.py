@@ -182,6 +182,8 @@ def models(draw: Any) -> dict[str, Any]:
         "tie_word_embeddings": draw(st.booleans()),
     }
     model = folders.MODELS[draw(st.sampled_from(sorted(folders.MODELS)))]
+    if model["model_type"].startswith("glm"):
+        sizes["partial_rotary_factor"] = draw(st.sampled_from([0.5, 1.0] if head_dim % 4 == 0 else [1.0]))
     return folders.SIZES | model | sizes | ({"head_dim": head_dim} if "head_dim" in model else {})
 
 

@@ -37,6 +37,7 @@ TRAIN_RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("embed", ("fsdp",)),
     ("q_heads", ("tensor",)),
     ("kv_heads", ("tensor",)),
+    ("kv_heads_whole", ()),  # of weights, where they do not divide (model/heads.py)
     ("head_dim", ()),
     ("mlp", ("tensor",)),
 )

@@ -23,7 +23,7 @@ from t1jax.devices import sharding
 from t1jax.evaluation import answerer
 from t1jax.evaluation.evaluator import Evaluator
 from t1jax.host.progress import Progress
-from t1jax.model import qwen
+from t1jax.model import heads, qwen
 from t1jax.model.parameters import checksum
 from t1jax.tasks.task import Grader
 from t1jax.text import tokenizer
@@ -67,6 +67,8 @@ class Opened:
         for note in getattr(self.tokenizer, "notes", ()):
             progress.note(note)
         mesh = sharding.make_mesh(self.cfg.mesh)
+        if copied := heads.note(self.cfg.model, mesh.shape["tensor"]):
+            progress.note(copied)
         params = self.params(mesh)
         origin = {"checkpoint": self.where, "weights": checksum(params)}
         return Evaluator(self.cfg, mesh, task, self.tokenizer, progress), params, origin

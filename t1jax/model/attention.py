@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rotary positions, and attention within the texts of a row: the one place that chooses the implementation.
 
-Axes: B rows, T query positions, S key positions, N query heads, K kv heads, G = N // K, H head dim, h = H / 2 pairs
-that turn.
+Axes: B rows, T query positions, S key positions, N query heads, K kv heads, G = N // K, H head dim, h pairs of a head
+that turn: H / 2, or fewer with rope_share.
 Source: RoPE, arXiv 2104.09864; its scalings as in transformers' modeling_rope_utils.py: linear, arXiv 2306.15595; YaRN,
 arXiv 2309.00071; Llama 3, arXiv 2407.21783 and its reference code. Grouped-query attention, arXiv 2305.13245.
 Deliberately not here: the kernels (blocked.py, splash.py, cudnn.py, triton.py), projections (qwen.py), the sampler's
@@ -127,14 +127,15 @@ def mask(segment_BT: jax.Array, parent_BT: jax.Array) -> jax.Array:
 
 
 def frequencies(cfg: ModelConfig) -> np.ndarray:
-    """float32[h] radians a position: theta^(-2i/H), slowed down for texts longer than the model has been trained on.
+    """float32[h] radians a position: theta^(-i/h), slowed down for texts longer than the model has been trained on.
 
     A frequency is divided by rope_factor as far as it is slow. How far, between not at all and wholly: llama3 goes by
     its turns in the original length, from rope_high down to rope_low; yarn by its index, between the two whole
     indices around those with so many turns. Constants of the compiled program.
     """
-    index_h = np.arange(cfg.head_dim // 2)
-    fast_h = cfg.rope_theta ** (-2 * index_h / cfg.head_dim)
+    width = int(cfg.head_dim * cfg.rope_share)
+    index_h = np.arange(width // 2)
+    fast_h = cfg.rope_theta ** (-2 * index_h / width)
     if cfg.rope_scaling == "none":
         slow_h = np.zeros(index_h.shape)
     elif cfg.rope_scaling == "linear":
@@ -144,10 +145,10 @@ def frequencies(cfg: ModelConfig) -> np.ndarray:
         slow_h = np.clip((cfg.rope_high - turns_h) / (cfg.rope_high - cfg.rope_low), 0, 1)
     elif cfg.rope_scaling == "yarn":
         first, last = (
-            cfg.head_dim * math.log(cfg.rope_original_length / (2 * math.pi * turns)) / (2 * math.log(cfg.rope_theta))
+            width * math.log(cfg.rope_original_length / (2 * math.pi * turns)) / (2 * math.log(cfg.rope_theta))
             for turns in (cfg.rope_high, cfg.rope_low)
         )
-        first, last = max(math.floor(first), 0), min(math.ceil(last), cfg.head_dim - 1)
+        first, last = max(math.floor(first), 0), min(math.ceil(last), width - 1)
         slow_h = np.clip((index_h - first) / (last - first or 0.001), 0, 1)
     else:
         raise ValueError(f"got rope_scaling {cfg.rope_scaling!r}, expected none, linear, yarn or llama3")
@@ -166,12 +167,21 @@ def rotations(position_BT: jax.Array, cfg: ModelConfig) -> tuple[jax.Array, jax.
     return jnp.cos(angle_BTh) * stretch, jnp.sin(angle_BTh) * stretch
 
 
-def rope(x_BNTH: jax.Array, cos_BTh: jax.Array, sin_BTh: jax.Array) -> jax.Array:
-    """x rotated by its position: pairs (i, i + H/2) by the angle of `rotations`; computed in float32."""
-    cos, sin = cos_BTh[:, None], sin_BTh[:, None]
-    first, second = jnp.split(x_BNTH.astype(jnp.float32), 2, axis=-1)
-    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return rotated
+def rope(x_BNTH: jax.Array, cos_BTh: jax.Array, sin_BTh: jax.Array, interleaved: bool = False) -> jax.Array:
+    """x rotated by its position, in float32: pairs (i, i + h), or (2i, 2i + 1), by the angle of `rotations`.
+
+    What is beyond 2h of H stays as it is.
+    """
+    x = x_BNTH.astype(jnp.float32)
+    cos, sin, width = cos_BTh[:, None], sin_BTh[:, None], 2 * cos_BTh.shape[-1]
+    turning, still = x[..., :width], x[..., width:]
+    if interleaved:  # by rolling: an axis of two would fill a TPU's memory with padding
+        cos, sin = (jnp.repeat(y, 2, axis=-1) for y in (cos, sin))
+        is_first = np.arange(width) % 2 == 0
+        other = jnp.where(is_first, -jnp.roll(turning, -1, axis=-1), jnp.roll(turning, 1, axis=-1))
+        return jnp.concatenate([turning * cos + other * sin, still], axis=-1)
+    first, second = jnp.split(turning, 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin, still], axis=-1)
 
 
 def attend(layout: Layout, q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, texts: Texts) -> jax.Array:

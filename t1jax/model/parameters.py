@@ -30,7 +30,10 @@ MATRICES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "down": ((1,), (2,)),  # [L, F, D]
 }
 TABLES = ("embedding", "head")  # matrices too, but one row a token: decayed, never updated by Muon
-VECTORS = ("q_bias", "k_bias", "v_bias", "q_norm", "k_norm", "attention_norm", "mlp_norm", "final_norm")  # no decay
+VECTORS = (  # neither: not decayed
+    *("q_bias", "k_bias", "v_bias", "q_norm", "k_norm"),
+    *("attention_norm", "attention_out_norm", "mlp_norm", "mlp_out_norm", "final_norm"),
+)
 
 
 def kinds(params: Params) -> Any:

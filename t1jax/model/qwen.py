@@ -2,12 +2,15 @@
 """A transformer of the Qwen family: one set of weights, one forward for training, prefill and decode.
 
 RMSNorm, rotary positions, grouped-query attention, SwiGLU, tied or untied head; a bias on q, k and v as in Qwen2.5, or
-a norm of each head's q and k as in Qwen3, or neither as in Llama. Layers are stacked on axis 0 and scanned. Used as
-pure functions: `init_params`, `forward`, `logits`.
+a norm of each head's q and k as in Qwen3, or neither as in Llama; a part of each head rotated as in GLM-4, and norms of
+what attention and MLP add as in GLM-4-0414. Layers are stacked on axis 0 and scanned. Used as pure functions:
+`init_params`, `forward`, `logits`.
 
-Axes: B rows or lanes, P prompts, T query positions, C prompt positions, D width, N query heads, K kv heads, H head dim,
-F mlp width, V vocabulary, L layers; of the cache: X shards of the batch, M lanes of a shard, J blocks of S positions.
-Source: Qwen2.5, arXiv 2412.15115; Qwen3, arXiv 2505.09388; parity with transformers is tested for each family.
+Axes: B rows or lanes, P prompts, T query positions, C prompt positions, D width, N query heads, K kv heads (of what is
+computed, copies too: heads.py), H head dim, F mlp width, V vocabulary, L layers; of the cache: X shards of the batch, M
+lanes of a shard, J blocks of S positions.
+Source: Qwen2.5, arXiv 2412.15115; Qwen3, arXiv 2505.09388; GLM-4, arXiv 2406.12793; parity with
+transformers is tested for each family.
 Deliberately not here: the cache (ring.py), sampling (decode.py), scores of the vocabulary in chunks (logprobs.py).
 """
 
@@ -22,7 +25,7 @@ from flax import linen as nn
 from t1jax.config import ModelConfig
 from t1jax.devices import scopes
 from t1jax.devices.sharding import Layout, param_shardings
-from t1jax.model import attention, cudnn, ring
+from t1jax.model import attention, cudnn, heads, ring
 from t1jax.model.attention import rope, rotations
 from t1jax.model.precision import einsum, lookup, rounded
 from t1jax.model.products import gated, products, stream
@@ -83,22 +86,29 @@ class Block(nn.Module):
         def ready(x: jax.Array) -> jax.Array:  # for a matrix product
             return rounded(x, cfg.compute_dtype)
 
+        def added(x_BTD: jax.Array, norm: str) -> jax.Array:  # to the residual stream
+            return rms_norm(x_BTD, self.weight(norm, ONES, embed=D), cfg.norm_eps) if cfg.post_norms else x_BTD
+
         y = ready(rms_norm(x_BTD, self.weight("attention_norm", ONES, embed=D), cfg.norm_eps))
-        weights = [
-            self.weight(name, scaled(D), **dict(zip(axes, (D, n, H), strict=True)))
-            for name, (axes, _), n in zip("qkv", INTO_HEADS, (N, K, K), strict=True)
-        ]
-        q, k, v = products(self.layout, INTO_HEADS, y, *weights)
+        kv = heads.axis(cfg, self.layout)
+
+        def weight(name: str, init: Any, **shape: int) -> jax.Array:  # its kv heads as many as devices need
+            return heads.copied(self.layout, self.weight(name, init, **shape), *shape)
+
+        wq = self.weight("q", scaled(D), embed=D, q_heads=N, head_dim=H)
+        wk, wv = (weight(name, scaled(D), **{"embed": D, kv: K, "head_dim": H}) for name in "kv")
+        q, k, v = products(self.layout, INTO_HEADS, y, wq, wk, wv)
         q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
         if cfg.qkv_bias:
             q = q + self.weight("q_bias", ZEROS, q_heads=N, head_dim=H)[None, :, None, :]
-            k = k + self.weight("k_bias", ZEROS, kv_heads=K, head_dim=H)[None, :, None, :]
-            v = v + self.weight("v_bias", ZEROS, kv_heads=K, head_dim=H)[None, :, None, :]
+            k = k + weight("k_bias", ZEROS, **{kv: K, "head_dim": H})[None, :, None, :]
+            v = v + weight("v_bias", ZEROS, **{kv: K, "head_dim": H})[None, :, None, :]
         if cfg.qk_norm:
             q = rms_norm(q, self.weight("q_norm", ONES, head_dim=H), cfg.norm_eps)
             k = rms_norm(k, self.weight("k_norm", ONES, head_dim=H), cfg.norm_eps)
-        q = constrain(ready(rope(q, shared["cos_BTh"], shared["sin_BTh"])), "batch", "q_heads", "length", None)
-        k = constrain(ready(rope(k, shared["cos_BTh"], shared["sin_BTh"])), "batch", "kv_heads", "length", None)
+        q, k = (rope(x, shared["cos_BTh"], shared["sin_BTh"], cfg.rope_interleaved) for x in (q, k))
+        q = constrain(ready(q), "batch", "q_heads", "length", None)
+        k = constrain(ready(k), "batch", "kv_heads", "length", None)
         v = constrain(ready(v), "batch", "kv_heads", "length", None)
 
         if prompt_kv is not None:  # cached: write the new column, attend the prompt and the lane's own columns
@@ -110,12 +120,13 @@ class Block(nn.Module):
                 attended = attention.attend(self.layout, q, k, v, shared["texts"])
         o = self.weight("o", scaled(N * H), q_heads=N, head_dim=H, embed=D)
         (attended,) = products(self.layout, FROM_HEADS, attended.swapaxes(1, 2), o)
-        x_BTD = constrain(x_BTD + attended, "batch", along, None)
+        x_BTD = constrain(x_BTD + added(attended, "attention_out_norm"), "batch", along, None)
 
         y = ready(rms_norm(x_BTD, self.weight("mlp_norm", ONES, embed=D), cfg.norm_eps))
         gate, up = (self.weight(name, scaled(D), embed=D, mlp=F) for name in ("gate", "up"))
-        x_BTD = x_BTD + gated(self.layout, y, gate, up, self.weight("down", scaled(F), mlp=F, embed=D))
-        return (constrain(x_BTD, "batch", along, None), *own), (k, v) if self.keep else None
+        out = gated(self.layout, y, gate, up, self.weight("down", scaled(F), mlp=F, embed=D))
+        x_BTD = constrain(x_BTD + added(out, "mlp_out_norm"), "batch", along, None)
+        return (x_BTD, *own), (k, v) if self.keep else None
 
 
 class Transformer(nn.Module):

@@ -24,6 +24,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from t1jax.config import ModelConfig
 from t1jax.devices.sharding import Layout
+from t1jax.model import heads
 from t1jax.model.precision import level
 
 NAME = "ragged_decode"  # of the kernel, in a compiled program
@@ -44,8 +45,8 @@ class Order(NamedTuple):
 def suits(cfg: ModelConfig, layout: Layout, columns: int) -> bool:
     """Whether the kernel can attend a ring with blocks of so many columns: on a TPU, blocks that fill rows of VMEM."""
     platform = layout.mesh.devices.flat[0].platform
-    heads = cfg.num_kv_heads // layout.parts("kv_heads")
-    fits = _buffers(heads, columns, cfg.head_dim, jnp.dtype(cfg.compute_dtype)) <= BUFFERS
+    tensor = layout.parts("kv_heads")
+    fits = _buffers(heads.spread(cfg, tensor) // tensor, columns, cfg.head_dim, jnp.dtype(cfg.compute_dtype)) <= BUFFERS
     full = not (columns % ALIGNED or folded(columns, cfg.head_dim)[1] % ALIGNED)
     return platform == "tpu" and fits and full
 

@@ -12,8 +12,8 @@ lanes, after columns 0 to 4:
     lane 1       c   c   c   c   c      length 5, so attention reads back to column 0
 
 Axes: P prompts, m lanes per prompt, B lanes in use (lane b reads prompt b // m), C prompt positions, T = 1, N query
-heads, K kv heads, G = N // K, H head dim, L layers, J blocks, S columns of a block, X shards of the batch, M lanes of
-a shard; s rows of h values, S and H unless the columns of a block are folded (ragged.py).
+heads, K kv heads (copies too: heads.py), G = N // K, H head dim, L layers, J blocks, S columns of a block, X shards of
+the batch, M lanes of a shard; s rows of h values, S and H unless the columns of a block are folded (ragged.py).
 Source: softmax over blocks one after another, arXiv 2205.14135.
 Deliberately not here: which lane writes what (decode.py), the kernel (ragged.py), attention in a text (attention.py).
 """
@@ -29,7 +29,7 @@ from flax import struct
 from t1jax.config import ModelConfig
 from t1jax.devices import scopes
 from t1jax.devices.sharding import Layout
-from t1jax.model import ragged, ring_triton
+from t1jax.model import heads, ragged, ring_triton
 from t1jax.model.precision import einsum, level, rounded
 from t1jax.types import KVCache
 
@@ -89,7 +89,7 @@ def start(
     """A cache of `lanes` lanes, nothing written; its ring has `length` columns or more, at most `block` in a block."""
     S = columns(length, min(block, CPU_BLOCK) if layout.on_cpu else block)
     X, H = layout.batch_shards, cfg.head_dim
-    shape = (cfg.num_layers, -(-length // S), X, lanes // X, cfg.num_kv_heads)
+    shape = (cfg.num_layers, -(-length // S), X, lanes // X, heads.spread(cfg, layout.parts("kv_heads")))
     values = ragged.folded(S, H) if reader(cfg, layout, S) == "ragged" else (S, H)
     k, v = (layout.constrain(jnp.zeros((*shape, *last), cfg.compute_dtype), *OWN) for last in ((H, S), values))
     return KVCache(*prompt, valid_PC, k, v, jnp.zeros(lanes, jnp.int32), jnp.int32(0))

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from t1jax.devices import scopes
-from t1jax.model import ragged, ring
+from t1jax.model import heads, ragged, ring
 from t1jax.planning import estimate, exchanges, hlo
 from t1jax.planning.slices import Chip
 from t1jax.training.setup import RlSetup
@@ -147,7 +147,8 @@ def _block(program: hlo.Program) -> int:
 def _column(setup: RlSetup) -> float:
     """Bytes of a column of a lane's keys and values in one layer, on a device."""
     model = setup.cfg.model
-    return 2.0 * model.num_kv_heads * model.head_dim / setup.mesh.shape["tensor"] * estimate.value_bytes(model)
+    tensor = setup.mesh.shape["tensor"]
+    return 2.0 * (heads.spread(model, tensor) // tensor) * model.head_dim * estimate.value_bytes(model)
 
 
 def _lanes(setup: RlSetup) -> float:

@@ -16,6 +16,7 @@ import math
 from dataclasses import dataclass
 
 from t1jax.config import Config, ModelConfig
+from t1jax.model import heads
 from t1jax.planning.slices import Chip
 from t1jax.update.packing import Grid
 
@@ -203,7 +204,7 @@ def seconds(
     iterations = length * cfg.rl.responses_per_prompt / lanes
     weights = (model.num_layers * layer_weights(model) + model.hidden_size * model.vocab_size) / tensor
     here = cfg.rl.prompts_per_step / shards * lanes  # lanes of a device
-    a_position = 2.0 * model.num_layers * model.num_kv_heads * model.head_dim / tensor * value
+    a_position = 2.0 * model.num_layers * heads.spread(model, tensor) / tensor * model.head_dim * value
     cache = here * length / 2 * a_position + cfg.rl.prompts_per_step / shards * cfg.data.prompt_length * a_position
     read = (weights * value + cache) / (READ * chip.bandwidth)
     compute = todo.decode / iterations / devices / (MATMUL * chip.flops)

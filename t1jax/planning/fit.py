@@ -25,7 +25,7 @@ from jax.sharding import Mesh
 from t1jax import checks, validation
 from t1jax.config import Config, ConfigError, MeshConfig, ModelConfig
 from t1jax.devices import multihost, scopes, sharding, topology
-from t1jax.model import attention, qwen
+from t1jax.model import attention, heads, qwen
 from t1jax.planning import cycles, estimate, exchanges, hlo, launches
 from t1jax.planning.estimate import Seconds, Work
 from t1jax.planning.exchanges import Collective
@@ -96,7 +96,7 @@ class Found:
             return None
         model = self.cfg.model
         value = 4 if model.compute_dtype == "float32" else 2
-        smallest = model.hidden_size * model.num_kv_heads * model.head_dim * value // self.mesh[2]
+        smallest = model.hidden_size * heads.spread(model, self.mesh[2]) * model.head_dim * value // self.mesh[2]
         inside = (x for x in self.compiled.exchanges if x.in_token_loop)
         weights = (x for x in inside if x.kind == "all-gather" and scopes.DRAWING not in x.scope.split("/"))
         return sum(x.bytes >= smallest for x in weights)

@@ -29,7 +29,7 @@ from jax.sharding import Mesh
 
 from t1jax.config import Config, ConfigError
 from t1jax.devices import multihost
-from t1jax.model import attention, qwen
+from t1jax.model import attention, heads, qwen
 from t1jax.update import packing
 
 USABLE = 0.9  # of a device's memory; the rest is for the runtime and for errors of the estimate
@@ -183,7 +183,7 @@ def _parts(cfg: Config, learner: qwen.Transformer, sampler: qwen.Transformer, gr
     fsdp, tensor = mesh.shape["fsdp"], mesh.shape["tensor"]
     P, R, T = rl.prompts_per_step // X, rl.responses_per_prompt, rl.max_new_tokens
     D, L, H, V = model.hidden_size, model.num_layers, model.head_dim, model.vocab_size // tensor
-    N, K, F = model.num_heads // tensor, model.num_kv_heads // tensor, model.mlp_size // tensor
+    N, K, F = model.num_heads // tensor, heads.spread(model, tensor) // tensor, model.mlp_size // tensor
     width = FLOAT if model.compute_dtype == "float32" else 2
     tokens, chunk = grid.rows * grid.length, grid.rows * -(-grid.length // rl.vocab_chunks)
     weights = FLOAT * _weights(learner)
@@ -199,7 +199,8 @@ def _parts(cfg: Config, learner: qwen.Transformer, sampler: qwen.Transformer, gr
 
     plain = grid.length <= attention.PLAIN  # attention keeps scores before and after the softmax
     scores = 2 * N * grid.length if plain else 0
-    work = 6 * F + 8 * D + 3 * N * H + 4 * K * H + scores  # values per token and layer
+    added = 2 * FLOAT // width * D * model.post_norms  # what attention and MLP add, float32, before its norm
+    work = 6 * F + 8 * D + 3 * N * H + 4 * K * H + scores + added  # values per token and layer
     dots = 2 * F + 3 * D + 2 * N * H + 2 * K * H + scores // 2
     between = (FLOAT - width) * D  # a layer's input is float32, whatever the rest is
     kept = L * tokens * (between + width * {"none": work - 4 * F, "dots": dots, "full": D}[model.remat])

@@ -78,7 +78,7 @@ def arrays(source: Source, cfg: ModelConfig, which: str = "policy") -> dict[KeyP
 
 @dataclass(frozen=True)
 class _Stacked:
-    """A parameter made of tensors in a Hugging Face folder: one, or one per layer."""
+    """A parameter made of tensors in a Hugging Face folder, or of parts of them: one, or one per layer."""
 
     rows: Sequence[Tensor]
     files: Sequence[StoredTensor]
@@ -142,15 +142,15 @@ def _stacked(source: Source, cfg: ModelConfig) -> dict[KeyPath, Array]:
         for name, tensor in safetensors_files.open_tensors(folder).items()
         if not tensor_table.UNUSED.fullmatch(name)
     }
-    expected = {tensor.name: tensor for tensor in tensor_table.tensors(cfg)}
+    expected = tensor_table.tensors(cfg)
     # Some tied models store a copy of the embedding as the head (Qwen3-0.6B); it must be equal.
     twin = found.pop(HEAD) if cfg.tie_embeddings and HEAD in found else None
-    shapes = {name: tensor.shape for name, tensor in expected.items()}
+    shapes = {tensor.name: tensor.shape for tensor in expected}
     if twin is not None and twin.shape != (embedding := (cfg.vocab_size, cfg.hidden_size)):
         raise ConfigError(f"{twin.file}: tensor {twin.name} has shape {twin.shape}; expected {embedding}")
     _refuse_other_shapes(f"{folder}", {name: tensor.shape for name, tensor in found.items()}, shapes)
     grouped: dict[KeyPath, list[Tensor]] = {}
-    for tensor in expected.values():
+    for tensor in expected:
         grouped.setdefault(tensor.path, []).append(tensor)
     opened: dict[KeyPath, Array] = {}
     for path, rows in grouped.items():

@@ -112,18 +112,27 @@ def orbax_to_hf(
         hf_config = families.with_dtype(hf_config, dtype)
     to = {path: dtypes[dtype] if dtype else array.dtype for path, array in arrays.items()}
     rows = tensor_table.tensors(cfg)
-    total = sum(math.prod(row.shape) * to[row.path].itemsize for row in rows)
+    total = sum(row.size * to[row.path].itemsize for row in rows)
     with _beside(place.of(dst, "--dst"), total) as folder, _Meter(progress, "orbax-to-hf", total) as meter:
 
-        def parts(row: Tensor) -> Iterator[np.ndarray]:
-            for _, part in _parts(row, arrays[row.path], to[row.path]):
-                one_layer = part if row.layer is None else part[0]
-                yield meter.count(np.ascontiguousarray(one_layer.transpose(np.argsort(row.order))))
+        def parts(of_one: list[Tensor]) -> Iterator[np.ndarray]:
+            for row in of_one:
+                if to[row.path] != to[of_one[0].path]:
+                    raise ConfigError(
+                        f"{src}: {row.path[-1]} is {to[row.path]} and {of_one[0].path[-1]} is {to[of_one[0].path]}; "
+                        f"expected one dtype, because {row.name} holds both: give --dtype"
+                    )
+                for _, part in _parts(row, arrays[row.path], to[row.path]):
+                    one_layer = part if row.layer is None else part[0]
+                    yield meter.count(np.ascontiguousarray(one_layer.transpose(np.argsort(row.order))))
 
         _carry(source, folder)
         if hf_config != base:
             files.write_text(folder / "config.json", json.dumps(hf_config, indent=2) + "\n")
-        new = [safetensors_writing.NewTensor(row.name, to[row.path], row.shape, partial(parts, row)) for row in rows]
+        new = [
+            safetensors_writing.NewTensor(name, to[of_one[0].path], of_one[0].shape, partial(parts, of_one))
+            for name, of_one in tensor_table.together(rows).items()
+        ]
         safetensors_writing.write_tensors(folder, new, max_bytes or total)
 
 

@@ -4,7 +4,8 @@
 Where: before the prompts, and on export. A family is a line of FAMILIES, used in both directions. A config.json means
 here what it means to transformers: settings that t1jax cannot honour are rejected, and the error names the file, the
 key, its value and what was expected.
-Source: transformers 5.23, configurations of Qwen2, Qwen3 and Llama.
+How to add one: docs/models.md.
+Source: transformers 5.23, configurations of Qwen2, Qwen3, Llama, Glm and Glm4.
 Deliberately not here: the tensors' names and shapes (tensor_table.py), RoPE scaling (rope.py).
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from t1jax.config import ConfigError, ModelConfig
@@ -41,19 +42,41 @@ MAX_BYTES = 1 << 20  # largest config.json; real ones have 1 to 5 kB
 
 @dataclass(frozen=True)
 class Family:
-    """What an architecture's name implies about the model, apart from its sizes."""
+    """What an architecture's name implies about the model, apart from its sizes. Knobs are those of configs/base.py."""
 
     architecture: str
     model_type: str
-    qkv_bias: bool
-    qk_norm: bool
     may_lack: tuple[str, ...]  # sizes that transformers derives from others if the file omits them
+    may_say: tuple[str, ...] = ()  # of KNOBS, those that a file may set otherwise (SAID)
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    post_norms: bool = False
+    rope_share: float = 1
+    rope_interleaved: bool = False
+    # parameter -> its tensor's name within a layer, if not as in tensor_table.TENSORS; with the same name, they are
+    # one after another in one tensor
+    names: Mapping[str, str] = field(default_factory=dict)
 
+    def knobs(self) -> dict[str, Any]:
+        """The value of each of KNOBS."""
+        return {knob: getattr(self, knob) for knob in KNOBS}
+
+    def has(self, cfg: ModelConfig) -> bool:
+        """Whether a model can be of this family."""
+        return all(getattr(cfg, knob) == value or knob in self.may_say for knob, value in self.knobs().items())
+
+
+KNOBS = ("qkv_bias", "qk_norm", "post_norms", "rope_share", "rope_interleaved")
+SAID = {"qkv_bias": "attention_bias", "rope_share": "partial_rotary_factor"}  # knob -> key of config.json
+FUSED = {"gate": "mlp.gate_up_proj.weight", "up": "mlp.gate_up_proj.weight"}
+GLM: dict[str, Any] = {"may_say": tuple(SAID), "rope_share": 0.5, "rope_interleaved": True, "names": FUSED}
 
 FAMILIES = (
-    Family("Qwen2ForCausalLM", "qwen2", qkv_bias=True, qk_norm=False, may_lack=("head_dim",)),  # Qwen2.5 too
-    Family("Qwen3ForCausalLM", "qwen3", qkv_bias=False, qk_norm=True, may_lack=()),
-    Family("LlamaForCausalLM", "llama", qkv_bias=False, qk_norm=False, may_lack=("head_dim", "num_key_value_heads")),
+    Family("Qwen2ForCausalLM", "qwen2", ("head_dim",), qkv_bias=True),  # Qwen2.5 too
+    Family("Qwen3ForCausalLM", "qwen3", (), qk_norm=True),
+    Family("LlamaForCausalLM", "llama", ("head_dim", "num_key_value_heads")),
+    Family("GlmForCausalLM", "glm", (), qkv_bias=True, **GLM),  # GLM-4-9B
+    Family("Glm4ForCausalLM", "glm4", (), qkv_bias=True, post_norms=True, **GLM),  # GLM-4-0414
 )
 
 # Knob, its name in config.json, and the largest value accepted: a typo must not allocate a petabyte.
@@ -75,7 +98,6 @@ FIXED = (
     ("use_sliding_window", False),
     ("use_mrope", False),
     ("rope_interleaved", False),
-    ("partial_rotary_factor", 1),
     ("pretraining_tp", 1),
     ("original_max_position_embeddings", None),  # transformers would prefer it to the one in the rope section
     ("dual_chunk_attention_config", None),
@@ -114,8 +136,16 @@ def model_config(hf: Mapping[str, Any], like: ModelConfig, file: str) -> ModelCo
     hf = {key: value for key, value in hf.items() if value is not None}  # as transformers does
     section = Section(hf, file)
     family = _family(section)
-    for key, expected in (*FIXED, ("attention_bias", family.qkv_bias)):
+    for key, expected in FIXED:
         section.fixed(key, expected)
+    knobs = family.knobs()
+    for knob, key in SAID.items():
+        if knob not in family.may_say:
+            section.fixed(key, knobs[knob])
+    if "qkv_bias" in family.may_say and "attention_bias" in hf:
+        knobs["qkv_bias"] = section.truth("attention_bias")
+    rope = read_rope(section, None if "rope_share" in family.may_say else family.rope_share)
+    knobs = {**knobs, **rope}
     if family.model_type == "llama":  # Qwen's files set a length that use_sliding_window disables
         section.fixed("sliding_window", None)
 
@@ -132,15 +162,19 @@ def model_config(hf: Mapping[str, Any], like: ModelConfig, file: str) -> ModelCo
         section.refuse("num_attention_heads", f"a multiple of num_key_value_heads, {kv_heads}")
     if sizes.setdefault("head_dim", width // heads) % 2:
         raise ConfigError(f"{file}: head_dim is {sizes['head_dim']}; expected an even number, for rotary positions")
+    knobs["rope_share"] = float(knobs["rope_share"])
+    if (turning := int(sizes["head_dim"] * knobs["rope_share"])) < 2 or turning % 2:
+        raise ConfigError(
+            f"{file}: partial_rotary_factor is {knobs['rope_share']}, so {turning} values of a head rotate; "
+            "expected an even number of them"
+        )
     layers = ["full_attention"] * sizes["num_layers"]
     if hf.get("layer_types") not in (None, layers):
         section.refuse("layer_types", f"full_attention for each of {len(layers)} layers")
     return dataclasses.replace(
         like,
         **sizes,
-        **read_rope(section),
-        qkv_bias=family.qkv_bias,
-        qk_norm=family.qk_norm,
+        **knobs,
         norm_eps=section.number("rms_norm_eps", 1e-12, 1e-1),
         tie_embeddings=section.truth("tie_word_embeddings"),
     )
@@ -159,14 +193,9 @@ def hf_config(cfg: ModelConfig, base: Mapping[str, Any]) -> dict[str, Any]:
     """
     if base and not differences(model_config(base, cfg, "config.json"), cfg):
         return dict(base)
-    found = [family for family in FAMILIES if (family.qkv_bias, family.qk_norm) == (cfg.qkv_bias, cfg.qk_norm)]
-    if not found:
-        raise ConfigError(
-            f"model.qkv_bias is {cfg.qkv_bias} and model.qk_norm is {cfg.qk_norm}; expected not both, as in "
-            + ", ".join(family.architecture for family in FAMILIES)
-        )
+    family = of(cfg)
     out = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None, **base}
-    out |= {"architectures": [found[0].architecture], "model_type": found[0].model_type, "hidden_act": "silu"}
+    out |= {"architectures": [family.architecture], "model_type": family.model_type, "hidden_act": "silu"}
     out |= {key: getattr(cfg, knob) for knob, key, _ in SIZES}
     out |= {"rms_norm_eps": cfg.norm_eps, "tie_word_embeddings": cfg.tie_embeddings}
     out.pop("layer_types", None)
@@ -175,8 +204,12 @@ def hf_config(cfg: ModelConfig, base: Mapping[str, Any]) -> dict[str, Any]:
     rope = {"rope_type": kind.type} | {key: getattr(cfg, knob) for key, knob in kind.knobs.items()}
     if not cfg.rope_attention_factor:
         rope.pop("attention_factor", None)
-    for key in ("rope_theta", "rope_scaling"):
+    said = {SAID[knob]: getattr(cfg, knob) for knob in family.may_say}
+    for key in ("rope_theta", "rope_scaling", *said):
         out.pop(key, None)
+    if "partial_rotary_factor" in said and "rope_parameters" in base:
+        rope["partial_rotary_factor"] = said.pop("partial_rotary_factor")
+    out |= said
     if "rope_parameters" in base:
         out["rope_parameters"] = rope | {"rope_theta": cfg.rope_theta}
     else:
@@ -185,6 +218,20 @@ def hf_config(cfg: ModelConfig, base: Mapping[str, Any]) -> dict[str, Any]:
     out.setdefault("max_position_embeddings", round(cfg.rope_original_length * scaled))
     model_config(out, cfg, "the config.json to write")
     return out
+
+
+def of(cfg: ModelConfig) -> Family:
+    """The family that a model is of.
+
+    Raises:
+      ConfigError: none is.
+    """
+    for family in FAMILIES:
+        if family.has(cfg):
+            return family
+    found = ", ".join(f"{knob} {getattr(cfg, knob)}" for knob in KNOBS)
+    names = ", ".join(family.architecture for family in FAMILIES)
+    raise ConfigError(f"the model has {found}; expected what one of {names} has (t1jax/weights/families.py)")
 
 
 def differences(one: ModelConfig, other: ModelConfig) -> list[str]:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t1jax import config
 from t1jax.config import ConfigError, ModelConfig
 from t1jax.host import place
 from t1jax.host.bucket import Bucket
@@ -74,7 +75,7 @@ def model_config(source: Source, like: ModelConfig) -> ModelConfig:
     file = _describing(source)
     if source.step is None:
         return families.model_config(families.read_config(source.folder), like, str(file))
-    saved = strict.read_object(file, families.MAX_BYTES).get("model")
+    saved = config.completed(strict.read_object(file, families.MAX_BYTES)).get("model")
     if not isinstance(saved, dict):
         raise ConfigError(f"{file}: model is {safetensors_files.SHORT.repr(saved)}; expected a section of knobs")
     values: dict[str, Any] = {}

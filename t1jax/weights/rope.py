@@ -52,7 +52,7 @@ ROPES = {
         },
     ),
 }
-DEFAULT_THETA = 10_000.0  # of all three families, if the file has none
+DEFAULT_THETA = 10_000.0  # of all families, if the file has none
 
 
 def trained_length(hf: Mapping[str, Any], file: str) -> int | None:
@@ -80,8 +80,15 @@ def configured_length(cfg: ModelConfig) -> int | None:
     return round(cfg.rope_original_length * (1 if cfg.rope_scaling == "none" else cfg.rope_factor))
 
 
-def read_rope(section: Section) -> dict[str, Any]:
+def read_rope(section: Section, share: float | None = None) -> dict[str, Any]:
     """The RoPE knobs, from `rope_parameters` (transformers 5) or from `rope_theta` and `rope_scaling` (before).
+
+    Args:
+      section: the whole file.
+      share: the share of a head that rotates, if the file may not say another.
+
+    Returns:
+      the knobs; rope_share only if the file has partial_rotary_factor.
 
     Raises:
       ConfigError: an unknown scaling or key, or a value out of range.
@@ -98,20 +105,24 @@ def read_rope(section: Section) -> dict[str, Any]:
     if scaling is None:
         rope.refuse(named, "one of " + ", ".join(kind.type for kind in ROPES.values()))
     kind = ROPES[scaling]
-    known = {"rope_type": kind.type, "type": kind.type, "partial_rotary_factor": 1}
+    known = {"rope_type": kind.type, "type": kind.type, "partial_rotary_factor": share}
     for key, expected in known.items():
-        rope.fixed(key, expected)
+        if expected is not None:
+            rope.fixed(key, expected)
     for key in rope.values:
         if key not in (*known, *kind.knobs, "rope_theta"):
             rope.refuse(key, f"only {', '.join((*kind.knobs, 'rope_theta'))} with rope_type {kind.type}")
-    if section.values.get("rope_theta") is not None:
-        rope.fixed("rope_theta", section.values["rope_theta"])
+    for key in ("rope_theta", "partial_rotary_factor"):
+        if section.values.get(key) is not None:
+            rope.fixed(key, section.values[key])
 
     values: dict[str, Any] = {"rope_scaling": scaling, "rope_theta": DEFAULT_THETA, **kind.defaults}
     values["rope_original_length"] = section.whole("max_position_embeddings", MAX_LENGTH)
     for place in (section, rope):
         if place.values.get("rope_theta") is not None:
             values["rope_theta"] = place.number("rope_theta", 2, 1e12)
+        if place.values.get("partial_rotary_factor") is not None:
+            values["rope_share"] = place.number("partial_rotary_factor", 1e-3, 1)
     for key, knob in kind.knobs.items():
         if knob in values and key not in rope.values:
             continue

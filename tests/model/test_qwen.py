@@ -12,7 +12,7 @@ import pytest
 from configs import tiny
 from t1jax import config
 from t1jax.devices import sharding
-from t1jax.model import qwen, ring
+from t1jax.model import heads, qwen, ring
 
 SMALL = {
     "vocab_size": 40,
@@ -160,6 +160,51 @@ def test_the_mesh_changes_no_gradient_of_the_norms_of_q_and_k():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), grads, single)
 
 
+COPIED = {  # heads, kv heads, mesh -> kv heads that a device has
+    "each on two devices": (4, 2, (1, 2, 4), 1),
+    "each on three of four": (12, 3, (2, 1, 4), 3),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("case", COPIED)
+def test_kv_heads_that_do_not_divide_are_copied_and_their_gradients_added_once(case, dtype):
+    """Logits and every gradient of a replica and its shards, against one device."""
+    num_heads, num_kv_heads, mesh_shape, held = COPIED[case]
+    tokens = np.random.default_rng(0).integers(0, 40, (8, 8)).astype(np.int32)
+    position = np.broadcast_to(np.arange(8, dtype=np.int32), tokens.shape)
+    sizes = {"num_layers": 1, "num_heads": num_heads, "num_kv_heads": num_kv_heads, "compute_dtype": dtype}
+
+    def run(mesh_shape):
+        model = make_model(mesh_shape, **sizes)
+        random = np.random.default_rng(1)
+        boxes, lie = qwen.boxed_shapes(model), qwen.shardings(model)
+        values = [random.normal(0, 0.3, box.shape).astype(np.float32) for box in jax.tree.leaves(boxes)]
+        params = jax.device_put(jax.tree.unflatten(jax.tree.structure(lie), values), lie)
+
+        def loss(params):
+            hidden, _ = qwen.forward(model, params, tokens, position, segment_BT=np.ones_like(position))
+            return token_loss(qwen.logits(model, params, hidden), tokens)
+
+        return model, params, *jax.jit(jax.value_and_grad(loss))(params)
+
+    model, params, loss, found = run(mesh_shape)
+    _, _, expected_loss, expected = run((1, 1, 1))
+    heads_held = heads.spread(model.cfg, mesh_shape[2]) // mesh_shape[2]
+    assert heads_held == held and heads.axis(model.cfg, model.layout) == heads.WHOLE
+    for name in ("k", "v"):
+        shard = (1, 32 // mesh_shape[1], num_kv_heads, 8)  # all heads, of a part of the width
+        assert params["layers"][name].addressable_shards[0].data.shape == shard
+        assert params["layers"][f"{name}_bias"].addressable_shards[0].data.shape == (1, num_kv_heads, 8)
+    rounding = 1e-5 if dtype == "float32" else 2e-2
+    np.testing.assert_allclose(loss, expected_loss, rtol=rounding)
+    for name, value in expected["layers"].items():
+        size = np.abs(value).max()
+        if name != "k_bias":  # softmax does not see it
+            assert size > 1e-4, name
+            np.testing.assert_allclose(found["layers"][name], value, atol=rounding * 2 * size, err_msg=name)
+
+
 def test_an_indivisible_parameter_is_named():
-    with pytest.raises(ValueError, match=r"layers.*'k'.*kv_heads"):
-        qwen.init_params(make_model((1, 1, 4)), jax.random.key(0))
+    with pytest.raises(ValueError, match=r"layers.*'down'.*mlp"):
+        qwen.shardings(make_model((1, 1, 4), mlp_size=50))

@@ -105,7 +105,13 @@ ODD = """
 {{- messages[-1]['content'].split('\\n')[0].startswith('W') -}}
 {% if add_generation_prompt %} go {% endif %}
 """
-TEMPLATES = {"qwen": QWEN, "llama": LLAMA, "chatml": CHATML, "odd": ODD}
+# A turn begins with its role's token and ends where the next begins, as in GLM-4.
+GLM = """[gMASK]<sop>
+{%- for message in messages if message.content %}
+    {{- '<|' ~ message.role ~ '|>' ~ message.metadata ~ '\n' ~ message.content }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|assistant|>' }}{%- endif %}"""
+TEMPLATES = {"glm": GLM, "qwen": QWEN, "llama": LLAMA, "chatml": CHATML, "odd": ODD}
 
 
 def byte_level(

@@ -117,10 +117,43 @@ SMOLLM2 = {
     "torch_dtype": "bfloat16",
     "vocab_size": 49152,
 }
+GLM = {
+    "architectures": ["GlmForCausalLM"],
+    "attention_bias": True,
+    "attention_dropout": 0.0,
+    "eos_token_id": [151329, 151336, 151338],
+    "head_dim": 128,
+    "hidden_act": "silu",
+    "hidden_size": 4096,
+    "initializer_range": 0.02,
+    "intermediate_size": 13696,
+    "max_position_embeddings": 131072,
+    "model_type": "glm",
+    "num_attention_heads": 32,
+    "num_hidden_layers": 40,
+    "num_key_value_heads": 2,
+    "pad_token_id": 151329,
+    "partial_rotary_factor": 0.5,
+    "rms_norm_eps": 1.5625e-07,
+    "rope_theta": 5000000.0,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "use_cache": True,
+    "vocab_size": 151552,
+}
+GLM4 = GLM | {
+    "architectures": ["Glm4ForCausalLM"],
+    "max_position_embeddings": 32768,
+    "model_type": "glm4",
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 10000.0,
+}
 HUB = {
     "Qwen2.5-0.5B": (QWEN2, 494_032_768),
     "Qwen2.5-72B": (QWEN2_72B, 72_706_203_648),
     "Qwen3-0.6B": (QWEN3, 596_049_920),
     "Llama-3.2-1B": (LLAMA, 1_235_814_400),
     "SmolLM2-135M": (SMOLLM2, 134_515_008),
+    "glm-4-9b-chat-hf": (GLM, 9_399_951_360),
+    "GLM-4-9B-0414": (GLM4, 9_400_279_040),
 }

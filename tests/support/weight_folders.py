@@ -36,6 +36,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "qwen2 tied": {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "tie_word_embeddings": True},
     "qwen3": {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "head_dim": 16},
     "llama": {"architectures": ["LlamaForCausalLM"], "model_type": "llama"},
+    "glm": {"architectures": ["GlmForCausalLM"], "model_type": "glm", "head_dim": 16},
+    "glm4": {"architectures": ["Glm4ForCausalLM"], "model_type": "glm4", "head_dim": 16, "attention_bias": False},
 }
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 Tensors = dict[str, np.ndarray]

@@ -90,6 +90,23 @@ def test_the_token_that_ends_a_turn_of_the_template_stops_too(folder, template):
     assert found.encode(turn)[len(found.encode(turn.rpartition("5")[0])) + 1] == 282  # what follows the 5
 
 
+def test_a_glm_folder_stops_where_the_next_turn_would_begin(folder):
+    """Its config names three stop tokens, of which the template shows one; all are dropped from the text."""
+    names = ("<|endoftext|>", "[gMASK]", "<sop>", "<|user|>", "<|assistant|>", "<|observation|>")
+    engine = byte_level(names)
+    end, mask, sop, user, assistant, observation = (engine.token_to_id(name) for name in names)
+    settings = {"eos_token": "<|endoftext|>", "chat_template": hf_folders.GLM}
+    write(folder, engine, {"eos_token_id": [end, user, observation]}, **settings)
+    found = HFTokenizer(folder)
+    assert found.stop_ids == (end, user, observation) and found.notes == []
+    ids = found.encode(found.chat([{"role": "user", "content": "2 + 3?"}]))
+    assert ids[:3] == [mask, sop, user] and ids[-1] == assistant and found.decode(ids) == "\n2 + 3?"
+    for stop in (end, user, observation):
+        assert found.decode([*found.encode("\n5"), stop]) == "\n5"
+    write(folder, engine, {"eos_token_id": end}, **settings)
+    assert HFTokenizer(folder).stop_ids == (end, user)
+
+
 EACH = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}{% endfor %}"
 ENDS = {
     "before the next turn, as GLM": (EACH, (280, 281), ""),

@@ -28,8 +28,8 @@ def task(held_out=None, forbids=None):
     return SimpleNamespace(size=sizes.get, forbid_giving_up=lambda tokenizer: forbids)
 
 
-def said(tmp_path, cfg=CFG, asked=None, paces=None):
-    mesh = sharding.make_mesh(cfg.mesh, jax.devices()[:1])
+def said(tmp_path, cfg=CFG, asked=None, paces=None, devices=1):
+    mesh = sharding.make_mesh(cfg.mesh, jax.devices()[:devices])
     return list(opening.lines(cfg, mesh, asked or task(), None, tmp_path / "run", lambda setup: paces))
 
 
@@ -84,6 +84,15 @@ def test_a_run_that_goes_on_says_by_itself_what_is_left(tmp_path):
     assert times == "times: about 9:35 in all; by this run so far"
     (tmp_path / "run/metrics.jsonl").write_text("".join([*rows, row("evaluate", 3, 50.0), row("evaluate", 6, 40.0)]))
     assert "evaluated every 3): about 6:35" in said(tmp_path)[4]
+
+
+def test_kv_heads_that_are_copied_are_told(tmp_path):
+    cfg = small.make_config(sft__num_steps=0, mesh__data=1, mesh__fsdp=2, mesh__tensor=4)
+    _, _, copied, *_ = said(tmp_path, cfg, devices=8)
+    assert copied == (
+        "2 kv heads do not divide over mesh.tensor = 4: each device holds 1 in the cache, 2 copies of each in a group, "
+        "and the weights of k and v whole"
+    )
 
 
 def test_a_disk_that_is_too_small_is_told_before_the_start(tmp_path, monkeypatch):

@@ -203,7 +203,8 @@ def test_each_step_draws_afresh_from_its_seed_and_number():
 MESHES = [
     (1, 1, 2),
     (2, 2, 2),
-    *(pytest.param(shape, marks=pytest.mark.slow) for shape in ((8, 1, 1), (1, 8, 1), (4, 1, 2), (1, 4, 2))),
+    (1, 2, 4),  # two kv heads over four devices: copies
+    *(pytest.param(shape, marks=pytest.mark.slow) for shape in ((8, 1, 1), (1, 8, 1), (4, 1, 2), (1, 4, 2), (2, 1, 4))),
 ]
 
 

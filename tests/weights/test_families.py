@@ -64,7 +64,7 @@ def test_files_of_the_hub_are_read(name):
     file, count = hub.HUB[name]
     cfg = families.model_config(file, LIKE, "config.json")
     assert sum(math.prod(shape) for shape in tensor_table.shapes(cfg).values()) == count
-    assert sum(math.prod(t.shape) for t in tensor_table.tensors(cfg)) == count
+    assert sum(t.size for t in tensor_table.tensors(cfg)) == count
     runs = ("compute_dtype", "remat", "attention", "checkpoint")
     assert [getattr(cfg, knob) for knob in runs] == [getattr(LIKE, knob) for knob in runs]
     assert families.hf_config(cfg, file) == file
@@ -74,7 +74,9 @@ def test_files_of_the_hub_are_read(name):
 def test_rope_of_the_hubs_files():
     def rope(file):
         cfg = families.model_config(file, LIKE, "config.json")
-        return {key: value for key, value in dataclasses.asdict(cfg).items() if key.startswith("rope_")}
+        shared = ("rope_share", "rope_interleaved")  # which only GLM sets
+        knobs = dataclasses.asdict(cfg).items()
+        return {key: value for key, value in knobs if key.startswith("rope_") and key not in shared}
 
     kept = {"rope_low": LIKE.rope_low, "rope_high": LIKE.rope_high, "rope_attention_factor": LIKE.rope_attention_factor}
     plain = kept | {"rope_scaling": "none", "rope_factor": LIKE.rope_factor}
@@ -101,6 +103,8 @@ LENGTHS = {  # what the model cards say
     "Qwen3-0.6B": 40960,
     "Llama-3.2-1B": 131072,  # not 32 times 8,192
     "SmolLM2-135M": 8192,
+    "glm-4-9b-chat-hf": 131072,
+    "GLM-4-9B-0414": 32768,
 }
 
 
@@ -200,6 +204,14 @@ BAD = {  # key: (file, changes, what the message says)
     "llama's mlp bias": (hub.LLAMA, {"mlp_bias": True}, "mlp_bias is True; expected false"),
     "qwen3's bias": (hub.QWEN3, {"attention_bias": True}, "attention_bias is True; expected false"),
     "qwen2 without bias": (hub.QWEN2, {"attention_bias": False}, "attention_bias is False; expected true"),
+    "glm's bias": (hub.GLM, {"attention_bias": "yes"}, "attention_bias is 'yes'; expected true or false"),
+    "glm's share": (hub.GLM, {"partial_rotary_factor": 1.5}, "partial_rotary_factor is 1.5; expected a number from"),
+    "glm's odd share": (hub.GLM, {"partial_rotary_factor": 0.01}, "partial_rotary_factor is 0.01, so 1 values of a"),
+    "glm's two shares": (
+        hub.GLM,
+        {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 1.0}},
+        "rope_parameters.partial_rotary_factor is 1.0; expected 0.5",
+    ),
     "activation": (hub.QWEN2, {"hidden_act": "gelu"}, "hidden_act is 'gelu'; expected \"silu\""),
     "dropout": (hub.QWEN2, {"attention_dropout": 0.1}, "attention_dropout is 0.1; expected 0"),
     "tensor-parallel training": (hub.LLAMA, {"pretraining_tp": 2}, "pretraining_tp is 2; expected 1"),
@@ -341,7 +353,7 @@ def test_a_folder_in_place_of_the_file_is_refused(tmp_path):
 
 
 def test_a_model_that_no_family_has_is_not_written():
-    with pytest.raises(ConfigError, match="model.qkv_bias is True and model.qk_norm is True; expected not both"):
+    with pytest.raises(ConfigError, match="has qkv_bias True, qk_norm True, .*; expected what one of Qwen2For"):
         families.hf_config(dataclasses.replace(LIKE, qkv_bias=True, qk_norm=True), {})
     odd = dataclasses.replace(LIKE, rope_scaling="yarn", rope_factor=2.0, rope_low=8.0, rope_high=4.0)
     with pytest.raises(ConfigError, match="config.json to write: rope_scaling has beta_slow 8 and beta_fast 4"):
