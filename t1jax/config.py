@@ -48,6 +48,9 @@ class ModelConfig:
     compute_dtype: str
     remat: str
     attention: str
+    lora_rank: int
+    lora_alpha: float
+    lora_targets: str
 
 
 @dataclass(frozen=True)
@@ -264,6 +267,7 @@ class Config:
 YOUNGER: dict[str, Any] = {  # knobs that saved configs may lack -> what was done before there were such knobs
     "compilation_cache_mib": 8192, "checkpoint.keep_damaged": 3, "rl.entropy_target": 0.0, "rl.kl_reduction": "sum",
     "rl.anchor_every": 1, "rl.advantage_floor": False, "rl.max_perplexity": 0.0,
+    "model.lora_rank": 0, "model.lora_alpha": 32.0, "model.lora_targets": "all",
 }  # fmt: skip
 
 
@@ -275,8 +279,7 @@ def completed(tree: Mapping[str, Any]) -> dict[str, Any]:
 def load(tree: Mapping[str, Any]) -> Config:
     """The typed view of a ConfigDict or of nested dicts; those of older versions are `completed`.
 
-    Raises:
-      ConfigError: a knob is unknown, missing, of the wrong type or not finite.
+    Raises ConfigError: a knob is unknown, missing, of the wrong type or not finite.
     """
     return typed.read(Config, completed(tree))
 

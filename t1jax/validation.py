@@ -66,6 +66,22 @@ def _validate_model(cfg: Config) -> None:
     checks.one_of(cfg, "model.attention", "auto", "xla", "splash", "cudnn", "triton")
 
 
+def _validate_lora(cfg: Config) -> None:
+    model, rank = cfg.model, cfg.model.lora_rank
+    checks.at_least(cfg, 0, "model", "lora_rank")
+    checks.positive(cfg, "model", "lora_alpha")
+    checks.one_of(cfg, "model.lora_targets", "attention", "mlp", "all")
+    heads = [("num_heads * head_dim", model.num_heads), ("num_kv_heads * head_dim", model.num_kv_heads)]
+    sizes = {name: number * model.head_dim for name, number in heads if model.lora_targets != "mlp"}
+    sizes |= {"mlp_size": model.mlp_size} if model.lora_targets != "attention" else {}
+    least, narrow = min((size, name) for name, size in {"hidden_size": model.hidden_size, **sizes}.items())
+    checks.check(cfg, "model.lora_rank", rank <= least, f"at most {least}, the rank of a matrix: {narrow}")
+    if rank and not model.checkpoint:
+        raise ConfigError(f"model.lora_rank is {rank}; expected 0, or weights in model.checkpoint to adapt")
+    muon = rank and cfg.sft.num_steps and cfg.sft.optimizer == "muon"
+    checks.check(cfg, "sft.optimizer", not muon, f"adamw, because model.lora_rank is {rank}")
+
+
 def _validate_task(cfg: Config) -> None:
     task, low, high = cfg.task, cfg.task.min_numbers, cfg.task.max_numbers
     checks.one_of(cfg, "task.name", "pairs", "countdown", "gym")
@@ -275,6 +291,7 @@ def _validate_mesh(cfg: Config, data: int, fsdp: int, tensor: int) -> None:
 CHECKS = (
     checks.bounded,
     _validate_model,
+    _validate_lora,
     _validate_task,
     _validate_data,
     _validate_training,

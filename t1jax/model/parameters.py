@@ -30,11 +30,12 @@ MATRICES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "down": ((1,), (2,)),  # [L, F, D]
 }
 TABLES = ("embedding", "head")  # matrices too, but one row a token: decayed, never updated by Muon
+FACTORS = ("lora_a", "lora_b")  # of LoRA (lora.py): decayed
 VECTORS = ("q_bias", "k_bias", "v_bias", "q_norm", "k_norm", "attention_norm", "mlp_norm", "final_norm")  # no decay
 
 
 def kinds(params: Params) -> Any:
-    """Each parameter's kind by its name: "matrix", "table" or "vector".
+    """Each parameter's kind by its name: "matrix", "table", "factor" or "vector".
 
     Raises:
       ValueError: a parameter that no list here names.
@@ -42,12 +43,12 @@ def kinds(params: Params) -> Any:
 
     def kind(path: Any, _: Any) -> str:
         name = path[-1].key
-        for label, names in (("matrix", MATRICES), ("table", TABLES), ("vector", VECTORS)):
+        for label, names in (("matrix", MATRICES), ("table", TABLES), ("factor", FACTORS), ("vector", VECTORS)):
             if name in names:
                 return label
         raise ValueError(
             f"got a parameter {jax.tree_util.keystr(path)} of unknown kind; "
-            "name it in MATRICES, TABLES or VECTORS of t1jax/model/parameters.py"
+            "name it in MATRICES, TABLES, FACTORS or VECTORS of t1jax/model/parameters.py"
         )
 
     return jax.tree_util.tree_map_with_path(kind, params)

@@ -52,10 +52,10 @@ from t1jax.tasks.written import read_written
 from t1jax.text import tokenizer
 from t1jax.text.huggingface import HFTokenizer
 from t1jax.text.tokenizer import Tokenizer
-from t1jax.training import opening, rl, selection, sft
+from t1jax.training import opening, origin, rl, selection, sft
 from t1jax.training.checkpoint import Checkpoints
 from t1jax.training.results import PACKAGES, collect
-from t1jax.types import Params
+from t1jax.types import Adapted, Params
 from t1jax.weights import load as weights
 
 MEASURED: dict[str, Any] = {"summary": dict, "greedy": dict, "by_difficulty": list, "samples": list, "scaling": list}
@@ -127,15 +127,17 @@ def stages(
         Checkpoints(workdir / "checkpoints/rl", cfg, tokens, progress.note) as rl_checkpoints,
         MetricsWriter(workdir, resume_after(sft_checkpoints, rl_checkpoints), lost) as writer,
     ):
-        before = None  # weights after the cold start: not needed once RL has a checkpoint of its own
+        before: Params | Adapted | None = (
+            None  # weights after the cold start: not needed once RL has a checkpoint of its own
+        )
         if rl_checkpoints.latest() is None or not measurement(workdir, "sft").exists():
             if cfg.sft.num_steps:
-                before = sft.train(cfg, mesh, task, tokens, sft_checkpoints, writer, progress, signals).params
+                before = sft.train(cfg, mesh, task, tokens, sft_checkpoints, writer, progress, signals).policy
             else:
-                before = sft.initial_params(cfg, mesh)
+                before = origin.policy(cfg, mesh)
         first = measured("sft", workdir, progress, lambda: measure(evaluator, task, before, "sft", workdir))
         chosen = selection.select(cfg, mesh, task, tokens, before, workdir, progress)
-        after = rl.train(cfg, mesh, chosen, tokens, before, rl_checkpoints, writer, progress, evaluator, signals).params
+        after = rl.train(cfg, mesh, chosen, tokens, before, rl_checkpoints, writer, progress, evaluator, signals).policy
         last = measured("rl", workdir, progress, lambda: measure(evaluator, task, after, "rl", workdir))
     return finish(cfg, workdir, first, last)
 
@@ -213,7 +215,7 @@ def resume_after(sft_checkpoints: Checkpoints, rl_checkpoints: Checkpoints) -> d
     return {stage: step for stage, step in done.items() if step is not None}
 
 
-def measure(evaluator: Evaluator, task: Task, params: Params, stage: str, workdir: Place) -> dict[str, Any]:
+def measure(evaluator: Evaluator, task: Task, params: Params | Adapted, stage: str, workdir: Place) -> dict[str, Any]:
     """All that is measured of one stage's weights, on the same held-out problems; responses are saved in `workdir`."""
     cfg, before = evaluator.cfg, evaluator.sampled
     questions = ask_held_out(task, evaluator.tokenizer, cfg.eval.num_problems)
