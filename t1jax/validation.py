@@ -74,12 +74,11 @@ def _validate_lora(cfg: Config) -> None:
     heads = [("num_heads * head_dim", model.num_heads), ("num_kv_heads * head_dim", model.num_kv_heads)]
     sizes = {name: number * model.head_dim for name, number in heads if model.lora_targets != "mlp"}
     sizes |= {"mlp_size": model.mlp_size} if model.lora_targets != "attention" else {}
-    least, narrow = min((size, name) for name, size in {"hidden_size": model.hidden_size, **sizes}.items())
-    checks.check(cfg, "model.lora_rank", rank <= least, f"at most {least}, the rank of a matrix: {narrow}")
-    if rank and not model.checkpoint:
-        raise ConfigError(f"model.lora_rank is {rank}; expected 0, or weights in model.checkpoint to adapt")
-    muon = rank and cfg.sft.num_steps and cfg.sft.optimizer == "muon"
-    checks.check(cfg, "sft.optimizer", not muon, f"adamw, because model.lora_rank is {rank}")
+    least, name = min((size, name) for name, size in {"hidden_size": model.hidden_size, **sizes}.items())
+    checks.check(cfg, "model.lora_rank", rank <= least, f"at most {least}, the rank of a matrix: {name}")
+    checks.check(cfg, "model.lora_rank", not rank or model.checkpoint != "", "0, or weights in model.checkpoint")
+    adam = not rank or not cfg.sft.num_steps or cfg.sft.optimizer == "adamw"
+    checks.check(cfg, "sft.optimizer", adam, f"adamw, because model.lora_rank is {rank}")
 
 
 def _validate_task(cfg: Config) -> None:

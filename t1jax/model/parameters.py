@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -75,5 +76,11 @@ def checksum(params: Params) -> str:
         return jnp.sum(bits.astype(jnp.uint32))  # modulo 2^32: the same in any order
 
     sums = multihost.to_host(jax.jit(lambda tree: jax.tree.map(total, tree))(params))
-    named = [(jax.tree_util.keystr(path), int(value)) for path, value in jax.tree_util.tree_leaves_with_path(sums)]
+    leaves = jax.tree_util.tree_leaves_with_path(sums)
+    return digest_of_sums({tuple(key.key for key in path): int(value) for path, value in leaves})
+
+
+def digest_of_sums(sums: Mapping[tuple[str, ...], int]) -> str:
+    """The checksum, of the sum of each parameter's bits modulo 2^32, by its path."""
+    named = [("".join(f"['{key}']" for key in path), value) for path, value in sorted(sums.items())]
     return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:12]

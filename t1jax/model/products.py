@@ -56,7 +56,7 @@ def stream(layout: Layout, positions: int) -> str:
     return "length" if positions % layout.parts("stream") else "stream"
 
 
-def whole(layout: Layout, axes: Axes, w: jax.Array, dtype: Any) -> jax.Array:
+def whole(layout: Layout, axes: tuple[str | None, ...], w: jax.Array, dtype: Any) -> jax.Array:
     """A weight cast to `dtype` and then made whole along `embed`: what crosses devices has `dtype`.
 
     Left split, XLA would multiply with a part of it at a time and read and write the activations for each part.
@@ -78,7 +78,7 @@ def products(layout: Layout, terms: Terms, x: jax.Array, *weights: Weight) -> tu
     """
     split = any("embed" in axes and layout.parts("embed") > 1 for axes, _ in terms) or layout.parts("stream") > 1
     if not split and all(not isinstance(w, Frozen) and w.dtype == x.dtype for w in weights):  # whole already, no cast
-        return tuple(einsum(spec, x, w) for (_, spec), w in zip(terms, weights, strict=True))
+        return tuple(einsum(spec, x, read(w)) for (_, spec), w in zip(terms, weights, strict=True))
     return _products(layout, terms, x, *weights)
 
 
@@ -96,7 +96,8 @@ def _products_forward(layout: Layout, terms: Terms, x: jax.Array, *weights: Weig
 
 def _products_backward(layout: Layout, terms: Terms, saved: Any, douts: tuple[jax.Array, ...]) -> tuple[Any, ...]:
     x, weights = saved
-    backwards, dweights = [], []
+    backwards: list[tuple[str, jax.Array, jax.Array]] = []
+    dweights: list[Any] = []
     for (axes, spec), w, dout in zip(terms, weights, douts, strict=True):
         operands, out = spec.split("->")
         of_x, of_w = operands.split(",")

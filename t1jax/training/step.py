@@ -65,8 +65,9 @@ def make_sample(
 def make_update(
     setup: RlSetup,
 ) -> Callable[..., tuple[TrainState, Report]]:
-    """A traceable `update(state, prompts, rollouts, scores, plan[, read]) -> (state, report)`: one optimiser update, then
-    the anchor. A gradient that is not finite changes neither; only the step counts on.
+    """A traceable `update(state, prompts, rollouts, scores, plan[, read]) -> (state, report)`: one optimiser update.
+
+    Then the anchor moves. A gradient that is not finite changes neither; only the step counts on.
 
     Packed rows go through the model first under the anchor, and with kl_logprobs "learner" under the policy
     (log-probabilities for the KL, made by one program), then under the policy, for the gradient. `read`: the weights
