@@ -147,7 +147,9 @@ def _find(src: str | Place, merge: bool) -> Source:
 def _write_adapter(source: Source, step: Place, dst: str | Place, progress: Progress, dtype: str, which: str) -> None:
     """Writes the adapters of a run as PEFT's folder, in float32."""
     found, cfg = adapters.knobs(step), weights.model_config(source, _any_model())
-    assert found is not None
+    assert found is not None and source.base is not None
+    if source.base.adapter is not None or source.base.base is not None:
+        raise ConfigError(f"{step} is beside {found.checkpoint}, which has adapters itself; expected --merge")
     if dtype not in ("", "float32"):
         raise ConfigError(f"--dtype is {dtype}; expected float32, in which adapters are written, or --merge")
     factors = adapters.of_run(step, found, cfg, which)

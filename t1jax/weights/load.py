@@ -50,7 +50,11 @@ def find(path: str | Place, what: str = "--checkpoint") -> Source:
     if isinstance(folder, Bucket) and (folder / steps.UNFINISHED).exists():
         raise ConfigError(f"{path}: a conversion to it was interrupted; run the same t1jax.convert again")
     if peft.is_adapter(folder):
-        return dataclasses.replace(_base(folder / peft.CONFIG, peft.BASE, peft.base_of(folder)), adapter=folder)
+        base = _base(folder / peft.CONFIG, peft.BASE, peft.base_of(folder))
+        if base.adapter is not None:
+            where = f"{folder / peft.CONFIG}: {peft.BASE} is {base.adapter}"
+            raise ConfigError(f"{where}, an adapter; expected whole weights: merge it with t1jax.convert")
+        return dataclasses.replace(base, adapter=folder)
     if (folder / PARAMS / METADATA).is_file() and steps.is_whole(folder / PARAMS):
         return Source(folder, "orbax", None)
     if folder.name.isdecimal() and (folder / STATE).is_dir():
@@ -77,12 +81,9 @@ def _run(stage: Place, step: Place) -> Source:
 def _base(file: Place, key: str, path: str) -> Source:
     """The weights that an adapter is beside, by this key of its file."""
     try:
-        source = find(path, f"{file}: {key}")
+        return find(path, f"{file}: {key}")
     except ConfigError as error:
         raise ConfigError(f"{file}: {key}: {error}: put the base's weights there, or name their folder") from error
-    if source.adapter is not None:
-        raise ConfigError(f"{file}: {key} is {path}, an adapter; expected whole weights: merge it with t1jax.convert")
-    return source
 
 
 def model_config(source: Source, like: ModelConfig) -> ModelConfig:

@@ -138,7 +138,8 @@ def write(
     """Writes both files, float32; `folder` is there. Everything is on disk on return."""
     names = lora.TARGETS[targets]
     modules = sorted(module for module, name in MODULES.items() if name in names)
-    values: dict[str, Any] = {"peft_type": "LORA", "task_type": "CAUSAL_LM", BASE: base, "r": rank, "lora_alpha": alpha}
+    values: dict[str, Any] = {"peft_type": "LORA", "task_type": "CAUSAL_LM", BASE: base, "r": rank}
+    values["lora_alpha"] = int(alpha) if alpha == int(alpha) else alpha  # PEFT declares an int
     values |= {"target_modules": modules, "lora_dropout": 0.0, "bias": "none", "fan_in_fan_out": False}
     values |= {"use_rslora": False, "use_dora": False, "modules_to_save": None, "inference_mode": True}
     files.write_json(folder / CONFIG, values)
