@@ -208,7 +208,7 @@ def read(folder):
         ({"target_modules": ["q_proj", "lm_head"]}, "target_modules has 'lm_head'; expected some of q_proj"),
         ({"target_modules": "q|k"}, r"target_modules is 'q\|k'; expected a list"),
         ({"target_modules": ["q_proj"]}, "has 'base_model.model.model.layers.0.mlp.down_proj.lora_A.weight'"),
-        ({"r": 4}, r"has shape \(3, 40\); expected \(4, 40\)"),
+        ({"r": 4}, r"has shape \(3, 32\); expected \(4, 32\)"),
         ({"r": 0}, "r is 0; expected a whole number from 1"),
         ({"lora_alpha": None}, "lora_alpha is None"),
         ({peft.BASE: ""}, f"{peft.BASE} is ''; expected the folder"),
