@@ -44,6 +44,9 @@ def get_config() -> ConfigDict:
     cfg.model.compute_dtype = "bfloat16"  # of matrix products: bfloat16 | float16 (GPU) | float32 [hw]
     cfg.model.remat = "full"  # recompute in backward: none | dots (keep matmul outputs) | full (a layer) [hw]
     cfg.model.attention = "auto"  # kernel: auto (by platform, shape) | xla | splash (TPU) | cudnn, triton (GPU) [hw]
+    cfg.model.lora_rank = 0  # r of LoRA: the checkpoint's weights stay, A and B of this rank are trained; 0: off [ours]
+    cfg.model.lora_alpha = 32.0  # LoRA: weights are W + (alpha / r) B A [ours]
+    cfg.model.lora_targets = "all"  # LoRA: matrices of attention (q, k, v, o) | mlp (gate, up, down) | all [ours]
 
     cfg.tokenizer = ConfigDict()  # SentencePiece, trained from the task's own text (t1jax/text/tokenizer.py)
     cfg.tokenizer.corpus_texts = 4000  # texts of the task that the model is trained on, count [ours]

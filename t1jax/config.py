@@ -50,6 +50,9 @@ class ModelConfig:
     compute_dtype: str
     remat: str
     attention: str
+    lora_rank: int
+    lora_alpha: float
+    lora_targets: str
 
 
 @dataclass(frozen=True)
@@ -273,6 +276,7 @@ YOUNGER: dict[str, Any] = {  # knobs that saved configs may lack -> what was don
     "rl.anchor_every": 1, "rl.advantage_floor": False, "rl.max_perplexity": 0.0, "eval.before": True,
     "tensorboard_mib": 256, "scaling.answerer": "self", "scaling.answer_temperature": -1.0, "data.choice_seed": 0,
     "model.post_norms": False, "model.rope_share": 1.0, "model.rope_interleaved": False,
+    "model.lora_rank": 0, "model.lora_alpha": 32.0, "model.lora_targets": "all",
 }  # fmt: skip
 
 
@@ -284,8 +288,7 @@ def completed(tree: Mapping[str, Any]) -> dict[str, Any]:
 def load(tree: Mapping[str, Any]) -> Config:
     """The typed view of a ConfigDict or of nested dicts; those of older versions are `completed`.
 
-    Raises:
-      ConfigError: a knob is unknown, missing, of the wrong type or not finite.
+    Raises ConfigError: a knob is unknown, missing, of the wrong type or not finite.
     """
     return typed.read(Config, completed(tree))
 

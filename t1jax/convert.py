@@ -22,17 +22,19 @@ from t1jax.host import command_line
 USAGE = """\
 usage: python -m t1jax.convert hf-to-orbax --src=HF_DIR --dst=DIR
        python -m t1jax.convert orbax-to-hf --src=DIR --dst=HF_DIR [--dtype=bfloat16] [--which=policy]
-                                           [--max-shard-size=5GB]
+                                           [--max-shard-size=5GB] [--merge]
 
 hf-to-orbax   from a Hugging Face folder of a Qwen2, Qwen2.5, Qwen3, Llama or GLM-4 model to an Orbax folder, of which
               each process reads only its shards; weights keep their dtype
-orbax-to-hf   from such a folder, or a run's workdir, stage or step, to a folder for transformers and vLLM
+orbax-to-hf   from such a folder, or a run's workdir, stage or step, to a folder for transformers and vLLM; of a run
+              with LoRA, to PEFT's folder of its adapters
 
   --src             folder to read
   --dst             folder to write; must be new or empty
   --dtype           float32, bfloat16 or float16; default: as stored; for a run, as in its config.json, else float32
   --which           which weights of a run: policy, or anchor (the moving reference policy); default policy
   --max-shard-size  maximum data in one *.safetensors file, such as 5GB, 500MB or 2GiB; default 5GB
+  --merge           --src has adapters, as a run with LoRA or PEFT's folder: write whole weights with these in them
 """
 HF_TO_ORBAX, ORBAX_TO_HF = "hf-to-orbax", "orbax-to-hf"
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -50,7 +52,8 @@ def main(argv: list[str]) -> int:
 
 def _convert(argv: list[str]) -> None:
     values, commands = command_line.read_flags(argv, _define)
-    given: dict[str, Any] = {name: values[name].value for name in ("src", "dst", "dtype", "which", "max-shard-size")}
+    names = ("src", "dst", "dtype", "which", "max-shard-size", "merge")
+    given: dict[str, Any] = {name: values[name].value for name in names}
     if commands not in ([HF_TO_ORBAX], [ORBAX_TO_HF]):
         raise ConfigError(f"got {' '.join(commands) or 'no command'}; expected {HF_TO_ORBAX} or {ORBAX_TO_HF}")
     for name in ("src", "dst"):
@@ -68,14 +71,17 @@ def _convert(argv: list[str]) -> None:
 
     with _killed_as_interrupted(), Progress() as progress:
         if commands == [HF_TO_ORBAX]:
-            conversion.hf_to_orbax(given["src"], given["dst"], progress)
+            conversion.hf_to_orbax(given["src"], given["dst"], progress, given["merge"])
         else:
-            conversion.orbax_to_hf(given["src"], given["dst"], progress, given["dtype"], given["which"], max_bytes)
+            conversion.orbax_to_hf(
+                given["src"], given["dst"], progress, given["dtype"], given["which"], max_bytes, given["merge"]
+            )
 
 
 def _define(values: flags.FlagValues) -> None:
     for name, default in (("src", ""), ("dst", ""), ("dtype", ""), ("which", "policy"), ("max-shard-size", "5GB")):
         flags.DEFINE_string(name, default, "see USAGE", flag_values=values)
+    flags.DEFINE_boolean("merge", False, "see USAGE", flag_values=values)
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def replay(folder: Place) -> bool:
     from t1jax.host import workdir
     from t1jax.host.files import json_ready
     from t1jax.rewards.score import make_scorer
-    from t1jax.training import selection, stages, step
+    from t1jax.training import origin, selection, stages, step
     from t1jax.training.setup import rl_setup
     from t1jax.types import Prompts
 
@@ -76,7 +76,9 @@ def replay(folder: Place) -> bool:
         task = selection.choose(cfg, whole, folder)
         prompts = multihost.global_batch(Prompts(kept["tokens"], kept["valid"], kept["problem"]), setup.layout)
         with ocp.StandardCheckpointer() as checkpointer:
-            state = checkpointer.restore(os.fspath((folder / "state").absolute()), setup.state_shapes())
+            shapes = replace(setup.state_shapes(), base=None)
+            state = checkpointer.restore(os.fspath((folder / "state").absolute()), shapes)
+        state = replace(state, base=origin.base_of(cfg, mesh))
         for name, tree in (
             ("parameters", state.params),
             ("anchor", state.anchor_offset),
@@ -89,7 +91,7 @@ def replay(folder: Place) -> bool:
             ]
             print(f"{name}: {'; '.join(bad) + ' not finite' if bad else 'finite'}")
         sample = jax.jit(step.make_sample(setup, tokens.stop_ids))
-        rollouts = multihost.to_host(sample(state.params, prompts, state.rng, state.step))
+        rollouts = multihost.to_host(sample(jax.jit(setup.read)(state.policy), prompts, state.rng, state.step))
         bad_BT = rollouts.sampled_BT & ~np.isfinite(rollouts.logprob_BT)
         if bad_BT.any():
             b, t = np.argwhere(bad_BT)[0]

@@ -210,6 +210,8 @@ def _run(argv: list[str]) -> None:
     names = list(STUDIES) if "all" in names else list(dict.fromkeys(names))
     if base.task.name == "gym":
         raise ConfigError("task.name is gym; expected pairs or countdown: studies need measures that only these have")
+    if base.model.lora_rank:
+        raise ConfigError(f"model.lora_rank is {base.model.lora_rank}; expected 0: studies train all weights")
     if base.data.train:
         raise ConfigError(f"data.train is {base.data.train}; expected nothing: studies run on the embedded task")
     if not base.eval.before:

@@ -95,15 +95,29 @@ class LossScale:
 
 
 @struct.dataclass
+class Adapted:
+    """Weights that stay, and what LoRA adds to some of their matrices (model/lora.py)."""
+
+    base: Params  # matrices and tables in compute dtype, norms and biases float32
+    adapters: Params  # float32: {"layers": {"q": {"lora_a", "lora_b"}, ...}}
+
+
+@struct.dataclass
 class TrainState:
-    """All that an update changes. `anchor_offset` is None during the cold start."""
+    """All that an update changes, and with LoRA what stays. `anchor_offset` is None during the cold start."""
 
     step: Array  # int32[] optimiser updates done
-    params: Params  # float32 master weights
+    params: Params  # float32 master weights: of all parameters, or with LoRA of the adapters
     opt_state: Any  # optax state, sharded like params
     anchor_offset: Params | None  # float32, anchor minus params: the KL's moving reference policy (optim.py says why)
     rng: Array  # uint32[2] key data: root of every random number of the sampler; with `step` it names each draw
     loss_scale: LossScale | None = None  # in float16 only
+    base: Params | None = None  # with LoRA only: what the adapters are beside; as in Adapted; in no checkpoint
+
+    @property
+    def policy(self) -> Params | Adapted:
+        """The weights of the policy."""
+        return self.params if self.base is None else Adapted(self.base, self.params)
 
 
 # A report of one step: name -> float32[] or int32[] scalar, ready to be written by metrics.py.

@@ -69,6 +69,21 @@ def _validate_model(cfg: Config) -> None:
     checks.one_of(cfg, "model.attention", "auto", "xla", "splash", "cudnn", "triton")
 
 
+def _validate_lora(cfg: Config) -> None:
+    model, rank = cfg.model, cfg.model.lora_rank
+    checks.at_least(cfg, 0, "model", "lora_rank")
+    checks.positive(cfg, "model", "lora_alpha")
+    checks.one_of(cfg, "model.lora_targets", "attention", "mlp", "all")
+    heads = [("num_heads * head_dim", model.num_heads), ("num_kv_heads * head_dim", model.num_kv_heads)]
+    sizes = {name: number * model.head_dim for name, number in heads if model.lora_targets != "mlp"}
+    sizes |= {"mlp_size": model.mlp_size} if model.lora_targets != "attention" else {}
+    least, name = min((size, name) for name, size in {"hidden_size": model.hidden_size, **sizes}.items())
+    checks.check(cfg, "model.lora_rank", rank <= least, f"at most {least}, the rank of a matrix: {name}")
+    checks.check(cfg, "model.lora_rank", not rank or model.checkpoint != "", "0, or weights in model.checkpoint")
+    adam = not rank or not cfg.sft.num_steps or cfg.sft.optimizer == "adamw"
+    checks.check(cfg, "sft.optimizer", adam, f"adamw, because model.lora_rank is {rank}")
+
+
 def _validate_task(cfg: Config) -> None:
     task, low, high = cfg.task, cfg.task.min_numbers, cfg.task.max_numbers
     checks.one_of(cfg, "task.name", "pairs", "countdown", "gym")
@@ -285,6 +300,7 @@ def _validate_mesh(cfg: Config, data: int, fsdp: int, tensor: int) -> None:
 CHECKS = (
     checks.bounded,
     _validate_model,
+    _validate_lora,
     _validate_task,
     _validate_data,
     _validate_training,

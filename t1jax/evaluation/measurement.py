@@ -25,7 +25,7 @@ from t1jax.host.progress import Progress, Stage
 from t1jax.host.workdir import read
 from t1jax.tasks.task import Task
 from t1jax.text.tokenizer import Tokenizer
-from t1jax.types import Params
+from t1jax.types import Adapted, Params
 
 FIELDS: dict[str, Any] = {"summary": dict, "greedy": dict, "by_difficulty": list, "samples": list, "scaling": list}
 FIELDS |= {"seconds": int | float}
@@ -37,7 +37,7 @@ def path_of(workdir: Place, stage: str) -> Place:
 
 
 def measured(
-    stage: str, workdir: Place, progress: Progress, evaluator: Evaluator, task: Task, params: Params | None
+    stage: str, workdir: Place, progress: Progress, evaluator: Evaluator, task: Task, params: Params | Adapted | None
 ) -> dict[str, Any]:
     """What measured/STAGE.json holds; it is measured first if it is not there. `params` may be None where it is.
 
@@ -79,7 +79,7 @@ def share(cfg: Config) -> float:
 
 
 def _measure(
-    evaluator: Evaluator, task: Task, params: Params, stage: str, workdir: Place, shown: Stage
+    evaluator: Evaluator, task: Task, params: Params | Adapted | None, stage: str, workdir: Place, shown: Stage
 ) -> dict[str, Any]:
     """What is measured of one stage's weights; responses are saved in `workdir`.
 

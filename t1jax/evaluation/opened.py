@@ -106,10 +106,10 @@ def open_checkpoint(cfg: Config, folder: str | None, argv: Sequence[str] = ()) -
         raise ConfigError("--checkpoint is missing; expected a folder of weights, see --help")
     for arg in argv:
         match = re.match(r"--?(?:no)?config\.model\.([^=]*)", arg)
-        if match and match[1] not in weights.NOT_STORED:
+        if match and (match[1] not in weights.NOT_STORED or match[1].startswith("lora_")):
             raise ConfigError(f"{arg}: the model is that of {folder}; expected no knob of it: leave this one out")
     source = weights.find(folder, what)
-    model = dataclasses.replace(weights.model_config(source, cfg.model), checkpoint=folder)
+    model = dataclasses.replace(weights.model_config(source, cfg.model), checkpoint=folder, lora_rank=0)
     cfg = dataclasses.replace(cfg, model=model)
     validation.validate(cfg, jax.device_count())
     tokens = tokenizer.load(source.folder)

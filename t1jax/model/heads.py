@@ -14,6 +14,7 @@ Deliberately not here: the attention itself (attention.py, ring.py), the rules f
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import jax
@@ -21,6 +22,7 @@ import jax.numpy as jnp
 
 from t1jax.config import ModelConfig
 from t1jax.devices.sharding import Layout
+from t1jax.model.products import Frozen, Weight
 
 SPLIT, WHOLE = "kv_heads", "kv_heads_whole"  # logical axes of heads: over `tensor`; of weights that are copied
 
@@ -35,13 +37,20 @@ def axis(cfg: ModelConfig, layout: Layout) -> str:
     return WHOLE if cfg.num_kv_heads % layout.parts(SPLIT) else SPLIT
 
 
-def copied(layout: Layout, w: jax.Array, *axes: str) -> jax.Array:
+def copied(layout: Layout, w: Weight, *axes: str) -> Weight:
     """A weight with these logical axes; if one is WHOLE, each of its heads as often as a split over `tensor` needs.
 
     The copies of a head follow each other, so that query head n attends with number n // G, as without copies.
     """
     if WHOLE not in axes:
         return w
+    if not isinstance(w, Frozen):
+        return _repeated(layout, w, *axes)
+    b = None if w.b is None else _repeated(layout, w.b, None, *axes[1:])  # its output is the weight's
+    return dataclasses.replace(w, weight=_repeated(layout, w.weight, *axes), b=b)
+
+
+def _repeated(layout: Layout, w: jax.Array, *axes: str | None) -> jax.Array:
     at = axes.index(WHOLE)
     copies = math.lcm(w.shape[at], layout.parts(SPLIT)) // w.shape[at]
     shape = (*w.shape[:at], w.shape[at] * copies, *w.shape[at + 1 :])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -30,6 +31,7 @@ MATRICES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "down": ((1,), (2,)),  # [L, F, D]
 }
 TABLES = ("embedding", "head")  # matrices too, but one row a token: decayed, never updated by Muon
+FACTORS = ("lora_a", "lora_b")  # of LoRA (lora.py): decayed
 VECTORS = (  # neither: not decayed
     *("q_bias", "k_bias", "v_bias", "q_norm", "k_norm"),
     *("attention_norm", "attention_out_norm", "mlp_norm", "mlp_out_norm", "final_norm"),
@@ -37,7 +39,7 @@ VECTORS = (  # neither: not decayed
 
 
 def kinds(params: Params) -> Any:
-    """Each parameter's kind by its name: "matrix", "table" or "vector".
+    """Each parameter's kind by its name: "matrix", "table", "factor" or "vector".
 
     Raises:
       ValueError: a parameter that no list here names.
@@ -45,12 +47,12 @@ def kinds(params: Params) -> Any:
 
     def kind(path: Any, _: Any) -> str:
         name = path[-1].key
-        for label, names in (("matrix", MATRICES), ("table", TABLES), ("vector", VECTORS)):
+        for label, names in (("matrix", MATRICES), ("table", TABLES), ("factor", FACTORS), ("vector", VECTORS)):
             if name in names:
                 return label
         raise ValueError(
             f"got a parameter {jax.tree_util.keystr(path)} of unknown kind; "
-            "name it in MATRICES, TABLES or VECTORS of t1jax/model/parameters.py"
+            "name it in MATRICES, TABLES, FACTORS or VECTORS of t1jax/model/parameters.py"
         )
 
     return jax.tree_util.tree_map_with_path(kind, params)
@@ -77,5 +79,11 @@ def checksum(params: Params) -> str:
         return jnp.sum(bits.astype(jnp.uint32))  # modulo 2^32: the same in any order
 
     sums = multihost.to_host(jax.jit(lambda tree: jax.tree.map(total, tree))(params))
-    named = [(jax.tree_util.keystr(path), int(value)) for path, value in jax.tree_util.tree_leaves_with_path(sums)]
+    leaves = jax.tree_util.tree_leaves_with_path(sums)
+    return digest_of_sums({tuple(key.key for key in path): int(value) for path, value in leaves})
+
+
+def digest_of_sums(sums: Mapping[tuple[str, ...], int]) -> str:
+    """The checksum, of the sum of each parameter's bits modulo 2^32, by its path."""
+    named = [("".join(f"['{key}']" for key in path), value) for path, value in sorted(sums.items())]
     return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:12]

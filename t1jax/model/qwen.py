@@ -16,6 +16,7 @@ Deliberately not here: the cache (ring.py), sampling (decode.py), scores of the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -28,7 +29,7 @@ from t1jax.devices.sharding import Layout, param_shardings
 from t1jax.model import attention, cudnn, heads, ring
 from t1jax.model.attention import rope, rotations
 from t1jax.model.precision import einsum, lookup, rounded
-from t1jax.model.products import gated, products, stream
+from t1jax.model.products import Frozen, Weight, gated, products, stream
 from t1jax.types import KVCache, Params
 
 REMAT = {
@@ -51,6 +52,7 @@ INTO_HEADS = (  # the logical axes of q, k and v, and how they are multiplied
 )
 FROM_HEADS = ((("q_heads", "head_dim", "embed"), "BTNH,NHD->BTD"),)
 ONES, ZEROS = nn.initializers.ones, nn.initializers.zeros
+ADAPTERS = "adapters"  # Flax's name of the collection with the factors of LoRA (lora.py)
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
@@ -66,6 +68,7 @@ class Block(nn.Module):
     cfg: ModelConfig
     layout: Layout
     keep: bool = False  # return the keys and values
+    frozen: bool = False  # matrices get no gradient, but their adapters do
 
     def weight(self, name: str, init: Any, **shape: int) -> jax.Array:
         """A parameter; `shape` maps each logical axis, in order, to its size."""
@@ -73,6 +76,14 @@ class Block(nn.Module):
             name, nn.with_logical_partitioning(init, tuple(shape)), tuple(shape.values()), jnp.float32
         )
         return value
+
+    def matrix(self, name: str, init: Any, **shape: int) -> Weight:
+        """A weight, with its adapter if it has one."""
+        w = self.weight(name, init, **shape)
+        if not self.frozen:
+            return w
+        factors: Any = self.get_variable(ADAPTERS, name, {})
+        return Frozen(w, factors.get("lora_a"), factors.get("lora_b"), self.cfg.lora_alpha / self.cfg.lora_rank)
 
     @nn.compact
     def __call__(
@@ -90,19 +101,19 @@ class Block(nn.Module):
             return rms_norm(x_BTD, self.weight(norm, ONES, embed=D), cfg.norm_eps) if cfg.post_norms else x_BTD
 
         y = ready(rms_norm(x_BTD, self.weight("attention_norm", ONES, embed=D), cfg.norm_eps))
-        kv = heads.axis(cfg, self.layout)
+        kv = {heads.axis(cfg, self.layout): K, "head_dim": H}
 
-        def weight(name: str, init: Any, **shape: int) -> jax.Array:  # its kv heads as many as devices need
-            return heads.copied(self.layout, self.weight(name, init, **shape), *shape)
+        def copied(parameter: Callable[..., Any], name: str, init: Any, **shape: int) -> Any:
+            return heads.copied(self.layout, parameter(name, init, **shape), *shape)  # as many kv heads as devices need
 
-        wq = self.weight("q", scaled(D), embed=D, q_heads=N, head_dim=H)
-        wk, wv = (weight(name, scaled(D), **{"embed": D, kv: K, "head_dim": H}) for name in "kv")
+        wq = self.matrix("q", scaled(D), embed=D, q_heads=N, head_dim=H)
+        wk, wv = (copied(self.matrix, name, scaled(D), embed=D, **kv) for name in "kv")
         q, k, v = products(self.layout, INTO_HEADS, y, wq, wk, wv)
         q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
         if cfg.qkv_bias:
             q = q + self.weight("q_bias", ZEROS, q_heads=N, head_dim=H)[None, :, None, :]
-            k = k + weight("k_bias", ZEROS, **{kv: K, "head_dim": H})[None, :, None, :]
-            v = v + weight("v_bias", ZEROS, **{kv: K, "head_dim": H})[None, :, None, :]
+            k = k + copied(self.weight, "k_bias", ZEROS, **kv)[None, :, None, :]
+            v = v + copied(self.weight, "v_bias", ZEROS, **kv)[None, :, None, :]
         if cfg.qk_norm:
             q = rms_norm(q, self.weight("q_norm", ONES, head_dim=H), cfg.norm_eps)
             k = rms_norm(k, self.weight("k_norm", ONES, head_dim=H), cfg.norm_eps)
@@ -118,13 +129,13 @@ class Block(nn.Module):
         else:
             with jax.named_scope(scopes.ATTENTION):
                 attended = attention.attend(self.layout, q, k, v, shared["texts"])
-        o = self.weight("o", scaled(N * H), q_heads=N, head_dim=H, embed=D)
+        o = self.matrix("o", scaled(N * H), q_heads=N, head_dim=H, embed=D)
         (attended,) = products(self.layout, FROM_HEADS, attended.swapaxes(1, 2), o)
         x_BTD = constrain(x_BTD + added(attended, "attention_out_norm"), "batch", along, None)
 
         y = ready(rms_norm(x_BTD, self.weight("mlp_norm", ONES, embed=D), cfg.norm_eps))
-        gate, up = (self.weight(name, scaled(D), embed=D, mlp=F) for name in ("gate", "up"))
-        out = gated(self.layout, y, gate, up, self.weight("down", scaled(F), mlp=F, embed=D))
+        gate, up = (self.matrix(name, scaled(D), embed=D, mlp=F) for name in ("gate", "up"))
+        out = gated(self.layout, y, gate, up, self.matrix("down", scaled(F), mlp=F, embed=D))
         x_BTD = constrain(x_BTD + added(out, "mlp_out_norm"), "batch", along, None)
         return (x_BTD, *own), (k, v) if self.keep else None
 
@@ -171,14 +182,15 @@ class Transformer(nn.Module):
         block = Block if cfg.remat == "none" else nn.remat(Block, policy=REMAT[cfg.remat], prevent_cse=False)
         layers = nn.scan(
             block,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, ADAPTERS: 0},
             split_rngs={"params": True},
             in_axes=(0 if prompt_kv is not None else nn.broadcast, nn.broadcast),
             length=cfg.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
         out: Any  # keys and values, if kept
-        (x_BTD, *own), out = layers(cfg, self.layout, keep, name="layers")(carry, prompt_kv, shared)
+        frozen = self.has_variable(ADAPTERS, "layers")
+        (x_BTD, *own), out = layers(cfg, self.layout, keep, frozen, name="layers")(carry, prompt_kv, shared)
         if lanes is not None:
             out = ring.written(lanes, own[0], own[1])
         hidden_BTD = rounded(rms_norm(x_BTD, norm_D, cfg.norm_eps), cfg.compute_dtype)
@@ -194,6 +206,7 @@ def forward(
     segment_BT: jax.Array | None = None,
     parent_BT: jax.Array | None = None,
     cache: KVCache | None = None,
+    adapters: Params | None = None,
 ) -> tuple[jax.Array, KVCache | None]:
     """The hidden state after each token, [B, T, D] in compute dtype, and the cache with these tokens in it.
 
@@ -211,8 +224,11 @@ def forward(
       segment_BT: int32, 0 for padding; required without a cache, unused with one.
       parent_BT: int32, the segment that a token attends besides its own; None: each its own only.
       cache: of B lanes in use.
+      adapters: those that are in `params` already (lora.py), of which the gradient is wanted; then that of the matrices
+        of layers is not made.
     """
-    out: Any = model.apply({"params": params}, tokens_BT, position_BT, segment_BT, cache, parent_BT=parent_BT)
+    weights = {"params": params} if adapters is None else {"params": params, ADAPTERS: adapters}
+    out: Any = model.apply(weights, tokens_BT, position_BT, segment_BT, cache, parent_BT=parent_BT)
     return out
 
 

@@ -45,6 +45,13 @@ def layer_weights(cfg: ModelConfig) -> int:
     return 2 * D * N * H + 2 * D * K * H + 3 * D * F
 
 
+def adapter_weights(cfg: ModelConfig) -> int:
+    """Weights of one layer's adapters; 0 without LoRA."""
+    D, H, F = cfg.hidden_size, cfg.head_dim, cfg.mlp_size
+    attention, mlp = 2 * (D + cfg.num_heads * H) + 2 * (D + cfg.num_kv_heads * H), 3 * (D + F)
+    return cfg.lora_rank * {"attention": attention, "mlp": mlp, "all": attention + mlp}[cfg.lora_targets]
+
+
 def forward_flops(cfg: ModelConfig, tokens: float, attended: float, scored: float) -> float:
     """Of one forward: `tokens` through the layers, each attending `attended` others, and `scored` through the head."""
     matmul = 2.0 * tokens * cfg.num_layers * layer_weights(cfg)
@@ -74,7 +81,8 @@ class Work:
     prefill: float
     decode: float
     anchor: float  # log-probabilities for the KL: a forward of the anchor, and of the policy if kl_logprobs is learner
-    update: float  # forward and backward: three forwards; the head's logits are made again in the backward: one more
+    update: float  # forward and backward: three forwards; the head's logits are made again in the backward: one more;
+    # with LoRA one forward less, of layers and head, and the gradients of the factors
     remat: float  # what is computed again in the backward to save memory
 
     @property
@@ -94,11 +102,12 @@ def work(cfg: Config, length: float, attention: bool = True) -> Work:
     responses = prompts * cfg.rl.responses_per_prompt
     layers = forward_flops(model, responses * (C + length), others * (C + length) / 2, 0)
     head = 2.0 * responses * length * model.hidden_size * model.vocab_size
+    factors = 4.0 * responses * (C + length) * model.num_layers * adapter_weights(model)
     return Work(
         prefill=forward_flops(model, prompts * C, others * C / 2, prompts),
         decode=forward_flops(model, responses * length, others * (C + length / 2), responses * length),
         anchor=kl_forwards(cfg) * (layers + head),
-        update=3 * layers + 4 * head,
+        update=2 * layers + 3 * head + factors if model.lora_rank else 3 * layers + 4 * head,
         remat={"none": 0.0, "dots": 0.0, "full": layers}[model.remat],
     )
 
@@ -153,13 +162,17 @@ def exchanged(cfg: Config, mesh: tuple[int, int, int], length: float, parts: int
     again = float(model.remat == "full")  # in the backward; a layer's last sum is not needed again
     summed = (passes + again / 2 + 1) * summed_forward(model, rows)
     gathered = (passes + again + 2) * gathered_forward(model, rows)  # in the backward gradients, and inputs again
-    scattered = others * (layers + table)
-    shares = (layers + table) / fsdp
+    if model.lora_rank:  # a gradient is of adapters alone, and no table has one
+        layers_learnt, table_learnt = model.num_layers * adapter_weights(model) / tensor, 0.0
+    else:
+        layers_learnt, table_learnt = layers, table
+    scattered = others * (layers_learnt + table_learnt)
+    shares = (layers_learnt + table_learnt) / fsdp
     return Exchanged(
         weights=((passes + 1) * parts * layers + 2 * min(parts, 1) * tables) * value_bytes(model) * others,
-        gradients=parts * FLOAT * (scattered + _ring(fsdp * replicas) * table + _ring(replicas) * shares),
+        gradients=parts * FLOAT * (scattered + _ring(fsdp * replicas) * table_learnt + _ring(replicas) * shares),
         activations=(summed + gathered) * (1 - 1 / tensor),
-        between_slices=parts * FLOAT * _ring(slices) * (shares + table / fsdp) / replicas,
+        between_slices=parts * FLOAT * _ring(slices) * (shares + table_learnt / fsdp) / replicas,
     )
 
 

@@ -199,6 +199,8 @@ def _tpu_devices(topology: str) -> tuple[Any, ...]:
     jax.config.update("jax_platforms", "cpu")
     slices, kind, shape = parts(topology)
     options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
+    if set(re.findall(r"\d+", shape)) == {"1"}:  # libtpu takes hosts of 2 x 2 chips
+        options |= {"chips_per_host_bounds": (1, 1, 1)}
     options |= {"chip_config_name": "megacore"} if kind == "v4" else {}  # a device a chip; libtpu takes half chips
     try:
         return tuple(topologies.get_topology_desc(f"{kind}:{shape}", "tpu", **options).devices)

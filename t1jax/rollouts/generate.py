@@ -22,12 +22,12 @@ from jax.sharding import Mesh
 from t1jax.config import Config
 from t1jax.devices import multihost
 from t1jax.devices.sharding import decode_layout
-from t1jax.model import parameters, qwen
+from t1jax.model import lora, parameters, qwen
 from t1jax.prompts import streams
 from t1jax.rollouts import decode, rng
 from t1jax.rollouts.sampling import SamplingSettings
 from t1jax.text.tokenizer import Tokenizer
-from t1jax.types import Params, Prompts, Rollouts
+from t1jax.types import Adapted, Params, Prompts, Rollouts
 
 Tokens = list[int]
 
@@ -62,7 +62,7 @@ class Generator:
         """The token ids of each response to each prompt, the stop token included where it was drawn.
 
         Args:
-          params: in float32 or compute dtype.
+          params: in float32 or compute dtype; or Adapted.
           prompts: token ids, at most `length` of them; any number of prompts.
           name: of the random stream; the same name gives the same numbers.
           length: positions that prompts are padded to; a program is compiled for each length.
@@ -112,8 +112,8 @@ class Generator:
                 on_tokens=on_tokens,
             )
 
-            def sample(params: Params, prompts: Prompts, key: jax.Array, *rest: Any) -> Rollouts:
-                return rollout(parameters.cast_for_decode(model, params), prompts, key, *rest)
+            def sample(params: Params | Adapted, prompts: Prompts, key: jax.Array, *rest: Any) -> Rollouts:
+                return rollout(parameters.cast_for_decode(model, lora.merged(model.cfg, params)), prompts, key, *rest)
 
             self._samplers[which] = jax.jit(sample)
         return self._samplers[which]

@@ -44,7 +44,7 @@ from t1jax.rewards import answers
 from t1jax.studies.divergence import make_divergence
 from t1jax.tasks.task import Task
 from t1jax.text.tokenizer import Tokenizer
-from t1jax.training import rl, selection, sft, stages, step
+from t1jax.training import origin, rl, selection, sft, stages, step
 from t1jax.training.checkpoint import Checkpoints
 from t1jax.training.scoring import Scorer
 from t1jax.training.setup import RlSetup, rl_setup
@@ -74,7 +74,7 @@ class Open:
 
     def initial(self, folder: Path) -> Params:
         """What RL starts from: the cold start in `folder`, or what there is without one."""
-        return self.params(folder) if self.cfg.sft.num_steps else sft.initial_params(self.cfg, self.mesh)
+        return self.params(folder) if self.cfg.sft.num_steps else origin.policy(self.cfg, self.mesh)
 
 
 class SharedStep:

@@ -5,6 +5,7 @@ Where: update -> CHECKPOINT -> evaluate. A directory holds, for one stage (the c
 
     tokenizer.model      the tokenizer, beside the checkpoints
     120/state            TrainState: step, parameters, optimiser, anchor, rng; each device writes its own shard
+    120/base             with LoRA: the digest of the weights that the adapters are beside; these are not written
     120/stream           where the data stream was, as JSON: the same for every process, however many there are
     120/config           every knob, as JSON
     120/metrics          the score; null where it was not measured
@@ -23,6 +24,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, cast
 
@@ -37,15 +39,13 @@ from t1jax.host import bucket, place
 from t1jax.host.bucket import Unreachable
 from t1jax.host.place import Place
 from t1jax.host.stopping import EXIT_STORAGE, Stopped
+from t1jax.model.parameters import checksum
 from t1jax.prompts.streams import Stream
 from t1jax.text.tokenizer import Tokenizer
-from t1jax.training import damage, memory
+from t1jax.training import damage, memory, origin
 from t1jax.training.together import NotWritten, Together
-from t1jax.types import TrainState
+from t1jax.types import Params, TrainState
 from t1jax.weights import orbax_arrays, steps
-
-# knobs of the model that may differ from those it was saved with
-NOT_SHAPE = ("checkpoint", "compute_dtype", "remat", "attention")
 
 
 def _to_stderr(note: str) -> None:
@@ -67,6 +67,7 @@ class Checkpoints:
         """
         self.directory = place.of(directory, "checkpoints").absolute()
         self._cfg, self._note, self._together = cfg, note, Together()
+        self._base: str = ""  # the digest of what adapters are beside
         self._failed: str = ""  # why the newest save is not there
         self._damaged: dict[int, str] = {}
         if multihost.is_main():
@@ -92,8 +93,7 @@ class Checkpoints:
         limit = {"save_concurrent_gb": memory.WRITING} if shared else {}
         self._handlers: dict[str, Any] = {
             "state": ocp.StandardCheckpointHandler(**limit),
-            "config": ocp.JsonCheckpointHandler(),
-            "stream": ocp.JsonCheckpointHandler(),
+            **{name: ocp.JsonCheckpointHandler() for name in ("config", "stream", "base")},
         }
         if jax.process_count() > 1:
             self._handlers = {name: self._together.told(handler) for name, handler in self._handlers.items()}
@@ -118,7 +118,7 @@ class Checkpoints:
 
         Args:
           step: optimiser updates done in this stage.
-          state: global arrays, sharded as they are; or NumPy arrays.
+          state: global arrays, sharded as they are; or NumPy arrays. With LoRA its base is not saved.
           stream: `get_state()` of the data stream; its next batch is the first one of the continued run.
           score: higher is better: decides which checkpoint is the best. None or not finite: not measured.
           first: writes what the checkpoint must not be without; if it fails, nothing is saved.
@@ -127,10 +127,12 @@ class Checkpoints:
         again = bool(self._failed)
         if step in self._manager.all_steps():
             return
+        state = replace(state, base=None)
         items: dict[str, ocp.args.CheckpointArgs] = {
             "state": ocp.args.StandardSave(state, save_args=orbax_arrays.save_args(state)),
             "config": ocp.args.JsonSave(self._cfg.to_dict()),
         }
+        items |= {"base": ocp.args.JsonSave({"digest": self._base})} if self._base else {}
         if stream is not None:
             items["stream"] = ocp.args.JsonSave(stream)
         measured = float(score) if score is not None and math.isfinite(score) else None
@@ -152,7 +154,7 @@ class Checkpoints:
             self._try(write)
 
     def restore(
-        self, abstract: TrainState, stream: Stream[Any] | None = None, step: int | None = None
+        self, abstract: TrainState, stream: Stream[Any] | None = None, step: int | None = None, base: Params = None
     ) -> TrainState | None:
         """The state saved at `step` (default: the newest), sharded as `abstract` says; None if there is none.
 
@@ -160,15 +162,17 @@ class Checkpoints:
 
         Args:
           abstract: a TrainState of jax.ShapeDtypeStruct with shardings.
+          base: with LoRA, what the adapters are beside, which becomes part of the state; saves note its digest.
 
         Without `step`, a newest one that cannot be read is set aside, and the next older one taken.
 
         Raises:
-          ConfigError: saved by a model of another shape; names the knobs that differ.
+          ConfigError: saved by a model of another shape, or beside another base; names what differs.
           Stopped: there are checkpoints, and none can be read.
         """
+        abstract, self._base = replace(abstract, base=None), checksum(base) if base is not None else ""
         if step is not None:
-            return self._restore(step, abstract, stream)
+            return replace(self._restore(step, abstract, stream), base=base)
         while (newest := self.latest()) is not None:
             state, why = None, ""
             try:
@@ -179,7 +183,7 @@ class Checkpoints:
                 bucket.raise_not_served(self.directory, error)
                 why = damage.reason(error)
             if not (found := multihost.agreed(why)):
-                return state
+                return state and replace(state, base=base)
             self._set_aside(newest, found)
             multihost.barrier(f"{newest} of {self.directory} is set aside")
             self._manager.reload()
@@ -193,7 +197,11 @@ class Checkpoints:
         return None
 
     def _restore(self, step: int, abstract: TrainState, stream: Stream[Any] | None) -> TrainState:
-        self._refuse_other_model(step)
+        where = self.directory / str(step)
+        origin.refuse_other_model(where, self.config(step), self._cfg)
+        if self._base:
+            saved = self._read(step, "base", ocp.args.JsonRestore())["digest"]
+            origin.refuse_other_base(where, saved, self._base, self._cfg.model.checkpoint)
         found = self._read(step, "state", ocp.args.StandardRestore(abstract))
         if stream is not None:
             stream.set_state(self._read(step, "stream", ocp.args.JsonRestore()))
@@ -283,15 +291,6 @@ class Checkpoints:
             path = self.directory / str(step)
             kept = damage.set_aside(path, why, self._cfg.checkpoint.keep_damaged)
             self._note(f"{path} cannot be read ({why}); {kept}, and an older one taken")
-
-    def _refuse_other_model(self, step: int) -> None:
-        saved, model = self.config(step)["model"], self._cfg.to_dict()["model"]
-        names = [n for n in {**saved, **model} if n not in NOT_SHAPE and saved.get(n) != model.get(n)]
-        if (saved["compute_dtype"] == "float16") != (model["compute_dtype"] == "float16"):  # only it has a loss scale
-            names.append("compute_dtype")
-        if names:
-            found = ", ".join(f"model.{name} = {saved.get(name)} (now {model.get(name)})" for name in sorted(names))
-            raise ConfigError(f"{self.directory / str(step)} has {found}; set it back or start a new workdir")
 
 
 def _score(metrics: dict[str, float | None]) -> float:

@@ -193,7 +193,7 @@ class Health:
     ) -> None:
         multihost.barrier("nobody has a dump yet")
         with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(os.fspath(folder.absolute() / "state"), replace(state, step=state.step - 1))
+            checkpointer.save(os.fspath(folder.absolute() / "state"), replace(state, step=state.step - 1, base=None))
         if multihost.is_main():
             arrays = {"tokens": batch.tokens_PC, "valid": batch.valid_PC, "problem": batch.problem_P}
             packed = io.BytesIO()

@@ -7,6 +7,7 @@ Deliberately not here: the loops themselves (sft.py, rl.py).
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -62,7 +63,7 @@ class Saving:
     def _keep(self, step: int, state: TrainState) -> None:
         """A copy of the state that the devices cannot take away, if somebody may want it."""
         if self._signals.snapshots:
-            copy, stream = jax.device_get(state), self._stream.get_state()
+            copy, stream = jax.device_get(replace(state, base=None)), self._stream.get_state()
 
             def save() -> None:
                 self._checkpoints.save(step, copy, stream)

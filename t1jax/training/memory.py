@@ -22,6 +22,7 @@ import math
 import os
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import jax
 from flax import linen as nn
@@ -29,7 +30,7 @@ from jax.sharding import Mesh
 
 from t1jax.config import Config, ConfigError
 from t1jax.devices import multihost
-from t1jax.model import attention, heads, qwen
+from t1jax.model import attention, heads, lora, qwen
 from t1jax.update import packing
 
 USABLE = 0.9  # of a device's memory; the rest is for the runtime and for errors of the estimate
@@ -165,10 +166,24 @@ def _weights(model: qwen.Transformer) -> int:
     return sum(jax.tree.leaves(each))
 
 
+@lru_cache
+def _held(model: qwen.Transformer) -> tuple[int, int, int]:
+    """Bytes on a device: of what is trained, and with LoRA of the weights that stay, and of those with adapters in."""
+    if not model.cfg.lora_rank:
+        return FLOAT * _weights(model), 0, 0
+
+    def held(tree: Any) -> int:
+        return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+    shapes, shardings, base = nn.unbox(lora.boxed_shapes(model)), lora.shardings(model), lora.base_shapes(model)
+    trained = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+    return held(trained), held(base), held([base["layers"][name] for name in lora.TARGETS[model.cfg.lora_targets]])
+
+
 def _host_parts(learner: qwen.Transformer) -> list[Part]:
     """Memory of the process besides the step, as one device's share."""
     devices = len(learner.layout.mesh.local_devices)
-    state = 4 * FLOAT * _weights(learner)
+    state = 4 * _held(learner)[0]
     return [
         Part("host", "Python, libraries, compiled programs", PROCESS // devices, "use a larger machine"),
         Part("host", "a copy of the state, which is written", state, "raise mesh.fsdp"),
@@ -186,7 +201,8 @@ def _parts(cfg: Config, learner: qwen.Transformer, sampler: qwen.Transformer, gr
     N, K, F = model.num_heads // tensor, heads.spread(model, tensor) // tensor, model.mlp_size // tensor
     width = FLOAT if model.compute_dtype == "float32" else 2
     tokens, chunk = grid.rows * grid.length, grid.rows * -(-grid.length // rl.vocab_chunks)
-    weights = FLOAT * _weights(learner)
+    weights, stay, merged = _held(learner)
+    learnt = 0 if stay else FLOAT  # bytes of a gradient, for a matrix or a table
     layer = 2 * D * (N + K) * H + 3 * D * F
 
     window = min(rl.window, T)
@@ -195,7 +211,7 @@ def _parts(cfg: Config, learner: qwen.Transformer, sampler: qwen.Transformer, gr
     ring = -(-T // window) * block
     few = -(-P * m // 4)  # lanes after compaction, each with a prompt of its own
     log = 3 * FLOAT * P * m * ((R - 1) * T // m + T if m < R else T)
-    cast = width * _weights(sampler) if width < FLOAT or fsdp > 1 else 0
+    cast = width * _weights(sampler) if (width < FLOAT and not stay) or fsdp > 1 else 0
 
     plain = grid.length <= attention.PLAIN  # attention keeps scores before and after the softmax
     scores = 2 * N * grid.length if plain else 0
@@ -207,14 +223,16 @@ def _parts(cfg: Config, learner: qwen.Transformer, sampler: qwen.Transformer, gr
     forward = tokens * (4 * between + width * (4 * F + 6 * D + 2 * N * H + scores))
     beside = forward if model.remat == "none" else tokens * (4 * between + width * work)
     logits = 3 * FLOAT * chunk * V
-    gathered = (width + FLOAT) * D * V if fsdp > 1 else width * D * V if width < FLOAT else 0
-    moving = gathered + (width + FLOAT) * layer  # gradients cross devices in float32
+    gathered = (width + learnt) * D * V if fsdp > 1 else width * D * V if width < FLOAT and not stay else 0
+    moving = gathered + (width + learnt) * layer  # gradients cross devices in float32
 
     fewer, shorter = "lower rl.responses_per_prompt", "lower rl.max_new_tokens"
     return [
         Part("always", "parameters", weights, "raise mesh.fsdp"),
         Part("always", "optimiser", 2 * weights, "raise mesh.fsdp"),
         Part("always", "anchor", weights, "raise mesh.fsdp"),
+        *([Part("always", "weights that stay", stay, "raise mesh.fsdp")] if stay else []),
+        *([Part("always", "weights with adapters", merged, "raise mesh.fsdp")] if stay else []),
         Part("always", "responses", 26 * P * R * T, fewer),
         Part("sampling", "decode copy of the weights", cast, "raise mesh.tensor"),
         Part("sampling", "prompts' keys and values", 2 * P * C * key, "lower rl.prompts_per_step"),
@@ -222,7 +240,7 @@ def _parts(cfg: Config, learner: qwen.Transformer, sampler: qwen.Transformer, gr
         Part("sampling", "one block of them and prompts, for few lanes", block + 2 * few * C * key, "lower rl.window"),
         Part("sampling", "log of drawn tokens", log, shorter),
         Part("sampling", "logits", 3 * FLOAT * P * m * V, "lower rl.prompts_per_step"),
-        Part("scoring", "the anchor's weights", weights + moving, "raise mesh.fsdp"),
+        Part("scoring", "the anchor's weights", weights + merged + moving, "raise mesh.fsdp"),
         Part("scoring", "rows", 34 * grid.parts * tokens, fewer),
         Part("scoring", "logits, or the activations of a layer", max(logits, forward), "raise rl.vocab_chunks"),
         Part("update", "gradients: sum and one micro-batch", 2 * weights, "raise mesh.fsdp"),

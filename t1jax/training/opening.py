@@ -12,7 +12,7 @@ import os
 import shutil
 import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -59,9 +59,11 @@ def lines(
       ConfigError: rl.lanes is 0 and not even one lane per prompt fits; or a file of the run is damaged.
     """
     rl, model = rl_setup(cfg, mesh), cfg.model
-    count = sum(math.prod(x.shape) for x in jax.tree.leaves(rl.state_shapes().params))
+    shapes = rl.state_shapes()
+    trained, whole = (sum(math.prod(x.shape) for x in jax.tree.leaves(tree)) for tree in (shapes.params, shapes.base))
     yield (
-        f"model: {model.num_layers} layers of width {model.hidden_size}, {count:,} parameters, "
+        f"model: {model.num_layers} layers of width {model.hidden_size}, "
+        f"{f'{whole:,} parameters and {trained:,} of adapters, ' if whole else f'{trained:,} parameters, '}"
         f"{model.compute_dtype}{f', from {model.checkpoint}' if model.checkpoint else ''}"
     )
     axes = " x ".join(f"{name} {extent}" for name, extent in mesh.shape.items())
@@ -106,7 +108,8 @@ def disk(cfg: Config, workdir: Place, rl: RlSetup, sft: Setup | None) -> Iterato
 
 def _bytes(setup: Setup) -> int:
     """Of one checkpoint, before it is compressed."""
-    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(setup.state_shapes()))
+    saved = replace(setup.state_shapes(), base=None)
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(saved))
 
 
 def _phases(cfg: Config, task: Task, tokenizer: Tokenizer, workdir: Place, expected: Paces | None) -> Iterator[str]:

@@ -23,8 +23,13 @@ from t1jax.update import losses, optim, packing
 from t1jax.update.logprobs import token_logprobs_and_entropy
 
 
-def token_stats(setup: RlSetup, params: Params, rows: packing.Rows) -> tuple[jax.Array, jax.Array]:
-    """log-probabilities and entropies, float32[b, S] nats, of the sampled tokens of one part."""
+def token_stats(
+    setup: RlSetup, params: Params, rows: packing.Rows, adapters: Params | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """log-probabilities and entropies, float32[b, S] nats, of the sampled tokens of one part.
+
+    `params`, `adapters`: as qwen.forward takes them.
+    """
     hidden_bSD, _ = qwen.forward(
         setup.learner,
         params,
@@ -32,6 +37,7 @@ def token_stats(setup: RlSetup, params: Params, rows: packing.Rows) -> tuple[jax
         rows.position_jbS,
         segment_BT=rows.segment_jbS,
         parent_BT=rows.parent_jbS,
+        adapters=adapters,
     )
     return token_logprobs_and_entropy(
         precision.pick(hidden_bSD, rows.state_jbS),
@@ -41,6 +47,7 @@ def token_stats(setup: RlSetup, params: Params, rows: packing.Rows) -> tuple[jax
         setup.cfg.rl.learner_temperature,
         setup.cfg.rl.vocab_chunks,
         setup.layout,
+        frozen=adapters is not None,
     )
 
 
@@ -56,7 +63,8 @@ def logprobs(setup: RlSetup, params: Params, rows: packing.Rows, parts: jax.Arra
 
 def policy_gradient(
     setup: RlSetup,
-    params: Params,
+    trained: Params,
+    read: Params,
     loss_scale: LossScale | None,
     rows: packing.Rows,
     parts: jax.Array,
@@ -67,11 +75,15 @@ def policy_gradient(
     counts: losses.LossCounts,
     alpha: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array, Params]:
-    """The loss of all parts, float32[]; log-probabilities under `params`, float32[j, b, S]; the scaled gradient."""
+    """The loss of all parts, float32[]; log-probabilities, float32[j, b, S]; the scaled gradient of `trained`.
 
-    def loss(params: Params, part: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    `trained`, `read`: TrainState.params, and what the model reads; see `Setup.differentiated`.
+    """
+
+    def loss(trained: Params, part: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         rows, anchor_bS, scorable_bS, advantage_bS, share_bS = part
-        logprob_bS, entropy_bS = token_stats(setup, params, rows)
+        params, adapters = setup.differentiated(trained, read)
+        logprob_bS, entropy_bS = token_stats(setup, params, rows, adapters)
         share = losses.policy_loss(
             logprob_bS,
             entropy_bS,
@@ -89,11 +101,11 @@ def policy_gradient(
 
     def accumulate(j: jax.Array, total: Any) -> Any:
         part = packing.part((rows, anchor_jbS, scorable_jbS, advantage_jbS, share_jbS), j)
-        gradient, (share, logprob_bS) = jax.grad(loss, has_aux=True)(params, part)
+        gradient, (share, logprob_bS) = jax.grad(loss, has_aux=True)(trained, part)
         loss_sum, logprob_jbS, gradients = total
         return loss_sum + share, _put(logprob_jbS, logprob_bS, j), jax.tree.map(jnp.add, gradients, gradient)
 
-    zero = (jnp.float32(0), jnp.zeros_like(rows.logprob_jbS), jax.tree.map(jnp.zeros_like, params))
+    zero = (jnp.float32(0), jnp.zeros_like(rows.logprob_jbS), jax.tree.map(jnp.zeros_like, trained))
     with jax.named_scope(scopes.UPDATE_PARTS):
         total: tuple[jax.Array, jax.Array, Params] = jax.lax.fori_loop(0, parts, accumulate, zero)
     return total

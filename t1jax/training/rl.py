@@ -27,12 +27,12 @@ from t1jax.prompts.streams import Stream
 from t1jax.rewards.score import make_scorer
 from t1jax.tasks.task import Task
 from t1jax.text.tokenizer import Tokenizer
-from t1jax.training import replicas, step
+from t1jax.training import origin, replicas, step
 from t1jax.training.checkpoint import Checkpoints
 from t1jax.training.health import Health
 from t1jax.training.loop import Saving, StepLog, due
 from t1jax.training.setup import RlSetup, rl_setup
-from t1jax.types import Params, TrainState
+from t1jax.types import Adapted, Params, TrainState
 
 
 def train(
@@ -40,7 +40,7 @@ def train(
     mesh: Mesh,
     task: Task,
     tokenizer: Tokenizer,
-    params: Params | None,
+    policy: Params | Adapted | None,
     checkpoints: Checkpoints,
     writer: MetricsWriter,
     progress: Progress,
@@ -48,9 +48,9 @@ def train(
     signals: Signals,
     make_train_step: Callable[..., Any] = step.make_train_step,
 ) -> TrainState:
-    """The state after all of RL, from the cold start's `params`; goes on from the newest checkpoint that can be read.
+    """The state after all of RL, from the cold start's `policy`; goes on from the newest checkpoint that can be read.
 
-    `params` may be None where there is a checkpoint. `make_train_step`: what compiles the step; studies/trial.py shares
+    `policy` may be None where there is a checkpoint. `make_train_step`: what compiles the step; studies/trial.py shares
     one.
 
     Raises:
@@ -58,7 +58,7 @@ def train(
     """
     setup = rl_setup(cfg, mesh)
     stream = streams.prompt_stream(cfg, task, tokenizer, "train", cfg.rl.prompts_per_step, cfg.seed + 1)
-    state = _begin(setup, params, checkpoints, stream)
+    state = _begin(setup, policy, checkpoints, stream)
     start, last = int(state.step), cfg.rl.num_steps
     writer.rewind(start, "rl", "evaluate")
     saved.rewind(writer.workdir, start, last)
@@ -90,20 +90,23 @@ def train(
             log.write(number, report)
             score = None
             if cfg.eval.every and number % cfg.eval.every == 0:
-                score = _evaluate(evaluator, questions, state.params, number, writer, log)
+                score = _evaluate(evaluator, questions, state.policy, number, writer, log)
             saving.after(number, state, score is not None or due(number, cfg.checkpoint.every, last), score)
     checkpoints.wait()
     return state
 
 
-def _begin(setup: RlSetup, params: Params | None, checkpoints: Checkpoints, stream: Stream[Any]) -> TrainState:
-    """The newest checkpoint's state, and `stream` where it stood then; else a new state from `params`."""
-    state = checkpoints.restore(setup.state_shapes(), stream)
+def _begin(
+    setup: RlSetup, policy: Params | Adapted | None, checkpoints: Checkpoints, stream: Stream[Any]
+) -> TrainState:
+    """The newest checkpoint's state, and `stream` where it stood then; else a new state from `policy`."""
+    base = policy.base if isinstance(policy, Adapted) else origin.base_of(setup.cfg, setup.mesh)
+    state = checkpoints.restore(setup.state_shapes(), stream, base=base)
     if state is not None:
         return state
-    if params is None:
-        raise ValueError("reinforcement learning needs params or a checkpoint, got neither")
-    return setup.init_state(params)
+    if policy is None:
+        raise ValueError("reinforcement learning needs a policy or a checkpoint, got neither")
+    return setup.init_state(policy)
 
 
 def _on_progress(setup: RlSetup, progress: Progress) -> Callable[[int, int], None]:
@@ -119,7 +122,7 @@ def _on_progress(setup: RlSetup, progress: Progress) -> Callable[[int, int], Non
 def _evaluate(
     evaluator: Evaluator,
     questions: Sequence[Question],
-    params: Params,
+    policy: Params | Adapted,
     number: int,
     writer: MetricsWriter,
     log: StepLog,
@@ -127,7 +130,7 @@ def _evaluate(
     """The accuracy on the quick problems after step `number`; its responses and its row are written."""
     journal.forget(writer.workdir, but=f"rl-{number:06d}-")
     kept = journal.of_run(writer.workdir, "rl", number)("quick")
-    responses = evaluator.respond(params, "quick", questions, journal=kept)
+    responses = evaluator.respond(policy, "quick", questions, journal=kept)
     saved.save(writer.workdir, responses, "rl", number, evaluator.cfg.eval.keep_responses)
     row = metrics_row(responses) | {"seconds": log.pause(), "tokens": sum(r.tokens for r in responses)}
     writer.write("evaluate", number, row)

@@ -12,7 +12,7 @@ Deliberately not here: what a step does (step.py, sft.py), how bytes are counted
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import jax
@@ -23,10 +23,10 @@ from jax.sharding import Mesh, NamedSharding
 
 from t1jax.config import Config
 from t1jax.devices.sharding import Layout, decode_layout, like_params, train_layout
-from t1jax.model import qwen
+from t1jax.model import lora, qwen
 from t1jax.training import memory
 from t1jax.training.memory import MemoryPlan
-from t1jax.types import Params, TrainState
+from t1jax.types import Adapted, Params, TrainState
 from t1jax.update import optim, packing
 
 
@@ -49,10 +49,27 @@ class Setup:
     def mesh(self) -> Mesh:
         return self.learner.layout.mesh
 
+    @property
+    def adapted(self) -> bool:
+        """Whether adapters are trained, and the other weights stay."""
+        return self.cfg.model.lora_rank > 0
+
+    def read(self, policy: Params | Adapted) -> Params:
+        """What the model reads of the policy, or of the anchor: made once a step. Traceable."""
+        return lora.merged(self.cfg.model, policy)
+
+    def differentiated(self, trained: Params, read: Params) -> tuple[Params, Params | None]:
+        """(params, adapters) as qwen.forward takes them, so that the gradient is that of `trained`, TrainState.params.
+
+        This is where what is trained and what is read part: with LoRA they are two things, else one.
+        """
+        return (read, trained) if self.adapted else (trained, None)
+
     def state_shapes(self) -> TrainState:
         """The train state as jax.ShapeDtypeStruct with shardings: what a checkpoint is restored into."""
-        lies = qwen.shardings(self.learner)
-        params = nn.unbox(qwen.boxed_shapes(self.learner))
+        of = lora if self.adapted else qwen
+        lies = of.shardings(self.learner)
+        params = nn.unbox(of.boxed_shapes(self.learner))
         opt_state = jax.eval_shape(self.optimizer.init, params)
         scale = jax.eval_shape(lambda: optim.start_loss_scale(self.cfg.model.compute_dtype))
         whole = self.layout.sharding()
@@ -68,14 +85,19 @@ class Setup:
             anchor_offset=placed if self.anchored else None,
             rng=jax.ShapeDtypeStruct((2,), jnp.uint32, sharding=whole),
             loss_scale=jax.tree.map(lambda x: place(x, whole), scale),
+            base=lora.base_shapes(self.learner) if self.adapted else None,
         )
 
     def state_shardings(self) -> TrainState:
         """The NamedSharding of every array of the train state; all that mirrors the parameters lies like them."""
         return jax.tree.map(lambda x: x.sharding, self.state_shapes())
 
-    def init_state(self, params: Params) -> TrainState:
-        """A train state at step 0 from sharded parameters, which it takes over; the anchor starts as the policy."""
+    def init_state(self, policy: Params | Adapted) -> TrainState:
+        """A train state at step 0 from sharded parameters, which it takes over; the anchor starts as the policy.
+
+        With LoRA the policy is Adapted.
+        """
+        base, params = (policy.base, policy.adapters) if isinstance(policy, Adapted) else (None, policy)
 
         def make(params: Params) -> TrainState:
             return TrainState(
@@ -87,7 +109,8 @@ class Setup:
                 loss_scale=optim.start_loss_scale(self.cfg.model.compute_dtype),
             )
 
-        return jax.jit(make, donate_argnums=0, out_shardings=self.state_shardings())(params)
+        shardings = replace(self.state_shardings(), base=None)
+        return replace(jax.jit(make, donate_argnums=0, out_shardings=shardings)(params), base=base)
 
 
 @dataclass(frozen=True)

@@ -19,16 +19,14 @@ from jax.sharding import Mesh
 
 from t1jax.config import Config
 from t1jax.devices import multihost
-from t1jax.devices.sharding import train_layout
 from t1jax.host.metrics import MetricsWriter
 from t1jax.host.progress import Progress
 from t1jax.host.stopping import Signals
 from t1jax.model import qwen
 from t1jax.prompts import streams
-from t1jax.rollouts import rng
 from t1jax.tasks.task import Task
 from t1jax.text.tokenizer import Tokenizer
-from t1jax.training import replicas
+from t1jax.training import origin, replicas
 from t1jax.training.checkpoint import Checkpoints
 from t1jax.training.health import Health
 from t1jax.training.loop import Saving, StepLog, due
@@ -36,7 +34,6 @@ from t1jax.training.setup import Setup, sft_setup
 from t1jax.types import LossScale, Packed, Params, Report, TrainState
 from t1jax.update import losses, optim
 from t1jax.update.logprobs import predictors, token_logprobs_and_entropy
-from t1jax.weights import load as weights
 
 
 def split(tree: Any, parts: int) -> Any:
@@ -48,15 +45,19 @@ def make_sft_step(setup: Setup) -> Callable[[TrainState, Packed], tuple[TrainSta
     """The compiled update `state, report = sft_step(state, packed)`; the state is donated."""
     model, cfg = setup.learner, setup.cfg.sft
 
-    def loss(params: Params, part: Packed, count: jax.Array, scale: LossScale | None) -> tuple[jax.Array, jax.Array]:
-        value = losses.sft_loss(*target_logprobs(model, params, part, cfg.vocab_chunks), count)
+    def loss(
+        trained: Params, read: Params, part: Packed, count: jax.Array, scale: LossScale | None
+    ) -> tuple[jax.Array, jax.Array]:
+        params, adapters = setup.differentiated(trained, read)
+        value = losses.sft_loss(*target_logprobs(model, params, part, cfg.vocab_chunks, adapters), count)
         return optim.scaled(value, scale), value
 
     def sft_step(state: TrainState, packed: Packed) -> tuple[TrainState, Report]:
         count = losses.sft_counted(packed).sum(dtype=jnp.float32)
+        read = setup.read(state.policy)
 
         def accumulate(total: Any, part: Packed) -> tuple[Any, None]:
-            gradient, value = jax.grad(loss, has_aux=True)(state.params, part, count, state.loss_scale)
+            gradient, value = jax.grad(loss, has_aux=True)(state.params, read, part, count, state.loss_scale)
             return jax.tree.map(jnp.add, total, (value, gradient)), None
 
         zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params))
@@ -77,10 +78,15 @@ def make_sft_step(setup: Setup) -> Callable[[TrainState, Packed], tuple[TrainSta
 
 
 def target_logprobs(
-    model: qwen.Transformer, params: Params, packed: Packed, vocab_chunks: int
+    model: qwen.Transformer, params: Params, packed: Packed, vocab_chunks: int, adapters: Params | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """log pi(token) at temperature 1, float32[B, T] nats, and bool[B, T] which tokens count: the targets. Else 0."""
-    hidden_BTD, _ = qwen.forward(model, params, packed.tokens_BT, packed.position_BT, segment_BT=packed.segment_BT)
+    """log pi(token) at temperature 1, float32[B, T] nats, and bool[B, T] which tokens count: the targets. Else 0.
+
+    `params`, `adapters`: as qwen.forward takes them.
+    """
+    hidden_BTD, _ = qwen.forward(
+        model, params, packed.tokens_BT, packed.position_BT, segment_BT=packed.segment_BT, adapters=adapters
+    )
     counted_BT = losses.sft_counted(packed)
     logprob_BT, _ = token_logprobs_and_entropy(
         predictors(hidden_BTD),
@@ -90,16 +96,9 @@ def target_logprobs(
         temperature=1.0,
         chunks=vocab_chunks,
         layout=model.layout,
+        frozen=adapters is not None,
     )
     return logprob_BT, counted_BT
-
-
-def initial_params(cfg: Config, mesh: Mesh) -> Params:
-    """The weights that training starts from: those of cfg.model.checkpoint in float32, or random ones."""
-    model = qwen.Transformer(cfg.model, train_layout(mesh))
-    if cfg.model.checkpoint:
-        return weights.load(weights.find(cfg.model.checkpoint, "model.checkpoint"), model)
-    return qwen.init_params(model, rng.key_for(jax.random.key(cfg.seed), "init", 0))
 
 
 def train(
@@ -121,9 +120,10 @@ def train(
         raise ValueError("sft.num_steps is 0: there is no cold start")
     setup = sft_setup(cfg, mesh)
     stream = streams.sft_stream(cfg, task, tokenizer)
-    state = checkpoints.restore(setup.state_shapes(), stream)
+    base = origin.base_of(cfg, mesh)
+    state = checkpoints.restore(setup.state_shapes(), stream, base=base)
     if state is None:
-        state = setup.init_state(initial_params(cfg, mesh))
+        state = setup.init_state(origin.policy(cfg, mesh, base))
     start, last = int(state.step), cfg.sft.num_steps
     writer.rewind(start, "sft")
     sft_step = make_sft_step(setup)

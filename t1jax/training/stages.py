@@ -49,10 +49,11 @@ from t1jax.tasks.written import read_written
 from t1jax.text import tokenizer
 from t1jax.text.huggingface import HFTokenizer
 from t1jax.text.tokenizer import Tokenizer
-from t1jax.training import opening, rl, selection, sft
+from t1jax.training import opening, origin, rl, selection, sft
 from t1jax.training.checkpoint import Checkpoints
 from t1jax.training.results import PACKAGES, collect
 from t1jax.training.setup import RlSetup
+from t1jax.types import Adapted, Params
 from t1jax.weights import load as weights
 
 
@@ -131,17 +132,18 @@ def stages(
             workdir, resume_after(sft_checkpoints, rl_checkpoints), lost, cfg.tensorboard_mib << 20
         ) as writer,
     ):
-        before = first = None  # weights after the cold start: not needed once RL has a checkpoint of its own
+        before: Params | Adapted | None = None  # the policy after the cold start: not needed once RL has a checkpoint
+        first = None
         due = cfg.eval.before and not measurement.path_of(workdir, "sft").exists()
         if rl_checkpoints.latest() is None or due:
             if cfg.sft.num_steps:
-                before = sft.train(cfg, mesh, task, tokens, sft_checkpoints, writer, progress, signals).params
+                before = sft.train(cfg, mesh, task, tokens, sft_checkpoints, writer, progress, signals).policy
             else:
-                before = sft.initial_params(cfg, mesh)
+                before = origin.policy(cfg, mesh)
         if cfg.eval.before:
             first = measurement.measured("sft", workdir, progress, evaluator, task, before)
         chosen = selection.select(cfg, mesh, task, tokens, before, workdir, progress)
-        after = rl.train(cfg, mesh, chosen, tokens, before, rl_checkpoints, writer, progress, evaluator, signals).params
+        after = rl.train(cfg, mesh, chosen, tokens, before, rl_checkpoints, writer, progress, evaluator, signals).policy
         last = measurement.measured("rl", workdir, progress, evaluator, task, after)
     return finish(cfg, workdir, first, last)
 

@@ -64,21 +64,25 @@ def make_sample(
 
 def make_update(
     setup: RlSetup,
-) -> Callable[[TrainState, Prompts, Rollouts, Scores, Plan], tuple[TrainState, Report]]:
-    """A traceable `update(state, prompts, rollouts, scores, plan) -> (state, report)`: one optimiser update, then the
-    anchor. A gradient that is not finite changes neither; only the step counts on.
+) -> Callable[..., tuple[TrainState, Report]]:
+    """A traceable `update(state, prompts, rollouts, scores, plan[, read]) -> (state, report)`: one optimiser update.
+
+    Then the anchor moves. A gradient that is not finite changes neither; only the step counts on.
 
     Packed rows go through the model first under the anchor, and with kl_logprobs "learner" under the policy
-    (log-probabilities for the KL, made by one program), then under the policy, for the gradient.
+    (log-probabilities for the KL, made by one program), then under the policy, for the gradient. `read`: the weights
+    that were sampled from, `setup.read(state.policy)`, if they are there already.
     """
     rl, layout, grid = setup.cfg.rl, setup.layout, setup.grid
 
     def update(
-        state: TrainState, prompts: Prompts, rollouts: Rollouts, scores: Scores, plan: Plan
+        state: TrainState, prompts: Prompts, rollouts: Rollouts, scores: Scores, plan: Plan, read: Params | None = None
     ) -> tuple[TrainState, Report]:
+        read = setup.read(state.policy) if read is None else read
         rows = packing.pack(layout, grid, plan, prompts, rollouts)
         parts, share_filled = packing.filled(layout, grid, plan)
         anchor = optim.anchor_params(state.anchor_offset, state.params)
+        anchor_read = setup.read(replace(state, params=anchor).policy)
 
         def of_response(x_jbS: jax.Array) -> jax.Array:
             return packing.total(layout, rows, plan, x_jbS)
@@ -87,9 +91,9 @@ def make_update(
             return advantages.kl_of_token(logprob_jbS, anchor_jbS, rows.sampled_jbS, rl.kl_clip)
 
         with jax.named_scope(scopes.ANCHOR_PARTS):
-            anchor_jbS = passes.logprobs(setup, anchor, rows, parts)
+            anchor_jbS = passes.logprobs(setup, anchor_read, rows, parts)
             learner_kl = rl.kl_logprobs == "learner"
-            policy_jbS = passes.logprobs(setup, state.params, rows, parts) if learner_kl else rows.logprob_jbS
+            policy_jbS = passes.logprobs(setup, read, rows, parts) if learner_kl else rows.logprob_jbS
         scorable_B = advantages.scorable(scores)
         kl_jbS = kl_of_token(policy_jbS)
         kl_B = of_response(kl_jbS)
@@ -103,8 +107,8 @@ def make_update(
         share_jbS = None if share_B is None else packing.spread(layout, rows, share_B)
         alpha = losses.entropy_weight(rollouts.entropy_BT, rollouts.sampled_BT, rl)
         loss, learner_jbS, gradient = passes.policy_gradient(
-            setup, state.params, state.loss_scale, rows, parts, anchor_jbS, scorable_jbS, advantage_jbS, share_jbS,
-            counts, alpha,
+            setup, state.params, read, state.loss_scale, rows, parts, anchor_jbS, scorable_jbS, advantage_jbS,
+            share_jbS, counts, alpha,
         )  # fmt: skip
         gradient = optim.unscaled(gradient, state.loss_scale)
         params, opt_state, norm, applied = optim.apply_finite(setup.optimizer, gradient, state.opt_state, state.params)
@@ -161,7 +165,8 @@ def make_train_step(
     update = make_update(setup)
 
     def train_step(state: TrainState, prompts: Prompts) -> tuple[TrainState, Report]:
-        rollouts = sample(state.params, prompts, state.rng, state.step)
-        return update(state, prompts, rollouts, *score(prompts, rollouts))
+        read = setup.read(state.policy)
+        rollouts = sample(read, prompts, state.rng, state.step)
+        return update(state, prompts, rollouts, *score(prompts, rollouts), read)
 
     return jax.jit(train_step, donate_argnums=0, out_shardings=(setup.state_shardings(), None))

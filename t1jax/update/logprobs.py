@@ -42,6 +42,7 @@ def token_logprobs_and_entropy(
     temperature: float,
     chunks: int,
     layout: Layout | None = None,
+    frozen: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """log pi(token) and the entropy of pi = softmax(hidden @ w / temperature), exact over the vocabulary.
 
@@ -61,6 +62,7 @@ def token_logprobs_and_entropy(
       temperature: > 0; of the sampler, or the log-probabilities are not those of the samples. Constant in gradients.
       chunks: parts of the T positions; need not divide T.
       layout: by which the cast head is made whole along D, once for all chunks; None: it stays where it is.
+      frozen: the head has no gradient, and none is made.
 
     Returns:
       float32[B, T] log-probabilities, nats, and float32[B, T] entropies, nats.
@@ -78,7 +80,7 @@ def token_logprobs_and_entropy(
     inverse = jax.lax.stop_gradient(1.0 / jnp.asarray(temperature, jnp.float32))
     counted_c = parts(counted_BT).any((1, 2))
     used = jnp.max(jnp.where(counted_c, jnp.arange(1, chunks + 1), 0))
-    out = _chunked(layout, parts(hidden_BTD), w_DV, parts(tokens_BT), inverse, used)
+    out = _chunked(layout, frozen, parts(hidden_BTD), w_DV, parts(tokens_BT), inverse, used)
     logprob_BT, entropy_BT = (x.swapaxes(0, 1).reshape(B, chunks * length)[:, :T] for x in out)
     return masked(logprob_BT, counted_BT), masked(entropy_BT, counted_BT)
 
@@ -124,9 +126,10 @@ def _cast(layout: Layout | None, w_DV: jax.Array, like: jax.Array) -> jax.Array:
     return w_DV if layout is None else layout.constrain(w_DV, None, "vocab")
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _chunked(
     layout: Layout | None,
+    frozen: bool,
     hidden_cBtD: jax.Array,
     w_DV: jax.Array,
     tokens_cBt: jax.Array,
@@ -139,7 +142,7 @@ def _chunked(
     jax.checkpoint also repeats the reductions), and the head's gradient is added up in float32 and given to its master:
     each shard of the batch adds up its own chunks, so that devices exchange it once.
     """
-    return _chunked_forward(layout, hidden_cBtD, w_DV, tokens_cBt, inverse, used)[0]
+    return _chunked_forward(layout, frozen, hidden_cBtD, w_DV, tokens_cBt, inverse, used)[0]
 
 
 def _chunk(tree: Any, c: jax.Array) -> Any:
@@ -148,6 +151,7 @@ def _chunk(tree: Any, c: jax.Array) -> Any:
 
 def _chunked_forward(
     layout: Layout | None,
+    frozen: bool,
     hidden_cBtD: jax.Array,
     w_DV: jax.Array,
     tokens_cBt: jax.Array,
@@ -167,7 +171,7 @@ def _chunked_forward(
     return (logprob, entropy), (hidden_cBtD, w_DV, tokens_cBt, inverse, used, lse, entropy)
 
 
-def _chunked_backward(layout: Layout | None, saved: Any, gradients: tuple[jax.Array, jax.Array]) -> Any:
+def _chunked_backward(layout: Layout | None, frozen: bool, saved: Any, gradients: tuple[jax.Array, jax.Array]) -> Any:
     hidden_cBtD, w_DV, tokens_cBt, inverse, used, lse, entropy = saved
     cast_DV = _cast(layout, w_DV, hidden_cBtD)
     X = 1 if layout is None else layout.batch_shards
@@ -175,19 +179,23 @@ def _chunked_backward(layout: Layout | None, saved: Any, gradients: tuple[jax.Ar
     def each(dw_XDV: jax.Array) -> jax.Array:
         return dw_XDV if layout is None else layout.constrain(dw_XDV, "batch", None, "vocab")
 
-    def one(c: jax.Array, so_far: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def one(c: jax.Array, so_far: tuple[jax.Array | None, jax.Array]) -> tuple[jax.Array | None, jax.Array]:
         dw_XDV, dhidden_cBtD = so_far
         hidden_BtD, *rest = _chunk((hidden_cBtD, tokens_cBt, lse, entropy, *gradients), c)
         dz_BtV = logprob_and_entropy_gradient(_scores(hidden_BtD, cast_DV, inverse), *rest) * inverse
         dz_BtV = rounded(dz_BtV, hidden_BtD.dtype)
         dhidden_BtD = einsum("BtV,DV->BtD", dz_BtV, cast_DV)
-        hidden_XBtD, dz_XBtV = (x.reshape(X, -1, *x.shape[1:]) for x in (hidden_BtD, dz_BtV))
-        dw_XDV = each(dw_XDV + einsum("XBtD,XBtV->XDV", hidden_XBtD, dz_XBtV))
+        if dw_XDV is not None:
+            hidden_XBtD, dz_XBtV = (x.reshape(X, -1, *x.shape[1:]) for x in (hidden_BtD, dz_BtV))
+            dw_XDV = each(dw_XDV + einsum("XBtD,XBtV->XDV", hidden_XBtD, dz_XBtV))
         return dw_XDV, jax.lax.dynamic_update_index_in_dim(dhidden_cBtD, dhidden_BtD.astype(hidden_BtD.dtype), c, 0)
 
-    start = (each(jnp.zeros((X, *w_DV.shape), jnp.float32)), jnp.zeros_like(hidden_cBtD))
+    zero_XDV = None if frozen else each(jnp.zeros((X, *w_DV.shape), jnp.float32))
+    start = (zero_XDV, jnp.zeros_like(hidden_cBtD))
     with jax.named_scope(scopes.HEAD_CHUNKS):
         dw_XDV, dhidden_cBtD = jax.lax.fori_loop(0, used, one, start)
+    if dw_XDV is None:
+        return dhidden_cBtD, None, None, None, None
     dw_DV = dw_XDV[0] if layout is None else _over_shards(layout, dw_XDV)
     return dhidden_cBtD, dw_DV.astype(w_DV.dtype), None, None, None
 

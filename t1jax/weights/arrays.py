@@ -9,14 +9,15 @@ names (tensor_table.py).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
 
 from t1jax.config import ConfigError, ModelConfig
 from t1jax.host.place import Place
-from t1jax.weights import orbax_arrays, safetensors_files, tensor_table
+from t1jax.model import lora
+from t1jax.weights import adapters, orbax_arrays, peft, safetensors_files, tensor_table
 from t1jax.weights.orbax_arrays import Index, KeyPath, StoredArray
 from t1jax.weights.safetensors_files import StoredTensor, several
 from t1jax.weights.tensor_table import Tensor
@@ -32,6 +33,8 @@ class Source:
     folder: Place  # has the tokenizer's files and, except in some runs, config.json
     kind: Literal["hf", "orbax", "run"]
     step: Place | None  # for a run: the folder of the step, which has `state`
+    base: Source | None = None  # for a run with LoRA: the weights that its adapters are beside
+    adapter: Place | None = None  # a folder of PEFT beside these weights
 
 
 class Array(Protocol):
@@ -58,6 +61,8 @@ def arrays(source: Source, cfg: ModelConfig, which: str = "policy") -> dict[KeyP
       cfg: the model, whose shapes the arrays must have.
       which: "policy"; or, for a run, "anchor".
 
+    Adapters are in the matrices that they belong to.
+
     Raises:
       ConfigError: an array is missing, unexpected, or of another shape or dtype (lists them); or `which` is unknown.
     """
@@ -65,10 +70,17 @@ def arrays(source: Source, cfg: ModelConfig, which: str = "policy") -> dict[KeyP
         raise ConfigError(f"which is {which!r}; expected policy or anchor")
     if which == "anchor" and source.step is None:
         raise ConfigError(f"{source.folder} is not a run; only the checkpoints of a run have an anchor")
+    if source.adapter is not None:
+        adapter, base = peft.read_config(source.adapter), arrays(replace(source, adapter=None), cfg)
+        return adapters.merged(base, peft.factors(adapter, cfg), adapter.names, adapter.scale)
     if source.kind == "hf":
         return _stacked(source, cfg)
     if source.step is None:
         return dict(_stored(source.folder / PARAMS, "", cfg))
+    if source.base is not None and (found := adapters.knobs(source.step)) is not None:
+        base, of = arrays(source.base, cfg), adapters.of_run(source.step, found, cfg, which)
+        adapters.refuse_other_base(source.step, base, found)
+        return adapters.merged(base, of, lora.TARGETS[found.targets], found.scale, found.compute_dtype)
     params = _stored(source.step / STATE, "params", cfg)
     if which == "policy":
         return dict(params)

@@ -29,8 +29,9 @@ from t1jax.host import bucket, config_files, files, place
 from t1jax.host.bucket import Bucket
 from t1jax.host.place import Place
 from t1jax.host.progress import Progress
-from t1jax.weights import families, orbax_arrays, safetensors_files, safetensors_writing, steps, tensor_table
+from t1jax.weights import adapters, families, orbax_arrays, peft, safetensors_files, steps, tensor_table
 from t1jax.weights import load as weights
+from t1jax.weights import safetensors_writing as writing
 from t1jax.weights.arrays import Array, Source
 from t1jax.weights.orbax_arrays import Index
 from t1jax.weights.tensor_table import Tensor
@@ -41,18 +42,19 @@ WORDS = {"hf": "a Hugging Face folder", "orbax": "a folder of hf-to-orbax", "run
 MB = 10**6
 
 
-def hf_to_orbax(src: str | Place, dst: str | Place, progress: Progress) -> None:
+def hf_to_orbax(src: str | Place, dst: str | Place, progress: Progress, merge: bool = False) -> None:
     """Writes the weights of a Hugging Face folder to `dst`/params with Orbax, and copies the other files to `dst`.
 
     Args:
       src: a Hugging Face folder.
       dst: must not exist, or be an empty folder.
       progress: shows the MB written.
+      merge: `src` is PEFT's folder of an adapter: its base with it is written.
 
     Raises:
       ConfigError: `src` is invalid, or `dst` cannot be written; `dst` is then unchanged.
     """
-    source = weights.find(src, "--src")
+    source = _find(src, merge)
     if source.kind != "hf":
         raise ConfigError(f"{src} is {WORDS[source.kind]}; expected {WORDS['hf']}")
     cfg = weights.model_config(source, _any_model())
@@ -77,9 +79,10 @@ def hf_to_orbax(src: str | Place, dst: str | Place, progress: Progress) -> None:
 
 
 def orbax_to_hf(
-    src: str | Place, dst: str | Place, progress: Progress, dtype: str = "", which: str = "policy", max_bytes: int = 0
-) -> None:
-    """Writes the output of hf_to_orbax, or the weights of a run, as a Hugging Face folder.
+    src: str | Place, dst: str | Place, progress: Progress, dtype: str = "", which: str = "policy", max_bytes: int = 0,
+    merge: bool = False,
+) -> None:  # fmt: skip
+    """Writes the output of hf_to_orbax, or the weights of a run, as a Hugging Face folder; adapters as PEFT's folder.
 
     Args:
       src: a folder as for `load.find`.
@@ -88,6 +91,7 @@ def orbax_to_hf(
       dtype: float32, float16 or bfloat16. "": as stored; for a run, as in its config.json, else float32.
       which: for a run, "policy" or "anchor".
       max_bytes: the most data per file, bytes; 0: one file.
+      merge: `src` has adapters: the weights with these in them are written.
 
     Raises:
       ConfigError: `src` is invalid, or `dst` cannot be written; `dst` is then unchanged.
@@ -95,8 +99,11 @@ def orbax_to_hf(
     dtypes = {str(each): each for each in safetensors_files.DTYPES.values()}
     if dtype and dtype not in dtypes:
         raise ConfigError(f"--dtype is {dtype!r}; expected one of {', '.join(dtypes)}")
-    source = weights.find(src, "--src")
-    if source.kind == "hf":
+    source = _find(src, merge)
+    if source.base is not None and source.step is not None and not merge:
+        _write_adapter(source, source.step, dst, progress, dtype, which)
+        return
+    if source.kind == "hf" and source.adapter is None:
         raise ConfigError(f"{src} is {WORDS['hf']} already; expected {WORDS['orbax']} or {WORDS['run']}")
     cfg = weights.model_config(source, _any_model())
     arrays = weights.arrays(source, cfg, which)
@@ -130,10 +137,34 @@ def orbax_to_hf(
         if hf_config != base:
             files.write_text(folder / "config.json", json.dumps(hf_config, indent=2) + "\n")
         new = [
-            safetensors_writing.NewTensor(name, to[of_one[0].path], of_one[0].shape, partial(parts, of_one))
+            writing.NewTensor(name, to[of_one[0].path], of_one[0].shape, partial(parts, of_one))
             for name, of_one in tensor_table.together(rows).items()
         ]
-        safetensors_writing.write_tensors(folder, new, max_bytes or total)
+        writing.write_tensors(folder, new, max_bytes or total)
+
+
+def _find(src: str | Place, merge: bool) -> Source:
+    """The weights to convert; ConfigError if `merge` does not fit them."""
+    source = weights.find(src, "--src")
+    if source.adapter is not None and not merge:
+        raise ConfigError(f"{src} is an adapter beside {source.folder}; expected --merge, which writes their sum")
+    if merge and source.adapter is None and source.base is None:
+        raise ConfigError(f"--merge: {src} has no adapters; expected PEFT's folder, or a run with model.lora_rank")
+    return source
+
+
+def _write_adapter(source: Source, step: Place, dst: str | Place, progress: Progress, dtype: str, which: str) -> None:
+    """Writes the adapters of a run as PEFT's folder, in float32."""
+    found, cfg = adapters.knobs(step), weights.model_config(source, _any_model())
+    assert found is not None and source.base is not None
+    if source.base.adapter is not None or source.base.base is not None:
+        raise ConfigError(f"{step} is beside {found.checkpoint}, which has adapters itself; expected --merge")
+    if dtype not in ("", "float32"):
+        raise ConfigError(f"--dtype is {dtype}; expected float32, in which adapters are written, or --merge")
+    factors = adapters.of_run(step, found, cfg, which)
+    with _beside(place.of(dst, "--dst"), 0) as folder, progress.stage("adapter", total=1):
+        _carry(source, folder, but=("config.json", "generation_config.json"))
+        peft.write(folder, cfg, factors, found.targets, found.rank, found.alpha, found.checkpoint)
 
 
 def pieces(row: Tensor, itemsize: int, chunk: tuple[int, ...] = ()) -> Iterator[Index]:
@@ -253,10 +284,10 @@ def _marked(dst: Bucket) -> Iterator[Bucket]:
         raise
 
 
-def _carry(source: Source, folder: Place) -> None:
+def _carry(source: Source, folder: Place, but: tuple[str, ...] = ()) -> None:
     """Copies the tokenizer and config files, unchanged."""
     for name in (*families.CARRIED, SENTENCEPIECE):
-        if (source.folder / name).is_file():
+        if name not in but and (source.folder / name).is_file():
             files.write_bytes(folder / name, safetensors_files.inside(source.folder, name).read_bytes())
 
 

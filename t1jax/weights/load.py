@@ -23,13 +23,13 @@ from t1jax.host.bucket import Bucket
 from t1jax.host.place import Place
 from t1jax.model import parameters, qwen
 from t1jax.types import Params
-from t1jax.weights import families, safetensors_files, steps, strict
+from t1jax.weights import adapters, families, peft, safetensors_files, steps, strict
 from t1jax.weights.arrays import PARAMS, STATE, Array, Source, arrays
 from t1jax.weights.orbax_arrays import KeyPath
 
 METADATA = "_METADATA"
 # knobs of `model` that say how it runs, not what it computes
-NOT_STORED = ("checkpoint", "compute_dtype", "remat", "attention")
+NOT_STORED = ("checkpoint", "compute_dtype", "remat", "attention", *adapters.KNOBS)
 
 
 def find(path: str | Place, what: str = "--checkpoint") -> Source:
@@ -39,7 +39,7 @@ def find(path: str | Place, what: str = "--checkpoint") -> Source:
       what: the flag or knob that names it.
       path: a Hugging Face folder (config.json and *.safetensors), the output of t1jax.convert (config.json and
         params/), a run's workdir (the last step of RL, else of the cold start), the checkpoints of one stage (the
-        last step), or one step.
+        last step), or one step; or PEFT's folder of an adapter, which names its base.
 
     Raises:
       ConfigError: it is none of these.
@@ -50,20 +50,41 @@ def find(path: str | Place, what: str = "--checkpoint") -> Source:
         raise ConfigError(f"{path}: {found}; expected a folder with weights")
     if isinstance(folder, Bucket) and (folder / steps.UNFINISHED).exists():
         raise ConfigError(f"{path}: a conversion to it was interrupted; run the same t1jax.convert again")
+    if peft.is_adapter(folder):
+        base = _base(folder / peft.CONFIG, peft.BASE, peft.base_of(folder))
+        if base.adapter is not None:
+            where = f"{folder / peft.CONFIG}: {peft.BASE} is {base.adapter}"
+            raise ConfigError(f"{where}, an adapter; expected whole weights: merge it with t1jax.convert")
+        return dataclasses.replace(base, adapter=folder)
     if (folder / PARAMS / METADATA).is_file() and steps.is_whole(folder / PARAMS):
         return Source(folder, "orbax", None)
     if folder.name.isdecimal() and (folder / STATE).is_dir():
-        return Source(folder.parent, "run", folder)
+        return _run(folder.parent, folder)
     for stage in (folder / "checkpoints" / "rl", folder / "checkpoints" / "sft", folder):
         whole = (path for path in reversed(steps.folders(stage).values()) if steps.is_whole(path))
         if newest := next((path for path in whole if (path / STATE).is_dir()), None):
-            return Source(stage, "run", newest)
+            return _run(stage, newest)
     if (folder / "config.json").exists() and any(folder.glob("*.safetensors")):
         return Source(folder, "hf", None)
     raise ConfigError(
         f"{path} holds no weights; expected config.json and *.safetensors, or config.json and {PARAMS}/ of "
         "t1jax.convert, or the checkpoints of a run"
     )
+
+
+def _run(stage: Place, step: Place) -> Source:
+    """A step of a run, and with LoRA its base."""
+    found = adapters.knobs(step)
+    base = _base(step / "config" / "metadata", "model.checkpoint", found.checkpoint) if found else None
+    return Source(stage, "run", step, base)
+
+
+def _base(file: Place, key: str, path: str) -> Source:
+    """The weights that an adapter is beside, by this key of its file."""
+    try:
+        return find(path, f"{file}: {key}")
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {key}: {error}: put the base's weights there, or name their folder") from error
 
 
 def model_config(source: Source, like: ModelConfig) -> ModelConfig:

@@ -88,7 +88,7 @@ def open_tensors(folder: Place) -> dict[str, StoredTensor]:
         raise ConfigError(f"{folder} has {several(extra)} too; expected only what {listed}; move the others away")
     tensors: dict[str, StoredTensor] = {}
     for name in sorted(files):
-        for tensor in _read_header(inside(folder, name)):
+        for tensor in read_header(inside(folder, name)):
             if tensor.name in tensors:
                 raise ConfigError(
                     f"{tensor.file} and {tensors[tensor.name].file.name} both hold {several([tensor.name])}; "
@@ -148,7 +148,7 @@ def inside(folder: Place, name: str) -> Place:
     return folder / name
 
 
-def _read_header(path: Place) -> list[StoredTensor]:
+def read_header(path: Place) -> list[StoredTensor]:
     """The tensors in a safetensors file's header, checked against the format and the file's size."""
     with bucket.told(path), _reading(path) as file:
         size = path.stat().st_size

@@ -64,7 +64,7 @@ def write_tensors(folder: Place, tensors: Sequence[NewTensor], max_bytes: int) -
     if len(parts) == 1:
         names = [SINGLE]
     for name, part in zip(names, parts, strict=True):
-        _write_shard(folder / name, part)
+        write_shard(folder / name, part)
     if len(parts) > 1:
         weight_map = {tensor.name: name for name, part in zip(names, parts, strict=True) for tensor in part}
         total = sum(tensor.nbytes for tensor in tensors)
@@ -72,7 +72,8 @@ def write_tensors(folder: Place, tensors: Sequence[NewTensor], max_bytes: int) -
         files.write_bytes(folder / INDEX, json.dumps(index, indent=2).encode() + b"\n")
 
 
-def _write_shard(path: Place, tensors: Sequence[NewTensor]) -> None:
+def write_shard(path: Place, tensors: Sequence[NewTensor]) -> None:
+    """Writes one safetensors file. Raises as `write_tensors`."""
     codes = {dtype: code for code, dtype in DTYPES.items()}
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0

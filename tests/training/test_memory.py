@@ -67,6 +67,7 @@ def compiled(cfg, mesh):
         ((1, 1, 1), WIDE, "update"),
         pytest.param((2, 2, 2), WIDE | {"model__remat": "dots"}, "update", marks=pytest.mark.slow),
         ((1, 1, 1), LONG | {"model__remat": "full"}, "sampling"),
+        pytest.param((1, 1, 1), WIDE | {"model__lora_rank": 8}, "update", marks=pytest.mark.slow),
     ],
 )
 def test_the_plan_is_near_what_the_compiler_takes(shape, knobs, peak):
@@ -90,6 +91,21 @@ def test_parameters_optimiser_and_anchor_are_counted_to_the_byte(shape):
     assert parts["parameters"] == held(state.params)
     assert parts["optimiser"] == held(state.opt_state) - counters
     assert parts["anchor"] == held(state.anchor_offset)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 4, 2)])
+def test_with_lora_what_stays_and_what_is_trained_are_counted_to_the_byte(shape):
+    cfg, mesh = small.make_config(model__lora_rank=4, model__compute_dtype="bfloat16"), small.make_mesh(shape)
+    state = rl_setup(cfg, mesh).state_shapes()
+
+    def held(tree):
+        return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+    parts = {part.name: part.bytes for part in memory_plan(cfg, mesh).parts}
+    assert parts["parameters"] == parts["anchor"] == held(state.params) < 0.3 * held(state.base)
+    assert parts["optimiser"] == held(state.opt_state) - 2 * 4
+    assert parts["weights that stay"] == held(state.base)
+    assert parts["weights with adapters"] == held([state.base["layers"][name] for name in state.params["layers"]])
 
 
 def test_bytes_of_the_caches_by_hand():
