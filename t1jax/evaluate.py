@@ -245,9 +245,9 @@ def _budgets(text: str) -> list[int]:
 def _benchmarks(cfg: Config, values: flags.FlagValues) -> dict[str, BenchmarkConfig]:
     """name -> what to sample: the file of --data, or the config's, with --samples if that is given."""
     if values.data is not None:
-        place.data(values.data, "--data")
-        name = re.sub(r"[^\w-]", "_", Path(values.data).name.split(".")[0]) or "data"
-        found = {name: BenchmarkConfig(values.data, values.samples or 1)}
+        data = place.data(values.data, "--data", "test")
+        name = re.sub(r"[^\w-]", "_", Path(data).name.split(".")[0]) or "data"
+        found = {name: BenchmarkConfig(data, values.samples or 1)}
     else:
         found = {
             name: dataclasses.replace(benchmark, samples=values.samples or benchmark.samples)

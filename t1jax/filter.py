@@ -118,7 +118,7 @@ def _run(argv: list[str]) -> None:
     temperature = cfg.rl.temperature if values.temperature is None else values.temperature
     if not data:
         raise ConfigError("--data is missing; expected a file of problems")
-    place.data(data, "--data")
+    data = place.data(data, "--data")
     if place.same(data, out):
         raise ConfigError(f"--out={out} is --data; expected another file: the problems are never overwritten")
     if values.min_pass_rate > values.max_pass_rate:

@@ -14,6 +14,7 @@ Deliberately not here: what is asked (questions.py), what the responses show (fi
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -60,7 +61,8 @@ class Evaluator:
         self.cfg, self.task, self.tokenizer, self._progress = cfg, task, tokenizer, progress
         self.sampled = 0  # tokens of all responses so far, those of journals too
         self._shards = decode_layout(mesh).batch_shards
-        self._generate = Generator(cfg, mesh, tokenizer, progress.sampling if progress else None)
+        told = progress and functools.partial(progress.sampling, then="judging")
+        self._generate = Generator(cfg, mesh, tokenizer, told)
 
     def respond(
         self,
@@ -212,6 +214,8 @@ class Evaluator:
                 done += batch
                 if tell:
                     tell(done)
+                if journal.plain and self._progress:
+                    self._progress.part(settings["name"], len(done), total)
                 if number == 1 and journal.plain and self._progress:  # the first compiles
                     left = (total - len(done)) / len(batch) * (time.monotonic() - began)
                     if left > LONG:

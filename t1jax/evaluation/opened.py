@@ -21,6 +21,7 @@ from t1jax import validation
 from t1jax.config import Config, ConfigError
 from t1jax.devices import sharding
 from t1jax.evaluation.evaluator import Evaluator
+from t1jax.host import hub, place
 from t1jax.host.progress import Progress
 from t1jax.model import qwen
 from t1jax.model.parameters import checksum
@@ -45,6 +46,12 @@ class Opened:
         """The folder that holds the weights."""
         return str(self.source.step or self.source.folder)
 
+    @property
+    def name(self) -> str:
+        """What the model is called: the last part of its folder's name, or of its name on the hub."""
+        given = self.cfg.model.checkpoint
+        return given.rpartition("/")[2] if hub.is_model(given) else place.of(given, "model.checkpoint").resolve().name
+
     def params(self, mesh: Mesh) -> Params:
         """The weights, in compute dtype and laid out for decode."""
         model = qwen.Transformer(self.cfg.model, sharding.decode_layout(mesh))
@@ -55,6 +62,7 @@ class Opened:
         for note in getattr(self.tokenizer, "notes", ()):
             progress.note(note)
         mesh = sharding.make_mesh(self.cfg.mesh)
+        progress.doing("reading the weights")
         params = self.params(mesh)
         origin = {"checkpoint": self.where, "weights": checksum(params)}
         return Evaluator(self.cfg, mesh, task, self.tokenizer, progress), params, origin

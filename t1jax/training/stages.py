@@ -127,6 +127,7 @@ def stages(
         Checkpoints(workdir / "checkpoints/rl", cfg, tokens, progress.note) as rl_checkpoints,
         MetricsWriter(workdir, resume_after(sft_checkpoints, rl_checkpoints), lost) as writer,
     ):
+        progress.doing("reading the weights")
         before = None  # weights after the cold start: not needed once RL has a checkpoint of its own
         if rl_checkpoints.latest() is None or not measurement(workdir, "sft").exists():
             if cfg.sft.num_steps:
@@ -137,6 +138,7 @@ def stages(
         chosen = selection.select(cfg, mesh, task, tokens, before, workdir, progress)
         after = rl.train(cfg, mesh, chosen, tokens, before, rl_checkpoints, writer, progress, evaluator, signals).params
         last = measured("rl", workdir, progress, lambda: measure(evaluator, task, after, "rl", workdir))
+    progress.doing("writing the report")
     return finish(cfg, workdir, first, last)
 
 
@@ -260,6 +262,7 @@ def measured(stage: str, workdir: Place, progress: Progress, work: Callable[[], 
     if not path.exists():
         began = time.perf_counter()
         with progress.stage(f"measure {stage}", total=1):
+            progress.doing("compiling")
             outcome = work()
         if multihost.is_main():
             files.write_json(path, outcome | {"seconds": time.perf_counter() - began})
