@@ -37,8 +37,8 @@ usage: python -m t1jax.sample --checkpoint=DIR [FLAGS] "problem"
 
 Streams a model's answer to a problem, with its thinking dimmed, then prints tokens per second.
 
-  --checkpoint=DIR     weights and tokenizer: a Hugging Face folder, output of t1jax.convert, or a workdir
-                       (default: the config's model.checkpoint)
+  --checkpoint=DIR     weights and tokenizer: OWNER/NAME of the Hugging Face hub, such a model's folder, output of
+                       t1jax.convert, or a workdir (default: the config's model.checkpoint)
   --config=FILE        config with data.template, data.system_prompt, mesh, ... (default: configs/base.py)
   --config.KNOB=...    set any knob of the config, such as --config.model.compute_dtype=float32
   --temperature=X      sampling temperature; 0 is greedy (default: 0.6)

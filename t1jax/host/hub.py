@@ -97,7 +97,8 @@ def dataset(name: str) -> tuple[Path, ...]:
       Unreachable: see `model`.
     """
     match = None if name.startswith(SCHEME) else DATASET.fullmatch(name)
-    uri = _uri(f"datasets/{name.rpartition(':')[0] if match and match[5] else name.removeprefix(SCHEME)}", name, name)
+    short_form = f"datasets/{name.rpartition(':')[0] if match and match[5] else name}"
+    uri = _uri(short_form if match else name.removeprefix(SCHEME), name, name)
     if uri.type != "dataset" or not (match or uri.path_in_repo):
         raise ConfigError(
             f"{name}; expected files of a data set: {SCHEME}datasets/OWNER/NAME/FILE, or OWNER/NAME:SPLIT"

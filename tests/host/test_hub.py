@@ -246,7 +246,7 @@ def test_files_by_their_path_and_revision(server, look):
         "no file main/dev.jsonl; it has README.md, main/test-0",
     )
     refused(look("data", "hf://datasets/openai/nothing/x.jsonl"), "has no such data set")
-    refused(look("data", "hf://openai/gsm8k/x.jsonl"), "no such data set")
+    refused(look("data", "hf://openai/gsm8k/x.jsonl"), "expected files of a data set: hf://datasets/OWNER/NAME/FILE")
 
 
 def test_rows_of_several_files_are_counted_on(tmp_path, monkeypatch):

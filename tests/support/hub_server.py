@@ -45,6 +45,7 @@ class Server:
         self.down = False  # 503 to all
         self.token = ""  # of the last request
         self.commits: list[dict[str, Any]] = []  # what was uploaded: {path: bytes}
+        self.created: dict[str, str] = {}  # name -> private or public
         self.stored: dict[str, bytes] = {}  # oid -> uploaded LFS file
         self.url = ""
 
@@ -170,8 +171,8 @@ def handler(server: Server) -> type[BaseHTTPRequestHandler]:
                 name = f"{owner}/{asked['name']}"
                 if ("models", name) in server.repos:
                     return self.answer(409, {"error": "exists"})
-                self_made = server.add("models", name, {})
-                self_made.private = bool(asked.get("private") or asked.get("visibility") == "private")
+                server.add("models", name, {})
+                server.created[name] = asked.get("visibility", "public")
                 return self.answer(200, {"url": f"{server.url}/{name}", "name": name, "id": name})
             if re.fullmatch(r"/api/models/[^/]+/[^/]+/preupload/main", path):
                 rows = json.loads(body)["files"]
