@@ -90,7 +90,12 @@ def test_readme_commands_of_a_real_model(tmp_path):
         server.add("models", "Qwen/Qwen2.5-0.5B", {path.name: path.read_bytes() for path in folder.iterdir()})
         splits = {"main/train.jsonl": "train.jsonl", "main/test.jsonl": "math500.jsonl"}
         server.add("datasets", "openai/gsm8k", {name: (data / file).read_bytes() for name, file in splits.items()})
-        env = ENV | {"PYTHONPATH": str(ROOT), "HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "home")}
+        env = ENV | {
+            "PYTHONPATH": str(ROOT),
+            "HF_ENDPOINT": server.url,
+            "HF_HOME": str(tmp_path / "home"),
+            "HF_HUB_OFFLINE": "0",
+        }
         for command in REAL:
             words = shlex.split(command)
             assert words[:2] == ["python", "-m"]

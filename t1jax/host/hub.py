@@ -219,8 +219,8 @@ def _told(uri: HfUri, name: str, command: str) -> Iterator[None]:
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{endpoint} does not answer ({_reason(error)})"
         raise ConfigError(
-            f"{name}: not whole in the cache {constants.HF_HUB_CACHE}, and {why}; on a machine with network run: "
-            f"{command}"
+            f"{name}: nothing of that name is here, nor whole in the cache {constants.HF_HUB_CACHE}, and {why}; "
+            f"on a machine with network run: {command}"
         ) from error
     except errors.HFValidationError as error:
         raise ConfigError(f"{name}: {short(error)}") from error

@@ -136,7 +136,7 @@ def test_offline_the_cache_will_do_and_else_a_line_says_what_to_run(server, look
     code, folder, err = offline()
     assert code == 0 and {path.name for path in Path(folder).iterdir()} == WANTED and not server.asked, err
     (Path(folder) / "model-2.safetensors").unlink()
-    refused(offline(), "not whole in the cache")
+    refused(offline(), "nor whole in the cache")
 
 
 def test_a_hub_that_does_not_answer_is_told_with_the_command_for_elsewhere(server, look):

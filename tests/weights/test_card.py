@@ -29,6 +29,7 @@ def server(monkeypatch):
     with hub_server.running() as found:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", found.url)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setenv("HF_TOKEN", "hf_secret")
         yield found
 
