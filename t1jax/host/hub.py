@@ -158,8 +158,9 @@ def _download(uri: HfUri, patterns: Sequence[str], ignore: Sequence[str] = (), r
         found = HfApi().verify_repo_checksums(uri.id, repo_type=uri.type, revision=folder.name)
         for bad in found.mismatches:
             path = folder / bad["path"]
-            path.resolve().unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
+            blob = path.parent / path.readlink() if path.is_symlink() else path  # may be a link in its turn
+            for each in (path.resolve(), blob, path):
+                each.unlink(missing_ok=True)
         if found.mismatches:
             bad = found.mismatches[0]
             what = f"{bad['path']} arrived damaged: its {bad['algorithm']} is {bad['actual']}, not {bad['expected']}"
