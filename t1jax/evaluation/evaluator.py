@@ -61,7 +61,7 @@ class Evaluator:
         self.cfg, self.task, self.tokenizer, self._progress = cfg, task, tokenizer, progress
         self.sampled = 0  # tokens of all responses so far, those of journals too
         self._shards = decode_layout(mesh).batch_shards
-        told = progress and functools.partial(progress.sampling, then="judging")
+        told = functools.partial(progress.sampling, then="judging") if progress else None
         self._generate = Generator(cfg, mesh, tokenizer, told)
 
     def respond(

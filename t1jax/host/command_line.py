@@ -202,13 +202,17 @@ def _named(cfg: Config) -> Config:
     """
     if not hub.is_model(cfg.model.checkpoint):
         place.of(cfg.model.checkpoint, "model.checkpoint")
-    splits = {"train": "train", "eval": "test", "sft": "train"}
-    data = {name: place.data(getattr(cfg.data, name), f"data.{name}", split) for name, split in splits.items()}
+    data = dataclasses.replace(
+        cfg.data,
+        train=place.data(cfg.data.train, "data.train"),
+        eval=place.data(cfg.data.eval, "data.eval", "test"),
+        sft=place.data(cfg.data.sft, "data.sft"),
+    )
     benchmarks = {
         name: dataclasses.replace(one, data=place.data(one.data, f"benchmarks.{name}.data", "test"))
         for name, one in cfg.benchmarks.items()
     }
-    return dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, **data), benchmarks=benchmarks)
+    return dataclasses.replace(cfg, data=data, benchmarks=benchmarks)
 
 
 def _knobs(tree: Mapping[str, Any] | ConfigDict, prefix: str = "") -> Iterator[str]:

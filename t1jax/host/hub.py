@@ -227,7 +227,7 @@ def _told(uri: HfUri, name: str, command: str) -> Iterator[None]:
         raise ConfigError(f"{name}: {short(error)}") from error
     except errors.HfHubHTTPError as error:
         raise Unreachable(None, f"{endpoint}: {short(error)}", name) from error
-    except errors.HTTPError as error:  # type: ignore[attr-defined]  # of its HTTP client
+    except errors.HTTPError as error:  # of its HTTP client
         raise Unreachable(None, f"{endpoint}: {type(error).__name__}: {short(error)}", name) from error
     except Unreachable:
         raise

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -33,7 +33,7 @@ def write(source: Source, name: str, which: str) -> str:
       which: "policy", or "anchor", the moving reference policy.
     """
     cfg = weights.run_config(source)
-    meta = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["t1jax"]}
+    meta: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["t1jax"]}
     lines = [f"# {name.partition('/')[2]}", "", f"Converted by t1jax {__version__}."]
     if cfg is not None and source.step is not None:
         stage, step = SFT if source.folder.name == SFT else RL, int(source.step.name)
@@ -72,12 +72,11 @@ def _stages(cfg: Config, stage: str, step: int) -> str:
 
 def _training(cfg: Config, stage: str) -> list[tuple[str, str]]:
     """Rows of the table: what a reader needs to know of the run's knobs."""
-    rows = [("start", _shown(cfg.model.checkpoint) or "random weights")]
-    task = _shown(cfg.data.train) or f"the embedded task {cfg.task.name}"
+    rows = [("start", _shown(cfg.model.checkpoint, hub.is_model) or "random weights")]
+    task = _shown(cfg.data.train, hub.is_dataset) or f"the embedded task {cfg.task.name}"
     if cfg.sft.num_steps:
-        rows.append(
-            ("cold start", f"{_shown(cfg.data.sft) or 'chains of ' + task}, learning rate {cfg.sft.learning_rate:g}")
-        )
+        chains = _shown(cfg.data.sft, hub.is_dataset) or f"chains of {task}"
+        rows.append(("cold start", f"{chains}, learning rate {cfg.sft.learning_rate:g}"))
     if stage == RL:
         rl = cfg.rl
         rows += [
@@ -92,7 +91,7 @@ def _training(cfg: Config, stage: str) -> list[tuple[str, str]]:
 
 def _figures(cfg: Config, results: Mapping[str, Any]) -> list[str]:
     """The run's own measurement as a table; or that there is none."""
-    held = _shown(cfg.data.eval) or f"held-out problems of the task {cfg.task.name}"
+    held = _shown(cfg.data.eval, hub.is_dataset) or f"held-out problems of the task {cfg.task.name}"
     rows = []
     for stage, name in NAMES.items():
         row, greedy = results.get(stage), results.get("greedy", {}).get(stage)
@@ -110,9 +109,9 @@ def _share(row: Mapping[str, Any]) -> str:
     return f"{row['accuracy']:.1%} [{row['low']:.1%}, {row['high']:.1%}]"
 
 
-def _shown(name: str) -> str:
+def _shown(name: str, of_hub: Callable[[str], bool]) -> str:
     """A model or a file, without the folders that it is in here; one of the hub or behind a URL as it is."""
-    return name if hub.is_model(name) or hub.is_dataset(name) or "://" in name else PurePath(name).name
+    return name if of_hub(name) or "://" in name else PurePath(name).name
 
 
 def _results(source: Source) -> dict[str, Any]:
