@@ -156,7 +156,7 @@ QUESTION = "Pick two of 1, 2 that sum to 3."
 @pytest.fixture
 def of_a_run(script, tmp_path, monkeypatch):
     """The tokenizer of a run of the embedded task; `--checkpoint=run` is that run's."""
-    text = f"{QUESTION}\n<think>\n"
+    text = f"{QUESTION}\n<think>\n2 1\n</think>"
     tokens = tokenizer.SentencePieceTokenizer(tokenizer.train_sentencepiece([text] * 9, 48, [".\n", "<think>"]))
     tokens.save(tmp_path)
     source = weights.Source(tmp_path, "run", tmp_path)
@@ -184,7 +184,7 @@ def test_raw_text_is_continued_as_it_is(of_a_run, script, capsys):
 def test_a_question_of_another_task_is_refused_with_one_of_the_own(of_a_run, capsys):
     assert run("--checkpoint=run", "What is 2 + 3?") == 2
     said = capsys.readouterr().err
-    assert "the problem: the tokenizer has no piece for ['+', '?', 'W', 'h']" in said and said.count("\n") == 1
+    assert "the problem: the tokenizer has no piece for ['+', '?', 'W']" in said and said.count("\n") == 1
     example = embedded.example(small.make_config())
     assert re.fullmatch(r"Pick two of [\d, ]+ that sum to \d+\.", example) and f"such as {example!r}" in said
 
