@@ -144,9 +144,9 @@ def find(topology: str, compiled: bool = True) -> Slice:
         return Slice(topology, chip, _cpu_devices(count), "cpu", slices)
     if kind == "cpu" and shape.isdecimal() and int(shape) > 0 and slices:
         return Slice(topology, CHIPS["cpu"], _cpu_devices(slices * int(shape)), "cpu", slices)
-    if kind in TPUS and re.fullmatch(r"\d+(x\d+){1,2}", shape) and slices:
+    if kind in TPUS and re.fullmatch(r"[1-9]\d*(x[1-9]\d*){1,2}", shape) and slices:
         chips = math.prod(map(int, shape.split("x")))
-        if not compiled and chips and importlib.util.find_spec("libtpu") is None:
+        if not compiled and importlib.util.find_spec("libtpu") is None:
             count = slices * chips * DEVICES_A_CHIP.get(kind, 1)
             return Slice(topology, CHIPS[kind], _cpu_devices(count), "cpu", slices)
         return Slice(topology, CHIPS[kind], _tpu_devices(topology), "tpu", slices)
