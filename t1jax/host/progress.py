@@ -33,7 +33,7 @@ from t1jax.config import inert
 from t1jax.devices import multihost
 
 QUIET_SAMPLING = 2.0  # seconds a step must have lasted before its sampling is shown, or what goes on
-BEAT = 9.0  # seconds without a line after which one is printed
+BEAT = 8.0  # seconds without a line after which one is printed
 
 
 def figures(row: Mapping[str, Any], short: bool = False) -> str:

@@ -290,22 +290,22 @@ def beats(progress, clock, output, seconds):
 def test_it_is_never_silent_for_more_than_ten_seconds():
     """Between stages, while a step compiles, and while it updates: with the time left once it is known."""
     progress, clock, output = plain()
-    assert beats(progress, clock, output, 20) == ["working for 0:09", "working for 0:18"]
+    assert beats(progress, clock, output, 20) == ["working for 0:08", "working for 0:16"]
     progress.doing("reading the weights")
-    assert beats(progress, clock, output, 10) == ["reading the weights for 0:07"]  # 9 s after the last line
+    assert beats(progress, clock, output, 10) == ["reading the weights for 0:04"]  # 8 s after the last line
     with progress.stage("rl", total=9) as stage:
         progress.doing("compiling")
-        assert beats(progress, clock, output, 20)[-1] == "rl 0/9  compiling for 0:15"
+        assert beats(progress, clock, output, 20)[-1] == "rl 0/9  compiling for 0:18"
         progress.sampling(1, 5, 3, then="updating")
         assert beats(progress, clock, output, 9) == ["rl 0/9  sampling token 1 of 5, 3 responses live"]
         progress.sampling(5, 5, 0, then="updating")
-        assert beats(progress, clock, output, 30)[-1] == "rl 0/9  updating for 0:27"
+        assert beats(progress, clock, output, 30)[-1] == "rl 0/9  updating for 0:29"
         stage.update(1, ROW)
         progress.sampling(5, 5, 0, then="updating")  # the last time it took 30 s
-        assert beats(progress, clock, output, 10) == ["rl 1/9  updating for 0:06, 0:24 left"]
+        assert beats(progress, clock, output, 10) == ["rl 1/9  updating for 0:07, 0:23 left"]
         stage.update(2, ROW)
         assert "reward 0.42" in beats(progress, clock, output, 10)[-1]
-    assert beats(progress, clock, output, 10)[-1] == "working for 0:09"
+    assert beats(progress, clock, output, 10)[-1] == "working for 0:08"
 
 
 def test_parts_of_a_stage_have_their_own_time_left():
