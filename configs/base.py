@@ -18,8 +18,8 @@ def get_config() -> ConfigDict:
     cfg.compilation_cache_mib = 8192  # at a start the oldest programs go until the others take at most this, MiB [hw]
     cfg.tensorboard_mib = 256  # TensorBoard's oldest files go until the others take at most this, MiB; 0: none [ours]
 
-    cfg.model = ConfigDict()  # a Qwen2.5-style transformer (t1jax/model/qwen.py)
-    cfg.model.checkpoint = ""  # weights, tokenizer: folder of Hugging Face or t1jax.convert, gs:// too; "": none [ours]
+    cfg.model = ConfigDict()  # a Qwen2.5-style transformer (t1jax/model/qwen.py); sizes are those of its checkpoint
+    cfg.model.checkpoint = ""  # weights, tokenizer: OWNER/NAME[@REVISION] of the hub, or folder; "": none [ours]
     cfg.model.vocab_size = 152064  # V, tokens [paper: Qwen2.5-32B]
     cfg.model.num_layers = 64  # L [paper: Qwen2.5-32B]
     cfg.model.hidden_size = 5120  # D, width of the residual stream [paper: Qwen2.5-32B]
@@ -68,7 +68,7 @@ def get_config() -> ConfigDict:
     cfg.task.gym_items = 2**20  # gym: items that problems are drawn from; some datasets need few [ours]
 
     cfg.data = ConfigDict()
-    cfg.data.train = ""  # problems: JSON lines or array, CSV or Parquet, local, gs:// or s3://; "": the task [ours]
+    cfg.data.train = ""  # problems: JSON, JSON lines, CSV, Parquet, local, gs://, s3://, of the hub; "": the task [ours]
     cfg.data.eval = ""  # held-out problems, in the same formats; required with data.train [ours]
     cfg.data.sft = ""  # demonstrations: `messages`, or `prompt` and `response`; "": the task's own [ours]
     cfg.data.problem_column = ""  # column, or a path such as "extra_info.question"; "": common names [ours]

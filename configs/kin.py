@@ -7,7 +7,7 @@ it differs from the paper's: a preset to compare with, or to start from where th
     L    = - mean over responses of the mean over tokens of A_it log pi(y_it)
 
 Its PPO clip (0.2, upwards 0.26) does nothing here: a step has one update, of responses of the same weights.
-Only what differs from configs/base.py; every knob is explained there. Use as `--config=kin` with the model's knobs.
+Only what differs from configs/base.py; every knob is explained there. Use as `--config=kin` with model.checkpoint.
 """
 
 from ml_collections import ConfigDict

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Callable
 from typing import Any
 
 from t1jax.config import Config, ConfigError, MeshConfig, knobs
@@ -107,3 +108,23 @@ def mesh_shape(mesh: MeshConfig, num_devices: int) -> tuple[int, int, int]:
             f"{num_devices}, the number of devices, with at most one -1 for what is left"
         )
     return sizes[0], sizes[1], sizes[2]
+
+
+def mesh_flags(cfg: Config, num_devices: int, refuse: Callable[[int, int, int], None]) -> str:
+    """Flags of a mesh of `num_devices` that works, with mesh.tensor as near the config's as can be; "" if none does.
+
+    Args:
+      refuse: raises ConfigError for (data, fsdp, tensor) that do not work.
+    """
+    divisors = [n for n in range(1, num_devices + 1) if num_devices % n == 0]
+    for tensor in sorted(divisors, key=lambda n: (n != cfg.mesh.tensor, n)):
+        for data in divisors:
+            fsdp, rest = divmod(num_devices, data * tensor)
+            if rest or data % max(cfg.mesh.slices, 1):
+                continue
+            try:
+                refuse(data, fsdp, tensor)
+            except ConfigError:
+                continue
+            return f"--config.mesh.data={data} --config.mesh.fsdp={fsdp} --config.mesh.tensor={tensor}"
+    return ""

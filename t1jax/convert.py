@@ -12,27 +12,30 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 from t1jax.config import ConfigError
-from t1jax.host import command_line
+from t1jax.host import command_line, place
 
 USAGE = """\
 usage: python -m t1jax.convert hf-to-orbax --src=HF_DIR --dst=DIR
        python -m t1jax.convert orbax-to-hf --src=DIR --dst=HF_DIR [--dtype=bfloat16] [--which=policy]
-                                           [--max-shard-size=5GB] [--merge]
+                                           [--max-shard-size=5GB] [--merge] [--push=OWNER/NAME]
 
 hf-to-orbax   from a Hugging Face folder of a Qwen2, Qwen2.5, Qwen3, Llama or GLM-4 model to an Orbax folder, of which
               each process reads only its shards; weights keep their dtype
 orbax-to-hf   from such a folder, or a run's workdir, stage or step, to a folder for transformers and vLLM; of a run
               with LoRA, to PEFT's folder of its adapters
 
-  --src             folder to read
+  --src             folder to read; hf-to-orbax: or OWNER/NAME[@REVISION] of the Hugging Face hub
   --dst             folder to write; must be new or empty
   --dtype           float32, bfloat16 or float16; default: as stored; for a run, as in its config.json, else float32
   --which           which weights of a run: policy, or anchor (the moving reference policy); default policy
+  --push            OWNER/NAME: with orbax-to-hf, also upload to the Hugging Face hub, with a model card; a new model is
+                    private
   --max-shard-size  maximum data in one *.safetensors file, such as 5GB, 500MB or 2GiB; default 5GB
   --merge           --src has adapters, as a run with LoRA or PEFT's folder: write whole weights with these in them
 """
@@ -52,7 +55,7 @@ def main(argv: list[str]) -> int:
 
 def _convert(argv: list[str]) -> None:
     values, commands = command_line.read_flags(argv, _define)
-    names = ("src", "dst", "dtype", "which", "max-shard-size", "merge")
+    names = ("src", "dst", "dtype", "which", "max-shard-size", "merge", "push")
     given: dict[str, Any] = {name: values[name].value for name in names}
     if commands not in ([HF_TO_ORBAX], [ORBAX_TO_HF]):
         raise ConfigError(f"got {' '.join(commands) or 'no command'}; expected {HF_TO_ORBAX} or {ORBAX_TO_HF}")
@@ -61,14 +64,24 @@ def _convert(argv: list[str]) -> None:
             raise ConfigError(f"--{name} is empty; expected a folder")
     if commands == [HF_TO_ORBAX] and (given["dtype"] or given["which"] != "policy"):
         raise ConfigError(f"--dtype and --which are for {ORBAX_TO_HF}; {HF_TO_ORBAX} leaves weights as they are")
+    if given["push"] and (commands == [HF_TO_ORBAX] or "://" in given["dst"]):
+        raise ConfigError(
+            f"--push={given['push']}; expected it with {ORBAX_TO_HF} to a local --dst: the hub takes that form"
+        )
     max_bytes = read_size(given["max-shard-size"])
 
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # the host's work: leave accelerators alone
+    from t1jax.host import upload
     from t1jax.host.progress import Progress
-    from t1jax.weights import conversion
+    from t1jax.weights import card, conversion
+    from t1jax.weights import load as weights
 
+    text = ""
+    if given["push"]:
+        text = card.write(weights.find(given["src"], "--src"), given["push"], given["which"])
+        upload.begin(given["push"], Path(given["dst"]))  # before hours of work
     with _killed_as_interrupted(), Progress() as progress:
         if commands == [HF_TO_ORBAX]:
             conversion.hf_to_orbax(given["src"], given["dst"], progress, given["merge"])
@@ -76,10 +89,21 @@ def _convert(argv: list[str]) -> None:
             conversion.orbax_to_hf(
                 given["src"], given["dst"], progress, given["dtype"], given["which"], max_bytes, given["merge"]
             )
+    print(f"weights: {place.of(given['dst'], '--dst').resolve()}")
+    if given["push"]:
+        (Path(given["dst"]) / "README.md").write_text(text, encoding="utf-8")
+        print(f"uploaded: {upload.send(given['push'], Path(given['dst']))}")
 
 
 def _define(values: flags.FlagValues) -> None:
-    for name, default in (("src", ""), ("dst", ""), ("dtype", ""), ("which", "policy"), ("max-shard-size", "5GB")):
+    for name, default in (
+        ("src", ""),
+        ("dst", ""),
+        ("dtype", ""),
+        ("which", "policy"),
+        ("max-shard-size", "5GB"),
+        ("push", ""),
+    ):
         flags.DEFINE_string(name, default, "see USAGE", flag_values=values)
     flags.DEFINE_boolean("merge", False, "see USAGE", flag_values=values)
 

@@ -42,10 +42,10 @@ usage: python -m t1jax.evaluate --checkpoint=DIR --data=FILE --out=DIR [--sample
 
 Evaluates a model: pass@1, pass@k and maj@k with 95 % intervals, by subject, level and thinking budget.
 
-  --checkpoint=DIR    weights, local or gs://: a Hugging Face folder, output of t1jax.convert, or a workdir
-                      (default: model.checkpoint of the config)
-  --data=FILE         problems: JSON lines, a JSON array, CSV or Parquet, local, gs:// or s3://
-                      (default: all benchmarks of the config)
+  --checkpoint=DIR    weights, local or gs://: OWNER/NAME of the Hugging Face hub, such a model's folder, output of
+                      t1jax.convert, or a workdir (default: model.checkpoint of the config)
+  --data=FILE         problems: JSON lines, a JSON array, CSV or Parquet, local, gs:// or s3://, or OWNER/NAME:SPLIT of
+                      the Hugging Face hub (default: all benchmarks of the config)
   --out=DIR           output, local or gs://, which the same command resumes from
   --samples=N         responses per problem (default: 1, or as the benchmark says)
   --temperature=T     sampling temperature; 0 is greedy (default: 1)
@@ -251,9 +251,9 @@ def _budgets(text: str) -> list[int]:
 def _benchmarks(cfg: Config, values: flags.FlagValues) -> dict[str, BenchmarkConfig]:
     """name -> what to sample: the file of --data, or the config's, with --samples if that is given."""
     if values.data is not None:
-        place.data(values.data, "--data")
-        name = re.sub(r"[^\w-]", "_", Path(values.data).name.split(".")[0]) or "data"
-        found = {name: BenchmarkConfig(values.data, values.samples or 1)}
+        data = place.data(values.data, "--data", "test")
+        name = re.sub(r"[^\w-]", "_", Path(data).name.split(".")[0]) or "data"
+        found = {name: BenchmarkConfig(data, values.samples or 1)}
     else:
         found = {
             name: dataclasses.replace(benchmark, samples=values.samples or benchmark.samples)

@@ -32,9 +32,10 @@ usage: python -m t1jax.filter --checkpoint=DIR --data=FILE --out=FILE.jsonl [--s
 
 T1's filter: keeps the problems of a file that the model rarely solves, with their pass rates.
 
-  --checkpoint=DIR      weights: a Hugging Face folder, output of t1jax.convert, or a workdir
-                        (default: model.checkpoint of the config)
-  --data=FILE           problems: JSON lines, a JSON array, CSV or Parquet (default: data.train of the config)
+  --checkpoint=DIR      weights: OWNER/NAME of the Hugging Face hub, such a model's folder, output of t1jax.convert,
+                        or a workdir (default: model.checkpoint of the config)
+  --data=FILE           problems: JSON lines, a JSON array, CSV or Parquet, or OWNER/NAME:SPLIT of the Hugging Face hub
+                        (default: data.train of the config)
   --out=FILE.jsonl      the rows that are kept, in order, with all their columns and `pass_rate`;
                         FILE.responses.jsonl beside it has every response: the same command resumes from it
   --samples=N           responses per problem (default: 16)
@@ -118,7 +119,7 @@ def _run(argv: list[str]) -> None:
     temperature = cfg.rl.temperature if values.temperature is None else values.temperature
     if not data:
         raise ConfigError("--data is missing; expected a file of problems")
-    place.data(data, "--data")
+    data = place.data(data, "--data")
     if place.same(data, out):
         raise ConfigError(f"--out={out} is --data; expected another file: the problems are never overwritten")
     if values.min_pass_rate > values.max_pass_rate:

@@ -10,11 +10,14 @@ Deliberately not here: the stages (training/stages.py), what the knobs mean (con
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import shlex
 import sys
 
 from absl import flags
 
+from t1jax import config
 from t1jax.config import Config, ConfigError
 from t1jax.host import command_line, place, processes
 from t1jax.host.bucket import Bucket
@@ -78,6 +81,7 @@ def _define(values: flags.FlagValues) -> None:
 def _run(argv: list[str]) -> None:
     cfg, workdir, allow_change, group = parse(argv)
     with processes.joined(group):
+        cfg = _sized(cfg, workdir, argv)
         _validate(cfg)
         from t1jax.devices import multihost
         from t1jax.planning import phases
@@ -85,7 +89,46 @@ def _run(argv: list[str]) -> None:
 
         report = stages.run(cfg, workdir, allow_change, phases.paces)
         if multihost.is_main():
-            print(f"report: {report.resolve()}")
+            print(f"report: {report.resolve()}", *next_commands(cfg, workdir), sep="\n")
+
+
+def next_commands(cfg: Config, workdir: Place) -> list[str]:
+    """The lines that a finished run ends with: what to do with it next, as commands to paste."""
+    from t1jax.tasks import embedded
+
+    def line(what: str, command: str, module: str, *arguments: str) -> str:
+        return f"{what + ':':9} {' '.join([command_line.invocation(command, module), *map(shlex.quote, arguments)])}"
+
+    run, beside = str(workdir), str(workdir.parent / workdir.name)
+    question = embedded.example(cfg) or "What is 12 times 13?"
+    measure = line("look", "analyze", "analyze", run)
+    if cfg.data.eval:
+        flags = (f"--checkpoint={run}", f"--data={cfg.data.eval}", "--samples=4", f"--out={beside}-evaluated")
+        measure = line("evaluate", "evaluate", "evaluate", *flags)
+    return [
+        line("ask", "sample", "sample", f"--checkpoint={run}", question),
+        measure,
+        line("export", "convert", "convert", "orbax-to-hf", f"--src={run}", f"--dst={beside}-hf"),
+    ]
+
+
+def _sized(cfg: Config, workdir: Place, argv: list[str]) -> Config:
+    """`cfg` with the sizes of the model in model.checkpoint, if it names one; of a run that goes on, with its own.
+
+    Raises:
+      ConfigError: there are no weights, or a size that the config or the command line sets is another.
+    """
+    if not cfg.model.checkpoint:
+        return cfg
+    from t1jax.host.workdir import read
+    from t1jax.weights import load as weights
+
+    given, saved = command_line.sizes_set(cfg, argv), workdir / "config.json"
+    model = read(saved).get("model") if saved.exists() else None
+    if isinstance(model, dict) and model.get("checkpoint") == cfg.model.checkpoint:
+        kept = {name: value for name, value in model.items() if name not in {*given, *weights.NOT_STORED}}
+        return config.load({**cfg.to_dict(), "model": {**dataclasses.asdict(cfg.model), **kept}})
+    return weights.with_sizes(cfg, given)
 
 
 def _validate(cfg: Config) -> None:

@@ -8,8 +8,10 @@ Deliberately not here: how that is found (planning/fit.py), the slices (planning
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -31,10 +33,10 @@ Compiles the config's training step for hardware that you don't have. Prints its
 between chips and an estimate of its time. Exit codes: 0 it fits, 1 it does not, 2 an error. If the slice needs another
 mesh than the config's, set it with --config.mesh.fsdp and so on.
 
-  --topology  KIND:SHAPE, for example v5e:2x2 v5e:4x4 v5e:16x16 v5p:4x4x4 v5p:4x4x8 v6e:8x8 v6e:16x16 (TPUs: needs
-              pip install 't1jax[plan]'), gpu:1xl4 gpu:1xrtx4090 gpu:8xa100 gpu:8xh100 gpu:8xh200 gpu:8xb200 (with
-              pip install 't1jax[plan-gpu]' by XLA's GPU compiler, else CPUs stand in), cpu:8; several slices, joined by
-              a network: 2xv5e:16x16
+  --topology  KIND:SHAPE, for example v5e:2x2 v5e:4x4 v5e:16x16 v5p:4x4x4 v5p:4x4x8 v6e:8x8 v6e:16x16 (TPUs: compiled
+              with pip install '.[plan]' in the folder of t1jax), gpu:1xl4 gpu:1xrtx4090 gpu:8xa100 gpu:8xh100
+              gpu:8xh200 gpu:8xb200 (with pip install '.[plan-gpu]' there by XLA's GPU compiler, else CPUs stand in),
+              cpu:8; several slices, joined by a network: 2xv5e:16x16
   --json      print one JSON object on stdout; everything else goes to stderr
   --cycles    also print where the cycles of a TPU go, by its compiler's estimate, beside a floor; JSON has them anyway
   --suggest   also estimate other meshes, lanes and micro-batches, compile the fastest that fits, and print it
@@ -79,22 +81,28 @@ def _plan(argv: list[str]) -> int:
             f"--cycles with {'--fast' if values.fast else f'--topology={values.topology}'}; expected a TPU slice, "
             "compiled: only its compiler estimates cycles"
         )
-    where = slices.find(values.topology)
+    where = slices.find(values.topology, compiled=not values.fast)
+    cfg = sized(cfg, command_line.sizes_set(cfg, argv))
     note = untrained_positions(cfg)
     length = float(values.length or cfg.rl.max_new_tokens)
+    from rich.console import Console
+
+    from t1jax.host.progress import Progress
     from t1jax.model import heads
     from t1jax.planning import fit, suggest
 
-    better = suggest.suggest(cfg, where, length, compiled=not values.fast) if values.suggest else None
     found: Found | None = None
     why = ""
-    try:
-        found = fit.plan(cfg, where, length, compiled=not values.fast)
-        why = "" if found.fits else found.why_not()
-    except ConfigError as error:
-        if better is None:
-            raise
-        why = str(error)
+    with Progress(Console(stderr=True, highlight=False)) as progress:
+        progress.doing("planning")
+        better = suggest.suggest(cfg, where, length, compiled=not values.fast) if values.suggest else None
+        try:
+            found = fit.plan(cfg, where, length, compiled=not values.fast)
+            why = "" if found.fits else found.why_not()
+        except ConfigError as error:
+            if better is None:
+                raise
+            why = str(error)
     if values.json:
         suggestion = {"suggestion": better and better.knobs() | {"plan": better.as_dict()}} if values.suggest else {}
         print(json.dumps((found.as_dict() if found else {"fits": False}) | suggestion))
@@ -113,6 +121,36 @@ def _plan(argv: list[str]) -> int:
     return 0
 
 
+def sized(cfg: Config, given: Collection[str]) -> Config:
+    """`cfg` with the sizes of the model in model.checkpoint, if that folder is here; of its files config.json will do.
+
+    Of a model of the Hugging Face hub the small files are downloaded.
+
+    Raises:
+      ConfigError: a size that is `given` is another.
+    """
+    from t1jax.host import hub, place
+    from t1jax.host.bucket import Unreachable
+    from t1jax.weights import families
+    from t1jax.weights import load as weights
+
+    name = cfg.model.checkpoint
+    folder = place.of("" if hub.is_model(name) else name, "model.checkpoint")
+    if hub.is_model(name):
+        try:
+            folder = hub.model(name, "model.checkpoint", families.CARRIED)
+        except (ConfigError, Unreachable) as error:
+            if "hidden_size" not in given:
+                raise
+            print(f"t1jax.plan: planned with the config's own sizes: {error}", file=sys.stderr)
+            return cfg
+    elif not name or not folder.is_dir():
+        return cfg
+    told = (folder / "config.json").is_file() and "architectures" in families.read_config(folder)
+    source = weights.Source(folder, "hf", None) if told else weights.find(folder, "model.checkpoint")
+    return dataclasses.replace(cfg, model=weights.sized(source, cfg.model, given))
+
+
 def untrained_positions(cfg: Config) -> str:
     """A note if prompt and response have more positions than model.checkpoint was trained for, by its rope's knobs.
 
@@ -121,13 +159,14 @@ def untrained_positions(cfg: Config) -> str:
     Raises:
       ConfigError: by config.json they have more.
     """
+    from t1jax.host import hub
     from t1jax.text import tokenizer
     from t1jax.weights import rope
 
     folder = cfg.model.checkpoint
     if not folder:  # a model that is trained from scratch, at these lengths
         return ""
-    if tokenizer.is_saved(folder):
+    if not hub.is_model(folder) and tokenizer.is_saved(folder):
         tokenizer.refuse_too_long(tokenizer.load(folder), cfg, cfg.scaling.budgets)
         return ""
     positions, trained = cfg.data.prompt_length + cfg.rl.max_new_tokens, rope.configured_length(cfg.model)
@@ -149,7 +188,7 @@ def table(found: Found) -> str:
     shape = " x ".join(f"{name} {size}" for name, size in zip(("data", "fsdp", "tensor"), found.mesh, strict=True))
     lines = [
         f"{found.where.topology}: {len(found.where.devices)} devices of {chip.memory / GIB:.0f} GiB"
-        + ("; compiled for CPUs instead: pip install 't1jax[plan-gpu]'" if found.where.stands_in else ""),
+        + (f"; compiled for CPUs instead: {slices.EXTRA.format('plan-gpu')}" if found.where.stands_in and told else ""),
         *order(found),
         f"mesh {shape}; {found.parameters / 1e9:.2f} billion parameters; {found.memory.lanes} lanes per prompt; "
         f"{found.cfg.rl.micro_batches} micro-batches",

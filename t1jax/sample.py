@@ -29,6 +29,7 @@ from t1jax.host import command_line
 if TYPE_CHECKING:
     import numpy as np
 
+    from t1jax.evaluation.opened import Opened
     from t1jax.text.tokenizer import Tokenizer
 
 USAGE = """\
@@ -36,14 +37,14 @@ usage: python -m t1jax.sample --checkpoint=DIR [FLAGS] "problem"
 
 Streams a model's answer to a problem, with its thinking dimmed, then prints tokens per second.
 
-  --checkpoint=DIR     weights and tokenizer: a Hugging Face folder, output of t1jax.convert, or a workdir
-                       (default: the config's model.checkpoint)
+  --checkpoint=DIR     weights and tokenizer: OWNER/NAME of the Hugging Face hub, such a model's folder, output of
+                       t1jax.convert, or a workdir (default: the config's model.checkpoint)
   --config=FILE        config with data.template, data.system_prompt, mesh, ... (default: configs/base.py)
   --config.KNOB=...    set any knob of the config, such as --config.model.compute_dtype=float32
   --temperature=X      sampling temperature; 0 is greedy (default: 0.6)
   --max_new_tokens=N   maximum length of the answer, in tokens (default: 1024)
   --seed=N             random seed (default: the config's)
-  --raw                continue the text as it is, without a chat template
+  --raw                continue the text as it is, without a chat template or what the embedded task adds
   --help               show this text
 
 Exit codes: 0 success, 1 failure (names the file of its traceback), 2 error in flags or files, 3 disk full,
@@ -196,7 +197,7 @@ def _sample(cfg: Config, folder: str, problem: str, temperature: float, new_toke
     tokens = opened.tokenizer
     cfg = dataclasses.replace(opened.cfg, eval=dataclasses.replace(cfg.eval, batch_size=1))
     prompt = _prompt(problem, cfg, tokens, raw)
-    ids = _encode(prompt, tokens)
+    ids = _encode(prompt, opened)
     if isinstance(tokens, HFTokenizer):
         tokens.refuse_too_long(len(ids) + new_tokens, "the prompt's tokens + --max_new_tokens")
 
@@ -244,23 +245,34 @@ def _sample(cfg: Config, folder: str, problem: str, temperature: float, new_toke
 
 
 def _prompt(problem: str, cfg: Config, tokens: Tokenizer, raw: bool) -> str:
-    """What the model continues: the problem in the config's template, or as it is."""
+    """What the model continues: the problem in the config's template or as the embedded task asks, or as it is."""
+    from t1jax.tasks import embedded
     from t1jax.tasks.files import prompts
     from t1jax.text.huggingface import HFTokenizer
 
-    if not isinstance(tokens, HFTokenizer):  # of the embedded task, whose problems are whole prompts
-        return problem
+    if not problem:
+        raise ConfigError("the problem is empty; expected text")
+    if not isinstance(tokens, HFTokenizer):  # it was trained on the embedded task's own text
+        return problem if raw else embedded.ask(problem)
     return tokens.plain(problem) if raw else prompts.render(problem, cfg.data, tokens)
 
 
-def _encode(prompt: str, tokens: Tokenizer) -> list[int]:
+def _encode(prompt: str, opened: Opened) -> list[int]:
+    from t1jax.tasks import embedded
+    from t1jax.text.huggingface import HFTokenizer
+    from t1jax.weights import load as weights
+
     try:
-        ids = tokens.encode(prompt)
+        return opened.tokenizer.encode(prompt)
     except ValueError as error:
-        raise ConfigError(f"the problem: {error}") from error
-    if not ids:
-        raise ConfigError("the problem is empty; expected text")
-    return ids
+        if isinstance(opened.tokenizer, HFTokenizer):
+            raise ConfigError(f"the problem: {error}") from error
+        trained = weights.run_config(opened.source)
+        such = f", such as {embedded.example(trained)!r}" if trained and embedded.example(trained) else ""
+        raise ConfigError(
+            f"the problem: {error}; expected a question of the task that this model was trained on{such}; see "
+            "docs/tasks.md"
+        ) from error
 
 
 if __name__ == "__main__":

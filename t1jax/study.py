@@ -222,7 +222,9 @@ def _run(argv: list[str]) -> None:
     from t1jax import validation
     from t1jax.host import workdir
     from t1jax.studies import findings
+    from t1jax.weights import load as weights
 
+    base = weights.with_sizes(base, command_line.sizes_set(base, argv))
     for name in names:
         STUDIES[name].check(base)
         for arm in STUDIES[name].arms:
@@ -236,7 +238,8 @@ def _run(argv: list[str]) -> None:
             run_jobs(jobs, out, at_a_time, lambda line: print(line, flush=True))
             for name in names:
                 findings.write(name, base, seeds, out)
-            print(findings.write_summary(out).read_text(encoding="utf-8"))
+            summary = findings.write_summary(out)
+            print(f"{summary.read_text(encoding='utf-8')}\nfindings: {summary}")
     except OSError as error:  # a full disk, most likely
         raise Stopped(f"{error}; --out={out} must be writable; then the same command resumes", EXIT_STORAGE) from error
 

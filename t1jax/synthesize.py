@@ -134,7 +134,8 @@ def _run(argv: list[str]) -> None:
     cfg, values, extra = command_line.read_config(argv, _define, DEFAULT_CONFIG)
     if extra:
         raise ConfigError(f"unexpected argument {extra[0]!r}; flags start with --, see --help")
-    out = _out(values.out, values.problems)
+    problems = place.data(values.problems, "--problems") if values.problems else ""
+    out = _out(values.out, problems)
 
     import jax
 
@@ -145,7 +146,7 @@ def _run(argv: list[str]) -> None:
     from t1jax.synthesis.ledger import Ledger
     from t1jax.synthesis.pipeline import FAILED
 
-    embedded = not values.problems
+    embedded = not problems
     _refuse_other_kind(cfg, embedded)
     names = _writers_of(cfg)
     tokens: Tokenizer | None = None
@@ -159,7 +160,7 @@ def _run(argv: list[str]) -> None:
     else:
         validation.validate(cfg, jax.device_count())
     with Progress() as progress, Verifier(cfg.verifier) as verifier:
-        subject, items = _subject(cfg, values.problems, values.limit, tokens, verifier, progress)
+        subject, items = _subject(cfg, problems, values.limit, tokens, verifier, progress)
         with Ledger(out.with_suffix(".ledger.jsonl")) as ledger:
             writers: dict[str, Writer] = {}
             if make is not None:
@@ -168,7 +169,7 @@ def _run(argv: list[str]) -> None:
             settings.hold(out, settings.of(cfg, items, writers))
             count = None if tokens is None else _counter(tokens)
             found = synthesize(cfg, subject, items, writers, out, progress, count, ledger)
-    print("\n".join(told(out, found)))
+    print(*told(out, found), f"chains: {out.resolve()}", sep="\n")
     if (given_up := found["rejected"].get(FAILED, 0)) == found["problems"] > 0:
         raise Stopped(
             f"no chain was made: requests for each of the {given_up} problems were given up, as the lines above say; "
@@ -257,9 +258,8 @@ def _counter(tokens: Tokenizer) -> Callable[[str], int]:
     return lambda text: len(tokens.encode(text))
 
 
-def _out(name: str | None, problems: str | None) -> Place:
+def _out(name: str | None, problems: str) -> Place:
     """The file --out; neither it nor what is written beside it is the file of the problems."""
-    place.data(problems or "", "--problems")
     if name and problems:
         out = place.of(name, "--out")
         if any(place.same(problems, each) for each in (out, *map(out.with_suffix, BESIDE))):

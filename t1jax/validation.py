@@ -34,7 +34,12 @@ def validate(cfg: Config, num_devices: int, elsewhere: bool = False) -> None:
         check(cfg)
     if cfg.verifier.workers or not elsewhere:
         _validate_scoring(cfg)
-    _validate_mesh(cfg, *mesh_shape(cfg.mesh, num_devices))
+    try:
+        _validate_mesh(cfg, *mesh_shape(cfg.mesh, num_devices))
+    except ConfigError as error:
+        flags = checks.mesh_flags(cfg, num_devices, lambda *shape: _validate_mesh(cfg, *shape))
+        hint = f"this works: {flags}" if flags else f"no mesh of {num_devices} devices works with the other knobs"
+        raise ConfigError(f"{error}; {hint}") from error
 
 
 def wall_limit(deadline: float) -> float:

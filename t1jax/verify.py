@@ -123,7 +123,7 @@ def _run(argv: list[str]) -> None:
     if len(files) != 1:
         found = f"{len(files)} files" if files else "no file"
         raise ConfigError(f"{found} on the command line; expected one FILE of rows, see --help")
-    place.data(files[0], "FILE")
+    files = [place.data(files[0], "FILE")]
 
     from t1jax.rewards.verifier import Verifier
 

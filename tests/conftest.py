@@ -14,6 +14,7 @@ from several import QUICK
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job; Ctrl-C is tested
     signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["HF_HUB_OFFLINE"] = "1"  # a name that might be the hub's is not looked up, but for tests of just that
 MAPS = 24_000
 _FLAGS = (
     "--xla_force_host_platform_device_count=8",

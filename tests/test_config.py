@@ -381,6 +381,22 @@ def test_what_does_not_fit_the_devices_is_refused(knobs, says):
     assert str(error.value).startswith(says)
 
 
+@pytest.mark.parametrize("knobs", [{"mesh__data": 3}, {"mesh__tensor": 4}, {"mesh__fsdp": 4}, {"mesh__slices": 2}])
+def test_a_mesh_that_does_not_fit_is_refused_with_flags_of_one_that_does(knobs):
+    wrong = changed(**{"mesh__data": 1, "mesh__tensor": 4, **knobs})
+    with pytest.raises(ConfigError, match=r"; this works: ") as error:
+        validation.validate(wrong, 8)
+    flags = dict(re.findall(r"--config\.mesh\.(\w+)=(\d+)", str(error.value)))
+    assert set(flags) == {"data", "fsdp", "tensor"}
+    validation.validate(changed(**{**knobs, **{f"mesh__{name}": int(size) for name, size in flags.items()}}), 8)
+    assert int(flags["data"]) % max(knobs.get("mesh__slices", 1), 1) == 0
+
+
+def test_where_no_mesh_fits_that_is_said():
+    with pytest.raises(ConfigError, match=r"a multiple of .*; no mesh of 8 devices works with the other knobs"):
+        validation.validate(changed(rl__prompts_per_step=9), 8)
+
+
 def test_the_mesh_takes_what_is_left():
     cfg = changed(mesh__data=2, mesh__tensor=2)
     assert checks.mesh_shape(cfg.mesh, 8) == (2, 2, 2)

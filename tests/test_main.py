@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -57,7 +60,7 @@ def test_overrides_reach_the_pipeline_and_the_workdir_has_the_name_of_the_config
     assert workdir == Path("workdirs/tiny")
     assert (cfg.rl.num_steps, cfg.rl.temperature, cfg.scaling.budgets) == (5, 1.0, (4, 8))
     assert (cfg.model.tie_embeddings, cfg.rl.kl_site) == (False, "loss")
-    assert capsys.readouterr().out == f"report: {Path('workdirs/tiny/report.html').resolve()}\n"
+    assert capsys.readouterr().out.splitlines()[0] == f"report: {Path('workdirs/tiny/report.html').resolve()}"
     assert not Path("workdirs").exists()
 
 
@@ -254,3 +257,106 @@ def test_ctrl_c_in_a_process_of_its_own(tmp_path):
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err == "t1jax: interrupted; the same command resumes from the latest checkpoint\n"
+
+
+# what comes next
+
+
+def next_of(monkeypatch, cfg, name, program):
+    """(module, arguments) of each command that a finished run prints."""
+    monkeypatch.setattr(sys, "argv", [program])
+    lines = main.next_commands(cfg, Path(name))
+    commands = [shlex.split(line.partition(":")[2]) for line in lines]
+    assert [line.partition(":")[0] for line in lines][::2] == ["ask", "export"] and len(lines) == 3
+    return commands
+
+
+def test_a_finished_run_ends_with_three_commands_that_work(runs, monkeypatch, capsys):
+    """With this Python, or as `t1jax COMMAND` if the run was started so; for any name of a workdir."""
+    assert call(*FITS) == 0
+    printed = capsys.readouterr().out.splitlines()
+    ((cfg, _),) = runs
+    assert len(printed) == 4 and printed[1:] == main.next_commands(cfg, Path("workdirs/tiny"))
+    by_module = next_of(monkeypatch, cfg, "work dirs/a'b", "/x/t1jax/main.py")
+    by_name = next_of(monkeypatch, cfg, "work dirs/a'b", "/x/bin/t1jax")
+    for command, (module, known), named in zip(
+        by_module, (("sample", "sample"), ("analyze", "analyze"), ("convert", "convert")), by_name, strict=True
+    ):
+        assert shutil.which(command[0]) == sys.executable and command[1:3] == ["-m", f"t1jax.{module}"]
+        assert named[:2] == ["t1jax", known] and command[3:] == named[2:]
+    ask, look, export = (command[3:] for command in by_module)
+    assert ask[0] == "--checkpoint=work dirs/a'b" and ask[1].startswith("Pick two of ") and look == ["work dirs/a'b"]
+    assert export == ["orbax-to-hf", "--src=work dirs/a'b", "--dst=work dirs/a'b-hf"]
+
+
+def test_after_a_run_on_problems_of_a_file_the_next_step_is_to_evaluate(runs, monkeypatch):
+    assert call(*FITS) == 0
+    cfg = dataclasses.replace(runs[0][0], data=dataclasses.replace(runs[0][0].data, train="a.jsonl", eval="b.jsonl"))
+    ask, measure, _ = next_of(monkeypatch, cfg, "run", "t1jax")
+    assert ask[2:] == ["--checkpoint=run", "What is 12 times 13?"]
+    flags = ["--checkpoint=run", "--data=b.jsonl", "--samples=4", "--out=run-evaluated"]
+    assert measure == ["t1jax", "evaluate", *flags]
+
+
+# the model's sizes are those of its checkpoint
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A folder of a Qwen2 with 5 layers of width 64; for these tests its weights need not be readable."""
+    folder = tmp_path / "qwen"
+    folder.mkdir()
+    sizes = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 5}
+    heads = {"num_attention_heads": 8, "num_key_value_heads": 4}
+    rest = {
+        "max_position_embeddings": 32768,
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e6,
+    }
+    (folder / "config.json").write_text(json.dumps(sizes | heads | rest | {"tie_word_embeddings": True}))
+    (folder / "model.safetensors").write_bytes(b"")
+    return folder
+
+
+BASE = ("--config=configs/base.py", "--config.mesh.data=2", "--config.mesh.fsdp=2", "--config.mesh.tensor=2")
+
+
+def test_the_sizes_of_the_model_come_from_its_checkpoint(runs, checkpoint):
+    assert call(*BASE, f"--config.model.checkpoint={checkpoint}", "--config.model.remat=dots") == 0
+    ((cfg, _),) = runs
+    model = cfg.model
+    assert (model.vocab_size, model.hidden_size, model.mlp_size, model.num_layers) == (512, 64, 96, 5)
+    assert (model.num_heads, model.num_kv_heads, model.head_dim, model.qkv_bias) == (8, 4, 8, True)
+    assert (model.tie_embeddings, model.norm_eps, model.remat) == (True, 1e-6, "dots")
+
+
+@pytest.mark.parametrize("how", ["flag", "flag as in base.py", "file"])
+def test_a_size_that_is_set_must_be_that_of_the_checkpoint(runs, checkpoint, tmp_path, capsys, how):
+    layers = 64 if "base" in how else 6
+    config = BASE
+    if how == "file":
+        text = (
+            f"from configs import base\ndef get_config():\n  c = base.get_config()\n  c.model.num_layers = {layers}\n"
+        )
+        (tmp_path / "mine.py").write_text(f"{text}  return c\n")
+        config = ("--config=mine.py", *BASE[1:])
+    flag = [] if how == "file" else [f"--config.model.num_layers={layers}"]
+    assert call(*config, f"--config.model.checkpoint={checkpoint}", *flag) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"t1jax: {checkpoint}/config.json describes another model than the config, where ")
+    assert f"where model.num_layers is {layers}, not 5; leave these knobs out" in said and not runs
+    assert call(*BASE, f"--config.model.checkpoint={checkpoint}", "--config.model.num_layers=5") == 0
+
+
+def test_a_run_goes_on_with_its_own_sizes_when_the_checkpoint_is_gone(runs, checkpoint, tmp_path):
+    flags = (*BASE, f"--config.model.checkpoint={checkpoint}", "--workdir=run")
+    assert call(*flags) == 0
+    ((cfg, _),) = runs
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.json").write_text(json.dumps(cfg.to_dict()))
+    (checkpoint / "config.json").unlink()
+    assert call(*flags) == 0
+    assert runs[1][0] == cfg
+    assert call(*flags[:-1]) == 2  # a new run needs it

@@ -105,19 +105,67 @@ def test_the_command_line_tells_of_them_on_stderr():
 @pytest.mark.parametrize(
     "topology",
     [
-        *("", "v5p", "v5p:", "v9:2x2", "v5p:4", "cpu:0", "cpu:x", "gpu:h100", "gpu:8xz9", "gpu:0xh100", "v5e:2x2 "),
-        *("0xv5e:2x2", "xv5e:2x2", "2x2xv5e:2x2", "0xcpu:8", "-2xcpu:8"),
+        *("", "v5p", "v5p:", "v5p:4", "cpu:0", "cpu:x", "v5e:2x2 ", "v5e:0x2"),
+        *("0xv5e:2x2", "0xcpu:8"),
     ],
 )
 def test_an_unknown_slice_lists_known_ones(topology):
-    with pytest.raises(ConfigError, match=r"no such slice; expected KIND:SHAPE, for example v5e:2x2 .*gpu:8xh100"):
+    for compiled in (True, False):
+        with pytest.raises(
+            ConfigError, match=r"no such slice.*; expected KIND:SHAPE, for example v5e:2x2 .*gpu:8xh100"
+        ):
+            slices.find(topology, compiled)
+
+
+@pytest.mark.parametrize("topology", ["v9:2x2", "xv5e:2x2", "2x2xv5e:2x2", "-2xcpu:8", "tpu:2x2"])
+def test_an_unknown_kind_of_chip_lists_the_known_ones(topology):
+    with pytest.raises(ConfigError, match=r"is none of v4, v5e, v5p, v6e, tpu7x, gpu, cpu; expected KIND:SHAPE"):
         slices.find(topology)
 
 
-def test_without_libtpu_the_extra_is_named(monkeypatch):
+@pytest.mark.parametrize("topology", ["gpu:h100", "gpu:8xz9", "gpu:0xh100", "gpu:8xv5e", "gpu:8xcpu", "gpu:"])
+def test_unknown_gpus_list_the_known_ones(topology):
+    known = "a100, b200, h100, h200, l4, rtx4090"
+    with pytest.raises(ConfigError) as error:
+        slices.find(topology)
+    assert str(error.value) == f"--topology={topology}: no such GPUs; expected gpu:NxKIND, KIND one of {known}"
+    assert set(known.split(", ")) == set(slices.CHIPS) - {"cpu", *slices.TPUS}
+
+
+def test_without_libtpu_what_to_do_is_said(monkeypatch):
     monkeypatch.setattr(slices.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"libtpu is not installed.*pip install 't1jax\[plan\]'"):
+    with pytest.raises(ConfigError, match=r"libtpu is not installed.*pip install '\.\[plan\]'; or --fast"):
         slices.find("v5e:2x2")
+
+
+@pytest.mark.parametrize(("topology", "devices"), [("v5e:4x2", 8), ("tpu7x:2x2x1", 8), ("2xv5p:2x2x1", 8)])
+def test_an_estimate_needs_no_libtpu(monkeypatch, topology, devices):
+    """As many devices as JAX counts, half a chip on tpu7x; the same bytes as on so many CPUs of this memory."""
+    monkeypatch.setattr(slices.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(slices, "_cpu_devices", lambda count: tuple(jax.devices()[:count]))
+    where = slices.find(topology, compiled=False)
+    cfg = on_mesh((2, devices // 2, 1))
+    found = fit.plan(cfg, where, 16.0, compiled=False)
+    same = fit.plan(cfg, a_slice(devices, where.chip), 16.0, compiled=False)
+    assert len(where.devices) == devices and where.slices == slices.parts(topology)[0]
+    assert found.memory == same.memory and found.work == same.work and found.hops == (None, None, None)
+    assert "compiled" not in plan.table(found)
+
+
+def test_the_command_line_estimates_for_tpus_without_libtpu():
+    code = "import sys; sys.modules['libtpu'] = None; from t1jax import plan; sys.exit(plan.main(sys.argv))"
+    flags = ["--config=configs/tiny.py", "--topology=v5e:2x2", "--fast", "--json", "--config.sft.batch_size=64"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=several.environment(),
+    )
+    found = json.loads(done.stdout)
+    assert done.returncode == 0 and found["devices"] == 4 and found["compiler"] is None, done.stderr
+    assert found["hbm_bytes_per_chip"] == 16 * slices.GIB
 
 
 @pytest.mark.parametrize(
@@ -289,7 +337,7 @@ def test_the_suggestion_keeps_to_slices():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is missing: pip install 't1jax[plan]'")
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is missing: pip install '.[plan]'")
 @pytest.mark.parametrize(
     ("topology", "mesh", "found"),
     [
@@ -313,7 +361,7 @@ def test_the_plan_tells_hops_on_libtpus_slices(topology, mesh, found):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is missing: pip install 't1jax[plan]'")
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is missing: pip install '.[plan]'")
 @pytest.mark.parametrize(("name", "topology"), [("qwen0p5b", "v5e:2x2"), ("qwen7b", "v6e:8x8")])
 def test_a_config_fits_the_slice_it_names(name, topology):
     assert f"Slice: {topology}" in (ROOT / f"configs/{name}.py").read_text()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hub_server
 import pytest
 import several
 from random_qwen import make_folder
@@ -23,7 +24,7 @@ COMMANDS = [
 ]
 
 
-REAL = [command for command in COMMANDS if re.search("models/|workdirs/qwen|t1jax.verify", command)]
+REAL = [command for command in COMMANDS if re.search("models/|Qwen/|workdirs/qwen|t1jax.verify", command)]
 ENV = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # one device, as a reader has
 SMALL = {  # what makes a command quick, on a random model of one layer
     "t1jax.main": (
@@ -71,7 +72,10 @@ def test_readme_commands_of_a_real_model_name_flags_that_exist(command):
 
 @pytest.mark.slow
 def test_readme_commands_of_a_real_model(tmp_path):
-    """All of them, in their order, as a reader would: on a random Hugging Face folder and made-up problems."""
+    """All of them, in their order, as a reader would: on a random Hugging Face folder and made-up problems.
+
+    A stand-in for the hub has them too.
+    """
     make_folder(tmp_path / "models/Qwen2.5-0.5B")
     described = tmp_path / "models/Qwen2.5-0.5B/config.json"
     described.write_text(json.dumps(json.loads(described.read_text()) | {"max_position_embeddings": 32768}))
@@ -81,14 +85,26 @@ def test_readme_commands_of_a_real_model(tmp_path):
         (tmp_path / f"data/{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     assert len(REAL) >= 6
-    for command in REAL:
-        words = shlex.split(command)
-        assert words[:2] == ["python", "-m"]
-        done = subprocess.run(
-            [sys.executable, *words[1:], *SMALL[words[2]]],
-            cwd=tmp_path, env=ENV | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600,
-        )  # fmt: skip
-        assert done.returncode == 0, (command, done.stderr)
+    with hub_server.running() as server:
+        folder, data = tmp_path / "models/Qwen2.5-0.5B", tmp_path / "data"
+        server.add("models", "Qwen/Qwen2.5-0.5B", {path.name: path.read_bytes() for path in folder.iterdir()})
+        splits = {"main/train.jsonl": "train.jsonl", "main/test.jsonl": "math500.jsonl"}
+        server.add("datasets", "openai/gsm8k", {name: (data / file).read_bytes() for name, file in splits.items()})
+        env = ENV | {
+            "PYTHONPATH": str(ROOT),
+            "HF_ENDPOINT": server.url,
+            "HF_HOME": str(tmp_path / "home"),
+            "HF_HUB_OFFLINE": "0",
+        }
+        for command in REAL:
+            words = shlex.split(command)
+            assert words[:2] == ["python", "-m"]
+            done = subprocess.run(
+                [sys.executable, *words[1:], *SMALL[words[2]]],
+                cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600,
+            )  # fmt: skip
+            assert done.returncode == 0, (command, done.stderr)
+        assert server.got("config.json") == server.got("main/train.jsonl") == server.got("main/test.jsonl") == 1
     for made in ("models/trained/model.safetensors", "workdirs/math500/results.md", "models/qwen0p5b/params"):
         assert (tmp_path / made).exists(), made
     assert (tmp_path / "data/hard.jsonl").exists() and (tmp_path / "data/chains.jsonl").exists()

@@ -60,7 +60,7 @@ def draw_nothing(setup, stop_tokens):
 def test_the_same_problems_are_judged_by_the_same_judge(tmp_path, monkeypatch, request, knobs, where):
     """A step is kept as a run keeps it, and done again; every second problem was answered as it wants it."""
     if knobs is GYM:
-        pytest.importorskip("reasoning_gym", reason="reasoning-gym is missing: pip install 't1jax[gym]'")
+        pytest.importorskip("reasoning_gym", reason="reasoning-gym is missing: pip install '.[gym]'")
     cfg, mesh = small.make_config(**knobs), small.make_mesh()
     if where:
         request.getfixturevalue("cloud")

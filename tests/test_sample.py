@@ -25,6 +25,7 @@ from t1jax import sample
 from t1jax.devices import sharding
 from t1jax.model import qwen
 from t1jax.rollouts.generate import Generator
+from t1jax.tasks import embedded
 from t1jax.text import tokenizer
 from t1jax.text.huggingface import HFTokenizer
 from t1jax.weights import load as weights
@@ -149,19 +150,43 @@ def test_the_config_makes_the_prompt_and_may_name_the_checkpoint(model, script):
     assert script.asked["prompts"] == [HFTokenizer(model).encode(f"{chat}<|im_start|>assistant\n<think>\n")]
 
 
-def test_a_run_of_the_embedded_task_continues_the_text_as_it_is(script, tmp_path, monkeypatch, capsys):
-    text = "Pick two of 1, 2 that sum to 3.\n<think>\n"
-    tokens = tokenizer.SentencePieceTokenizer(tokenizer.train_sentencepiece([text] * 9, 48, ["<think>"]))
+QUESTION = "Pick two of 1, 2 that sum to 3."
+
+
+@pytest.fixture
+def of_a_run(script, tmp_path, monkeypatch):
+    """The tokenizer of a run of the embedded task; `--checkpoint=run` is that run's."""
+    text = f"{QUESTION}\n<think>\n2 1\n</think>"
+    tokens = tokenizer.SentencePieceTokenizer(tokenizer.train_sentencepiece([text] * 9, 48, [".\n", "<think>"]))
     tokens.save(tmp_path)
     source = weights.Source(tmp_path, "run", tmp_path)
-    for name, value in {"find": source, "model_config": small.make_config().model, "load": {}}.items():
+    cfg = small.make_config()
+    for name, value in {"find": source, "model_config": cfg.model, "load": {}, "run_config": cfg}.items():
         monkeypatch.setattr(weights, name, lambda *_, value=value, **__: value)
     script.answer, script.reports = [*tokens.encode("2 1"), *tokens.stop_ids], []
-    assert run("--checkpoint=run", text) == 0
-    assert script.asked["prompts"] == [tokens.encode(text)]
+    return tokens
+
+
+@pytest.mark.parametrize("ending", ["", "\n", "\n<think>", "\n<think>\n"])
+def test_the_embedded_task_adds_what_its_prompts_end_with(of_a_run, script, capsys, ending):
+    assert run("--checkpoint=run", QUESTION + ending) == 0
+    assert script.asked["prompts"] == [of_a_run.encode(f"{QUESTION}\n<think>\n")]
     assert capsys.readouterr().out == "2 1\n"
-    assert run("--checkpoint=run", "x") == 2
-    assert "the problem: the tokenizer has no piece for ['x']" in capsys.readouterr().err
+
+
+def test_raw_text_is_continued_as_it_is(of_a_run, script, capsys):
+    assert run("--checkpoint=run", "--raw", "1, 2") == 0
+    assert script.asked["prompts"] == [of_a_run.encode("1, 2")]
+    assert run("--checkpoint=run", "--raw", QUESTION) == 2  # no full stop without the end of its line
+    assert "the tokenizer has no piece for ['.']" in capsys.readouterr().err
+
+
+def test_a_question_of_another_task_is_refused_with_one_of_the_own(of_a_run, capsys):
+    assert run("--checkpoint=run", "What is 2 + 3?") == 2
+    said = capsys.readouterr().err
+    assert "the problem: the tokenizer has no piece for ['+', '?', 'W']" in said and said.count("\n") == 1
+    example = embedded.example(small.make_config())
+    assert re.fullmatch(r"Pick two of [\d, ]+ that sum to \d+\.", example) and f"such as {example!r}" in said
 
 
 def test_reports_come_in_any_order_and_what_follows_a_stop_token_is_not_text(model, script, capsys):

@@ -14,6 +14,7 @@ Deliberately not here: what is asked (questions.py), what the responses show (fi
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -65,7 +66,8 @@ class Evaluator:
     def generator(self, model: ModelConfig) -> Generator:
         """A sampler with the evaluator's settings, of a model with the same vocabulary and perhaps other sizes."""
         cfg = dataclasses.replace(self.cfg, model=model)
-        return Generator(cfg, self.mesh, self.tokenizer, self._progress.sampling if self._progress else None)
+        told = functools.partial(self._progress.sampling, then="judging") if self._progress else None
+        return Generator(cfg, self.mesh, self.tokenizer, told)
 
     def respond(
         self,
@@ -219,6 +221,8 @@ class Evaluator:
                 done += batch
                 if tell:
                     tell(done)
+                elif journal.plain and self._progress:
+                    self._progress.part(settings["name"], len(done), total)
                 if number == 1 and not tell and journal.plain and self._progress:  # the first compiles
                     left = (total - len(done)) / len(batch) * (time.monotonic() - began)
                     if left > LONG:

@@ -55,6 +55,7 @@ def measured(
             f"answers of at most {cfg.scaling.answer_tokens:,}; eval.num_problems bounds it{skip}"
         )
         with progress.stage(f"measure {stage}", total=int(whole + answers * share(cfg))) as shown:
+            progress.doing("compiling")
             outcome = _measure(evaluator, task, params, stage, workdir, shown)
         if multihost.is_main():
             files.write_json(path, outcome | {"seconds": time.perf_counter() - began})

@@ -22,6 +22,7 @@ from t1jax.config import Config, ConfigError
 from t1jax.devices import sharding
 from t1jax.evaluation import answerer
 from t1jax.evaluation.evaluator import Evaluator
+from t1jax.host import hub, place
 from t1jax.host.progress import Progress
 from t1jax.model import heads, qwen
 from t1jax.model.parameters import checksum
@@ -46,6 +47,12 @@ class Opened:
         """The folder that holds the weights."""
         return str(self.source.step or self.source.folder)
 
+    @property
+    def name(self) -> str:
+        """What the model is called: the last part of its folder's name, or of its name on the hub."""
+        given = self.cfg.model.checkpoint
+        return given.rpartition("/")[2] if hub.is_model(given) else place.of(given, "model.checkpoint").resolve().name
+
     def params(self, mesh: Mesh) -> Params:
         """The weights, in compute dtype and laid out for decode."""
         model = qwen.Transformer(self.cfg.model, sharding.decode_layout(mesh))
@@ -69,6 +76,7 @@ class Opened:
         mesh = sharding.make_mesh(self.cfg.mesh)
         if copied := heads.note(self.cfg.model, mesh.shape["tensor"]):
             progress.note(copied)
+        progress.doing("reading the weights")
         params = self.params(mesh)
         origin = {"checkpoint": self.where, "weights": checksum(params)}
         return Evaluator(self.cfg, mesh, task, self.tokenizer, progress), params, origin

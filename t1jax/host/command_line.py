@@ -9,9 +9,12 @@ Deliberately not here: what the programs do (main.py, convert.py, evaluate.py, f
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import re
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,7 +26,7 @@ from ml_collections import ConfigDict, config_flags
 from t1jax import config, typed
 from t1jax.config import Config, ConfigError
 from t1jax.devices import waiting
-from t1jax.host import config_files, failures, place
+from t1jax.host import config_files, failures, hub, place
 from t1jax.host.bucket import Refused, Unreachable
 from t1jax.host.failures import EXIT_MISTAKE
 from t1jax.host.place import Place
@@ -66,6 +69,17 @@ def call(
     except Exception as error:
         return failures.tell(program, argv, error)
     return 0
+
+
+def invocation(command: str, module: str) -> str:
+    """How the user would call another command from here: as `t1jax COMMAND` if this one was, else with this Python."""
+    if Path(sys.argv[0]).stem == "t1jax":
+        return f"t1jax {command}"
+    python = Path(sys.executable)
+    if "python" == python.name and shutil.which("python") == str(python):
+        return f"python -m t1jax.{module}"
+    near = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
+    return f"{shlex.quote(str(near))} -m t1jax.{module}"
 
 
 def leave(code: int) -> NoReturn:
@@ -126,8 +140,16 @@ def read_config(
 
     values, extra = read_flags(rest, define_all)
     cfg = config.load(values.config)
-    _refuse_urls(cfg)
-    return cfg, values, extra
+    return _named(cfg), values, extra
+
+
+def sizes_set(cfg: Config, argv: list[str]) -> set[str]:
+    """The knobs of `model` that are set: on the command line, or by a config other than configs/base.py has them."""
+    base = config.load(config_files.load(config_files.shipped()["base"])).model
+    names = {field.name for field in dataclasses.fields(base)}
+    return {name for name in names if getattr(cfg.model, name) != getattr(base, name)} | {
+        knob.removeprefix("model.") for knob in _overridden(argv) if knob.startswith("model.")
+    }
 
 
 def take_config_file(argv: list[str], default: str) -> tuple[Path, list[str]]:
@@ -172,13 +194,25 @@ def out_folder(out: Place) -> Place:
     return out
 
 
-def _refuse_urls(cfg: Config) -> None:
-    """ConfigError: a knob that names files is a URL that is not supported."""
-    place.of(cfg.model.checkpoint, "model.checkpoint")
-    for name in ("train", "eval", "sft"):
-        place.data(getattr(cfg.data, name), f"data.{name}")
-    for name, benchmark in cfg.benchmarks.items():
-        place.data(benchmark.data, f"benchmarks.{name}.data")
+def _named(cfg: Config) -> Config:
+    """`cfg` with a split for each data set of the hub.
+
+    Raises:
+      ConfigError: a knob names files by a URL that is not supported.
+    """
+    if not hub.is_model(cfg.model.checkpoint):
+        place.of(cfg.model.checkpoint, "model.checkpoint")
+    data = dataclasses.replace(
+        cfg.data,
+        train=place.data(cfg.data.train, "data.train"),
+        eval=place.data(cfg.data.eval, "data.eval", "test"),
+        sft=place.data(cfg.data.sft, "data.sft"),
+    )
+    benchmarks = {
+        name: dataclasses.replace(one, data=place.data(one.data, f"benchmarks.{name}.data", "test"))
+        for name, one in cfg.benchmarks.items()
+    }
+    return dataclasses.replace(cfg, data=data, benchmarks=benchmarks)
 
 
 def _knobs(tree: Mapping[str, Any] | ConfigDict, prefix: str = "") -> Iterator[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from t1jax.config import ConfigError
+from t1jax.host import hub
 from t1jax.host.bucket import SCHEME, Bucket, storage
 
 LONGEST = 255  # bytes of a file's name
@@ -92,12 +93,15 @@ def remove(folder: Place) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def data(name: str, what: str) -> str:
-    """The file of problems that a user means by `name`: local, gs://, or another URL that fsspec can open here.
+def data(name: str, what: str, split: str = "train") -> str:
+    """The file of problems that a user means by `name`: local, gs://, or another URL that fsspec can open here; or a
+    data set of the Hugging Face hub, of which `split` is meant if the name has none.
 
     Raises:
       ConfigError: a URL of another kind, or one that needs a package.
     """
+    if hub.is_dataset(name):
+        return hub.with_split(name, split)
     scheme = match[1] if (match := URL.match(name)) else ""
     if scheme == "gs":
         return os.fspath(of(name, what))
@@ -120,8 +124,18 @@ def needed(url: str, error: ImportError) -> str:
     return f"reading {scheme}:// needs a package; expected it: run: pip install {package}"
 
 
+def data_files(name: str) -> list[str]:
+    """The files that a name of `data` means: several where a data set of the hub is in parts. Downloads them.
+
+    Raises:
+      ConfigError: from hub.dataset.
+      Unreachable: from hub.dataset.
+    """
+    return [str(path) for path in hub.dataset(name)] if hub.is_dataset(name) else [name]
+
+
 def open_data(path: str, compression: str | None = None) -> Any:
-    """fsspec's opener of a file of problems: local, gs://, or another URL that fsspec knows."""
+    """fsspec's opener of one of the `data_files`: local, gs://, or another URL that fsspec knows."""
     import fsspec
 
     if path.startswith(SCHEME):

@@ -5,9 +5,11 @@
         with progress.stage("rl", total=cfg.rl.num_steps, done=start) as stage:
             stage.update(step, row)                       # row: what MetricsWriter.write returned
             progress.sampling(tokens_done, total, live)   # from any thread, while a step samples
+        progress.doing("compiling")                   # what goes on from now on, in the stage or between stages
 
 On a terminal the lines are updated in place and those of finished stages stay. Elsewhere (a file, a pipe, CI) plain
-lines are printed: at most one every `every` seconds, and one when a stage ends. Process 0 only.
+lines are printed: at most one every `every` seconds, one when a stage ends, and one after BEAT seconds without any,
+with what goes on and for how long. Process 0 only.
 Deliberately not here: files (metrics.py).
 """
 
@@ -30,7 +32,8 @@ from rich.text import Text
 from t1jax.config import inert
 from t1jax.devices import multihost
 
-QUIET_SAMPLING = 2.0  # seconds a step must have lasted before its sampling is shown
+QUIET_SAMPLING = 2.0  # seconds a step must have lasted before its sampling is shown, or what goes on
+BEAT = 8.0  # seconds without a line after which one is printed
 
 
 def figures(row: Mapping[str, Any], short: bool = False) -> str:
@@ -80,6 +83,7 @@ class Stage:
         with self._progress.lock:
             self.done, self.row, self.sampled = done, self.row if row is None else row, None
             self.touched = self._progress.clock()
+            self._progress.stepped()
             self._marks.append((self.touched, done))
         self._progress.changed(self)
 
@@ -113,6 +117,11 @@ class Progress:
         self._shown = multihost.is_main()
         self._stages: list[Stage] = []
         self._last_line = -float("inf")
+        self._last_said = self._since = self.clock()
+        self._doing = ""  # since `_since`
+        self._part: tuple[str, int, int, float, int] | None = None  # name, done, total; when and at what it began
+        self._took: dict[tuple[str, str], float] = {}  # (stage, what it did) -> seconds, the last time
+        self._ended = threading.Event()
         self._live: Live | None = None
         if self._shown and self.console.is_terminal and not self.console.is_dumb_terminal:
             self._live = Live(get_renderable=self._table, console=self.console, refresh_per_second=4)
@@ -124,14 +133,47 @@ class Progress:
             self._stages.append(stage)
         return stage
 
-    def sampling(self, done: int, total: int, live: int, what: str = "token") -> None:
+    def doing(self, what: str) -> None:
+        """From now on the program does `what`, such as compiling, until the next call, sampling or step."""
+        with self.lock:
+            now, stage = self.clock(), self._current()
+            if self._doing:
+                self._took[stage.name if stage else "", self._doing] = now - self._since
+            self._doing, self._since = what, now
+
+    def stepped(self) -> None:
+        """A step of the stage that goes on is done: what it did is over."""
+        with self.lock:
+            self.doing("")
+            self._part = None
+
+    def part(self, name: str, done: int, total: int) -> None:
+        """Of the part `name` of a stage, `done` of `total` are done; the next part or step ends it."""
+        with self.lock:
+            self.doing("")
+            old = self._part
+            goes_on = old is not None and old[0] == name and old[1] < done
+            self._part = (name, done, total, *(old[3:] if old and goes_on else (self.clock(), done)))
+            stage = self._current()
+        if stage is not None:
+            self.changed(stage)
+
+    def sampling(self, done: int, total: int, live: int, what: str = "token", then: str = "") -> None:
         """Of at most `total` tokens (or of `total`: `what`) `done` are sampled, `live` responses go on.
 
-        Call it from any thread.
+        Call it from any thread. `then`: what is done once no response goes on.
         """
         with self.lock:
-            stage = next((s for s in reversed(self._stages) if not s.ended), None)
-            if stage is None or self.clock() - stage.touched < QUIET_SAMPLING:
+            stage = self._current()
+            if stage is None:
+                return
+            if not live and then:
+                stage.sampled = None
+                self.doing(then)
+                return
+            if self._doing:
+                self.doing("")
+            if self.clock() - stage.touched < QUIET_SAMPLING:
                 return
             stage.sampled = (what, int(done), int(total), int(live))
         self.changed(stage)
@@ -139,6 +181,7 @@ class Progress:
     def note(self, text: str) -> None:
         """Prints a line of its own, above the live ones, inert on a terminal."""
         if self._shown:
+            self._last_said = self.clock()
             self.console.print(Text(inert(text)), soft_wrap=True)
 
     def changed(self, stage: Stage) -> None:
@@ -150,7 +193,8 @@ class Progress:
     def end(self, stage: Stage, finished: bool) -> None:
         """`stage` is over; `finished`: because all is done."""
         with self.lock:
-            stage.ended, stage.sampled = True, None
+            stage.ended, stage.sampled, self._part = True, None, None
+            self._doing, self._since = "", self.clock()
             stage.seconds = self.clock() - stage.began
             if finished:
                 stage.done = stage.total
@@ -160,21 +204,62 @@ class Progress:
     def __enter__(self) -> Progress:
         if self._live is not None:
             self._live.start()
+        elif self._shown:
+            threading.Thread(target=self._beat, daemon=True).start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._ended.set()
         if self._live is not None:
             self._live.stop()
 
+    def _beat(self) -> None:
+        while not self._ended.wait(1.0):
+            self.beat()
+
+    def beat(self) -> None:
+        """Prints a line with what goes on if there was none for BEAT seconds."""
+        with self.lock:
+            if self.clock() - self._last_said < BEAT or self._ended.is_set():
+                return
+            if (stage := self._current()) is not None:
+                self._print_line(stage)
+            else:
+                self.note(self._going_on(None) or f"working for {duration(self.clock() - self._since)}")
+
+    def _current(self) -> Stage | None:
+        """The stage that goes on."""
+        return next((s for s in reversed(self._stages) if not s.ended), None)
+
+    def _going_on(self, stage: Stage | None) -> str:
+        """What is done, for how long, and how long it will take, as it took the last time; "" if nobody said."""
+        seconds = self.clock() - self._since
+        if not self._doing or seconds < QUIET_SAMPLING:
+            return ""
+        last = self._took.get((stage.name if stage else "", self._doing))
+        left = "" if last is None or last < seconds else f", {duration(last - seconds)} left"
+        return f"{self._doing} for {duration(seconds)}{left}"
+
     def _print_line(self, stage: Stage) -> None:
-        self._last_line = self.clock()
+        self._last_line = self._last_said = self.clock()
         if self._shown:
             count = f"{stage.name} {stage.done}/{stage.total}"
-            parts = [count, self._figures(stage), self._time(stage)]
+            parts = [count, self._part_done(stage), self._figures(stage), self._time(stage)]
             self.console.print(Text("  ".join(part for part in parts if part)), soft_wrap=True)
+
+    def _part_done(self, stage: Stage) -> str:
+        """How far the part of a stage is, and its time left; the first update, which compiles, is not in the pace."""
+        if self._part is None or stage.ended or stage is not self._current():
+            return ""
+        name, done, total, at, first = self._part
+        pace = (self.clock() - at) / (done - first) if done > first else None
+        left = "" if pace is None or done == total else f", {duration(pace * (total - done))} left"
+        return f"{name} {done}/{total}{left}"
 
     def _figures(self, stage: Stage, width: int | None = None) -> str:
         """What fits into `width` cells of: the sampling that goes on, else the figures of the last step."""
+        if not stage.ended and stage is self._current() and (going := self._going_on(stage)):
+            return going
         if stage.sampled is not None:
             what, done, total, live = stage.sampled
             words = (f"sampling {what} {done} of {total}, {live} responses live", f"{what} {done}/{total}, {live} live")
@@ -204,7 +289,9 @@ class Progress:
                     Text(s.name, "bold" if not s.ended else "dim"),
                     ProgressBar(max(s.total, 1), s.done if s.total else 1, width=bar),
                     Text(f"{s.done}/{s.total}"),
-                    Text(self._figures(s, room), "dim" if s.ended else ""),
+                    Text("  ".join(filter(None, (self._part_done(s), self._figures(s, room)))), "dim" * s.ended),
                     Text(self._time(s), "yellow" if stopped else "green" if s.ended else "cyan"),
                 )
+            if self._current() is None and (going := self._going_on(None)):
+                table.add_row(Text(going, "cyan"))
             return table

@@ -167,14 +167,23 @@ def digests(cfg: Config) -> dict[str, str]:
     for knob in FILES:
         path = getattr(cfg.data, knob.partition(".")[2])
         if path:
+            paths = place.data_files(path)
             try:
-                with place.open_data(path) as file:
-                    found[knob] = hashlib.file_digest(file, "sha256").hexdigest()
+                found[knob] = _digest(paths)
             except ConfigError:
                 raise
             except Exception as error:  # each file system has errors of its own
                 raise ConfigError(f"{knob} is {path}: {bucket.reason(error)}; expected a file of rows") from error
     return found
+
+
+def _digest(paths: Sequence[str]) -> str:
+    """SHA-256 of a file; of several, of theirs."""
+    each = []
+    for path in paths:
+        with place.open_data(path) as file:
+            each.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return each[0] if len(each) == 1 else hashlib.sha256("".join(each).encode()).hexdigest()
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:

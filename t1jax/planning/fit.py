@@ -219,11 +219,10 @@ def plan(cfg: Config, where: Slice, length: float, *, compiled: bool) -> Found:
 
 
 def _feeders(layout: sharding.Layout, where: Slice) -> multihost.Feeders:
-    """Of TPUs the slice says whose a device is; of GPUs, which others stand in for: a process each, as Slurm does."""
+    """Of TPUs the slice says whose a device is; where CPUs stand in for others, as `Slice.host_of` has it."""
     if where.compiler == "tpu" or where.chip.name == "cpu":
         return multihost.feeders(layout)
-    place = {device: index for index, device in enumerate(where.devices)}
-    return multihost.feeders(layout, place.__getitem__)
+    return multihost.feeders(layout, where.host_of)
 
 
 def _with(cfg: Config, **knobs: Any) -> Config:
@@ -274,7 +273,7 @@ def _compile(setup: RlSetup, where: Slice, length: float, trips: dict[str, float
             raise
         raise ConfigError(
             f"--topology={where.topology}: {error}; expected cuDNN 9, which rows of at most {attention.CUDNN_LENGTH} "
-            "positions are attended with; do: pip install 't1jax[plan-gpu]', or set model.attention to triton"
+            "positions are attended with: {slices.EXTRA.format('plan-gpu')}, or set model.attention to triton"
         ) from error
     try:
         compiled = lowered.compile()

@@ -10,6 +10,7 @@ Deliberately not here: what a config needs (memory.py), what a program does (pla
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -70,6 +71,11 @@ EXAMPLES = (
     "slices: 2xv5e:16x16"
 )
 TARGETS = Path(__file__).with_name("targets")  # of each GPU what XLA's compiler wants to know
+GPUS = tuple(sorted(path.stem for path in TARGETS.glob("*.txtpb")))
+TPUS = tuple(name for name in CHIPS if name not in (*GPUS, "cpu"))
+DEVICES_A_CHIP = {"tpu7x": 2}  # else 1
+CHIPS_A_HOST = 4  # of a TPU slice
+EXTRA = "in the folder of t1jax, pip install '.[{}]'"  # what to do where a package is missing
 GPU_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 GPUS_A_HOST = 8
 NOT_ON_A_TPU = {  # what libtpu would else ask of a TPU's own machine, and say that it cannot
@@ -97,6 +103,11 @@ class Slice:
         """The number of a device's slice."""
         return self._place[device] * self.slices // len(self.devices)
 
+    def host_of(self, device: Any) -> int:
+        """The process of a device that is not here: one for each GPU, as in Slurm, one for the chips of a TPU host."""
+        name = self.chip.name
+        return self._place[device] // (CHIPS_A_HOST * DEVICES_A_CHIP.get(name, 1) if name in TPUS else 1)
+
     @cached_property
     def _place(self) -> dict[Any, int]:
         return {device: index for index, device in enumerate(self.devices)}
@@ -121,26 +132,33 @@ def chip_of(kind: str) -> Chip | None:
     return None
 
 
-def find(topology: str) -> Slice:
+def find(topology: str, compiled: bool = True) -> Slice:
     """The slice of `KIND:SHAPE`, without having it: v5p:4x4x8, gpu:8xh100, cpu:8. Call before jax has any device.
 
     N slices joined by the data-centre network are NxKIND:SHAPE, as 2xv5e:16x16; of GPUs, N machines.
     TPU slices are compiled by libtpu, GPUs by XLA with the extra plan-gpu. Without that extra they are stood in for by
     as many CPU devices: what is split how, and what is exchanged, is the same; the temporaries are the CPU compiler's.
 
+    Args:
+      compiled: False: only shapes count, so CPU devices stand in for a TPU slice too where libtpu is not installed.
+
     Raises:
       ConfigError: unknown, or libtpu is not installed, or the extra plan-gpu does not work.
     """
     slices, kind, shape = parts(topology)
     gpu = re.fullmatch(r"(\d+)x(\w+)", shape) if kind == "gpu" else None
-    if gpu and gpu[2] in CHIPS and int(gpu[1]) > 0 and slices:
+    if gpu and gpu[2] in GPUS and int(gpu[1]) > 0 and slices:
         count, chip, target = slices * int(gpu[1]), CHIPS[gpu[2]], TARGETS / f"{gpu[2]}.txtpb"
-        if target.is_file() and any(importlib.util.find_spec(name) for name in GPU_PLUGINS):
+        if any(importlib.util.find_spec(name) for name in GPU_PLUGINS):
             return Slice(topology, chip, _gpu_devices(topology, count, target.read_text()), "cuda", slices)
         return Slice(topology, chip, _cpu_devices(count), "cpu", slices)
     if kind == "cpu" and shape.isdecimal() and int(shape) > 0 and slices:
         return Slice(topology, CHIPS["cpu"], _cpu_devices(slices * int(shape)), "cpu", slices)
-    if kind in CHIPS and re.fullmatch(r"\d+(x\d+){1,2}", shape) and slices:
+    if kind in TPUS and re.fullmatch(r"[1-9]\d*(x[1-9]\d*){1,2}", shape) and slices:
+        chips = math.prod(map(int, shape.split("x")))
+        if not compiled and importlib.util.find_spec("libtpu") is None:
+            count = slices * chips * DEVICES_A_CHIP.get(kind, 1)
+            return Slice(topology, CHIPS[kind], _cpu_devices(count), "cpu", slices)
         return Slice(topology, CHIPS[kind], _tpu_devices(topology), "tpu", slices)
     raise unknown(topology)
 
@@ -153,7 +171,12 @@ def parts(topology: str) -> tuple[int, str, str]:
 
 
 def unknown(topology: str, why: str = "") -> ConfigError:
-    """The error for a slice that does not exist."""
+    """The error for a slice that does not exist, with the chips that are known."""
+    slices, kind, _ = parts(topology)
+    if kind == "gpu" and not why:
+        return ConfigError(f"--topology={topology}: no such GPUs; expected gpu:NxKIND, KIND one of {', '.join(GPUS)}")
+    if kind not in (*TPUS, "cpu") and kind and not why:
+        why = f", {kind!r} is none of {', '.join((*TPUS, 'gpu', 'cpu'))}"
     return ConfigError(f"--topology={topology}: no such slice{why}; expected KIND:SHAPE, for example {EXAMPLES}")
 
 
@@ -180,7 +203,7 @@ def _gpu_devices(topology: str, count: int, target: str) -> tuple[Any, ...]:
     except (RuntimeError, jax.errors.JaxRuntimeError) as error:
         raise ConfigError(
             f"--topology={topology}: XLA's GPU compiler does not start ({' '.join(str(error).split())[:160]}); "
-            f"expected a CUDA plugin for jax {jax.__version__}; do: pip install 't1jax[plan-gpu]', or uninstall the "
+            f"expected a CUDA plugin for jax {jax.__version__}: {EXTRA.format('plan-gpu')}, or uninstall the "
             "plugin to plan with CPUs in place of GPUs"
         ) from error
     return tuple(found.devices)
@@ -189,7 +212,8 @@ def _gpu_devices(topology: str, count: int, target: str) -> tuple[Any, ...]:
 def _tpu_devices(topology: str) -> tuple[Any, ...]:
     if importlib.util.find_spec("libtpu") is None:
         raise ConfigError(
-            f"--topology={topology}: libtpu is not installed, and it is the compiler; do: pip install 't1jax[plan]'"
+            f"--topology={topology}: libtpu is not installed, and it is the compiler: {EXTRA.format('plan')}; or "
+            "--fast, which only estimates"
         )
     for name, value in NOT_ON_A_TPU.items():
         os.environ.setdefault(name, value)

@@ -17,7 +17,6 @@ import jax
 from t1jax.config import Config, ConfigError
 from t1jax.devices import sharding
 from t1jax.evaluation.opened import open_checkpoint
-from t1jax.host import place
 from t1jax.host.progress import Progress
 from t1jax.model.parameters import checksum
 from t1jax.rollouts.generate import Generator
@@ -47,6 +46,7 @@ class LocalWriter:
         self.model = f"{model}@{self.weights}"
         self._params, self._ledger, self._stopped = params, ledger, False
         self._generate = Generator(cfg, mesh, tokenizer, progress.sampling)
+        progress.doing("compiling")
 
     def write(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Completion | Failure]]:
         """Yields each request once with its outcome, in order within batches; a Failure if the prompt is invalid."""
@@ -133,7 +133,7 @@ def open_local(
 
     def make(ledger: Ledger, progress: Progress) -> LocalWriter:
         mesh = sharding.make_mesh(cfg.mesh)
-        name = place.of(cfg.model.checkpoint, "model.checkpoint").resolve().name
+        name = opened.name
         return LocalWriter(cfg, mesh, opened.params(mesh), tokens, ledger, progress, name, whole=embedded)
 
     return cfg, tokens, make

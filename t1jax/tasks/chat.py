@@ -18,8 +18,6 @@ from t1jax.tasks.task import P, Task, Wrapped
 from t1jax.text.huggingface import HFTokenizer
 from t1jax.text.tokenizer import TokenIds, Tokenizer
 
-BEGIN = f"{chains.OPEN}\n"  # what the task's own prompts end with
-
 
 class ChatTask(Wrapped[P]):
     """`task` as a user asks it; a response is a chain, after <think> unless the prompt ends with that."""
@@ -35,7 +33,7 @@ class ChatTask(Wrapped[P]):
 
     def question(self, problem: P) -> str:
         """What a user would ask."""
-        return self._task.prompt(problem).removesuffix(BEGIN).rstrip()
+        return self._task.prompt(problem).removesuffix(chains.BEGIN).rstrip()
 
     def prompt(self, problem: P) -> str:
         """The question in data.template and chat, and data.response_prefix.
@@ -49,11 +47,11 @@ class ChatTask(Wrapped[P]):
         """(prompt, chain) of the training problem with this index; it and the seed decide the chain."""
         _, chain = self._task.demonstration(index, seed)
         prompt = self.prompt(self.problem(index, "train"))
-        return prompt, after(prompt, f"{BEGIN}{chain}", self._cfg.data)
+        return prompt, after(prompt, f"{chains.BEGIN}{chain}", self._cfg.data)
 
     def analyse(self, problem: P, response: str) -> Analysis | None:
         """What the response tried and claimed, after its <think> if it writes one."""
-        return self._task.analyse(problem, response.removeprefix(BEGIN))
+        return self._task.analyse(problem, response.removeprefix(chains.BEGIN))
 
     def forbid_giving_up(self, tokenizer: Tokenizer) -> None:
         """None: the last token before </think> does not show what its line claims."""

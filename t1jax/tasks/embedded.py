@@ -15,6 +15,7 @@ from t1jax.rewards.verifier import Verifier
 from t1jax.tasks.chat import ChatTask
 from t1jax.tasks.countdown.task import CountdownTask
 from t1jax.tasks.gym.task import GymTask, make_gym
+from t1jax.tasks.pairs import chains
 from t1jax.tasks.pairs.task import PairsTask
 from t1jax.tasks.task import P, Task
 from t1jax.text import tokenizer
@@ -62,6 +63,19 @@ def make_embedded(cfg: Config, tokens: Tokenizer | None, verifier: Verifier) -> 
     if isinstance(tokens, HFTokenizer) and not isinstance(task, GymTask):
         return ChatTask(task, cfg, tokens), tokens
     return task, tokens
+
+
+def ask(question: str) -> str:
+    """The prompt of an embedded task, without chat, for a question as a person types it."""
+    return f"{question.rstrip().removesuffix(chains.OPEN).rstrip()}\n{chains.BEGIN}"
+
+
+def example(cfg: Config) -> str:
+    """A question of the embedded task as a person types it; "" of gym, whose questions come from a package."""
+    if cfg.data.train or cfg.task.name == "gym":
+        return ""
+    task = PairsTask(cfg.task) if cfg.task.name == "pairs" else CountdownTask(cfg.task)
+    return task.prompt(task.problem(0, "held_out")).removesuffix(chains.BEGIN).rstrip()
 
 
 def _make(cfg: Config, tokens: Tokenizer | None, verifier: Verifier) -> Embedded:

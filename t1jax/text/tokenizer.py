@@ -73,8 +73,10 @@ class SentencePieceTokenizer:
         """Token ids of `text`, no stop token added. ValueError where decode could not give the text back."""
         ids = self._model.encode(text)
         if self._unknown_id in ids or SPACE in text:
-            known = {character for character in set(text) if self._knows(character)}
-            raise ValueError(f"the tokenizer has no piece for {sorted(set(text) - known)} in {text[:80]!r}")
+            pieces = zip(self._model.encode(text, out_type=str), ids, strict=True)
+            unknown = set("".join(piece for piece, token in pieces if token == self._unknown_id)) | {SPACE} & set(text)
+            lacking = sorted(character for character in unknown if not self._knows(character)) or sorted(unknown)
+            raise ValueError(f"the tokenizer has no piece for {lacking} in {text[:80]!r}")
         return ids
 
     def decode(self, ids: TokenIds) -> str:

@@ -83,6 +83,7 @@ def train(
         for number in range(start + 1, last + 1):
             prompts = multihost.global_batch(next(stream), setup.layout)
             if number == start + 1:
+                progress.doing("compiling")
                 replicas.refuse_different(mesh, state=state, batch=prompts)
             state, report = train_step(state, prompts)  # one compiled call; the state is donated
             if report["skipped"].item():
@@ -116,7 +117,7 @@ def _on_progress(setup: RlSetup, progress: Progress) -> Callable[[int, int], Non
     what, total = "token", rl.max_new_tokens
     if setup.lanes < rl.responses_per_prompt:
         what, total = "response", rl.prompts_per_step * rl.responses_per_prompt
-    return lambda done, live: progress.sampling(done, total, live, what)
+    return lambda done, live: progress.sampling(done, total, live, what, then="updating")
 
 
 def _evaluate(

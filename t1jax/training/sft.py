@@ -138,6 +138,7 @@ def train(
         for number in range(start + 1, last + 1):
             batch = multihost.global_batch(next(stream), setup.layout)
             if number == start + 1:
+                progress.doing("compiling")
                 replicas.refuse_different(mesh, state=state, batch=batch)
             state, report = sft_step(state, batch)
             log.write(number, report)

@@ -132,6 +132,7 @@ def stages(
             workdir, resume_after(sft_checkpoints, rl_checkpoints), lost, cfg.tensorboard_mib << 20
         ) as writer,
     ):
+        progress.doing("reading the weights")
         before: Params | Adapted | None = None  # the policy after the cold start: not needed once RL has a checkpoint
         first = None
         due = cfg.eval.before and not measurement.path_of(workdir, "sft").exists()
@@ -145,6 +146,7 @@ def stages(
         chosen = selection.select(cfg, mesh, task, tokens, before, workdir, progress)
         after = rl.train(cfg, mesh, chosen, tokens, before, rl_checkpoints, writer, progress, evaluator, signals).policy
         last = measurement.measured("rl", workdir, progress, evaluator, task, after)
+    progress.doing("writing the report")
     return finish(cfg, workdir, first, last)
 
 

@@ -9,7 +9,8 @@ writing (conversion.py), resuming a run (checkpoint.py).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import os
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -17,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from t1jax import config
-from t1jax.config import ConfigError, ModelConfig
-from t1jax.host import place
+from t1jax.config import Config, ConfigError, ModelConfig
+from t1jax.host import hub, place
 from t1jax.host.bucket import Bucket
 from t1jax.host.place import Place
 from t1jax.model import parameters, qwen
@@ -28,6 +29,7 @@ from t1jax.weights.arrays import PARAMS, STATE, Array, Source, arrays
 from t1jax.weights.orbax_arrays import KeyPath
 
 METADATA = "_METADATA"
+FILES = (*families.CARRIED, "*.safetensors", "*.safetensors.index.json")  # of a model of the hub
 # knobs of `model` that say how it runs, not what it computes
 NOT_STORED = ("checkpoint", "compute_dtype", "remat", "attention", *adapters.KNOBS)
 
@@ -37,17 +39,20 @@ def find(path: str | Place, what: str = "--checkpoint") -> Source:
 
     Args:
       what: the flag or knob that names it.
-      path: a Hugging Face folder (config.json and *.safetensors), the output of t1jax.convert (config.json and
+      path: a model of the Hugging Face hub (OWNER/NAME or OWNER/NAME@REVISION, which is downloaded), or
+        a Hugging Face folder (config.json and *.safetensors), the output of t1jax.convert (config.json and
         params/), a run's workdir (the last step of RL, else of the cold start), the checkpoints of one stage (the
         last step), or one step; or PEFT's folder of an adapter, which names its base.
 
     Raises:
       ConfigError: it is none of these.
     """
+    if not isinstance(path, Bucket) and hub.is_model(os.fspath(path)):
+        return Source(hub.model(os.fspath(path), what, FILES).resolve(), "hf", None)
     folder = place.of(path, what).absolute()
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "no such folder"
-        raise ConfigError(f"{path}: {found}; expected a folder with weights")
+        raise ConfigError(f"{path}: {found}; expected a folder with weights, or OWNER/NAME of the Hugging Face hub")
     if isinstance(folder, Bucket) and (folder / steps.UNFINISHED).exists():
         raise ConfigError(f"{path}: a conversion to it was interrupted; run the same t1jax.convert again")
     if peft.is_adapter(folder):
@@ -132,20 +137,58 @@ def began_with(source: Source) -> str:
     return found
 
 
+def run_config(source: Source) -> Config | None:
+    """The config of the run that saved these weights; None: they are no run's.
+
+    Raises:
+      ConfigError: it is damaged.
+    """
+    return None if source.step is None else config.load(strict.read_object(_describing(source), families.MAX_BYTES))
+
+
+def sized(source: Source, cfg: ModelConfig, given: Collection[str]) -> ModelConfig:
+    """`cfg` with the sizes of the model whose weights these are, and all else that says what it computes.
+
+    What agrees up to rounding, and RoPE knobs that are not used, stay as they are in `cfg`.
+
+    Args:
+      given: knobs of `model` that somebody has set, which must agree with the weights.
+
+    Raises:
+      ConfigError: they do not; lists the knobs, what they are set to, and what the weights have.
+    """
+    found = model_config(source, cfg)
+    names = families.differences(cfg, found)
+    differing = [
+        f"model.{name} is {getattr(cfg, name)!r}, not {getattr(found, name)!r}" for name in names if name in given
+    ]
+    if differing:
+        raise ConfigError(
+            f"{_describing(source)} describes another model than the config, where {'; '.join(differing)}; "
+            "leave these knobs out, as the checkpoint has them, or use its own checkpoint"
+        )
+    return dataclasses.replace(cfg, **{name: getattr(found, name) for name in names})
+
+
+def with_sizes(cfg: Config, given: Collection[str]) -> Config:
+    """`cfg` with the sizes of the model in its model.checkpoint, if it names one; see `sized`.
+
+    Raises:
+      ConfigError: there are no weights, or they are of another model than `given` says.
+    """
+    if not cfg.model.checkpoint:
+        return cfg
+    source = find(cfg.model.checkpoint, "model.checkpoint")
+    return dataclasses.replace(cfg, model=sized(source, cfg.model, given))
+
+
 def refuse_mismatch(source: Source, cfg: ModelConfig) -> None:
     """Checks that these are weights of `cfg`'s model.
 
     Raises:
       ConfigError: they are not; lists the knobs that differ.
     """
-    found = model_config(source, cfg)
-    names = families.differences(cfg, found)
-    differing = [f"model.{name} is {getattr(cfg, name)!r}, not {getattr(found, name)!r}" for name in names]
-    if differing:
-        raise ConfigError(
-            f"{_describing(source)} describes another model than the config, where {'; '.join(differing)}; "
-            "set these knobs, or use the config for this model"
-        )
+    sized(source, cfg, [field.name for field in dataclasses.fields(cfg)])
 
 
 def load(source: Source, model: qwen.Transformer, dtype: str = "float32", which: str = "policy") -> Params:

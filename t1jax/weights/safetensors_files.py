@@ -139,10 +139,11 @@ def inside(folder: Place, name: str) -> Place:
     """
     if isinstance(folder, Bucket):  # which has no links
         return folder / name
-    allowed = [folder.resolve()]
-    if folder.resolve().parent.name == "snapshots":  # MODEL/snapshots/REVISION/file -> MODEL/blobs/HASH
-        allowed.append(folder.resolve().parent.parent / "blobs")
-    real = (folder / name).resolve()
+    whole, real = folder.resolve(), (folder / name).resolve()
+    allowed = [whole]
+    if whole.parent.name == "snapshots":  # CACHE/MODEL/snapshots/REVISION/file -> CACHE/MODEL/blobs/HASH
+        model = whole.parent.parent
+        allowed += [model / "blobs", model.parent / "blobs" / real.parent.name]  # -> CACHE/blobs/PREFIX/HASH
     if real.parent not in allowed:
         raise ConfigError(f"{folder / name} is a link to {real}; expected a file inside {folder}")
     return folder / name

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -306,6 +307,65 @@ def test_sampling_shows_only_in_long_steps_and_ends_with_them():
         stage.update(1, ROW)
         assert "sampling" not in output.getvalue().splitlines()[-1]
     progress.sampling(1, 2, 3)  # no stage is open: nothing to show
+
+
+def beats(progress, clock, output, seconds):
+    """The lines of so many seconds in which nothing happens."""
+    output.seek(0)
+    output.truncate()
+    for _ in range(seconds):
+        clock.now += 1
+        progress.beat()
+    return output.getvalue().splitlines()
+
+
+def test_it_is_never_silent_for_more_than_ten_seconds():
+    """Between stages, while a step compiles, and while it updates: with the time left once it is known."""
+    progress, clock, output = plain()
+    assert beats(progress, clock, output, 20) == ["working for 0:08", "working for 0:16"]
+    progress.doing("reading the weights")
+    assert beats(progress, clock, output, 10) == ["reading the weights for 0:04"]  # 8 s after the last line
+    with progress.stage("rl", total=9) as stage:
+        progress.doing("compiling")
+        assert beats(progress, clock, output, 20)[-1] == "rl 0/9  compiling for 0:18"
+        progress.sampling(1, 5, 3, then="updating")
+        assert beats(progress, clock, output, 9) == ["rl 0/9  sampling token 1 of 5, 3 responses live"]
+        progress.sampling(5, 5, 0, then="updating")
+        assert beats(progress, clock, output, 30)[-1] == "rl 0/9  updating for 0:29"
+        stage.update(1, ROW)
+        progress.sampling(5, 5, 0, then="updating")  # the last time it took 30 s
+        assert beats(progress, clock, output, 10) == ["rl 1/9  updating for 0:07, 0:23 left"]
+        stage.update(2, ROW)
+        assert "reward 0.42" in beats(progress, clock, output, 10)[-1]
+    assert beats(progress, clock, output, 10)[-1] == "working for 0:08"
+
+
+def test_parts_of_a_stage_have_their_own_time_left():
+    progress, clock, output = plain(every=0.0)
+    with progress.stage("measure", total=1) as stage:
+        clock.now += 60  # compiles
+        progress.part("held_out", 100, 400)
+        clock.now += 5
+        progress.part("held_out", 200, 400)
+        assert output.getvalue().splitlines() == [
+            "measure 0/1  held_out 100/400",
+            "measure 0/1  held_out 200/400, 0:10 left",
+        ]
+        progress.part("held_out", 100, 400)  # greedy
+        assert output.getvalue().splitlines()[-1] == "measure 0/1  held_out 100/400"
+        stage.update(1)
+        assert "held_out" not in output.getvalue().splitlines()[-1]
+
+
+def test_a_thread_prints_while_the_program_is_busy(monkeypatch):
+    monkeypatch.setattr("t1jax.host.progress.BEAT", 0.1)
+    output = io.StringIO()
+    with Progress(Console(file=output, width=80)) as progress:
+        progress.doing("compiling")
+        deadline = time.monotonic() + 60
+        while "working" not in output.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert output.getvalue().startswith("working for 0:0")  # "compiling" is told after two seconds
 
 
 def test_a_stage_left_by_an_error_is_not_shown_as_done():

@@ -198,7 +198,7 @@ def test_each_gradient_of_rows_of_16384_tokens_is_float32s_within_1_percent():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is missing: pip install 't1jax[plan]'")
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is missing: pip install '.[plan]'")
 @pytest.mark.parametrize("shape", [(1, 4, 1), (1, 2, 2)])
 def test_a_tpu_adds_up_no_gradient_in_bfloat16(shape):
     """In what libtpu makes of the cold start's step: bfloat16 crosses devices as weights and as activations only."""

@@ -116,7 +116,7 @@ def test_cycles_of_what_has_none_are_refused_by_name(flags, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is missing: pip install 't1jax[plan]'")
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is missing: pip install '.[plan]'")
 @pytest.mark.parametrize("name", KNOWN)
 def test_no_category_takes_a_tenth_more_than_it_did(name):
     """Against cycles.json, from `python -m t1jax.plan --config=NAME --topology=TOPOLOGY --json` with libtpu 0.0.42."""

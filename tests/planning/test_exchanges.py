@@ -162,7 +162,7 @@ pack_length=512"""
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is missing: pip install 't1jax[plan]'")
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is missing: pip install '.[plan]'")
 @pytest.mark.parametrize(("topology", "data", "fsdp"), [("v5e:4x4", 1, 8), ("2xv5e:2x4", 2, 4)])
 def test_a_tpus_program_exchanges_what_is_counted(topology, data, fsdp):
     knobs = [f"--config.model.{x}" for x in SMALL.split()] + [f"--config.rl.{x}" for x in FEW.split()]

@@ -122,7 +122,7 @@ def test_a_plugin_that_does_not_start_is_told_apart_from_none():
         "from t1jax.planning import slices; slices.GPU_PLUGINS = ('jax',); slices.find('gpu:1xh100')",
     ]
     done = subprocess.run(ask, env=several.environment(), capture_output=True, text=True)
-    assert "XLA's GPU compiler does not start (" in done.stderr and "pip install 't1jax[plan-gpu]'" in done.stderr
+    assert "XLA's GPU compiler does not start (" in done.stderr and "pip install '.[plan-gpu]'" in done.stderr
 
 
 def test_without_cudnn_the_plan_says_what_to_install(monkeypatch):
@@ -145,7 +145,7 @@ def test_parameters_are_counted_whatever_the_kernel():
 @pytest.mark.slow
 @pytest.mark.skipif(
     not any(importlib.util.find_spec(name) for name in slices.GPU_PLUGINS),
-    reason="XLA's GPU compiler is missing: pip install 't1jax[plan-gpu]'",
+    reason="XLA's GPU compiler is missing: pip install '.[plan-gpu]'",
 )
 def test_long_rows_and_the_ring_take_few_launches_and_no_copy_of_a_block(tmp_path):
     """Two layers of qwen0p5b, 10,240 tokens, by XLA's compiler for an H100; its kernels read 16 bytes at a time."""

@@ -13,6 +13,7 @@ from configs import gym as gym_config
 from t1jax import config
 from t1jax.config import ConfigError
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
+from t1jax.tasks import embedded
 from t1jax.tasks.embedded import make_embedded, make_verifier
 from t1jax.tasks.files import prompts
 from t1jax.tasks.gym import task as gym
@@ -62,7 +63,8 @@ def test_a_demonstration_is_a_boxed_answer_and_is_right(made):
     for index in range(20):
         prompt, response = task.demonstration(index, 0)
         problem = task.problem(index, "train")
-        assert prompt == f"{problem.question}\n<think>\n" and response == f"</think>\n\\boxed{{{problem.gold}}}"
+        assert prompt == f"{problem.question}\n<think>\n" == embedded.ask(problem.question)
+        assert response == f"</think>\n\\boxed{{{problem.gold}}}"
         assert task.score([problem], [response]) == [RIGHT]
         assert tokens.decode(tokens.encode(prompt + response)) == prompt + response
     assert task.size("train") is task.num_demonstrations() is task.analyse(problem, response) is None

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from small import make_config
 
+from t1jax.tasks import embedded
 from t1jax.tasks import task as tasks
 from t1jax.tasks.countdown.task import CountdownTask
 from t1jax.tasks.files.task import ProblemsTask
@@ -31,6 +32,17 @@ def test_a_wrapped_task_passes_on_everything_that_a_task_has():
         if not isinstance(asked, property):
             of_task = str(inspect.signature(asked)).replace("P_in", "P")  # a Grader only takes problems
             assert of_task == str(inspect.signature(getattr(Wrapped, name))), name
+
+
+@pytest.mark.parametrize(("name", "numbers"), [("pairs", 8), ("countdown", 4)])
+def test_a_question_as_it_is_typed_becomes_the_prompt_of_the_task(name, numbers):
+    cfg = make_config(task__name=name, task__max_numbers=numbers, task__min_numbers=3)
+    task = CountdownTask(cfg.task) if name == "countdown" else PairsTask(cfg.task)
+    for index in range(20):
+        prompt = task.prompt(task.problem(index, "held_out"))
+        question = prompt.splitlines()[0]
+        assert embedded.ask(question) == embedded.ask(f"{question}\n") == embedded.ask(prompt) == prompt
+    assert embedded.ask(embedded.example(cfg)) == task.prompt(task.problem(0, "held_out"))
 
 
 def test_what_is_wrapped_answers_as_the_task_itself():

@@ -130,7 +130,8 @@ def test_a_run_of_another_run_continues_its_weights(cfg, run, tmp_path):
 @pytest.mark.parametrize(
     "knobs, says",
     [
-        ({"model__checkpoint": "no/such"}, r"^no/such: no such folder; expected"),
+        ({"model__checkpoint": "./no/such"}, r"^\./no/such: no such folder; expected"),
+        ({"model__checkpoint": "no/such"}, r"checkpoint=no/such: nothing of that name is here, .* HF_HUB_OFFLINE"),
         ({"model__num_layers": 3}, r"config\.json describes another model .* model\.num_layers is 3, not 1"),
         ({"model__rope_theta": 5.0}, r"model\.rope_theta is 5\.0, not 10000\.0"),
         ({"data__train": "no/such.jsonl"}, r"no/such\.jsonl"),

@@ -200,12 +200,12 @@ def test_a_model_that_differs_from_the_config_is_told_by_its_knobs(tmp_path):
         weights.refuse_mismatch(source, dataclasses.replace(cfg, num_layers=28, qk_norm=False))
     message = str(caught.value)
     assert f"{tmp_path}/hf/config.json" in message
-    assert "model.num_layers is 28, not 3; model.qk_norm is False, not True; set" in message
+    assert "model.num_layers is 28, not 3; model.qk_norm is False, not True; leave" in message
 
     make_run(tmp_path / "run")
     source, cfg = weights.find(tmp_path / "run"), small.make_config().model
     weights.refuse_mismatch(source, dataclasses.replace(cfg, compute_dtype="bfloat16", attention="xla"))
-    with pytest.raises(ConfigError, match="1/config/metadata describes.*model.mlp_size is 49, not 48; set"):
+    with pytest.raises(ConfigError, match="1/config/metadata describes.*model.mlp_size is 49, not 48; leave"):
         weights.refuse_mismatch(source, dataclasses.replace(cfg, mlp_size=49))
 
 

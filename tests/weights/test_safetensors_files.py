@@ -136,8 +136,14 @@ def test_links_inside_the_folder_and_the_hubs_cache_are_followed_and_no_others(t
     (snapshot / "model.safetensors").symlink_to("../../blobs/9f8e")
     assert safetensors_files.open_tensors(snapshot).keys() == content.keys()
 
+    shared = tmp_path / "blobs" / "7c"  # where models have a file in common, a blob is a link in its turn
+    shared.mkdir(parents=True)
+    (cache / "blobs" / "9f8e").rename(shared / "7c6b")
+    (cache / "blobs" / "9f8e").symlink_to("../../blobs/7c/7c6b")
+    assert safetensors_files.open_tensors(snapshot).keys() == content.keys()
+
     (outside / "model.safetensors").symlink_to(cache / "blobs" / "9f8e")
-    with pytest.raises(ConfigError, match=r"outside/model.safetensors is a link to .*9f8e; expected a file inside"):
+    with pytest.raises(ConfigError, match=r"outside/model.safetensors is a link to .*7c6b; expected a file inside"):
         safetensors_files.open_tensors(outside)
 
 

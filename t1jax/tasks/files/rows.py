@@ -40,22 +40,27 @@ FORMATS = "JSON lines, a JSON array of objects, CSV, or Parquet"
 def read_rows(path: str) -> Iterator[tuple[int, Row]]:
     """(number, row) of each row of the file: the line in JSON lines, else the place in the file, from 1 on.
 
+    Rows of a data set in several files are counted on from one to the next.
+
     Args:
-      path: a local path or a URL that fsspec knows.
+      path: a local path, a URL that fsspec knows, or a data set of the Hugging Face hub, see place.data.
 
     Raises:
       ConfigError: the file is missing, empty or cannot be read; a row is no JSON object; at the row, not before.
+      Unreachable: the hub's connection was cut.
     """
     path = str(path)
-    rows = 0
-    with _readable(path), place.open_data(path, compression="infer") as raw:
-        for number, row in _rows(path, io.BufferedReader(raw)):  # those of gs:// and s3:// cannot bound a line
-            if _is_conversation(row):
-                row = {CONVERSATIONS: row}
-            if not isinstance(row, dict):
-                raise ConfigError(f"{path}: row {number} is {_kind(row)}; expected an object with named columns")
-            rows += 1
-            yield number, row
+    rows = number = 0
+    for file in place.data_files(path):
+        before = number
+        with _readable(file), place.open_data(file, compression="infer") as raw:
+            for within, row in _rows(file, io.BufferedReader(raw)):  # those of gs:// and s3:// cannot bound a line
+                if _is_conversation(row):
+                    row = {CONVERSATIONS: row}
+                if not isinstance(row, dict):
+                    raise ConfigError(f"{file}: row {within} is {_kind(row)}; expected an object with named columns")
+                rows, number = rows + 1, before + within
+                yield number, row
     if not rows:
         raise ConfigError(f"{path}: has no rows; expected {FORMATS}")
 

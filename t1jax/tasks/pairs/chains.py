@@ -22,6 +22,7 @@ Pair = tuple[int, int]
 
 ASK, SEPARATOR, GOAL, ASKED = "Pick two of ", ", ", " that sum to ", ".\n"
 OPEN, CLOSE, BOX = "<think>", "</think>", "\\boxed{"
+BEGIN = f"{OPEN}\n"  # what the prompts of all embedded tasks end with, on a line of its own
 NEED, CHECK = ", need ", "check "
 YES, TOO_SMALL, TOO_BIG = "yes", "too small", "too big"
 VERDICTS = (YES, TOO_SMALL, TOO_BIG)
