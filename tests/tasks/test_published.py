@@ -76,7 +76,7 @@ PUBLISHED = {  # -> name of the file, its row, the answer
         "a.parquet", OLYMPIAD | {"final_answer": ["1,3,5"], "is_multiple_answer": True}, "1,3,5",
     ),
     "OlympiadBench, a list": (
-        "a.jsonl", OLYMPIAD | {"final_answer": ["$69$", "84"], "is_multiple_answer": True, "solution": ["1", "2"]},
+        "a.jsonl", OLYMPIAD | {"final_answer": ["$69$", "84"], "is_multiple_answer": True, "solution": ["One.\nWay.", "An.\nOther."]},
         "69, 84",
     ),
     "Omni-MATH": (
