@@ -76,7 +76,8 @@ PUBLISHED = {  # -> name of the file, its row, the answer
         "a.parquet", OLYMPIAD | {"final_answer": ["1,3,5"], "is_multiple_answer": True}, "1,3,5",
     ),
     "OlympiadBench, a list": (
-        "a.jsonl", OLYMPIAD | {"final_answer": ["$69$", "84"], "is_multiple_answer": True, "solution": ["1", "2"]},
+        "a.jsonl",
+        OLYMPIAD | {"final_answer": ["$69$", "84"], "is_multiple_answer": True, "solution": ["A.\nB.", "C.\nD."]},
         "69, 84",
     ),
     "Omni-MATH": (

@@ -29,7 +29,8 @@ def cfg(tmp_path_factory):
     problems = [{"question": f"{a} and {b}", "answer": f"so #### {a + b}"} for a, b in numbers]
     texts = [{"prompt": row["question"], "response": f"\\boxed{{{i % 7}}}"} for i, row in enumerate(problems[:40])]
     base = small.make_config(
-        **KNOBS,
+        **KNOBS | {"scaling__answer_prefix": "\n</think>\n\n"},
+        scaling__answerer="base",
         model__checkpoint=str(folder),
         data__train=write_rows(here / "train.jsonl", [*problems[:40], problems[3], problems[50]]),
         data__eval=write_rows(here / "eval.jsonl", problems[44:]),
@@ -61,6 +62,7 @@ def test_the_run_leaves_figures_of_what_it_can_tell(run):
         assert results[stage]["n"] == 12 and "false_claims" not in results[stage]  # a file's responses claim nothing
         assert results[stage]["unscorable"] == 0 and results["skills"][stage] == {}
     assert [(p["stage"], p["budget"]) for p in results["scaling"]] == [(s, b) for s in ("sft", "rl") for b in (4, 16)]
+    assert all(point["cut"] > 0 and 0 < point["boxed"] <= 1 for point in results["scaling"])  # by the base model
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = [(row["stage"], row["step"]) for row in rows]
     assert steps == [*(("sft", n) for n in (1, 2, 3)), ("rl", 1), ("rl", 2), ("evaluate", 2), ("rl", 3)]
