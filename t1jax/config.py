@@ -9,8 +9,6 @@ Deliberately not here: defaults (configs/), how trees are read (typed.py), what 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -167,6 +165,12 @@ class RlConfig:
 
 
 @dataclass(frozen=True)
+class RewardConfig:
+    function: str
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class EvalConfig:
     num_problems: int
     batch_size: int
@@ -249,6 +253,7 @@ class Config:
     mesh: MeshConfig
     sft: SftConfig
     rl: RlConfig
+    reward: RewardConfig
     eval: EvalConfig
     scaling: ScalingConfig
     verifier: VerifierConfig
@@ -264,6 +269,7 @@ class Config:
 YOUNGER: dict[str, Any] = {  # knobs that saved configs may lack -> what was done before there were such knobs
     "compilation_cache_mib": 8192, "checkpoint.keep_damaged": 3, "rl.entropy_target": 0.0, "rl.kl_reduction": "sum",
     "rl.anchor_every": 1, "rl.advantage_floor": False, "rl.max_perplexity": 0.0,
+    "reward": {"function": "correct", "weights": []},
 }  # fmt: skip
 
 
@@ -279,12 +285,6 @@ def load(tree: Mapping[str, Any]) -> Config:
       ConfigError: a knob is unknown, missing, of the wrong type or not finite.
     """
     return typed.read(Config, completed(tree))
-
-
-def fingerprint(cfg: Config) -> str:
-    """12 hex digits that differ when any knob differs."""
-    text = json.dumps(cfg.to_dict(), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def unknown_knob(name: str) -> ConfigError:

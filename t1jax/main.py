@@ -79,12 +79,12 @@ def _run(argv: list[str]) -> None:
     cfg, workdir, allow_change, group = parse(argv)
     with processes.joined(group):
         _validate(cfg)
+        from t1jax.api.training import train
         from t1jax.devices import multihost
-        from t1jax.training import stages
 
-        report = stages.run(cfg, workdir, allow_change)
+        run = train(cfg, workdir=workdir, allow_change=allow_change)
         if multihost.is_main():
-            print(f"report: {report.resolve()}")
+            print(f"report: {run.report.resolve()}")
 
 
 def _validate(cfg: Config) -> None:

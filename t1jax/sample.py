@@ -185,6 +185,7 @@ def _run(argv: list[str]) -> None:
 def _sample(cfg: Config, folder: str, problem: str, temperature: float, new_tokens: int, raw: bool) -> None:
     from rich.console import Console
 
+    from t1jax.api.model import encoded, prompt_of
     from t1jax.devices import sharding
     from t1jax.evaluation.opened import open_checkpoint
     from t1jax.rollouts.generate import Generator
@@ -194,8 +195,8 @@ def _sample(cfg: Config, folder: str, problem: str, temperature: float, new_toke
     opened = open_checkpoint(cfg, folder)
     tokens = opened.tokenizer
     cfg = dataclasses.replace(opened.cfg, eval=dataclasses.replace(cfg.eval, batch_size=1))
-    prompt = _prompt(problem, cfg, tokens, raw)
-    ids = _encode(prompt, tokens)
+    prompt = prompt_of(problem, cfg, tokens, raw)
+    ids = encoded(prompt, tokens)
     if isinstance(tokens, HFTokenizer):
         tokens.refuse_too_long(len(ids) + new_tokens, "the prompt's tokens + --max_new_tokens")
 
@@ -240,25 +241,6 @@ def _sample(cfg: Config, folder: str, problem: str, temperature: float, new_toke
     notes.print(drawn.figures() + cut, style="dim", soft_wrap=True)
 
 
-def _prompt(problem: str, cfg: Config, tokens: Tokenizer, raw: bool) -> str:
-    """What the model continues: the problem in the config's template, or as it is."""
-    from t1jax.tasks.files import prompts
-    from t1jax.text.huggingface import HFTokenizer
-
-    if not isinstance(tokens, HFTokenizer):  # of the embedded task, whose problems are whole prompts
-        return problem
-    return tokens.plain(problem) if raw else prompts.render(problem, cfg.data, tokens)
-
-
-def _encode(prompt: str, tokens: Tokenizer) -> list[int]:
-    try:
-        ids = tokens.encode(prompt)
-    except ValueError as error:
-        raise ConfigError(f"the problem: {error}") from error
-    if not ids:
-        raise ConfigError("the problem is empty; expected text")
-    return ids
-
-
+command_line.callable_module(__name__)
 if __name__ == "__main__":
     cli()

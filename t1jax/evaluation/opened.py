@@ -18,9 +18,11 @@ import jax
 from jax.sharding import Mesh
 
 from t1jax import validation
+from t1jax.checks import plain_reward
 from t1jax.config import Config, ConfigError
 from t1jax.devices import sharding
 from t1jax.evaluation.evaluator import Evaluator
+from t1jax.host import workdir
 from t1jax.host.progress import Progress
 from t1jax.model import qwen
 from t1jax.model.parameters import checksum
@@ -52,12 +54,22 @@ class Opened:
 
     def evaluator(self, task: Grader, progress: Progress) -> tuple[Evaluator, Params, dict[str, Any]]:
         """Reads the weights: (what samples responses, the weights, what a journal says of them)."""
-        for note in getattr(self.tokenizer, "notes", ()):
-            progress.note(note)
         mesh = sharding.make_mesh(self.cfg.mesh)
         params = self.params(mesh)
+        evaluator, origin = self.evaluator_of(params, mesh, task, progress)
+        return evaluator, params, origin
+
+    def evaluator_of(
+        self, params: Params, mesh: Mesh, task: Grader, progress: Progress
+    ) -> tuple[Evaluator, dict[str, Any]]:
+        """The same with weights that were read already."""
+        for note in getattr(self.tokenizer, "notes", ()):
+            progress.note(note)
         origin = {"checkpoint": self.where, "weights": checksum(params)}
-        return Evaluator(self.cfg, mesh, task, self.tokenizer, progress), params, origin
+        if not plain_reward(self.cfg.reward):
+            judged = self.cfg.reward.function, self.cfg.reward.weights, workdir.digests(self.cfg).get(workdir.REWARDS)
+            origin["reward"] = " ".join(map(str, judged))
+        return Evaluator(self.cfg, mesh, task, self.tokenizer, progress), origin
 
     def for_files(self, budgets: Sequence[int] = ()) -> HFTokenizer:
         """The tokenizer, of the kind that problems from files need.

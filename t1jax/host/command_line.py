@@ -9,12 +9,14 @@ Deliberately not here: what the programs do (main.py, convert.py, evaluate.py, f
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 from absl import flags
@@ -66,6 +68,17 @@ def call(
     except Exception as error:
         return failures.tell(program, argv, error)
     return 0
+
+
+class _Called(ModuleType):
+    def __call__(self, *args: Any, **settings: Any) -> Any:
+        model = importlib.import_module("t1jax.api.model")
+        return getattr(model, self.__name__.rpartition(".")[2])(*args, **settings)
+
+
+def callable_module(name: str) -> None:
+    """Makes the module `name` a function too: importing the command t1jax.sample must not take t1jax.sample() away."""
+    sys.modules[name].__class__ = _Called
 
 
 def leave(code: int) -> NoReturn:

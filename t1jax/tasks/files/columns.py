@@ -44,13 +44,17 @@ class Columns:
     by_knob: bool  # data.answer_column named it
 
 
-def choose(path: str, row: Row, cfg: DataConfig) -> Columns:
+def choose(path: str, row: Row, cfg: DataConfig, answered: bool = True) -> Columns:
     """The columns that the config names, else those with common names that the file's first row has.
+
+    `answered`: there must be one for the answer; else none is looked for.
 
     Raises:
       ConfigError: there is none, or a name may mean two.
     """
     problem = _one(path, row, "data.problem_column", cfg.problem_column, PROBLEMS)
+    if not answered:
+        return Columns(problem, (), by_knob=False)
     if cfg.answer_column:
         return Columns(problem, (_one(path, row, "data.answer_column", cfg.answer_column, ()),), by_knob=True)
     _one(path, row, "data.answer_column", "", GOLDS)

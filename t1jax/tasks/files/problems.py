@@ -61,6 +61,7 @@ class Problem:
     row: int  # in the file, see rows.read_rows
     source: str  # the file
     before: tuple[Message, ...] = field(default=(), hash=False)  # turns that come before it: a system message, examples
+    columns: Row = field(default_factory=dict, compare=False, repr=False)  # of its row, for reward functions; or none
 
 
 class Checker(Protocol):
@@ -83,12 +84,18 @@ def thought_end(tokens: TokenIds, tokenizer: Tokenizer) -> int | None:
     return bisect.bisect_right(counts, position, key=lambda count: len(tokenizer.decode(tokens[:count]))) - 1
 
 
-def read_problems(path: str, cfg: DataConfig, split: str) -> tuple[list[Problem], list[str]]:
+def read_problems(
+    path: str, cfg: DataConfig, split: str, answered: bool = True, whole: bool = False
+) -> tuple[list[Problem], list[str]]:
     """(the problems of a file, each once and with an answer; a line for each reason to drop rows).
 
     The columns are those of data.problem_column and data.answer_column, else those with common names (columns.py) that
     the file's first row has. Texts that differ in case only are one problem if their answers are the same too: A is
     not a where a question asks for both. The problems are numbered from 0 on.
+
+    Args:
+      answered: each needs an answer; else none is looked for, and `gold` is "".
+      whole: keep the columns of the rows.
 
     Raises:
       ConfigError: the file, a column or its type is not as expected, or no row is left.
@@ -98,24 +105,26 @@ def read_problems(path: str, cfg: DataConfig, split: str) -> tuple[list[Problem]
     dropped = Dropped(path)
     columns: Columns | None = None
     for number, row in read_rows(path):
-        columns = columns or choose(path, row, cfg)
+        columns = columns or choose(path, row, cfg, answered)
         before, text = asked(path, number, row, columns.problem)
-        gold = first_gold(path, number, row, columns, partial(_gold, path, number, row, columns.by_knob))
+        read = partial(_gold, path, number, row, columns.by_knob)
+        gold = first_gold(path, number, row, columns, read) if answered else ""
         said = "\n".join([*(turn["content"] for turn in before if turn["role"] == "user"), text])
         known = answers_of.setdefault(normalise(said), {})
         exact = normalise(said, fold=False)
-        if several(row, columns):
+        if answered and several(row, columns):
             dropped.add("a list of several answers", number)
-        elif not normalise(text) or not gold:
-            dropped.add("no problem or no answer", number)
+        elif not normalise(text) or (answered and not gold):
+            dropped.add("no problem or no answer" if answered else "no problem", number)
         elif exact in known or normalise(gold) in map(normalise, known.values()):
             other = normalise(gold) not in map(normalise, known.values())
             dropped.add("an earlier row's problem" + ", its answer written differently" * other, number)
         else:
             known[exact] = gold
             labels = {name: label for name in LABELS if (label := _label(row.get(name)))}
-            found = Problem(len(problems), split, text, gold, _difficulty(row), labels, number, path, before)
-            problems.append(found)
+            kept = dict(row) if whole else {}
+            of_row = _difficulty(row), labels, number, path, before, kept
+            problems.append(Problem(len(problems), split, text, gold, *of_row))
     return dropped.rest(problems)
 
 
