@@ -148,6 +148,10 @@ def get_config() -> ConfigDict:
     cfg.rl.max_skipped = 10  # consecutive steps without a finite gradient that end the run; 0: never [ours]
     cfg.rl.logprob_temperature = 0.0  # of the learner's log-probabilities; 0: rl.temperature, else an ablation [paper]
 
+    cfg.reward = ConfigDict()  # of a response, before penalties (docs/rewards.md)
+    cfg.reward.function = "correct"  # correct: 1 if the answer is right | FILE.py:NAME | several, with commas [ours]
+    cfg.reward.weights = ()  # of each function, such as (1.0, 0.2); (): 1 of each [paper: correctness alone]
+
     cfg.eval = ConfigDict()
     cfg.eval.before = True  # measure before RL too; False: the report has nothing to compare RL with [ours]
     cfg.eval.num_problems = 1024  # held-out problems, count [ours]

@@ -11,7 +11,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from t1jax.config import Config, ConfigError, MeshConfig, knobs
+from t1jax.config import Config, ConfigError, MeshConfig, RewardConfig, knobs
+
+CORRECT = "correct"  # the reward that is 1 for a right answer and 0 for a wrong one
 
 
 def get(cfg: Config, knob: str) -> Any:
@@ -90,6 +92,42 @@ def share(cfg: Config, section: str, names: str) -> None:
     """ConfigError unless each of the section's knobs, words in `names`, is 0 to 1."""
     for knob in (f"{section}.{name}" for name in names.split()):
         check(cfg, knob, 0 <= get(cfg, knob) <= 1, "0 to 1")
+
+
+def reward_terms(reward: RewardConfig) -> list[tuple[str, float]]:
+    """(function, weight) of each term of a response's reward; a function is CORRECT or FILE.py:NAME.
+
+    Raises:
+      ConfigError: a function is written in another way or twice, or there are other weights than functions.
+    """
+    names = [name.strip() for name in reward.function.split(",")]
+    for name in names:
+        path, _, function = name.rpartition(":")
+        known = path.endswith(".py") and "://" not in path and function.isidentifier()
+        if name != CORRECT and not known:
+            raise ConfigError(
+                f"reward.function is {reward.function!r}; expected {CORRECT}, or a local FILE.py:NAME such as "
+                "my_reward.py:score, or several with commas between them"
+            )
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(f"reward.function names {twice} twice; expected each function once, with a weight")
+    weights = reward.weights or (1.0,) * len(names)
+    if len(weights) != len(names):
+        raise ConfigError(
+            f"reward.weights has {len(weights)} numbers; expected one for each of the {len(names)} functions of "
+            "reward.function, or () for 1 of each"
+        )
+    return list(zip(names, weights, strict=True))
+
+
+def right_and_wrong(reward: RewardConfig) -> bool:
+    """Whether responses are right or wrong: CORRECT is among the terms. Else there is only a reward."""
+    return any(name == CORRECT for name, _ in reward_terms(reward))
+
+
+def plain_reward(reward: RewardConfig) -> bool:
+    """Whether the reward is 1 for a right answer, 0 for a wrong one, and nothing else."""
+    return reward_terms(reward) == [(CORRECT, 1.0)]
 
 
 def mesh_shape(mesh: MeshConfig, num_devices: int) -> tuple[int, int, int]:

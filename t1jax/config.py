@@ -8,8 +8,6 @@ Deliberately not here: defaults (configs/), reading trees (typed.py), validation
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -173,6 +171,12 @@ class RlConfig:
 
 
 @dataclass(frozen=True)
+class RewardConfig:
+    function: str
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class EvalConfig:
     before: bool
     num_problems: int
@@ -259,6 +263,7 @@ class Config:
     mesh: MeshConfig
     sft: SftConfig
     rl: RlConfig
+    reward: RewardConfig
     eval: EvalConfig
     scaling: ScalingConfig
     verifier: VerifierConfig
@@ -277,6 +282,7 @@ YOUNGER: dict[str, Any] = {  # knobs that saved configs may lack -> what was don
     "tensorboard_mib": 256, "scaling.answerer": "self", "scaling.answer_temperature": -1.0, "data.choice_seed": 0,
     "model.post_norms": False, "model.rope_share": 1.0, "model.rope_interleaved": False,
     "model.lora_rank": 0, "model.lora_alpha": 32.0, "model.lora_targets": "all",
+    "reward": {"function": "correct", "weights": []},
 }  # fmt: skip
 
 
@@ -291,11 +297,6 @@ def load(tree: Mapping[str, Any]) -> Config:
     Raises ConfigError: a knob is unknown, missing, of the wrong type or not finite.
     """
     return typed.read(Config, completed(tree))
-
-
-def fingerprint(cfg: Config) -> str:
-    """12 hex digits that differ when any knob differs."""
-    return hashlib.sha256(json.dumps(cfg.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def unknown_knob(name: str) -> ConfigError:

@@ -20,7 +20,7 @@ import dataclasses
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,16 +31,14 @@ from t1jax.host import command_line, place
 from t1jax.host.place import Place
 
 if TYPE_CHECKING:
-    from t1jax.evaluation.evaluator import Evaluator
     from t1jax.evaluation.opened import Opened
-    from t1jax.tasks.files.problems import Problem
-    from t1jax.types import Params
 
 USAGE = """\
 usage: python -m t1jax.evaluate --checkpoint=DIR --data=FILE --out=DIR [--samples=N] [--temperature=T] ...
        python -m t1jax.evaluate --config=configs/eval_t1.py --checkpoint=DIR --out=DIR ...
 
-Evaluates a model: pass@1, pass@k and maj@k with 95 % intervals, by subject, level and thinking budget.
+Evaluates a model: pass@1, pass@k and maj@k with 95 % intervals, by subject, level and thinking budget. With
+--config.reward.function=FILE.py:NAME: the mean reward of that function.
 
   --checkpoint=DIR    weights, local or gs://: OWNER/NAME of the Hugging Face hub, such a model's folder, output of
                       t1jax.convert, or a workdir (default: model.checkpoint of the config)
@@ -73,58 +71,6 @@ def cli() -> None:
 def main(argv: list[str]) -> int:
     """Runs the command line `argv` (program name first); returns the exit code."""
     return command_line.call("t1jax.evaluate", USAGE, _run, argv)
-
-
-def evaluate(
-    evaluator: Evaluator,
-    params: Params,
-    origin: Mapping[str, Any],
-    name: str,
-    benchmark: BenchmarkConfig,
-    problems: Sequence[Problem],
-    folder: Place,
-    temperature: float,
-    budgets: Sequence[int],
-) -> dict[str, Any]:
-    """What results.json says of a benchmark; its files are in `folder`. `origin`: see Opened.evaluator."""
-    from t1jax.evaluation.cut import cut_thoughts
-    from t1jax.evaluation.figures import LENIENT, STRICT, measure
-    from t1jax.evaluation.journal import Journal
-    from t1jax.evaluation.questions import ask_file
-    from t1jax.evaluation.scaling import answer
-
-    task, tokenizer, samples = evaluator.task, evaluator.tokenizer, benchmark.samples
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def journal(file: str, **more: Any) -> Journal:
-        return Journal(folder / f"{file}.jsonl", {**origin, "data": benchmark.data, **more})
-
-    questions = ask_file(task, tokenizer, problems)
-    responses = evaluator.respond(
-        params, name, questions, samples=samples, temperature=temperature, truncate=True,
-        journal=journal("responses"),
-    )  # fmt: skip
-    result = {"data": benchmark.data, **measure(problems, responses, samples), "budgets": []}
-    cut = cut_thoughts(task, tokenizer, questions, responses, samples, budgets)
-    for budget, answered in answer(
-        evaluator, params, cut, lambda budget: f"{name} at {budget}", temperature=temperature, truncate=True,
-        kept=journal,
-    ):  # fmt: skip
-        judged = {(r.problem, r.response): r for r in [*responses, *answered]}  # a cut response replaces the whole one
-        point = measure(problems, list(judged.values()), samples)
-        result["budgets"].append(
-            {
-                "budget": budget,
-                "cut": len(answered) / len(responses),
-                "pass@1": point["pass@1"],
-                STRICT: point[STRICT],
-                LENIENT: point[LENIENT],
-                "no_answer": point["no_answer"],
-                "majority": point["majority_at_k"][-1],
-                "response_length": point["response_length"],
-            }
-        )
-    return result
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -170,11 +116,13 @@ def _evaluate_all(
 ) -> None:
     """Evaluates on each of the benchmarks, and writes the files of `out`."""
     from t1jax.devices import multihost
+    from t1jax.evaluation import benchmark
     from t1jax.evaluation.opened import open_checkpoint
     from t1jax.evaluation.tables import sheets, show
     from t1jax.host.progress import Progress
     from t1jax.rewards.verifier import Verifier
     from t1jax.tasks.files.task import FileGrader
+    from t1jax.tasks.rewarded import rewarded
 
     opened = open_checkpoint(cfg, values.checkpoint, argv)
     if budgets:
@@ -182,21 +130,22 @@ def _evaluate_all(
     tokens = opened.for_files(budgets)
 
     found: dict[str, Any] = {}
-    with Progress() as progress, Verifier(cfg.verifier) as verifier:
+    with Progress() as progress, Verifier(cfg.verifier) as verifier, ExitStack() as stack:
         task = FileGrader(opened.cfg, tokens, verifier)
         read = {}
-        for name, benchmark in benchmarks.items():
+        for name, asked in benchmarks.items():
             try:
-                read[name] = task.read(benchmark.data, values.limit)
+                read[name] = task.read(asked.data, values.limit)
             except ConfigError as error:
                 if values.data:
                     raise
                 raise ConfigError(f"{error}; set --config.benchmarks.{name}.data=FILE") from error
             for note in read[name][1]:
                 progress.note(note)
-        evaluator, params, origin = opened.evaluator(task, progress)
+        judging = stack.enter_context(rewarded(task, opened.cfg, lambda: next(iter(read.values()))[0][0]))
+        evaluator, params, origin = opened.evaluator(judging, progress)
         for name, (problems, _) in read.items():
-            found[name] = evaluate(
+            found[name] = benchmark.evaluate(
                 evaluator, params, origin, name, benchmarks[name], problems, out / name, values.temperature, budgets
             )
             if multihost.is_main():
@@ -224,19 +173,20 @@ def _report(out: Place, opened: Opened, temperature: float, found: Mapping[str, 
     files.write_json(out / "results.json", {**settings, "benchmarks": found, "notes": notes})
     said = [f"{name}: {value}" for name, value in settings.items()]
     files.write_text(out / "results.md", markdown(sheets(found), [*said, *notes]))
-    several = {name: result for name, result in found.items() if result["samples"] > 1}
+    several = {name: result for name, result in found.items() if result["samples"] > 1 and result["pass_at_k"]}
     if several:
         files.write_bytes(out / "samples.png", plots.draw_samples(several, plots.LIGHT))
     points = [
-        {"stage": name, "budget": point["budget"], "accuracy": point["pass@1"]["value"], **point["pass@1"]}
+        {"stage": name, "budget": point["budget"], figure: point[column]["value"], **point[column]}
         for name, result in found.items()
         for point in result["budgets"]
-        if point["pass@1"]["value"] is not None
+        for figure, column in (("accuracy", "pass@1"), ("mean_reward", "mean_reward"))
+        if column == ("pass@1" if "pass@1" in point else "mean_reward") and point[column]["value"] is not None
     ]
     if points:
         files.write_bytes(out / "scaling.png", plots.draw_scaling(points, plots.LIGHT))
     for name, result in found.items():
-        if result["by"]:
+        if result["by"] and "pass@1" in result:
             files.write_bytes(out / name / "groups.png", plots.draw_groups(name, result["by"], plots.LIGHT))
 
 
@@ -279,5 +229,6 @@ def _folder(out: str | None) -> Place:
     return command_line.out_folder(place.of(out, "--out"))
 
 
+command_line.callable_module(__name__)
 if __name__ == "__main__":
     cli()

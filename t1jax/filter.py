@@ -39,7 +39,8 @@ T1's filter: keeps the problems of a file that the model rarely solves, with the
   --out=FILE.jsonl      the rows that are kept, in order, with all their columns and `pass_rate`;
                         FILE.responses.jsonl beside it has every response: the same command resumes from it
   --samples=N           responses per problem (default: 16)
-  --max_pass_rate=X     keep a problem if at most this share of its responses is right (default: 0.3)
+  --max_pass_rate=X     keep a problem if at most this share of its responses is right, or its mean reward is at
+                        most this where reward.function knows no right and wrong (default: 0.3)
   --min_pass_rate=X     ... and at least this share; 0 keeps problems that were never solved (default: 0)
   --temperature=T       sampling temperature (default: rl.temperature)
   --limit=N             only the first N problems
@@ -66,10 +67,10 @@ def main(argv: list[str]) -> int:
 
 
 def pass_rates(responses: Sequence[Response]) -> dict[int, float | None]:
-    """row of the file -> share of right responses among the scorable ones; None if there is none."""
+    """row of the file -> share of right responses among the scorable ones, or mean reward; None if there is none."""
     from t1jax.evaluation import figures
 
-    return figures.pass_rates((response.row, response.outcome) for response in responses)
+    return figures.pass_rates(responses, lambda response: response.row)
 
 
 def verdict(rate: float | None, lowest: float, highest: float) -> str:
@@ -136,6 +137,7 @@ def _run(argv: list[str]) -> None:
     from t1jax.host.progress import Progress
     from t1jax.rewards.verifier import Verifier
     from t1jax.tasks.files.task import FileGrader
+    from t1jax.tasks.rewarded import rewarded
 
     opened = open_checkpoint(cfg, values.checkpoint, argv)
     cfg, tokens = opened.cfg, opened.for_files()
@@ -144,11 +146,12 @@ def _run(argv: list[str]) -> None:
         problems, notes = task.read(data, values.limit)
         for note in notes:
             progress.note(note)
-        evaluator, params, origin = opened.evaluator(task, progress)
-        responses = evaluator.respond(
-            params, "filter", ask_file(task, tokens, problems), samples=values.samples, temperature=temperature,
-            truncate=True, journal=Journal(out.with_suffix(".responses.jsonl"), {**origin, "data": data}),
-        )  # fmt: skip
+        with rewarded(task, cfg, lambda: problems[0]) as judging:
+            evaluator, params, origin = opened.evaluator(judging, progress)
+            responses = evaluator.respond(
+                params, "filter", ask_file(task, tokens, problems), samples=values.samples, temperature=temperature,
+                truncate=True, journal=Journal(out.with_suffix(".responses.jsonl"), {**origin, "data": data}),
+            )  # fmt: skip
     if multihost.is_main():
         counts = write_kept(data, out, pass_rates(responses), values.min_pass_rate, values.max_pass_rate)
         words = (f"{counts[name]} {name}" for name in ("kept", "too easy", "too hard", "unscorable", "not asked"))

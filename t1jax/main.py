@@ -83,13 +83,12 @@ def _run(argv: list[str]) -> None:
     with processes.joined(group):
         cfg = _sized(cfg, workdir, argv)
         _validate(cfg)
+        from t1jax.api.training import train
         from t1jax.devices import multihost
-        from t1jax.planning import phases
-        from t1jax.training import stages
 
-        report = stages.run(cfg, workdir, allow_change, phases.paces)
+        run = train(cfg, workdir=workdir, allow_change=allow_change)
         if multihost.is_main():
-            print(f"report: {report.resolve()}", *next_commands(cfg, workdir), sep="\n")
+            print(f"report: {run.report.resolve()}", *next_commands(cfg, workdir), sep="\n")
 
 
 def next_commands(cfg: Config, workdir: Place) -> list[str]:

@@ -29,7 +29,6 @@ from t1jax.host import command_line
 if TYPE_CHECKING:
     import numpy as np
 
-    from t1jax.evaluation.opened import Opened
     from t1jax.text.tokenizer import Tokenizer
 
 USAGE = """\
@@ -186,6 +185,7 @@ def _run(argv: list[str]) -> None:
 def _sample(cfg: Config, folder: str, problem: str, temperature: float, new_tokens: int, raw: bool) -> None:
     from rich.console import Console
 
+    from t1jax.api.model import encoded, prompt_of
     from t1jax.devices import sharding
     from t1jax.evaluation.opened import open_checkpoint
     from t1jax.model import heads
@@ -196,8 +196,8 @@ def _sample(cfg: Config, folder: str, problem: str, temperature: float, new_toke
     opened = open_checkpoint(cfg, folder)
     tokens = opened.tokenizer
     cfg = dataclasses.replace(opened.cfg, eval=dataclasses.replace(cfg.eval, batch_size=1))
-    prompt = _prompt(problem, cfg, tokens, raw)
-    ids = _encode(prompt, opened)
+    prompt = prompt_of(problem, cfg, tokens, raw)
+    ids = encoded(prompt, opened)
     if isinstance(tokens, HFTokenizer):
         tokens.refuse_too_long(len(ids) + new_tokens, "the prompt's tokens + --max_new_tokens")
 
@@ -244,36 +244,6 @@ def _sample(cfg: Config, folder: str, problem: str, temperature: float, new_toke
     notes.print(drawn.figures() + cut, style="dim", soft_wrap=True)
 
 
-def _prompt(problem: str, cfg: Config, tokens: Tokenizer, raw: bool) -> str:
-    """What the model continues: the problem in the config's template or as the embedded task asks, or as it is."""
-    from t1jax.tasks import embedded
-    from t1jax.tasks.files import prompts
-    from t1jax.text.huggingface import HFTokenizer
-
-    if not problem:
-        raise ConfigError("the problem is empty; expected text")
-    if not isinstance(tokens, HFTokenizer):  # it was trained on the embedded task's own text
-        return problem if raw else embedded.ask(problem)
-    return tokens.plain(problem) if raw else prompts.render(problem, cfg.data, tokens)
-
-
-def _encode(prompt: str, opened: Opened) -> list[int]:
-    from t1jax.tasks import embedded
-    from t1jax.text.huggingface import HFTokenizer
-    from t1jax.weights import load as weights
-
-    try:
-        return opened.tokenizer.encode(prompt)
-    except ValueError as error:
-        if isinstance(opened.tokenizer, HFTokenizer):
-            raise ConfigError(f"the problem: {error}") from error
-        trained = weights.run_config(opened.source)
-        such = f", such as {embedded.example(trained)!r}" if trained and embedded.example(trained) else ""
-        raise ConfigError(
-            f"the problem: {error}; expected a question of the task that this model was trained on{such}; see "
-            "docs/tasks.md"
-        ) from error
-
-
+command_line.callable_module(__name__)
 if __name__ == "__main__":
     cli()

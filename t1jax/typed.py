@@ -97,6 +97,8 @@ def _words(kind: Any) -> str:
     words = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
     if kind == tuple[str, ...]:
         return 'names in brackets, like ("one", "two")'
+    if kind == tuple[float, ...]:
+        return "numbers in brackets, like (1.0, 0.2)"
     return words.get(kind, "whole numbers in brackets, like (1, 2, 4)")
 
 

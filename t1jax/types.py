@@ -60,11 +60,12 @@ class Rollouts:
 class Scores:
     """What the host says about each response, and whether it puzzles the policy itself."""
 
-    outcome_B: Array  # int8[B] 1 right, 0 wrong, -1 unscorable (rewards/score.py), -2 no answer (step_report.FAILED)
+    outcome_B: Array  # int8[B] rewards/answers.py: 1 right, 0 wrong, 2 neither, -1 unscorable; -2: step_report.FAILED
     overlong_B: Array  # bool[B] no stop token within the limit
     repetition_B: Array  # bool[B] degenerate repetition
     garbled_B: Array  # bool[B] broken characters or mixed scripts
     perplexed_B: Array  # bool[B] a perplexity above rl.max_perplexity; told by the sampler, not by the host
+    reward_B: Array | None = None  # float32[B] before penalties, 0 where unscorable; None: 1 if right, else 0
 
 
 @struct.dataclass

@@ -224,7 +224,7 @@ def _validate_scoring(cfg: Config) -> None:
     """
     deadline, answers = cfg.verifier.deadline, cfg.rl.prompts_per_step * cfg.rl.responses_per_prompt
     workers = cfg.verifier.workers or cores()
-    longest = wall_limit(deadline) * -(-answers // workers)
+    longest = wall_limit(deadline) * -(-answers // workers) * len(checks.reward_terms(cfg.reward))
     if longest > LONGEST_SCORING:
         raise ConfigError(
             f"verifier.deadline is {deadline}, up to {wall_limit(deadline):g} s on the clock: scoring the {answers} "
@@ -302,8 +302,13 @@ def _validate_mesh(cfg: Config, data: int, fsdp: int, tensor: int) -> None:
     checks.multiple("eval.batch_size", cfg.eval.batch_size, shards, data * fsdp)
 
 
+def _validate_reward(cfg: Config) -> None:
+    checks.reward_terms(cfg.reward)
+
+
 CHECKS = (
     checks.bounded,
+    _validate_reward,
     _validate_model,
     _validate_lora,
     _validate_task,

@@ -41,6 +41,7 @@ FOLDERS = (
     "synthesis",
     "studies",
     "planning",
+    "api",
 )
 COMMANDS = tuple(
     # verbs, alone
@@ -156,7 +157,7 @@ def test_the_document_draws_the_house_as_it_is():
 def test_the_walk_sees_imports():
     """So that the tests above cannot pass because nothing is found."""
     assert {"config", "types", "training.step", "training.checkpoint"} <= IMPORTS["training.rl"]
-    assert "training.stages" in IMPORTS["main"]  # imported inside a function
+    assert "api.training" in IMPORTS["main"] and "training.stages" in IMPORTS["api.training"]  # inside of functions
 
 
 @pytest.mark.parametrize("module", FILES)

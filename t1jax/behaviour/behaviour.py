@@ -31,7 +31,7 @@ import numpy as np
 
 from t1jax.behaviour import prose
 from t1jax.evaluation.statistics import Share, bootstrap
-from t1jax.rewards.answers import RIGHT, UNSCORABLE, Outcome
+from t1jax.rewards.answers import RIGHT, WRONG, Outcome
 from t1jax.tasks.honesty import Analysis
 from t1jax.tasks.pairs import chains
 
@@ -67,7 +67,7 @@ class Behaviour:
     @property
     def lost(self) -> bool:
         """A right first attempt, and wrong in the end."""
-        return self.first_right is True and self.outcome not in (RIGHT, UNSCORABLE)
+        return self.first_right is True and self.outcome == WRONG
 
 
 # what a response may do: name -> whether it does
@@ -126,7 +126,8 @@ def of_text(text: str, gold: str | None, outcome: Outcome, tokens: int, overlong
 def summarise(behaviours: Sequence[Behaviour]) -> dict[str, Any]:
     """The figures of one evaluation, each with its 95 % interval.
 
-    Unscorable responses are left out of all that speaks of right and wrong.
+    Responses that are neither right nor wrong (unscorable, or with a reward alone) are left out of all that speaks of
+    right and wrong.
 
     Returns:
       {responses, unscorable, accuracy, first_attempt, recovery, loss, false_claims (None: cannot tell), repeated,
@@ -134,7 +135,7 @@ def summarise(behaviours: Sequence[Behaviour]) -> dict[str, Any]:
       lengths: see `histogram`, turns: [[opening, times]]}. Shares are {value, low, high, n, count} with Wilson's
       interval, means {value, low, high, n} with a bootstrap's; the value is None where n is 0.
     """
-    scorable = [b for b in behaviours if b.outcome != UNSCORABLE]
+    scorable = [b for b in behaviours if b.outcome in (RIGHT, WRONG)]
     right = [b for b in scorable if b.outcome == RIGHT]
     wrong = [b for b in scorable if b.outcome != RIGHT]
     began = [b for b in scorable if b.first_right is not None]

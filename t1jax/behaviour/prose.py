@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 from t1jax.behaviour.phrases import WORDS, opening
 from t1jax.rewards import answers
-from t1jax.rewards.answers import RIGHT, UNSCORABLE, Outcome
+from t1jax.rewards.answers import RIGHT, WRONG, Outcome
 
 LONGEST = 1000  # characters of a candidate answer
 
@@ -151,7 +151,7 @@ def _judged(attempts: Sequence[Attempt], text: str, gold: str | None, outcome: O
         if answer is None:
             return False
         if final is not None and _same(answer, final):
-            return None if outcome == UNSCORABLE else outcome == RIGHT
+            return outcome == RIGHT if outcome in (RIGHT, WRONG) else None
         return None if gold is None else answers.quick(answer, gold)
 
     judged = []

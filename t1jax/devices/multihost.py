@@ -85,17 +85,18 @@ def to_host(tree: Any) -> Any:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
-def divided(ask: Callable[[slice], Sequence[int]], count: int) -> list[int]:
-    """What `ask` says of each of `count` things, below 2**31 each; over all processes each is asked about once.
+def divided(ask: Callable[[slice], Sequence[float]], count: int, kind: type = np.int32) -> list[Any]:
+    """What `ask` says of each of `count` things; over all processes each is asked about once.
 
     Args:
       ask: given a slice of them, answers for those. All processes make the call, with the same things.
+      kind: of the answers: int32 or float32.
     """
     if not count:
         return []
     processes = jax.process_count()
-    mine: Any = np.zeros(-(-count // processes), np.int32)
-    answers = np.asarray(ask(slice(jax.process_index(), count, processes)), np.int32)
+    mine: Any = np.zeros(-(-count // processes), kind)
+    answers: Any = np.asarray(ask(slice(jax.process_index(), count, processes)), kind)
     mine[: len(answers)] = answers
     return to_host(mine).reshape(processes, -1).T.ravel()[:count].tolist()
 

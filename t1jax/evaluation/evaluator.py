@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -25,16 +26,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from t1jax.checks import plain_reward, right_and_wrong
 from t1jax.config import Config, ModelConfig
 from t1jax.devices import multihost
 from t1jax.devices.sharding import decode_layout
-from t1jax.evaluation.figures import pass_rate
+from t1jax.evaluation.figures import MAIN, accuracy
 from t1jax.evaluation.journal import Journal
 from t1jax.evaluation.questions import Question, digest
 from t1jax.evaluation.responses import Response
 from t1jax.host.progress import Progress, duration
 from t1jax.rewards import answers
 from t1jax.rewards.answers import RIGHT, Outcome
+from t1jax.rewards.score import Judged
 from t1jax.rollouts import decode
 from t1jax.rollouts.generate import Generator
 from t1jax.tasks.task import Grader
@@ -57,7 +60,8 @@ class Evaluator:
 
         `lenient`: judge answers outside of boxes too (Response.lenient).
         """
-        self._lenient = lenient
+        self._graded, self._plain = right_and_wrong(cfg.reward), plain_reward(cfg.reward)
+        self._lenient = lenient and self._plain  # functions judge a response as it is
         self.cfg, self.mesh, self.task, self.tokenizer, self._progress = cfg, mesh, task, tokenizer, progress
         self.sampled = 0  # tokens of all responses so far, those of journals too
         self._shards = decode_layout(mesh).batch_shards
@@ -145,7 +149,7 @@ class Evaluator:
         ]
         problems = [question.problem for question, *_ in rows]
         texts = [self.tokenizer.decode(ids) for _, _, ids, _ in rows]
-        outcomes = multihost.divided(lambda part: self.task.score(problems[part], texts[part]), len(texts))
+        judged = self._judged(problems, texts)
         lenient = self._leniently(problems, texts)
         stops = self.tokenizer.stop_ids
         return [
@@ -157,7 +161,9 @@ class Evaluator:
                 gold=q.gold,
                 response=number,
                 text=text,
-                outcome=Outcome(outcome),
+                outcome=one.outcome,
+                reward=None if self._plain else one.reward,
+                graded=self._graded,
                 answer=answers.final_answer(text),
                 tokens=len(ids),
                 overlong=not new or new[-1] not in stops,
@@ -165,8 +171,22 @@ class Evaluator:
                 lenient=lenient.get(place),
                 analysis=self.task.analyse(q.problem, text),
             )
-            for place, ((q, number, ids, new), text, outcome) in enumerate(zip(rows, texts, outcomes, strict=True))
+            for place, ((q, number, ids, new), text, one) in enumerate(zip(rows, texts, judged, strict=True))
         ]
+
+    def _judged(self, problems: Sequence[Any], texts: Sequence[str]) -> list[Judged]:
+        """Outcome and reward of each text; the processes share them out."""
+        mine: list[Judged] = []
+
+        def of(part: slice) -> list[int]:
+            mine.extend(map(Judged.of, self.task.score(problems[part], texts[part])))
+            return [one.outcome for one in mine]
+
+        outcomes = [Outcome(outcome) for outcome in multihost.divided(of, len(texts))]
+        if self._plain:
+            return [Judged.of(outcome) for outcome in outcomes]
+        rewards = multihost.divided(lambda _: [one.reward for one in mine], len(texts), np.float32)
+        return [Judged(outcome, reward) for outcome, reward in zip(outcomes, rewards, strict=True)]
 
     def _leniently(self, problems: Sequence[Any], texts: Sequence[str]) -> dict[int, Outcome]:
         """place -> RIGHT, of texts without a box whose last term or number would be right in one."""
@@ -178,12 +198,12 @@ class Evaluator:
             if answers.final_answer(text) is None
             for answer in answers.loose(text)
         ]
-        outcomes = multihost.divided(
-            lambda part: self.task.score(
-                [problems[place] for place, _ in asked[part]], [text for _, text in asked[part]]
-            ),
-            len(asked),
-        )
+
+        def of(part: slice) -> list[int]:
+            found = self.task.score([problems[place] for place, _ in asked[part]], [text for _, text in asked[part]])
+            return [Judged.of(one).outcome for one in found]
+
+        outcomes = multihost.divided(of, len(asked))
         return {place: RIGHT for (place, _), outcome in zip(asked, outcomes, strict=True) if outcome == RIGHT}
 
     def _batch_shape(self, samples: int) -> tuple[int, int]:
@@ -245,6 +265,7 @@ class Evaluator:
             difficulty=None if question.row else question.problem.difficulty,
             prompt=None if question.row else question.text,
             gold=question.gold,
+            graded=self._graded,
             analysis=self.task.analyse(question.problem, response.text),
         )
 
@@ -260,9 +281,9 @@ class Evaluator:
 
 def _figures(responses: Sequence[Response]) -> dict[str, float]:
     """What a person watches of the responses so far."""
-    rate = pass_rate(response.outcome for response in responses)
+    found = accuracy(responses)
     row = {
         "response_length": sum(response.tokens for response in responses) / len(responses),
-        "unscorable": (len(responses) - rate.n) / len(responses),
+        "unscorable": (len(responses) - found["n"]) / len(responses),
     }
-    return row if rate.value is None else row | {"accuracy": rate.value}
+    return row | {name: found[name] for name in (MAIN & found.keys()) if not math.isnan(found[name])}

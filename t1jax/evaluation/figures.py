@@ -10,6 +10,7 @@ has no unbiased estimate and is left out of that k; `problems` says over how man
 answer is wrong, and casts no vote; for `lenient pass@1`, strict otherwise, its last number is its answer: the
 difference is form, not ability. The vote does not know the gold answer: two answers are one where their text or their
 number is the same (rewards/answers.py), and not where only algebra tells.
+With reward.function a response may have a reward and be neither right nor wrong: then figures are of the mean reward.
 Axes: P problems, Y measures.
 Source: statistics.py. Deliberately not here: tables and files (tables.py), sampling (evaluator.py).
 """
@@ -34,7 +35,9 @@ Figure = dict[str, float | int | None]  # value, low, high, problems
 
 STRICT = "strict pass@1"  # with unscorable responses as wrong ones
 LENIENT = "lenient pass@1"  # the same, but the last number of a response without a box counts as its answer
+UNGRADED = {"response_length", "overlong", "unscorable"}  # of a benchmark without right and wrong
 LATE = 6  # attempts before a step of the thinking that counts as late
+MAIN = {"accuracy", "mean_reward"}  # of which a summary has the one that its stage is judged by
 MOST_GROUPS = 30  # values of a label; one with more, such as a number of many digits, tells no groups apart
 
 
@@ -47,12 +50,18 @@ def pass_rate(outcomes: Iterable[int]) -> Share:
     return Share(counts[RIGHT], counts.total() - counts[UNSCORABLE])
 
 
-def pass_rates(outcomes: Iterable[tuple[int, int]]) -> dict[int, float | None]:
-    """problem -> its `pass_rate` over its (problem, outcome)s; None without scorable ones."""
-    of_problem: dict[int, list[int]] = {}
-    for problem, outcome in outcomes:
-        of_problem.setdefault(problem, []).append(outcome)
-    return {problem: pass_rate(mine).value for problem, mine in of_problem.items()}
+def pass_rates(responses: Iterable[Response], key: Callable[[Response], int]) -> dict[int, float | None]:
+    """problem -> the share of right ones of its scorable responses, or their mean reward; None without any.
+
+    `key`: the problem of a response.
+    """
+    of_problem: dict[int, list[float]] = {}
+    for response in responses:
+        mine = of_problem.setdefault(key(response), [])
+        worth = float(response.right) if response.graded else response.worth
+        if worth is not None and response.outcome != UNSCORABLE:
+            mine.append(worth)
+    return {problem: sum(mine) / len(mine) if mine else None for problem, mine in of_problem.items()}
 
 
 def powers(samples: int) -> list[int]:
@@ -85,7 +94,8 @@ def measure(problems: Sequence[Problem], responses: Sequence[Response], samples:
 
     Returns:
       {problems, samples, pass@1, strict pass@1, lenient pass@1, pass_at_k, majority_at_k, by, response_length,
-      overlong, unscorable, no_answer}.
+      overlong, unscorable, no_answer}; with reward.function mean_reward too, which takes the place of pass@1 and all
+      that counts right answers where there is no right and wrong.
       A figure is {value, low, high, problems}; pass_at_k and majority_at_k list them with their `k`; `by` has, for
       each label (subject, level ...) of which 2 to 30 values were seen, value -> figure of pass@1. response_length
       is in tokens, all others are shares.
@@ -93,9 +103,10 @@ def measure(problems: Sequence[Problem], responses: Sequence[Response], samples:
     of_problem: dict[int, list[Response]] = {problem.index: [] for problem in problems}
     for response in responses:
         of_problem[response.problem].append(response)
-    ks = powers(samples)
+    graded = all(response.graded for response in responses)
+    ks = powers(samples) if graded else []
     columns: dict[Any, list[float]] = {(kind, k): [] for kind in ("pass", "majority") for k in ks}
-    for mine in of_problem.values():
+    for mine in of_problem.values() if graded else ():
         scorable = [response for response in mine if response.outcome != UNSCORABLE]
         n, right = len(scorable), sum(response.outcome == RIGHT for response in scorable)
         possible = [k for k in ks if k <= n]
@@ -111,6 +122,12 @@ def measure(problems: Sequence[Problem], responses: Sequence[Response], samples:
         "unscorable": lambda r: r.outcome == UNSCORABLE,
         "no_answer": lambda r: r.answer is None,
     }
+    if not graded:
+        counted = {name: value_of for name, value_of in counted.items() if name in UNGRADED}
+    main: Any = ("pass", 1) if graded else "mean_reward"
+    if any(response.reward is not None for response in responses):
+        worths = [[worth for r in mine if (worth := r.worth) is not None] for mine in of_problem.values()]
+        columns["mean_reward"] = [sum(mine) / len(mine) if mine else np.nan for mine in worths]
     for name, value_of in counted.items():
         columns[name] = [sum(map(value_of, mine)) / len(mine) for mine in of_problem.values()]
     for name in sorted({name for problem in problems for name in problem.labels}):
@@ -118,7 +135,7 @@ def measure(problems: Sequence[Problem], responses: Sequence[Response], samples:
         for value in sorted(values, key=_order) if 1 < len(values) <= MOST_GROUPS else ():
             columns["by", name, value] = [
                 share if problem.labels.get(name, "") == value else np.nan
-                for problem, share in zip(problems, columns["pass", 1], strict=True)
+                for problem, share in zip(problems, columns[main], strict=True)
             ]
     figures = _figures(columns)
     by: dict[str, dict[str, Figure]] = {}
@@ -128,7 +145,8 @@ def measure(problems: Sequence[Problem], responses: Sequence[Response], samples:
     return {
         "problems": len(problems),
         "samples": samples,
-        "pass@1": figures["pass", 1],
+        **({"mean_reward": figures["mean_reward"]} if "mean_reward" in columns else {}),
+        **({"pass@1": figures["pass", 1]} if graded else {}),
         "pass_at_k": [{"k": k, **figures["pass", k]} for k in ks],
         "majority_at_k": [{"k": k, **figures["majority", k]} for k in ks],
         **{name: figures[name] for name in counted},
@@ -137,9 +155,23 @@ def measure(problems: Sequence[Problem], responses: Sequence[Response], samples:
 
 
 def accuracy(responses: Sequence[Response]) -> dict[str, float | int]:
-    """{accuracy, low, high, n}: the `pass_rate` as a run writes it; NaN without scorable responses."""
+    """{accuracy, low, high, n}: the `pass_rate` as a run writes it; NaN without scorable responses.
+
+    Where responses are neither right nor wrong {mean_reward, low, high, n} instead.
+    """
+    if any(not response.graded for response in responses):
+        return mean_reward(responses)
     rate = pass_rate(r.outcome for r in responses)
     return {"accuracy": math.nan if rate.value is None else rate.value, "low": rate.low, "high": rate.high, "n": rate.n}
+
+
+def mean_reward(responses: Sequence[Response]) -> dict[str, float | int]:
+    """{mean_reward, low, high, n} of the scorable responses, by the bootstrap; NaN without any."""
+    worths = [worth for response in responses if (worth := response.worth) is not None]
+    if not worths:
+        return {"mean_reward": math.nan, "low": math.nan, "high": math.nan, "n": 0}
+    (low,), (high,) = bootstrap(np.array(worths, float)[:, None])
+    return {"mean_reward": math.fsum(worths) / len(worths), "low": float(low), "high": float(high), "n": len(worths)}
 
 
 def summary(responses: Sequence[Response]) -> dict[str, Any]:
@@ -148,10 +180,17 @@ def summary(responses: Sequence[Response]) -> dict[str, Any]:
     row: dict[str, Any] = accuracy(responses) | {
         "response_length": sum(r.tokens for r in responses) / n,
         "unscorable": sum(r.outcome == UNSCORABLE for r in responses) / n,
-        "strict_accuracy": sum(r.right for r in responses) / n,  # with unscorable responses as wrong ones
-        "lenient_accuracy": sum(r.leniently == RIGHT for r in responses) / n,  # an answer needs no box
-        "boxed": sum(r.answer is not None for r in responses) / n,
     }
+    if "accuracy" in row:
+        row |= {
+            "strict_accuracy": sum(r.right for r in responses) / n,  # with unscorable responses as wrong ones
+            "lenient_accuracy": sum(r.leniently == RIGHT for r in responses) / n,  # an answer needs no box
+            "boxed": sum(r.answer is not None for r in responses) / n,
+        }
+        if any(r.reward is not None for r in responses):
+            found = mean_reward(responses)
+            row |= {"mean_reward": found["mean_reward"]}
+            row |= {f"mean_reward_{end}": found[end] for end in ("low", "high")}
     analyses = [r.analysis for r in responses if r.analysis is not None]
     if not analyses:
         return row
@@ -194,7 +233,8 @@ def _figures(columns: Mapping[Any, Sequence[float]]) -> dict[Any, Figure]:
         if not known.size:
             figures[key] = {"value": None, "low": None, "high": None, "problems": 0}
             continue
-        if key != "response_length" and (known == known[0]).all() and known[0] in (0, 1):
+        shares = key not in ("response_length", "mean_reward") and (key[0] != "by" or ("pass", 1) in columns)
+        if shares and (known == known[0]).all() and known[0] in (0, 1):
             low, high = wilson(int(known.sum()), len(known))
         figures[key] = {"value": float(known.mean()), "low": float(low), "high": float(high), "problems": len(known)}
     return figures

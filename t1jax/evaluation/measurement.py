@@ -127,7 +127,8 @@ def sample(response: Response, stage: str) -> dict[str, Any]:
         "stage": stage,
         "prompt": response.prompt,
         "response": response.text,
-        "correct": response.right,
+        "correct": response.right if response.graded else None,
+        **({} if response.reward is None else {"reward": files.json_ready(response.reward)}),
         "gold": response.gold,
         "difficulty": response.difficulty,
     }

@@ -18,11 +18,12 @@ import jax
 from jax.sharding import Mesh
 
 from t1jax import validation
+from t1jax.checks import plain_reward
 from t1jax.config import Config, ConfigError
 from t1jax.devices import sharding
 from t1jax.evaluation import answerer
 from t1jax.evaluation.evaluator import Evaluator
-from t1jax.host import hub, place
+from t1jax.host import hub, place, workdir
 from t1jax.host.progress import Progress
 from t1jax.model import heads, qwen
 from t1jax.model.parameters import checksum
@@ -71,15 +72,25 @@ class Opened:
 
     def evaluator(self, task: Grader, progress: Progress) -> tuple[Evaluator, Params, dict[str, Any]]:
         """Reads the weights: (what samples responses, the weights, what a journal says of them)."""
-        for note in getattr(self.tokenizer, "notes", ()):
-            progress.note(note)
         mesh = sharding.make_mesh(self.cfg.mesh)
         if copied := heads.note(self.cfg.model, mesh.shape["tensor"]):
             progress.note(copied)
         progress.doing("reading the weights")
         params = self.params(mesh)
+        evaluator, origin = self.evaluator_of(params, mesh, task, progress)
+        return evaluator, params, origin
+
+    def evaluator_of(
+        self, params: Params, mesh: Mesh, task: Grader, progress: Progress
+    ) -> tuple[Evaluator, dict[str, Any]]:
+        """The same with weights that were read already."""
+        for note in getattr(self.tokenizer, "notes", ()):
+            progress.note(note)
         origin = {"checkpoint": self.where, "weights": checksum(params)}
-        return Evaluator(self.cfg, mesh, task, self.tokenizer, progress), params, origin
+        if not plain_reward(self.cfg.reward):
+            judged = self.cfg.reward.function, self.cfg.reward.weights, workdir.digests(self.cfg).get(workdir.REWARDS)
+            origin["reward"] = " ".join(map(str, judged))
+        return Evaluator(self.cfg, mesh, task, self.tokenizer, progress), origin
 
     def for_files(self, budgets: Sequence[int] = ()) -> HFTokenizer:
         """The tokenizer, of the kind that problems from files need.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One sampled and judged response, and its line in a file: JSON in ASCII, the same for a run and for every command.
 
-    problem     its number in the list of problems      outcome   right, wrong or unscorable
+    problem     its number in the list of problems      outcome   right, wrong, unscorable; scored: neither, a reward
     response    its number among those to the problem   tokens    how many, the stop token included
     answer      what the last box holds; null: no box   overlong  no stop token within the limit
     gold        a right answer; null: there is none     text      of the response
@@ -12,6 +12,7 @@ Columns that are not known are left out:
     ids         of the tokens                           step      updates of RL before it
     difficulty  of the problem, as the task names it    prompt    that the response continues
     lenient     the outcome if its last number counts, of a response without a box, where that is another
+    reward      of reward.function, before penalties; null: unscorable
 
 Runs used to write `response` for the text, with neither `answer` nor a number; such lines are read as well.
 Deliberately not here: files (journal.py grows by batches, saved.py is whole), figures (figures.py).
@@ -20,13 +21,14 @@ Deliberately not here: files (journal.py grows by batches, saved.py is whole), f
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from t1jax.host import files
-from t1jax.rewards.answers import RIGHT, Outcome
+from t1jax.rewards.answers import RIGHT, SCORED, UNSCORABLE, Outcome
 from t1jax.tasks.honesty import Analysis
 
 KNOWN: dict[str, type] = {"problem": int, "outcome": str, "tokens": int, "overlong": bool}  # in every line
@@ -52,6 +54,8 @@ class Response:
     prompt: str | None = None  # None: not known
     stage: str = ""  # "": not of a run
     step: int | None = None
+    reward: float | None = None  # of reward.function, NaN where unscorable; None: 1 if right, else 0
+    graded: bool = True  # whether it could be right or wrong; never in a file
     lenient: Outcome | None = None  # if an answer outside of a box counts (answers.loose); None: as `outcome`
     ids: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32), compare=False)  # int32[tokens], or not known
     analysis: Analysis | None = None  # never in a file; None: the task cannot tell what was tried and claimed
@@ -59,6 +63,13 @@ class Response:
     @property
     def right(self) -> bool:
         return self.outcome == RIGHT
+
+    @property
+    def worth(self) -> float | None:
+        """The reward before penalties; None: unscorable."""
+        if self.outcome == UNSCORABLE:
+            return None
+        return float(self.right) if self.reward is None else self.reward
 
     @property
     def leniently(self) -> Outcome:
@@ -84,6 +95,8 @@ class Response:
             "ids": self.ids.tolist() or None,
         }
         known = {name: value for name, value in row.items() if value is not None or name in ("answer", "gold")}
+        if self.reward is not None:
+            known["reward"] = files.json_ready(self.reward)
         return json.dumps(known).encode() + b"\n"
 
     @staticmethod
@@ -108,11 +121,15 @@ class Response:
             raise ValueError(f"expected other types of {', '.join(SOMETIMES)}")
         if "ids" in row and len(ids) != row["tokens"]:
             raise ValueError(f"{row['tokens']} tokens, {len(ids)} ids")
-        gold = row.get("gold")
+        gold, reward = row.get("gold"), row.get("reward", math.nan)
+        if not isinstance(reward, int | float | None) or isinstance(reward, bool):
+            raise ValueError(f"reward is {reward!r}")
         return Response(
             problem=row["problem"], text=text, outcome=OUTCOMES[row["outcome"]], tokens=row["tokens"],
             overlong=row["overlong"], answer=row.get("answer"), gold=gold if isinstance(gold, str) else None,
             response=number, row=row.get("row", 0), difficulty=row.get("difficulty"), prompt=row.get("prompt"),
             stage=row.get("stage", ""), step=row.get("step"), ids=ids,
             lenient=OUTCOMES[row["lenient"]] if "lenient" in row else None,
+            reward=None if "reward" not in row else math.nan if reward is None else float(reward),
+            graded=OUTCOMES[row["outcome"]] != SCORED,
         )  # fmt: skip

@@ -46,11 +46,20 @@ def percent(figure: Mapping[str, Any]) -> str:
     return f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
+def plain(figure: Mapping[str, Any]) -> str:
+    """`0.521 [0.480, 0.562]`, of a mean reward."""
+    if figure["value"] is None:
+        return "-"
+    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
+
+
 def sheets(benchmarks: Mapping[str, Mapping[str, Any]]) -> list[Sheet]:
     """The tables of results.json's `benchmarks`: all of them, then for each its k, budgets and labels."""
     found, rows = _overview(benchmarks), list[Sequence[str]]()
     for name, result in benchmarks.items():
-        if result["samples"] > 1:
+        graded = "pass@1" in result
+        main, shown = ("pass@1 %", percent) if graded else ("mean reward", plain)
+        if result["samples"] > 1 and graded:
             rows = [
                 (str(one["k"]), percent(one), percent(most))
                 for one, most in zip(result["pass_at_k"], result["majority_at_k"], strict=True)
@@ -60,19 +69,20 @@ def sheets(benchmarks: Mapping[str, Mapping[str, Any]]) -> list[Sheet]:
             rows = [
                 (
                     f"{point['budget']:,}",
-                    percent(point["pass@1"]),
-                    percent(point["majority"]),
+                    shown(point["pass@1" if graded else "mean_reward"]),
+                    *([percent(point["majority"])] if graded else []),
                     _number(point["response_length"]),
                     f"{100 * point['cut']:.1f}",
                     f"{100 * point['no_answer']['value']:.1f}",
                 )
                 for point in result["budgets"]
             ]
-            header = ("thinking tokens", "pass@1 %", f"maj@{result['samples']} %", "tokens", "cut %", "no answer %")
+            majority = [f"maj@{result['samples']} %"] if graded else []
+            header = ("thinking tokens", main, *majority, "tokens", "cut %", "no answer %")
             found.append(Sheet(f"{name}: inference scaling", header, rows))
         for label, values in result["by"].items():
-            rows = [(value or "-", str(figure["problems"]), percent(figure)) for value, figure in values.items()]
-            found.append(Sheet(f"{name} by {label}", (label, "problems", "pass@1 %"), rows))
+            rows = [(value or "-", str(figure["problems"]), shown(figure)) for value, figure in values.items()]
+            found.append(Sheet(f"{name} by {label}", (label, "problems", main), rows))
     return found
 
 
@@ -102,19 +112,28 @@ def _overview(benchmarks: Mapping[str, Mapping[str, Any]]) -> list[Sheet]:
     The strict pass@1 counts unscorable responses as wrong: where the two differ, the verifier could not judge all. The
     lenient one asks for no box: where it is higher, a part of what is missing is form.
     """
-    known = any(name in T1 for name in benchmarks)
-    right, form = list[list[str]](), list[list[str]]()
+    graded = all("pass@1" in result for result in benchmarks.values())
+    rewarded = any("mean_reward" in result for result in benchmarks.values())
+    known = graded and any(name in T1 for name in benchmarks)
+    said = {label: share for label, share in SHARES.items() if all(share in result for result in benchmarks.values())}
+    main, form = list[list[str]](), list[list[str]]()
     for name, result in benchmarks.items():
-        paper = [" / ".join(map(str, T1[name])) if name in T1 else "-"] * known
-        strict = "-" if result[STRICT]["value"] is None else f"{100 * result[STRICT]['value']:.1f}"
-        asked = f"{result['problems']}x{result['samples']}"
-        right.append([name, asked, strict, percent(result["pass@1"]), *paper])
-        shares = [f"{100 * result[share]['value']:.1f}" for share in SHARES.values()]
+        row = [name, f"{result['problems']}x{result['samples']}"]
+        if graded:
+            strict = "-" if result[STRICT]["value"] is None else f"{100 * result[STRICT]['value']:.1f}"
+            row += [strict, percent(result["pass@1"])]
+        row += [plain(result["mean_reward"])] if rewarded else []
+        main.append(row + [" / ".join(map(str, T1[name])) if name in T1 else "-"] * known)
+        shares = [f"{100 * result[share]['value']:.1f}" for share in said.values()]
         form.append([name, _number(result["response_length"]), *shares])
-    header = ["benchmark", "asked", "strict %", "pass@1 %", *["T1 9B / 14B / 32B"] * known]
+    header = ["benchmark", "asked", *["strict %", "pass@1 %"] * graded, *["mean reward"] * rewarded]
     return [
-        Sheet("Right answers, 95 % intervals", header, right),
-        Sheet("Responses", ["benchmark", "tokens", *(f"{name} %" for name in SHARES)], form),
+        Sheet(
+            f"{'Right answers' if graded else 'Mean reward'}, 95 % intervals",
+            header + ["T1 9B / 14B / 32B"] * known,
+            main,
+        ),
+        Sheet("Responses", ["benchmark", "tokens", *(f"{name} %" for name in said)], form),
     ]
 
 

@@ -10,6 +10,7 @@ Deliberately not here: what the programs do (main.py, convert.py, evaluate.py, f
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
 import os
 import re
@@ -18,6 +19,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 from absl import flags
@@ -80,6 +82,17 @@ def invocation(command: str, module: str) -> str:
         return f"python -m t1jax.{module}"
     near = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
     return f"{shlex.quote(str(near))} -m t1jax.{module}"
+
+
+class _Called(ModuleType):
+    def __call__(self, *args: Any, **settings: Any) -> Any:
+        model = importlib.import_module("t1jax.api.model")
+        return getattr(model, self.__name__.rpartition(".")[2])(*args, **settings)
+
+
+def callable_module(name: str) -> None:
+    """Makes the module `name` a function too: importing the command t1jax.sample must not take t1jax.sample() away."""
+    sys.modules[name].__class__ = _Called
 
 
 def leave(code: int) -> NoReturn:

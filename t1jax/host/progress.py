@@ -43,6 +43,8 @@ def figures(row: Mapping[str, Any], short: bool = False) -> str:
         parts.append(f"rew {row['reward']:.2f}" if short else f"reward {row['reward']:.2f}")
     elif row.get("loss") is not None:
         parts.append(f"loss {row['loss']:.3f}")
+    if row.get("mean_reward") is not None:
+        parts.append(f"mean {row['mean_reward']:.2f}" if short else f"before penalties {row['mean_reward']:.3f}")
     if row.get("accuracy") is not None:
         parts.append(f"acc {row['accuracy']:.0%}" if short else f"accuracy {row['accuracy'] * 100:.1f} %")
     if row.get("unscorable"):

@@ -4,7 +4,7 @@
     lock          held by the process that uses the workdir; released when it ends, for whatever reason (in a bucket
                   it says so by no longer writing it: lock.py)
     config.json   every knob of the run
-    inputs.json   SHA-256 of each file of problems that the config names
+    inputs.json   SHA-256 of each file of problems that the config names, and of what its reward functions' files say
 
 The mesh may change between starts. Changes of other knobs are rejected and listed, unless --allow_change names them and
 checkpoints do not depend on them.
@@ -13,6 +13,7 @@ Deliberately not here: what else lies in the workdir (training/stages.py), damag
 
 from __future__ import annotations
 
+import ast
 import fcntl
 import functools
 import hashlib
@@ -21,11 +22,12 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import jax
 
-from t1jax import config
+from t1jax import checks, config
 from t1jax.config import Config, ConfigError
 from t1jax.devices import multihost
 from t1jax.host import bucket, files, lock, place
@@ -35,12 +37,15 @@ from t1jax.host.place import Place
 # knobs that may change without a word; that never may; and of the latter those that may nevertheless
 FREE = ("mesh.", "compilation_cache_mib", "tensorboard_mib", "checkpoint.keep_damaged")
 FILTER = ("rl.filter_pass_rate", "rl.filter_samples", "rl.filter_problems")
-FIXED = ("seed", "model.", "tokenizer.", "task.", "data.", "sft.", "rl.prompts_per_step", *FILTER)
+FIXED = (
+    "seed", "model.", "tokenizer.", "task.", "data.", "reward.", "sft.", "rl.prompts_per_step", *FILTER,
+)  # fmt: skip
 NOT_FIXED = ("model.compute_dtype", "model.remat", "model.attention")
 INPUTS = "inputs.json"
 FOLDERS = ("checkpoints", "checkpoints/sft", "checkpoints/rl", "measured", "responses", "tokenizer", "tensorboard")
 OWN_FILES = ("lock", "config.json", INPUTS, "usage.json", "metrics.jsonl", "filter.json", "results.json", "report.html")
 FILES = ("data.train", "data.eval", "data.sft")
+REWARDS = "reward.function"
 
 
 @contextmanager
@@ -141,7 +146,7 @@ def refuse_other_processes(cfg: Config, versions: Mapping[str, str]) -> None:
     tree: Any = files.json_ready(cfg.to_dict())
     values = {name: functools.reduce(lambda node, key: node[key], name.split("."), tree) for name in config.knobs()}
     found = digests(cfg)
-    values |= {f"the content of {name}": found.get(name) for name in FILES}
+    values |= {f"the content of {name}": found.get(name) for name in (*FILES, REWARDS)}
     values |= {f"the version of {name}": number for name, number in versions.items()}
     names = multihost.different(values)
     if names:
@@ -162,7 +167,7 @@ def begin(cfg: Config, workdir: Place, outdated: Sequence[Place]) -> None:
 
 
 def digests(cfg: Config) -> dict[str, str]:
-    """SHA-256 of each file of FILES that the config names, by its knob."""
+    """SHA-256 of each file of FILES that the config names, by its knob; under REWARDS that of its functions' files."""
     found = {}
     for knob in FILES:
         path = getattr(cfg.data, knob.partition(".")[2])
@@ -174,6 +179,14 @@ def digests(cfg: Config) -> dict[str, str]:
                 raise
             except Exception as error:  # each file system has errors of its own
                 raise ConfigError(f"{knob} is {path}: {bucket.reason(error)}; expected a file of rows") from error
+    programs = [Path(name.rpartition(":")[0]) for name, _ in checks.reward_terms(cfg.reward) if name != checks.CORRECT]
+    try:
+        contents = [_program(path.read_bytes()) for path in dict.fromkeys(programs)]
+    except OSError as error:
+        said = f"{error.filename}: {error.strerror}"
+        raise ConfigError(f"{REWARDS} is {cfg.reward.function}: {said}; expected FILE.py:NAME") from error
+    if contents:
+        found[REWARDS] = hashlib.sha256(b"\0".join(contents)).hexdigest()
     return found
 
 
@@ -184,6 +197,17 @@ def _digest(paths: Sequence[str]) -> str:
         with place.open_data(path) as file:
             each.append(hashlib.file_digest(file, "sha256").hexdigest())
     return each[0] if len(each) == 1 else hashlib.sha256("".join(each).encode()).hexdigest()
+
+
+def _program(text: bytes) -> bytes:
+    """What of a Python file decides its functions: no comments, and nothing under `if __name__ == "__main__":`."""
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError):  # whoever loads it will say so
+        return text
+    main = ast.dump(ast.parse('__name__ == "__main__"', mode="eval").body)
+    tree.body = [part for part in tree.body if not (isinstance(part, ast.If) and ast.dump(part.test) == main)]
+    return ast.dump(tree).encode()
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
@@ -199,13 +223,13 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") ->
 
 
 def refuse_other_files(cfg: Config, workdir: Place) -> None:
-    """ConfigError: a file of problems is not the one that inputs.json in `workdir` tells of."""
+    """ConfigError: a file of problems or of reward functions is not the one that inputs.json in `workdir` tells of."""
     path = workdir / INPUTS
     theirs = read(path) if path.exists() else {}
     for knob, digest in digests(cfg).items():
         if theirs.get(knob, digest) != digest:
             raise ConfigError(
-                f"{getattr(cfg.data, knob.partition('.')[2])} ({knob}) is not the file that {workdir} was started "
+                f"{checks.get(cfg, knob)} ({knob}) is not the file that {workdir} was started "
                 f"with: its SHA-256 is {digest[:12]}, was {theirs[knob][:12]}; put that back, or give another --workdir"
             )
 

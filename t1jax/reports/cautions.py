@@ -7,7 +7,7 @@ Deliberately not here: warnings during the run (health.py), the story (story.py)
 from __future__ import annotations
 
 from t1jax.reports.runs import Run, held_out
-from t1jax.reports.wording import change, knob, of_responses, percent
+from t1jax.reports.wording import amount, change, knob, measure, of_responses, percent
 
 LAST = 10  # steps that count as the end of RL
 LOW_ENTROPY = 0.05  # nats a token
@@ -24,7 +24,8 @@ def cautions(run: Run) -> list[str]:
     before, after = run.results.get("sft"), run.results.get("rl")
     if before and after and (moved := change(before, after)).high < 0:
         found.append(
-            f"RL lowered accuracy: {moved}. Lower <code>rl.learning_rate</code> or raise <code>rl.kl_coef</code>."
+            f"RL lowered {measure(after)}: {moved}. Lower <code>rl.learning_rate</code> or raise "
+            "<code>rl.kl_coef</code>."
         )
     found += _fall(run)
     if before and after:
@@ -75,8 +76,10 @@ def _fall(run: Run) -> list[str]:
     points = [(step, row) for step, row in held_out(run) if step]
     if len(points) < 2:
         return []
-    step, best = max(points[:-1], key=lambda point: point[1]["accuracy"])
+    step, best = max(points[:-1], key=lambda point: amount(point[1]))
     moved = change(best, points[-1][1])
     if not moved.high < 0:
         return []
-    return [f"Held-out accuracy at the end is below that of step {step:,}: {moved}. The best checkpoint is kept."]
+    return [
+        f"Held-out {measure(best)} at the end is below that of step {step:,}: {moved}. The best checkpoint is kept."
+    ]

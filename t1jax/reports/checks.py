@@ -14,13 +14,13 @@ from t1jax.host.place import Place
 from t1jax.reports.wording import knob
 
 STAGES = ("sft", "rl")
-SHARE = ("accuracy", "low", "high", "n")
+SHARE = ("low", "high", "n")  # and accuracy, or mean_reward
 EXPECTED = "expected what a run wrote; let the same command train it again, or leave this run out"
 
 
 NUMBERS = (
     "response_length", "gave_up", "false_claims", "unscorable", "strict_accuracy", "lenient_accuracy", "boxed",
-    "attempts",
+    "attempts", "mean_reward",
 )  # fmt: skip
 
 
@@ -74,8 +74,14 @@ def was_measured_before(results: Mapping[str, Any]) -> bool:
 
 
 def is_share(share: Any) -> bool:
-    """Whether it has an accuracy, its interval and its n."""
-    return isinstance(share, Mapping) and all(share.get(x) is not None and _is_number(share[x]) for x in SHARE)
+    """Whether it has an accuracy or a mean reward, its interval and its n."""
+    if not isinstance(share, Mapping):
+        return False
+    names = (
+        "accuracy" if share.get("mean_reward") is None or share.get("accuracy") is not None else "mean_reward",
+        *SHARE,
+    )
+    return all(share.get(name) is not None and _is_number(share[name]) for name in names)
 
 
 def is_row(row: Mapping[str, Any]) -> bool:

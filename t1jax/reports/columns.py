@@ -15,6 +15,7 @@ from t1jax.reports.runs import Rows
 
 STAGE_NAMES = {"sft": "before RL", "rl": "after RL"}
 PHASE_NAMES = {"sft": "cold start", "rl": "RL"}
+MAIN = {"accuracy": "Accuracy", "mean_reward": "Mean reward"}  # what responses are judged by, held-out ones too
 SMOOTH_FROM = 24  # points a curve must have before a running mean is drawn over it
 
 
@@ -33,7 +34,8 @@ CURVES = (
     Curve(
         "reward",
         "Reward",
-        "Mean of r′: 1 for a right answer, 0 for a wrong one, rl.penalty for a penalised one.",
+        "Mean of r′: 1 for a right answer, 0 for a wrong one, or what reward.function says; rl.penalty for a penalised "
+        "one.",
         (("reward", ""),),
     ),
     Curve(
@@ -43,6 +45,13 @@ CURVES = (
         "Points: held-out problems at temperature 1, with 95 % intervals.",
         (("accuracy", ""),),
         percent=True,
+    ),
+    Curve(
+        "mean_reward",
+        "Mean reward",
+        "Line: what reward.function says of the step's samples, before penalties, at the training temperature. "
+        "Points: held-out problems at temperature 1, with 95 % intervals.",
+        (("mean_reward", ""),),
     ),
     Curve(
         "response_length",

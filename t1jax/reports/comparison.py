@@ -18,10 +18,22 @@ from t1jax.reports.cautions import cautions
 from t1jax.reports.charts import SCRIPTS, STYLES, grid
 from t1jax.reports.page import THEME_BUTTON, details, escape, footer, page, section, table
 from t1jax.reports.runs import Run
-from t1jax.reports.wording import change, clock, interval, percent, signed, tokens, total_seconds
+from t1jax.reports.wording import (
+    amount,
+    change,
+    clock,
+    graded,
+    interval,
+    measure,
+    percent,
+    shown,
+    signed,
+    tokens,
+    total_seconds,
+)  # fmt: skip
 
 ABSENT = '<span class="tag">–</span>'
-PROBLEMS = ("task.", "data.")  # what is asked: with others of these, an accuracy is of something else
+PROBLEMS = ("task.", "data.", "reward.")  # what is asked and judged: with others, an accuracy is of something else
 COMPARABLE = (*PROBLEMS, "eval.num_problems", "rl.max_new_tokens", "scaling.")  # other problems, other measure
 INCIDENTAL = ("checkpoint.", "compilation_cache_mib", "mesh.", "metrics.", "verifier.")  # where and how it ran
 
@@ -74,7 +86,7 @@ def _headline(runs: Sequence[Run], knobs: Mapping[str, Any], links: str) -> str:
     return (
         f'<header>{THEME_BUTTON}<div class="kicker">T1 · cold start, then reinforcement learning</div>'
         f"<h1>{len(runs)} runs compared</h1>"
-        '<p class="lead">Accuracy: share of right answers on held-out problems, one response a problem sampled at '
+        f'<p class="lead">{_measured(whole)} on held-out problems, one response a problem sampled at '
         f"temperature 1. Brackets: 95 % intervals. {'' if asked_others else _outcome(whole)}</p>"
         + (f'<ul class="warnings">{warned}</ul>' if warned else "")
         + f"<nav>{links}</nav></header>"
@@ -86,13 +98,20 @@ def _is(knob: str, kinds: Sequence[str]) -> bool:
     return any(knob == kind or (kind[-1] == "." and knob.startswith(kind)) for kind in kinds)
 
 
+def _measured(whole: Sequence[Run]) -> str:
+    """What runs are judged by, in words."""
+    words = {"accuracy": "Accuracy: share of right answers", "mean reward": "Mean reward, before penalties,"}
+    return " or ".join(dict.fromkeys(words[measure(run.results["rl"])] for run in whole)) or words["accuracy"]
+
+
 def _outcome(whole: Sequence[Run]) -> str:
-    """Which run is ahead after RL, as far as the intervals allow."""
-    if len(whole) < 2:
+    """Which run is ahead after RL, as far as the intervals allow; nothing where they are judged by different things."""
+    what = {measure(run.results["rl"]) for run in whole}
+    if len(whole) < 2 or len(what) > 1:
         return ""
-    best, second, *_ = sorted(whole, key=lambda run: -run.results["rl"]["accuracy"])
+    best, second, *_ = sorted(whole, key=lambda run: -amount(run.results["rl"]))
     moved = change(second.results["rl"], best.results["rl"])
-    name = f"<b>{escape(best.name)}</b> has the highest accuracy after RL, {percent(best.results['rl']['accuracy'])}"
+    name = f"<b>{escape(best.name)}</b> has the highest {what.pop()} after RL, {shown(best.results['rl'])}"
     if moved.clear:
         return f"{name}, clearly above the next, {escape(second.name)}: {moved}."
     return f"{name}, but not clearly above the next, {escape(second.name)}: {moved}."
@@ -105,7 +124,9 @@ def _table(runs: Sequence[Run]) -> str:
         before, after = run.results.get("sft"), run.results.get("rl")
         greedy = (run.results.get("greedy") or {}).get("rl")
         seconds = run.results.get("seconds")
-        away = ABSENT if not (first and after) else "first" if i == 0 else signed(change(first, after))
+        away = ABSENT
+        if first and after and graded(first) == graded(after):
+            away = "first" if i == 0 else signed(change(first, after))
         steps = max((row["step"] for row in run.rows if row["stage"] == "rl"), default=0)
         rows.append([
             _name(run, i), f"{steps:,}", _share(before), _share(after),
@@ -137,7 +158,7 @@ def _name(run: Run, i: int) -> str:
 
 
 def _share(share: Any) -> str:
-    return f"{percent(share['accuracy'])}{interval(share)}" if share else ABSENT
+    return f"{shown(share)}{interval(share)}" if share else ABSENT
 
 
 def _value(summary: Mapping[str, Any] | None, name: str, show: Any) -> str:

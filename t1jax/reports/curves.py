@@ -16,7 +16,7 @@ import numpy as np
 from t1jax.reports import columns
 from t1jax.reports.charts import MOST, Chart, Series
 from t1jax.reports.runs import Run, held_out
-from t1jax.reports.wording import of_responses, triple
+from t1jax.reports.wording import graded, measure, of_responses, triple
 
 COLOURS = {"sft": "before", "rl": "after"}
 SPARE = ("3", "4", "5")  # of several columns in one chart
@@ -25,12 +25,13 @@ BEHAVIOUR = (("gave_up", "gave up", "2"), ("false_claims", "false claims", "5"))
 
 
 def training(run: Run) -> list[Chart]:
-    """Charts over the steps of RL, held-out accuracy during RL, and the loss of the cold start."""
+    """Charts over the steps of RL, held-out accuracy or mean reward during RL, and the loss of the cold start."""
     found = [_of_columns(curve, run, "rl") for curve in columns.CURVES]
     points = held_out(run)
     if points:
-        accuracy = next(i for i, chart in enumerate(found) if chart.name == "rl_accuracy")
-        found[accuracy] = _with(found[accuracy], _shares("held out", "3", points, "accuracy"))
+        main = _main(points)
+        place = next(i for i, chart in enumerate(found) if chart.name == f"rl_{main}")
+        found[place] = _with(found[place], _shares("held out", "3", points, main))
     lines = [_shares(label, colour, points, column) for column, label, colour in BEHAVIOUR]
     lines = [line for line in lines if len(line.x) > 1]
     if lines:
@@ -51,18 +52,24 @@ def health(run: Run) -> list[Chart]:
 def scaling(run: Run) -> Chart:
     """Accuracy against the budget of thinking tokens, before and after RL."""
     lines = [_budgets(run, stage, columns.STAGE_NAMES[stage], COLOURS[stage]) for stage in ("sft", "rl")]
-    return _scaling("scaling", "Accuracy on held-out problems", lines)
+    points = run.results.get("scaling") or [{"accuracy": 0.0}]
+    return _scaling("scaling", f"{measure(points[0]).capitalize()} on held-out problems", lines, graded(points[0]))
 
 
 def compared(runs: Sequence[Run]) -> list[Chart]:
     """Charts over the steps of RL with a line a run."""
+    mains = {_main(held_out(run)) for run in runs}
     found = [
         _steps(
-            "held_out", "Accuracy on held-out problems",
+            "held_out", f"{columns.MAIN[main]} on held-out problems",
             "At temperature 1, with 95 % intervals: before RL at step 0, during it on fewer problems, after it.",
-            [_shares(run.name, _colour(i), held_out(run), "accuracy", _switch(i)) for i, run in enumerate(runs)],
-            "rl", percent=True,
+            [
+                _shares(run.name, _colour(i), held_out(run), main, _switch(i))
+                for i, run in enumerate(runs) if _main(held_out(run)) == main
+            ],
+            "rl", percent=main == "accuracy",
         )
+        for main in sorted(mains)
     ]  # fmt: skip
     for curve in (*columns.CURVES, *columns.HEALTH):
         for column, label in curve.columns:
@@ -71,8 +78,9 @@ def compared(runs: Sequence[Run]) -> list[Chart]:
                 continue  # nothing was ever penalised so
             title = f"{curve.title}: {label}" if label else curve.title
             caption = curve.caption
-            if column == "accuracy":
-                title, caption = "Accuracy in training", "Among the step's samples, at the training temperature."
+            if column in columns.MAIN:
+                title = f"{columns.MAIN[column]} in training"
+                caption = "Among the step's samples, at the training temperature."
             found.append(_steps(column, title, caption, lines, "rl", percent=curve.percent))
     return found
 
@@ -81,9 +89,15 @@ def scaling_compared(runs: Sequence[Run]) -> list[Chart]:
     """Accuracy against budgets with a line a run, one chart a stage."""
     return [
         _scaling(
-            f"scaling_{stage}", f"Accuracy {columns.STAGE_NAMES[stage]}",
-            [_budgets(run, stage, run.name, _colour(i), _switch(i)) for i, run in enumerate(runs)],
+            f"scaling_{stage}" if main == "accuracy" else f"scaling_reward_{stage}",
+            f"{columns.MAIN[main]} {columns.STAGE_NAMES[stage]}",
+            [
+                _budgets(run, stage, run.name, _colour(i), _switch(i))
+                for i, run in enumerate(runs) if _main(held_out(run)) == main
+            ],
+            main == "accuracy",
         )
+        for main in sorted({_main(held_out(run)) for run in runs})
         for stage in ("rl", "sft")
     ]  # fmt: skip
 
@@ -128,7 +142,7 @@ def _shares(
     """A share measured at some steps, with its own interval if it has one, else Wilson's."""
     found = []
     for step, point in points:
-        share = point if column == "accuracy" else of_responses(point, column)
+        share = point if column in columns.MAIN else of_responses(point, column)
         if share:
             found.append((step, *triple(share)))
     x, y, low, high = zip(*found, strict=True) if found else ((), (), (), ())
@@ -139,14 +153,15 @@ def _budgets(run: Run, stage: str, label: str, colour: str, more: Mapping[str, A
     points = sorted(
         (p for p in run.results.get("scaling") or [] if p["stage"] == stage), key=lambda point: point["budget"]
     )
-    x, y, low, high = ([point[name] for point in points] for name in ("budget", "accuracy", "low", "high"))
+    x = [point["budget"] for point in points]
+    y, low, high = zip(*map(triple, points), strict=True) if points else ((), (), ())
     return Series(label, colour, x, y, low, high, **(more or {}))
 
 
 def _of_columns(curve: columns.Curve, run: Run, stage: str) -> Chart:
     colours = (COLOURS[stage], *SPARE)
     lines = [
-        _line(run, stage, column, label or ("samples of the step" if column == "accuracy" else ""), colour)
+        _line(run, stage, column, label or ("samples of the step" if column in columns.MAIN else ""), colour)
         for (column, label), colour in zip(curve.columns, colours, strict=False)
     ]
     return _steps(curve.name, curve.title, curve.caption, lines, stage, percent=curve.percent)
@@ -161,10 +176,15 @@ def _steps(name: str, title: str, caption: str, lines: Sequence[Series], stage: 
     return Chart(f"{stage}_{name}", title, caption, lines, stage, label, percent=percent)
 
 
-def _scaling(name: str, title: str, lines: Sequence[Series]) -> Chart:
+def _main(points: Sequence[tuple[int, Mapping[str, Any]]]) -> str:
+    """What a run's responses are judged by, a column."""
+    return "accuracy" if not points or graded(points[0][1]) else "mean_reward"
+
+
+def _scaling(name: str, title: str, lines: Sequence[Series], percent: bool) -> Chart:
     caption = "Budgets on a log scale. Shaded: 95 % intervals."
     label = "thinking tokens before the answer is forced"
-    return Chart(name, title, caption, lines, "budget", label, point="budget", percent=True, log=True)
+    return Chart(name, title, caption, lines, "budget", label, point="budget", percent=percent, log=True)
 
 
 def _with(chart: Chart, line: Series) -> Chart:

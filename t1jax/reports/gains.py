@@ -9,36 +9,37 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from t1jax.reports.runs import Run, held_out
-from t1jax.reports.wording import Change, Share, change, interval, of_responses, percent, tokens
+from t1jax.reports.wording import Change, Share, amount, change, graded, interval, measure, of_responses, shown, tokens
 
 
 def accuracy(run: Run) -> list[str]:
-    """What RL did to accuracy on held-out problems."""
+    """What RL did to accuracy, or to the mean reward, on held-out problems."""
     before, after = run.results.get("sft"), run.results.get("rl")
     if not before or not after:
         return list(_one_sided(run))
     moved = change(before, after)
+    of, verb = ("Of", "are right") if graded(after) else ("On", "is the mean reward")
     said = [
-        f"Of {after['n']:,} held-out problems, <b>{percent(before['accuracy'])}</b> {interval(before)} are right "
-        f"before RL and <b>{percent(after['accuracy'])}</b> {interval(after)} after it: "
+        f"{of} {after['n']:,} held-out problems, <b>{shown(before)}</b> {interval(before)} {verb} "
+        f"before RL and <b>{shown(after)}</b> {interval(after)} after it: "
         f"{_moved(moved, 'a clear gain', 'a clear loss')}."
     ]
     if moved.low > 0:
-        half = before["accuracy"] + moved.value / 2
-        during = [(step, row) for step, row in held_out(run)[1:-1] if row["accuracy"] >= half]
+        half = amount(before) + moved.value / 2
+        during = [(step, row) for step, row in held_out(run)[1:-1] if amount(row) >= half]
         if during:
             said.append(f"Half of the gain is reached by step {during[0][0]:,}.")
     greedy = run.results.get("greedy") or {}
     if isinstance(greedy.get("sft"), Mapping) and isinstance(greedy.get("rl"), Mapping):
         said.append(
-            f"With greedy decoding, {percent(greedy['sft']['accuracy'])} and "
-            f"{percent(greedy['rl']['accuracy'])}: {_moved(change(greedy['sft'], greedy['rl']), 'a gain', 'a loss')}."
+            f"With greedy decoding, {shown(greedy['sft'])} and "
+            f"{shown(greedy['rl'])}: {_moved(change(greedy['sft'], greedy['rl']), 'a gain', 'a loss')}."
         )
     forbidden = before.get("forbidden_to_give_up")
     if forbidden:
         more = _moved(change(forbidden, after), "so it taught more than patience", "so it is behind")
         said.append(
-            f"Forbidding the first model to give up, which trains nothing, reaches {percent(forbidden['accuracy'])} "
+            f"Forbidding the first model to give up, which trains nothing, reaches {shown(forbidden)} "
             f"{interval(forbidden)}; RL against that: {more}."
         )
     return said
@@ -49,17 +50,19 @@ def _one_sided(run: Run) -> Iterator[str]:
     before, after = run.results.get("sft"), run.results.get("rl")
     points = [(step, row) for step, row in held_out(run) if step]
     if before:
-        yield f"Before RL, {_right(before)} held-out problems are right."
+        yield f"Before RL, {_measured(before, 'is')}."
     elif after:
-        yield f"After RL, {_right(after)} held-out problems are right; nothing was measured before it."
+        yield f"After RL, {_measured(after, 'is')}; nothing was measured before it."
         points = points[:1] if len(points) > 1 else []
     if points and (before or after):
         step, row = points[-1]
-        yield f"After {step:,} steps of RL it {'is' if before else 'was'} {_right(row)}."
+        yield f"After {step:,} steps of RL it {'is' if before else 'was'} {shown(row)} {interval(row)} of {row['n']:,}."
 
 
-def _right(share: Share) -> str:
-    return f"{percent(share['accuracy'])} {interval(share)} of {share['n']:,}"
+def _measured(share: Share, verb: str) -> str:
+    if graded(share):
+        return f"{shown(share)} {interval(share)} of {share['n']:,} held-out problems are right"
+    return f"the mean reward on {share['n']:,} held-out problems {verb} {shown(share)} {interval(share)}"
 
 
 def _moved(moved: Change, gain: str, loss: str) -> str:
@@ -96,7 +99,7 @@ def behaviour(run: Run) -> list[str]:
 
 def _share_moved(words: str, before: Share, after: Share) -> str:
     moved = change(before, after)
-    ends = f"from {percent(before['accuracy'])} to {percent(after['accuracy'])}"
+    ends = f"from {shown(before)} to {shown(after)}"
     if not moved.clear:
         return f"{words} does not clearly change ({ends})."
     return f"{words} {'rises' if moved.value > 0 else 'falls'} {ends}: {moved}."
@@ -121,18 +124,16 @@ def _pays(points: Sequence[Share]) -> str:
     """The budget up to which more thinking helps, in words."""
     first, last = points[0], points[-1]
     whole = change(first, last)
-    ends = (
-        f"{percent(first['accuracy'])} at {first['budget']:,} thinking tokens and {percent(last['accuracy'])} at "
-        f"{last['budget']:,}"
-    )
+    ends = f"{shown(first)} at {first['budget']:,} thinking tokens and {shown(last)} at {last['budget']:,}"
     if not whole.clear:
         return f"more thinking makes no clear difference: {ends}"
     if whole.value < 0:
         return f"more thinking hurts: {ends}"
     enough = next(i for i, point in enumerate(points) if change(point, last).low <= 0)
     if enough == len(points) - 1:
-        return f"accuracy grows with thinking to the longest budget: {ends}"
-    return f"accuracy grows with thinking: {ends}; beyond {points[enough]['budget']:,} tokens nothing clear is gained"
+        return f"{measure(last)} grows with thinking to the longest budget: {ends}"
+    beyond = f"beyond {points[enough]['budget']:,} tokens nothing clear is gained"
+    return f"{measure(last)} grows with thinking: {ends}; {beyond}"
 
 
 def _lead(before: Sequence[Share], after: Sequence[Share]) -> list[str]:

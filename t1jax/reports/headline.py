@@ -11,28 +11,36 @@ from typing import Any
 
 from t1jax.reports.page import THEME_BUTTON
 from t1jax.reports.runs import Results, Run
-from t1jax.reports.wording import change, clock, interval, percent, points, tokens, total_seconds, triple
+from t1jax.reports.wording import (
+    change,
+    clock,
+    graded,
+    interval,
+    measure,
+    percent,
+    shown,
+    tokens,
+    total_seconds,
+    triple,
+)  # fmt: skip
 
 
 def headline(run: Run, links: str) -> str:
     """The header as HTML; `links`: to the sections."""
     before, after = run.results.get("sft"), run.results.get("rl")
-    title, lead, bars = "", "", []
+    title, lead, bars, what = "", "", [], measure(after or before)
     if before and after:
         moved = change(before, after)
-        ends = (
-            f'<span class="before">{percent(before["accuracy"])}</span> to '
-            f'<span class="after">{percent(after["accuracy"])}</span>'
-        )
+        ends = f'<span class="before">{shown(before)}</span> to <span class="after">{shown(after)}</span>'
         title = f"RL made no clear difference: {ends}"
         if moved.clear:
-            title = f"RL took accuracy from {ends}" if moved.value > 0 else f"RL lowered accuracy, from {ends}"
+            title = f"RL took {what} from {ends}" if moved.value > 0 else f"RL lowered {what}, from {ends}"
         lead = f"n = {before['n']:,} before and {after['n']:,} after"
     elif after:
         title = f'After RL: <span class="after">{percent(after["accuracy"])}</span>'
         lead = f"n = {after['n']:,}, and nothing was measured before RL (<code>eval.before</code> is False)"
     elif before:
-        title = f'Not finished: <span class="before">{percent(before["accuracy"])}</span> before RL'
+        title = f'Not finished: <span class="before">{shown(before)}</span> before RL'
         lead = f"n = {before['n']:,}"
     else:
         title = "Not finished: nothing is measured yet"
@@ -43,8 +51,9 @@ def headline(run: Run, links: str) -> str:
     if after:
         bars.append(_bar("after", "", "After RL", after))
     if lead:
+        share = "Share of right answers" if what == "accuracy" else "Mean reward, before penalties,"
         lead = (
-            '<p class="lead">Share of right answers on problems that training never saw, one response a problem '
+            f'<p class="lead">{share} on problems that training never saw, one response a problem '
             f"sampled at temperature 1, {lead}. Brackets and whiskers: 95 % intervals. {_middle_bar(before, after)}</p>"
         )
     return (
@@ -64,6 +73,11 @@ def _middle_bar(before: Results | None, after: Results | None) -> str:
 
 
 def _bar(colour: str, style: str, name: str, share: Mapping[str, Any]) -> str:
+    if not graded(share):  # a reward has no scale that a bar could fill
+        return (
+            f'<div class="bar"><span class="name">{name}</span>'
+            f'<span class="figure"><b>{shown(share)}</b> {interval(share)}</span></div>'
+        )
     value, low, high = (100 * x for x in triple(share))
     return (
         f'<div class="bar"><span class="name">{name}</span>'
@@ -78,10 +92,11 @@ def _tiles(results: Results) -> str:
     tiles = []
     if before and after:
         gain = change(before, after)
-        hint = f"95 %: {points(gain.low)} to {points(gain.high)}"
-        tiles.append(("Change in accuracy", f"{points(gain.value)} points", hint))
+        value, low, high = gain.texts()
+        unit = " points" * gain.of_shares
+        tiles.append((f"Change in {measure(after)}", f"{value}{unit}", f"95 %: {low} to {high}"))
 
-    def pair(name: str, b: float | None, a: float | None, show: Any, hint: str) -> None:
+    def pair(name: str, b: Any, a: Any, show: Any, hint: str) -> None:
         if b is not None and a is not None:
             tiles.append((name, f'<span class="before">{show(b)}</span> → <span class="after">{show(a)}</span>', hint))
 
@@ -95,7 +110,9 @@ def _tiles(results: Results) -> str:
         pair("Accuracy without boxes", *lenient, percent, "if the last number of a response without a box counts")
     pair("Gave up", before.get("gave_up"), after.get("gave_up"), percent, "stopped without claiming success")
     pair("False claims", before.get("false_claims"), after.get("false_claims"), percent, "claimed an untrue success")
-    pair("Greedy accuracy", _share(greedy.get("sft")), _share(greedy.get("rl")), percent, "temperature 0")
+    if graded(after):
+        pair("Mean reward", before.get("mean_reward"), after.get("mean_reward"), "{:.3f}".format, "before penalties")
+    pair(f"Greedy {measure(after)}", greedy.get("sft"), greedy.get("rl"), _figure, "temperature 0")
     if results.get("seconds"):
         tiles.append(("Time", clock(total_seconds(results["seconds"])), "training and measuring"))
     return "".join(
@@ -105,6 +122,6 @@ def _tiles(results: Results) -> str:
     )
 
 
-def _share(value: Any) -> float | None:
-    """A share given as a number or as {accuracy, low, high, n}."""
-    return value.get("accuracy") if isinstance(value, Mapping) else value
+def _figure(value: Any) -> str:
+    """A share given as a number or as {accuracy or mean_reward, low, high, n}."""
+    return shown(value) if isinstance(value, Mapping) else percent(value)

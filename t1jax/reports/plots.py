@@ -18,6 +18,7 @@ import numpy as np
 
 from t1jax.reports.columns import STAGE_NAMES
 from t1jax.reports.runs import Rows
+from t1jax.reports.wording import graded, measure, triple
 
 
 @dataclass(frozen=True)
@@ -38,22 +39,20 @@ DARK = Theme("#171c24", "#dfe4ea", "#94a0ae", "#2b333f", "#f59e4b", "#6ea8ff", (
 
 
 def draw_scaling(points: Rows, theme: Theme) -> bytes:
-    """The PNG of accuracy against the budget of thinking tokens, one line per stage, 95 % intervals shaded."""
+    """The PNG of accuracy, or mean reward, against the budget of thinking tokens, a line per stage, with intervals."""
     stages = list(dict.fromkeys(point["stage"] for point in points))
     with canvas(theme, 5.8, 3.5) as (figure, output):
         ax = figure.subplots()
-        styled(ax, theme, percent=True)
+        styled(ax, theme, percent=graded(points[0]))
         spare = iter(theme.others)
         for stage in stages:
             colour = {"sft": theme.before, "rl": theme.after}.get(stage) or next(spare, theme.faint)
             mine = sorted((p for p in points if p["stage"] == stage), key=lambda p: p["budget"])
-            budget, accuracy, low, high = (
-                np.array([p[name] for p in mine], float) for name in ("budget", "accuracy", "low", "high")
-            )
+            budget, y, low, high = np.array([(p["budget"], *triple(p)) for p in mine], float).T
             ax.fill_between(budget, low, high, color=colour, alpha=0.18, linewidth=0)
-            ax.plot(budget, accuracy, color=colour, marker="o", markersize=4, linewidth=2)
+            ax.plot(budget, y, color=colour, marker="o", markersize=4, linewidth=2)
             ax.annotate(
-                STAGE_NAMES.get(stage, stage), (budget[-1], accuracy[-1]), xytext=(9, 0), textcoords="offset points",
+                STAGE_NAMES.get(stage, stage), (budget[-1], y[-1]), xytext=(9, 0), textcoords="offset points",
                 va="center", color=colour, fontsize=10, fontweight="bold", annotation_clip=False,
             )  # fmt: skip
         budgets = sorted({p["budget"] for p in points})
@@ -63,9 +62,11 @@ def draw_scaling(points: Rows, theme: Theme) -> bytes:
             ax.set_xscale("symlog", base=2, linthresh=max(1, min(b for b in budgets if b > 0)) if budgets[-1] else 1)
         ax.set_xticks(budgets, [f"{b:,}" for b in budgets])
         ax.minorticks_off()
-        ax.set_ylim(0, min(1.0, 1.08 * max(p["high"] for p in points)))
+        if graded(points[0]):
+            ax.set_ylim(0, min(1.0, 1.08 * max(p["high"] for p in points)))
         ax.set_xlabel("thinking tokens before the answer is forced")
-        ax.set_title("Accuracy on held-out problems", loc="left", fontsize=11, fontweight="bold", color=theme.ink)
+        title = f"{measure(points[0]).capitalize()} on held-out problems"
+        ax.set_title(title, loc="left", fontsize=11, fontweight="bold", color=theme.ink)
     return output.getvalue()
 
 

@@ -21,18 +21,20 @@ from t1jax.reports.page import escape, footer, page, section
 from t1jax.reports.runs import Results, Rows, Run
 from t1jax.reports.training_plots import draw_curve
 from t1jax.reports.transcript import side_by_side
+from t1jax.reports.wording import graded, measure
 
 
 def write_report(workdir: str | Place, results: Results, rows: Rows) -> Place:
     """Writes report.html and the PNGs of a finished run to `workdir`; returns the path of report.html.
 
     `results`: what results.json holds; `rows`: metrics.read_rows(workdir). Raises ValueError where `results` lacks the
-    accuracy of a stage that is measured. Sections without data (skills, greedy, samples ...) are left out.
+    accuracy or mean reward of a stage that is measured. Sections without data (skills, greedy, ...) are left out.
     """
     results = files.json_ready(results)
     for stage in ("sft", "rl") if was_measured_before(results) else ("rl",):
-        for name in ("accuracy", "low", "high", "n"):
-            if results.get(stage, {}).get(name) is None:
+        found = results.get(stage, {})
+        for name in ("accuracy" if graded(found) else "mean_reward", "low", "high", "n"):
+            if found.get(name) is None:
                 raise ValueError(f"report: results lacks {stage}.{name}; evaluate both stages before the report")
     workdir = place.of(workdir, "workdir")
     return write(Run(workdir.name, workdir, results, rows, finished=True))
@@ -57,7 +59,7 @@ def render(run: Run) -> str:
         ("thinking", "Does more thinking help?", sections.scaling(run)),
         ("responses", pairs, side_by_side(results.get("samples") or [])),
         ("training", "Over the steps of training", sections.training(run)),
-        ("difficulty", "Accuracy by difficulty", sections.difficulty(results)),
+        ("difficulty", f"{measure(results.get('sft')).capitalize()} by difficulty", sections.difficulty(results)),
         ("honesty", "Is the gain honest?", sections.honesty(results)),
         ("run", "This run", sections.facts(run)),
     ]

@@ -16,7 +16,7 @@ from t1jax.reports.charts import figure, grid
 from t1jax.reports.page import details, escape, table
 from t1jax.reports.runs import Results, Run
 from t1jax.reports.story import story
-from t1jax.reports.wording import change, clock, interval, percent, points, signed, total_seconds
+from t1jax.reports.wording import change, clock, interval, measure, percent, points, shown, signed, total_seconds
 
 BEFORE = '<span class="before">Before RL</span>'
 AFTER = '<span class="after">After RL</span>'
@@ -45,15 +45,16 @@ def scaling(run: Run) -> str:
     for stage in dict.fromkeys(p["stage"] for p in found):
         mine = sorted((p for p in found if p["stage"] == stage), key=lambda p: p["budget"])
         name = escape(columns.STAGE_NAMES.get(stage, stage))
-        sentences.append(f"<b>{points(mine[-1]['accuracy'] - mine[0]['accuracy'])} points</b> {name}")
-        rows += [[name, f"{p['budget']:,}", f"{percent(p['accuracy'])} {interval(p)}", f"{p['n']:,}"] for p in mine]
+        moved = change(mine[0], mine[-1])
+        sentences.append(f"<b>{moved.texts()[0]}{' points' * moved.of_shares}</b> {name}")
+        rows += [[name, f"{p['budget']:,}", f"{shown(p)} {interval(p)}", f"{p['n']:,}"] for p in mine]
     budgets = [p["budget"] for p in found]
     words = (
         '<p class="lead">Each response is cut after a budget of thinking tokens; the model must then answer from '
-        f"what it has. From {min(budgets):,} to {max(budgets):,} tokens accuracy changes by "
+        f"what it has. From {min(budgets):,} to {max(budgets):,} tokens {measure(found[0])} changes by "
         f"{' and '.join(sentences)}.</p>"
     )
-    numbers = details("The numbers", table(("Stage", "Budget", "Accuracy", "n"), rows))
+    numbers = details("The numbers", table(("Stage", "Budget", measure(found[0]).capitalize(), "n"), rows))
     return f'<div class="split tall"><div>{words}{numbers}</div>{figure(curves.scaling(run))}</div>'
 
 
@@ -76,13 +77,15 @@ def difficulty(results: Results) -> str:
     for difficulty, of in sorted(shares.items(), key=lambda item: (str(type(item[0])), item[0])):
         if of.keys() >= {"sft", "rl"}:
             moved = change(of["sft"], of["rl"])
-            cells = [f"{percent(of[s]['accuracy'])}{interval(of[s])}" for s in ("sft", "rl")]
+            cells = [f"{shown(of[s])}{interval(of[s])}" for s in ("sft", "rl")]
             rows.append([escape(difficulty), f"{of['rl']['n']:,}", *cells, signed(moved)])
     if not rows:
         return ""
+    what = measure(next(iter(next(iter(shares.values())).values())))
+    heads = ("Difficulty", "n", BEFORE, AFTER, "Points" if what == "accuracy" else "Change")
     return (
-        '<p class="lead">Accuracy at temperature 1. In the embedded task the difficulty is how many numbers there are '
-        f"to choose from. Brackets: 95 % intervals.</p>{table(('Difficulty', 'n', BEFORE, AFTER, 'Points'), rows)}"
+        f'<p class="lead">{what.capitalize()} at temperature 1. In the embedded task the difficulty is how many '
+        f"numbers there are to choose from. Brackets: 95 % intervals.</p>{table(heads, rows)}"
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from t1jax.reports import gains
 from t1jax.reports.page import escape
 from t1jax.reports.runs import Run
-from t1jax.reports.wording import clock, knob, total_seconds
+from t1jax.reports.wording import clock, knob, measure, total_seconds
 
 STAGE_WORDS = {
     "sft": "the cold start", "rl": "RL", "evaluate": "looking at held-out problems during RL",
@@ -27,7 +27,7 @@ def story(run: Run) -> list[tuple[str, str]]:
     """[(heading, HTML)] of the parts of the story for which there are numbers."""
     parts = [
         ("The run", _trained(run)),
-        ("Accuracy", gains.accuracy(run)),
+        (measure(run.results.get("sft")).capitalize(), gains.accuracy(run)),
         ("Behaviour", gains.behaviour(run)),
         ("Thinking", gains.thinking(run)),
         ("Time", _time(run)),

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from t1jax.reports.columns import PHASE_NAMES, SMOOTH_FROM, Curve, series, smooth
+from t1jax.reports.columns import MAIN, PHASE_NAMES, SMOOTH_FROM, Curve, series, smooth
 from t1jax.reports.plots import Theme, canvas, styled
 from t1jax.reports.runs import Rows
+from t1jax.reports.wording import amount, measure
 
 
 def draw_curve(curve: Curve, rows: Rows, results: Mapping[str, Any], theme: Theme) -> bytes | None:
@@ -30,7 +31,7 @@ def draw_curve(curve: Curve, rows: Rows, results: Mapping[str, Any], theme: Them
             for (column, label), colour, dash in zip(curve.columns, colours, ("-", "--", ":", "-."), strict=False):
                 steps, values = series(rows, stage, column)
                 _line(ax, steps, values, colour, label, dash if label else "-")
-            if curve.name == "accuracy" and stage == "rl":
+            if curve.name in MAIN and stage == "rl" and curve.name == measure(results.get("sft")).replace(" ", "_"):
                 _held_out(ax, rows, results, theme)
             if curve.percent:
                 bottom, top = ax.get_ylim()
@@ -53,7 +54,7 @@ def _line(ax: Any, steps: np.ndarray, values: np.ndarray, colour: str, label: st
 
 
 def _held_out(ax: Any, rows: Rows, results: Mapping[str, Any], theme: Theme) -> None:
-    """Held-out accuracy as points with intervals: before RL, during, after."""
+    """Held-out accuracy or mean reward as points with intervals: before RL, during, after."""
     last = max(row["step"] for row in rows if row["stage"] == "rl")
     points = [
         (0, results.get("sft"), theme.before, "before RL, held out"),
@@ -61,12 +62,12 @@ def _held_out(ax: Any, rows: Rows, results: Mapping[str, Any], theme: Theme) -> 
     ]
     points += [
         (row["step"], row, theme.faint, "") for row in rows
-        if row["stage"] == "evaluate" and 0 < row["step"] < last and row.get("accuracy") is not None
+        if row["stage"] == "evaluate" and 0 < row["step"] < last and any(row.get(main) is not None for main in MAIN)
     ]  # fmt: skip
     for step, share, colour, label in points:
         if not share:
             continue  # an unfinished run
-        y = share["accuracy"]
+        y = amount(share)
         low, high = share.get("low"), share.get("high")
         known = low is not None and high is not None
         ax.errorbar(

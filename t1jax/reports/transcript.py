@@ -36,7 +36,7 @@ LEGEND = (
 
 
 def side_by_side(samples: Sequence[Mapping[str, Any]]) -> str:
-    """Samples {stage, prompt, response, correct, gold, difficulty} as HTML, paired by prompt; "" if there are none."""
+    """Samples {stage, prompt, response, correct, reward, gold, difficulty} as HTML, in pairs; "" if there are none."""
     pairs: dict[str, dict[str, Mapping[str, Any]]] = {}
     for sample in samples:
         pairs.setdefault(sample["prompt"], {})[sample["stage"]] = sample
@@ -100,6 +100,9 @@ def _answer(stage: str, sample: Mapping[str, Any], stepwise: bool) -> str:
             counts.append(f"{checks} verification{'' if checks == 1 else 's'}")
         count = f'<span class="count">{", ".join(counts)}</span>'
     correct = {True: ("yes", "right"), False: ("no", "wrong"), None: ("tag", "not scored")}[sample.get("correct")]
+    if isinstance(sample.get("reward"), int | float):
+        words = "" if sample.get("correct") is None else f"{correct[1]}, "
+        correct = correct[0], f"{words}reward {sample['reward']:.3g}"
     colour = "before" if stage == "sft" else "after"
     text = mark(sample["response"]) if stepwise else f'<div class="prose">{prose(sample["response"].rstrip())}</div>'
     return (

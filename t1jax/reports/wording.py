@@ -12,16 +12,17 @@ from typing import Any
 
 from t1jax.evaluation import statistics
 
-Share = Mapping[str, Any]  # accuracy, low, high, n
+Share = Mapping[str, Any]  # accuracy or mean_reward; low, high, n
 
 
 @dataclass(frozen=True)
 class Change:
-    """A difference of two shares and its 95 % interval, as shares."""
+    """A difference of two figures and its 95 % interval: of shares, or of mean rewards."""
 
     value: float
     low: float
     high: float
+    of_shares: bool = True
 
     @property
     def clear(self) -> bool:
@@ -29,12 +30,39 @@ class Change:
         return self.low > 0 or self.high < 0
 
     def __str__(self) -> str:
-        return f"{points(self.value)} points [{points(self.low)},\u00a0{points(self.high)}]"  # never broken inside
+        value, low, high = self.texts()  # never broken inside
+        return f"{value} points [{low},\u00a0{high}]" if self.of_shares else f"{value} [{low},\u00a0{high}]"
+
+    def texts(self) -> tuple[str, str, str]:
+        """The difference, and the ends of its interval: in points, or as numbers."""
+        shown = points if self.of_shares else number
+        return shown(self.value), shown(self.low), shown(self.high)
 
 
 def change(before: Share, after: Share) -> Change:
-    """The difference of two measured shares."""
-    return Change(after["accuracy"] - before["accuracy"], *statistics.difference(triple(before), triple(after)))
+    """The difference of two measured figures."""
+    ends = statistics.difference(triple(before), triple(after))
+    return Change(amount(after) - amount(before), *ends, of_shares=graded(after))
+
+
+def graded(share: Share) -> bool:
+    """Whether it is a share of right answers; else it is a mean reward."""
+    return share.get("accuracy") is not None or share.get("mean_reward") is None
+
+
+def amount(share: Share) -> float:
+    """The figure itself."""
+    return float(share["accuracy" if graded(share) else "mean_reward"])
+
+
+def measure(share: Share | None) -> str:
+    """What the figure is called."""
+    return "accuracy" if share is None or graded(share) else "mean reward"
+
+
+def shown(share: Share) -> str:
+    """The figure as text: `91.5 %`, or `0.734` of a mean reward."""
+    return percent(amount(share)) if graded(share) else f"{amount(share):.3f}".replace("-", "−")
 
 
 def of_responses(summary: Mapping[str, Any], name: str) -> dict[str, float] | None:
@@ -56,13 +84,20 @@ def points(difference: float) -> str:
     return f"{100 * difference:+.1f}".replace("-", "−")
 
 
+def number(difference: float) -> str:
+    """A difference of mean rewards, with its sign."""
+    return f"{difference:+.3f}".replace("-", "−")
+
+
 def interval(share: Share) -> str:
-    """The interval of a share as HTML."""
+    """The interval of a figure as HTML."""
+    if not graded(share):
+        return f'<span class="interval">[{share["low"]:.3f}, {share["high"]:.3f}]</span>'.replace("-", "−")
     return f'<span class="interval">[{100 * share["low"]:.1f}, {100 * share["high"]:.1f}]</span>'
 
 
 def triple(share: Share) -> tuple[float, float, float]:
-    return share["accuracy"], share["low"], share["high"]
+    return amount(share), share["low"], share["high"]
 
 
 def tokens(count: float) -> str:
@@ -70,8 +105,9 @@ def tokens(count: float) -> str:
 
 
 def signed(moved: Change) -> str:
-    """A change in points with its interval, as a cell of a table."""
-    return f'<b>{points(moved.value)}</b><span class="interval">[{points(moved.low)}, {points(moved.high)}]</span>'
+    """A change with its interval, as a cell of a table."""
+    value, low, high = moved.texts()
+    return f'<b>{value}</b><span class="interval">[{low}, {high}]</span>'
 
 
 def clock(seconds: float) -> str:

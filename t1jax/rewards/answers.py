@@ -22,9 +22,10 @@ class Outcome(enum.IntEnum):
     RIGHT = 1
     WRONG = 0
     UNSCORABLE = -1
+    SCORED = 2  # there is a reward, and no right or wrong (functions.py)
 
 
-RIGHT, WRONG, UNSCORABLE = Outcome.RIGHT, Outcome.WRONG, Outcome.UNSCORABLE
+RIGHT, WRONG, UNSCORABLE, SCORED = Outcome.RIGHT, Outcome.WRONG, Outcome.UNSCORABLE, Outcome.SCORED
 
 BOX = "\\boxed{"
 _SUM = re.compile(r"\s*([0-9]{1,9})\s*\+\s*([0-9]{1,9})\s*")

@@ -10,9 +10,11 @@ Deliberately not here: which answers are asked, and what is done about a worker 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -73,6 +75,8 @@ class Worker:
             start_new_session=True,
             env=os.environ | accelerators | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"},
         )
+        assert self.process.stdin is not None
+        os.set_blocking(self.process.stdin.fileno(), False)
         self.answered = 0
 
     def greet(self) -> str | None:
@@ -88,21 +92,30 @@ class Worker:
             return f"exit status {self.process.wait()}: {said.splitlines()[-1] if said else 'it said nothing'}"
         return message.get("error")
 
-    def compare(self, pair: tuple[str, str], deadline: float) -> Any:
-        """Ask about one pair; what the worker says, for a program of its own maybe no outcome.
+    def ask(self, question: tuple[str, ...], deadline: float, times: int = 1) -> Any:
+        """Ask one question; what the worker says: an outcome, or what a program of its own answers.
 
         Raises:
-          Died: no answer within `deadline` seconds of the worker's processor time, or the process ended.
+          Died: no answer within `times` * `deadline` seconds of the worker's processor time, or the process ended.
         """
-        assert self.process.stdin is not None
-        data = json.dumps(pair).encode()
-        budget = _Budget(self.process.pid, deadline)
-        try:
-            os.write(self.process.stdin.fileno(), HEADER.pack(len(data)) + data)  # shorter than what a pipe holds
-        except OSError:
-            raise Died(timed_out=False) from None
+        data = json.dumps([times, *question]).encode()
+        budget = _Budget(self.process.pid, deadline * times)
+        self._write(HEADER.pack(len(data)) + data, budget.left)
         self.answered += 1
         return self._hear(budget.left)
+
+    def _write(self, data: bytes, left: Callable[[], float]) -> None:
+        assert self.process.stdin is not None
+        pipe = self.process.stdin.fileno()
+        poll = select.poll()
+        poll.register(pipe, select.POLLOUT)
+        rest = memoryview(data)
+        while rest:  # a pipe holds 64 KiB, and a worker that hangs reads nothing
+            _wait(poll, left)
+            try:
+                rest = rest[os.write(pipe, rest) :]
+            except OSError:
+                raise Died(timed_out=False) from None
 
     def _hear(self, left: Callable[[], float]) -> Any:
         """The next message; `left`: seconds to wait before it is asked again, none to give up."""
@@ -115,18 +128,24 @@ class Worker:
         poll.register(self.process.stdout, select.POLLIN)
         data = b""
         while len(data) < size:
-            while not poll.poll((seconds := max(0.0, left())) * 1000):
-                if not seconds:
-                    raise Died(timed_out=True)
+            _wait(poll, left)
             if not (part := os.read(self.process.stdout.fileno(), size - len(data))):
                 raise Died(timed_out=False)
             data += part
         return data
 
     def kill(self) -> None:
-        """End the process and wait until it is gone."""
-        self.process.kill()
+        """End the process, with what it started and left in its group, and wait until it is gone."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # it is gone
+            os.killpg(self.process.pid, signal.SIGKILL)  # of a group of its own
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
             assert pipe is not None
             pipe.close()
+
+
+def _wait(poll: select.poll, left: Callable[[], float]) -> None:
+    """Until the pipe is ready. Died: no time is left."""
+    while not poll.poll((seconds := max(0.0, left())) * 1000):
+        if not seconds:
+            raise Died(timed_out=True)

@@ -3,9 +3,9 @@
 
 process.py starts it as a program (`python -P worker.py DEADLINE_S WALL_S MEMORY_MIB PARENT_PID`) and talks to it over
 its standard input and output: a message is four bytes of length and that many bytes of JSON. First it says
-{"ready": true} or {"error": "..."}; then it answers each [answer, gold] with 1, 0 or -2 (right, wrong, a gold that
-math-verify cannot read). With the path of a Python file and words for its `start`, its `answer` takes each pair instead
-(tasks/gym/worker.py).
+{"ready": true} or {"error": "..."}; then it answers each [times, answer, gold] with 1, 0 or -2 (right, wrong, a gold
+that math-verify cannot read); it may take `times` deadlines. With the path of a Python file and words for its `start`,
+its `answer` takes each question instead (tasks/gym/worker.py, function_worker.py).
 
 rollouts -> REWARDS, beside the training process. Only the standard library and math-verify are imported, so that it
 starts in half a second and touches no accelerator.
@@ -140,9 +140,10 @@ def main(argv: list[str]) -> None:
         if another program is to answer its file and words for it.
     """
     deadline, wall, memory, parent = float(argv[0]), float(argv[1]), int(argv[2]), int(argv[3])
-    source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nowhere, 1)  # whatever a library prints must not look like an answer
+    os.dup2(nowhere, 0)  # nobody else reads the questions,
+    os.dup2(nowhere, 1)  # and whatever a library prints must not look like an answer
     _limit(memory, parent)
 
     def say(message: Any) -> None:
@@ -157,11 +158,11 @@ def main(argv: list[str]) -> None:
     say(start())
     os.dup2(nowhere, 2)
     while len(header := source.read(HEADER.size)) == HEADER.size:
-        answer, gold = json.loads(source.read(*HEADER.unpack(header)))
-        signal.setitimer(signal.ITIMER_PROF, deadline + 2)
-        signal.setitimer(signal.ITIMER_REAL, wall + 2)
+        times, *question = json.loads(source.read(*HEADER.unpack(header)))
+        signal.setitimer(signal.ITIMER_PROF, times * deadline + 2)
+        signal.setitimer(signal.ITIMER_REAL, times * wall + 2)
         try:
-            outcome = ask(answer, gold)
+            outcome = ask(*question)
         except (MemoryError, RecursionError):
             os._exit(1)  # nothing here can be trusted any more
         signal.setitimer(signal.ITIMER_PROF, 0)

@@ -19,6 +19,7 @@ from typing import Any
 from t1jax.config import ConfigError
 from t1jax.rewards import answers
 from t1jax.rewards.answers import RIGHT, Outcome
+from t1jax.rewards.score import Judged
 from t1jax.synthesis import checks
 from t1jax.synthesis.prompts import Messages
 from t1jax.synthesis.record import Attempt, Item, Story
@@ -63,7 +64,7 @@ class EmbeddedSubject:
 
     def judge(self, items: Sequence[Item], texts: Sequence[str]) -> list[tuple[Outcome, str | None]]:
         outcomes = self.task.score([item.problem for item in items], texts)
-        return [(outcome, answers.last_box(text)) for outcome, text in zip(outcomes, texts, strict=True)]
+        return [(Judged.of(one).outcome, answers.last_box(text)) for one, text in zip(outcomes, texts, strict=True)]
 
     def note(self, item: Item, attempt: Attempt) -> Messages | str:
         answer = _line(item.problem, attempt.answer)

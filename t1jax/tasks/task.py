@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Generic, Protocol, TypeVar
 
 from t1jax.rewards.answers import Outcome
+from t1jax.rewards.score import Judged
 from t1jax.tasks.honesty import Analysis
 from t1jax.text.tokenizer import TokenIds, Tokenizer
 
@@ -46,8 +47,8 @@ class Grader(Protocol[P_in]):
         """A right answer; None if there is none."""
         ...
 
-    def score(self, problems: Sequence[P_in], responses: Sequence[str]) -> list[Outcome]:
-        """Right, wrong or unscorable, for each response to the problem beside it."""
+    def score(self, problems: Sequence[P_in], responses: Sequence[str]) -> Sequence[Outcome | Judged]:
+        """Right, wrong or unscorable, for each response to the problem beside it; or its reward beside that."""
         ...
 
     def analyse(self, problem: P_in, response: str) -> Analysis | None:
@@ -123,7 +124,7 @@ class Wrapped(Generic[P]):
     def gold(self, problem: P) -> str | None:
         return self._task.gold(problem)
 
-    def score(self, problems: Sequence[P], responses: Sequence[str]) -> list[Outcome]:
+    def score(self, problems: Sequence[P], responses: Sequence[str]) -> Sequence[Outcome | Judged]:
         return self._task.score(problems, responses)
 
     def analyse(self, problem: P, response: str) -> Analysis | None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Signs, over several rows of RL, that a run learns something else than to be right, or slowly: warnings with knobs.
 
-    hacked       the reward rises while accuracy falls: responses find a cheaper way to the reward
+    hacked       the reward rises while accuracy, or the mean reward before penalties, falls: a cheaper way is found
     penalties    most of what a step learns from is who is penalised, not who is right
-    unmixed      almost no group has both right and wrong responses: there is nothing to compare
+    unmixed      almost no group has both right and wrong responses, or different rewards: there is nothing to compare
     sparse       most positions that the update computes hold nothing: its parts are far larger than the responses
 
 Each looks at the last WINDOW rows, so that one unlucky step tells nothing.
@@ -27,7 +27,7 @@ EMPTIEST = 0.5  # share of the update's positions that should at least hold a te
 
 Row = Mapping[str, Any]
 PENALISED = ("overlong", "repetition", "garbled")
-COLUMNS = ("reward", "accuracy", "mixed_groups", "penalty_variance", "packed_positions", *PENALISED)
+COLUMNS = ("reward", "mixed_groups", "penalty_variance", "packed_positions", *PENALISED)
 
 
 def trend(values: Sequence[float]) -> float:
@@ -45,13 +45,15 @@ def trend(values: Sequence[float]) -> float:
 
 
 def hacked(rows: Sequence[Row]) -> str | None:
-    """The reward rises while accuracy falls."""
-    reward, accuracy = ([row[name] for row in rows] for name in ("reward", "accuracy"))
-    if not (trend(reward) > TREND and trend(accuracy) < -TREND):
+    """The reward rises while accuracy falls; without right and wrong, while the mean reward before penalties falls."""
+    graded = all(row.get("accuracy") is not None for row in rows)
+    name, words, shown = ("accuracy", "accuracy", ".1%") if graded else ("mean_reward", "that before penalties", ".3f")
+    reward, raw = ([row[column] for row in rows] for column in ("reward", name))
+    if not (trend(reward) > TREND and trend(raw) < -TREND):
         return None
     return (
-        f"over the last {len(rows)} steps the reward rose, {reward[0]:.3f} to {reward[-1]:.3f}, while accuracy fell, "
-        f"{accuracy[0]:.1%} to {accuracy[-1]:.1%}: responses escape penalties instead of being right; "
+        f"over the last {len(rows)} steps the reward rose, {reward[0]:.3f} to {reward[-1]:.3f}, while {words} fell, "
+        f"{raw[0]:{shown}} to {raw[-1]:{shown}}: responses escape penalties instead of being {_good(rows)}; "
         f"{_way_out(rows)}, and start from a checkpoint before"
     )
 
@@ -63,15 +65,21 @@ def penalties(rows: Sequence[Row]) -> str | None:
         return None
     return (
         f"over the last {len(rows)} steps penalties are {share:.0%} of the reward's variance within groups: what is "
-        f"learnt is to escape them, not to be right; {_way_out(rows)}"
+        f"learnt is to escape them, not to be {_good(rows)}; {_way_out(rows)}"
     )
 
 
 def unmixed(rows: Sequence[Row]) -> str | None:
-    """Almost no group has both right and wrong responses."""
-    share, accuracy = (fmean(row[name] for row in rows) for name in ("mixed_groups", "accuracy"))
+    """Almost no group has both right and wrong responses, or different rewards."""
+    share = fmean(row["mixed_groups"] for row in rows)
     if share >= FEWEST:
         return None
+    if _good(rows) != "right":
+        return (
+            f"over the last {len(rows)} steps {share:.0%} of the groups had different rewards: choose other problems, "
+            "a reward.function that tells more responses apart, or raise rl.responses_per_prompt"
+        )
+    accuracy = fmean(row["accuracy"] for row in rows)
     what = f"over the last {len(rows)} steps {share:.0%} of the groups had both right and wrong responses"
     if accuracy > 0.5:
         return f"{what}, as {accuracy:.0%} are right: choose harder problems, or lower rl.filter_pass_rate"
@@ -91,6 +99,11 @@ def sparse(rows: Sequence[Row]) -> str | None:
         "are far shorter than rl.max_new_tokens, so parts of the update are too large for them; raise rl.micro_batches "
         "(with --allow_change=rl.micro_batches)"
     )
+
+
+def _good(rows: Sequence[Row]) -> str:
+    """What a response should be, in a word."""
+    return "right" if all(row.get("accuracy") is not None for row in rows) else "good"
 
 
 def _way_out(rows: Sequence[Row]) -> str:
@@ -121,7 +134,8 @@ class Alarms:
 
         `silent`: of before a resume; what it shows was told then.
         """
-        if row.get("skipped") or any(row.get(name) is None for name in COLUMNS):
+        judged = row.get("accuracy") is not None or row.get("mean_reward") is not None
+        if row.get("skipped") or not judged or any(row.get(name) is None for name in COLUMNS):
             return
         self._rows.append(row)
         if len(self._rows) < WINDOW:

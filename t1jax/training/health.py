@@ -53,8 +53,8 @@ LIMITS: dict[str, tuple[Callable[[Row], bool], str]] = {  # column -> (condition
     ),
     "unscorable": (
         lambda row: row["unscorable"] > 0.5,
-        "{unscorable:.0%} of the responses cannot be judged; look at the answers in data.train, or raise "
-        "verifier.deadline",
+        "{unscorable:.0%} of the responses cannot be judged; look at the answers in data.train or at what "
+        "reward.function does with them, or raise verifier.deadline",
     ),
     "overlong": (
         lambda row: row["overlong"] > 0.5,

@@ -128,11 +128,11 @@ def _evaluate(
     writer: MetricsWriter,
     log: StepLog,
 ) -> float:
-    """The accuracy on the quick problems after step `number`; its responses and its row are written."""
+    """The accuracy or mean reward on the quick problems after step `number`; its responses and row are written."""
     journal.forget(writer.workdir, but=f"rl-{number:06d}-")
     kept = journal.of_run(writer.workdir, "rl", number)("quick")
     responses = evaluator.respond(policy, "quick", questions, journal=kept)
     saved.save(writer.workdir, responses, "rl", number, evaluator.cfg.eval.keep_responses)
     row = metrics_row(responses) | {"seconds": log.pause(), "tokens": sum(r.tokens for r in responses)}
     writer.write("evaluate", number, row)
-    return float(row["accuracy"])
+    return float(next(row[name] for name in ("accuracy", "mean_reward") if name in row))

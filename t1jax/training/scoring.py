@@ -18,20 +18,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import io_callback
 
+from t1jax.checks import plain_reward
 from t1jax.devices import multihost
 from t1jax.training.setup import RlSetup
 from t1jax.training.step_report import FAILED
 from t1jax.types import Plan, Prompts, Rollouts, Scores
 from t1jax.update import advantages, packing
 
-# (problem_B, tokens_BT, sampled_BT, stopped_B) -> outcome, overlong, repetition, garbled; NumPy in and out
+# (problem_B, tokens_BT, sampled_BT, stopped_B) -> outcome, overlong, repetition, garbled, and maybe reward; in NumPy
 Scorer = Callable[..., Any]
 
 logger = logging.getLogger(__name__)
 
 
 def make_score(
-    setup: RlSetup, scorer: Scorer, call: Callable[..., Any] = io_callback
+    setup: RlSetup, scorer: Scorer, call: Callable[..., Any] = io_callback, every: bool = False
 ) -> Callable[[Prompts, Rollouts], tuple[Scores, Plan]]:
     """A traceable `score(prompts, rollouts) -> (scores, plan)`: `scorer` judges, packing.py plans, on the host.
 
@@ -40,35 +41,40 @@ def make_score(
     share the work. A scorer that raises gives FAILED: an error inside the program would leave the other devices waiting
     for this one for ever.
 
+    `every`: all scorable responses are in the update, also those of which the paper's advantages are known to be 0.
     `call(function, shapes, *arrays)` runs the host's function; a plan, which has no devices, puts another in its place.
     """
     rows, R = setup.layout.spec("batch"), setup.cfg.rl.responses_per_prompt
+    own = not plain_reward(setup.cfg.reward)  # rewards that outcomes do not tell
+    kinds = [jnp.int32] * 4 + [jnp.float32] * own  # of outcome, overlong, repetition, garbled, reward
     askers = multihost.askers(setup.layout)
 
     def judge(*arrays: Any) -> list[np.ndarray]:
         B = len(arrays[0])
         try:
-            return [np.asarray(x, np.int32).reshape(B) for x in scorer(*(np.asarray(x) for x in arrays))]
+            *told, reward = (*scorer(*(np.asarray(x) for x in arrays)), None)[:5]
+            told.append(np.asarray(told[0]) == 1 if reward is None else reward)
+            return [np.asarray(x, kind).reshape(B) for x, kind in zip(told, kinds, strict=False)]
         except Exception:
             logger.exception("the scorer failed on %d responses", B)
-            no = np.zeros(B, np.int32)
-            return [no + FAILED, no, no, no]
+            return [np.full(B, FAILED, np.int32), *(np.zeros(B, kind) for kind in kinds[1:])]
 
     def host(prompt: Any, perplexed: Any, problem: Any, tokens: Any, sampled: Any, stopped: Any) -> list[np.ndarray]:
-        scores = judge(problem, tokens, sampled, stopped)
-        flags = (*(x.astype(bool) for x in scores[1:]), np.asarray(perplexed))
-        wanted = advantages.teaches(Scores(scores[0], *flags), setup.cfg.rl)
-        return [*scores, *packing.plan(np.asarray(prompt), np.asarray(sampled).sum(-1), wanted, R, setup.grid)]
+        told = judge(problem, tokens, sampled, stopped)
+        flags = (*(x.astype(bool) for x in told[1:4]), np.asarray(perplexed))
+        scores = Scores(told[0], *flags, *told[4:])
+        wanted = advantages.teaches(scores, setup.cfg.rl) | (every & advantages.scorable(scores))
+        return [*told, *packing.plan(np.asarray(prompt), np.asarray(sampled).sum(-1), wanted, R, setup.grid)]
 
     def local(prompts: Prompts, rollouts: Rollouts) -> tuple[Scores, Plan]:
         perplexed_B = advantages.perplexed(rollouts.logprob_BT, rollouts.sampled_BT, setup.cfg.rl)
-        shapes = [jax.ShapeDtypeStruct(rollouts.stopped_B.shape, jnp.int32)] * 7
+        shapes = [jax.ShapeDtypeStruct(rollouts.stopped_B.shape, kind) for kind in (*kinds, *[jnp.int32] * 3)]
 
         def ask(_: None) -> Any:
             prompt_P = prompts.valid_PC.sum(-1, dtype=jnp.int32)
             prompt_B, problem_B = (jnp.repeat(x_P, R) for x_P in (prompt_P, prompts.problem_P))
-            own = (prompt_B, perplexed_B, problem_B)
-            return call(host, shapes, *own, rollouts.tokens_BT, rollouts.sampled_BT, rollouts.stopped_B)
+            told = (prompt_B, perplexed_B, problem_B)
+            return call(host, shapes, *told, rollouts.tokens_BT, rollouts.sampled_BT, rollouts.stopped_B)
 
         def wait(_: None) -> Any:
             return [jnp.zeros(x.shape, x.dtype) for x in shapes]
@@ -77,7 +83,7 @@ def make_score(
         mine = jax.lax.cond(jax.lax.axis_index("tensor") == asker, ask, wait, None)
         outcome_B, *rest = jax.lax.psum(mine, "tensor")
         overlong_B, repetition_B, garbled_B = (x.astype(bool) for x in rest[:3])
-        scores = Scores(outcome_B.astype(jnp.int8), overlong_B, repetition_B, garbled_B, perplexed_B)
-        return scores, Plan(*rest[3:])
+        flags = (overlong_B, repetition_B, garbled_B, perplexed_B)
+        return Scores(outcome_B.astype(jnp.int8), *flags, *rest[3:-3]), Plan(*rest[-3:])
 
     return jax.shard_map(local, mesh=setup.mesh, in_specs=(rows, rows), out_specs=rows, check_vma=False)

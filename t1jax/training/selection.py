@@ -4,8 +4,8 @@
 Once, between the cold start and reinforcement learning, the model tries rl.filter_problems training problems
 rl.filter_samples times each, at the temperature of training; problems solved in more than rl.filter_pass_rate of the
 tries are dropped. WORKDIR/filter.json holds what was found, is written whole, and is found again on resume.
-Raw correctness counts, penalties do not; tries that cannot be scored are left out of the rate, and a problem without
-any other is dropped.
+Raw correctness counts, or the mean reward where reward.function knows no right and wrong; penalties do not. Tries that
+cannot be scored are left out of the rate, and a problem without any other is dropped.
 Source: T1 (arXiv 2501.11651) section 3: at most 0.3 of 16 tries.
 Deliberately not here: the same for a file of problems and any checkpoint, by itself (filter.py).
 """
@@ -133,7 +133,7 @@ def pass_rates(
             journal=journal.of_run(workdir, "filter", 0)("tries"),
             tell=lambda done: stage.update(len(done) // cfg.rl.filter_samples),
         )
-    return figures.pass_rates((response.problem, response.outcome) for response in tries), evaluator.sampled
+    return figures.pass_rates(tries, lambda response: response.problem), evaluator.sampled
 
 
 def candidates(size: int | None, count: int, seed: int) -> list[int]:

@@ -44,6 +44,7 @@ from t1jax.reports import run_page
 from t1jax.rewards.verifier import Verifier
 from t1jax.tasks.embedded import make_embedded, make_verifier
 from t1jax.tasks.files.task import ProblemsTask
+from t1jax.tasks.rewarded import rewarded
 from t1jax.tasks.task import Task
 from t1jax.tasks.written import read_written
 from t1jax.text import tokenizer
@@ -53,6 +54,7 @@ from t1jax.training import opening, origin, rl, selection, sft
 from t1jax.training.checkpoint import Checkpoints
 from t1jax.training.results import PACKAGES, collect
 from t1jax.training.setup import RlSetup
+from t1jax.training.step import make_train_step
 from t1jax.types import Adapted, Params
 from t1jax.weights import load as weights
 
@@ -62,12 +64,14 @@ def run(
     workdir: Place,
     allow_change: Sequence[str] = (),
     paces: Callable[[RlSetup], opening.Paces | None] = lambda setup: None,
+    make_train_step: Callable[..., Any] = make_train_step,
 ) -> Place:
     """Runs what is left to do in `workdir`; returns the path of the report.
 
     Args:
       allow_change: knobs that may differ from those that the run was started with.
       paces: what the parts of the run are expected to take, before any is measured.
+      make_train_step: compiles a step of RL, see step.py.
 
     Raises:
       ConfigError: the workdir is in use or holds a run with other knobs, or the config cannot work on these devices.
@@ -107,7 +111,7 @@ def run(
             for line in opening.lines(cfg, mesh, task, tokens, workdir, paces):
                 progress.note(line)
             with usage.counted(workdir, mesh.size, mesh.devices.flat[0].device_kind) as lost:
-                return stages(cfg, mesh, workdir, task, tokens, progress, signals, lost)
+                return stages(cfg, mesh, workdir, task, tokens, progress, signals, lost, make_train_step)
 
 
 def stages(
@@ -119,6 +123,7 @@ def stages(
     progress: Progress,
     signals: Signals,
     lost: Callable[[int], None],
+    make_train_step: Callable[..., Any] = make_train_step,
 ) -> Place:
     """What is left of the stages, one after the other; returns the path of the report.
 
@@ -144,7 +149,8 @@ def stages(
         if cfg.eval.before:
             first = measurement.measured("sft", workdir, progress, evaluator, task, before)
         chosen = selection.select(cfg, mesh, task, tokens, before, workdir, progress)
-        after = rl.train(cfg, mesh, chosen, tokens, before, rl_checkpoints, writer, progress, evaluator, signals).policy
+        kept = (rl_checkpoints, writer, progress, evaluator, signals)
+        after = rl.train(cfg, mesh, chosen, tokens, before, *kept, make_train_step=make_train_step).policy
         last = measurement.measured("rl", workdir, progress, evaluator, task, after)
     progress.doing("writing the report")
     return finish(cfg, workdir, first, last)
@@ -179,13 +185,14 @@ def open_task(cfg: Config, folder: Place, note: Callable[[str], None]) -> Iterat
       note: is told what the task leaves out.
 
     Raises:
-      ConfigError: from make_task.
+      ConfigError: from make_task; or a reward function cannot be used.
     """
     with make_verifier(cfg) as verifier:
-        task, tokens = make_task(cfg, folder, verifier)
-        for line in (*getattr(tokens, "notes", ()), *task.notes):
+        plain, tokens = make_task(cfg, folder, verifier)
+        for line in (*getattr(tokens, "notes", ()), *plain.notes):
             note(line)
-        yield task, tokens
+        with rewarded(plain, cfg, lambda: plain.problem(0, "train")) as task:
+            yield task, tokens
 
 
 def make_task(cfg: Config, workdir: Place, verifier: Verifier) -> tuple[Task, Tokenizer]:

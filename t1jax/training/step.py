@@ -25,6 +25,8 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import io_callback
 
+from t1jax.checks import right_and_wrong
+from t1jax.config import RlConfig
 from t1jax.devices import scopes
 from t1jax.model import parameters
 from t1jax.rollouts import decode, repeats, rng
@@ -63,7 +65,7 @@ def make_sample(
 
 
 def make_update(
-    setup: RlSetup,
+    setup: RlSetup, advantage: Callable[[Scores, jax.Array, RlConfig], jax.Array] = advantages.advantages
 ) -> Callable[..., tuple[TrainState, Report]]:
     """A traceable `update(state, prompts, rollouts, scores, plan[, read]) -> (state, report)`: one optimiser update.
 
@@ -72,6 +74,9 @@ def make_update(
     Packed rows go through the model first under the anchor, and with kl_logprobs "learner" under the policy
     (log-probabilities for the KL, made by one program), then under the policy, for the gradient. `read`: the weights
     that were sampled from, `setup.read(state.policy)`, if they are there already.
+
+    `advantage(scores, kl_B, cfg.rl) -> float32[B]`: how much each response is to be reinforced; see
+    advantages.advantages, which is the paper's.
     """
     rl, layout, grid = setup.cfg.rl, setup.layout, setup.grid
 
@@ -99,7 +104,7 @@ def make_update(
         kl_B = of_response(kl_jbS)
         if rl.kl_reduction == "mean":
             kl_B = kl_B / jnp.maximum(rollouts.sampled_BT.sum(-1, dtype=jnp.float32), 1.0)
-        advantage_B = advantages.advantages(scores, kl_B, rl)
+        advantage_B = advantage(scores, kl_B, rl)
         counts = losses.loss_counts(rollouts.sampled_BT, scorable_B, rl.loss_normalisation)
         scorable_jbS, advantage_jbS = (packing.spread(layout, rows, x_B) for x_B in (scorable_B, advantage_B))
         advantage_jbS = advantages.token_advantages(advantage_jbS, kl_jbS, rl)
@@ -116,7 +121,7 @@ def make_update(
         decay = jnp.where(follows, jnp.float32(rl.anchor_decay), 1.0) if rl.anchor_every > 1 else rl.anchor_decay
         anchor = optim.update_anchor(state.anchor_offset, state.params, params, decay)
         log_ratio_jbS, packed_B = learner_jbS - rows.logprob_jbS, plan.row_B >= 0
-        report = describe(rollouts, scores, rl)
+        report = describe(rollouts, scores, rl, right_and_wrong(setup.cfg.reward))
         report |= mismatch(log_ratio_jbS, rows.sampled_jbS, of_response(log_ratio_jbS), packed_B)
         report |= fates(rollouts, scorable_B, packed_B, applied)
         report |= {
@@ -150,6 +155,7 @@ def make_train_step(
     stop_tokens: tuple[int, ...],
     on_progress: Callable[[int, int], None] | None = None,
     call: Callable[..., Any] = io_callback,
+    advantage: Callable[[Scores, jax.Array, RlConfig], jax.Array] = advantages.advantages,
 ) -> Any:
     """The compiled T1 iteration: `state, report = train_step(state, prompts)`, one program, the state donated.
 
@@ -159,10 +165,11 @@ def make_train_step(
       stop_tokens: token ids that end a response.
       on_progress: told every `cfg.rl.window` iterations how far sampling is, as decode.Progress says.
       call: how the program calls the scorer, see scoring.py.
+      advantage: see make_update. With another than the paper's all scorable responses are in the update.
     """
     sample = make_sample(setup, stop_tokens, on_progress)
-    score = make_score(setup, scorer, call)
-    update = make_update(setup)
+    score = make_score(setup, scorer, call, every=advantage is not advantages.advantages)
+    update = make_update(setup, advantage)
 
     def train_step(state: TrainState, prompts: Prompts) -> tuple[TrainState, Report]:
         read = setup.read(state.policy)

@@ -21,14 +21,18 @@ FAILED = -2  # outcome of responses whose scorer raised: nothing is learnt from 
 LOG_RATIO = math.log(1.25)  # a response's log pi / mu beyond which, or its negative, the two policies are apart
 
 
-def describe(rollouts: Rollouts, scores: Scores, cfg: RlConfig) -> Report:
-    """What a metrics row says of a step's responses: float32[] means over all rows, or over the rows named."""
+def describe(rollouts: Rollouts, scores: Scores, cfg: RlConfig, right_and_wrong: bool = True) -> Report:
+    """What a metrics row says of a step's responses: float32[] means over all rows, or over the rows named.
+
+    `right_and_wrong`: False leaves out accuracy, right and wrong. Where rewards are not 1 for right and 0 for wrong,
+    there is mean_reward, before penalties.
+    """
     scorable_B = advantages.scorable(scores)
-    reward_B = advantages.penalised_reward(scores.outcome_B, advantages.penalised(scores), cfg.penalty)
+    reward_B = advantages.penalised_reward(advantages.raw_reward(scores), advantages.penalised(scores), cfg.penalty)
     length_B = rollouts.sampled_BT.sum(-1, dtype=jnp.float32)
     surprise_B = advantages.surprise(rollouts.logprob_BT, rollouts.sampled_BT)
     mixed_P = advantages.mixed_groups(scores, cfg.responses_per_prompt)
-    return {
+    report = {
         "reward": Mean.of(reward_B, scorable_B).value(),
         "accuracy": Mean.of(scores.outcome_B == 1, scorable_B).value(),
         "response_length": length_B.mean(),
@@ -47,6 +51,10 @@ def describe(rollouts: Rollouts, scores: Scores, cfg: RlConfig) -> Report:
         "mixed_groups": mixed_P.mean(dtype=jnp.float32),
         "penalty_variance": advantages.penalty_variance(scores, cfg),
     }
+    if scores.reward_B is not None:
+        report["mean_reward"] = Mean.of(scores.reward_B, scorable_B).value()
+    graded = () if right_and_wrong else ("accuracy", "right", "wrong")
+    return {name: value for name, value in report.items() if name not in graded}
 
 
 def fates(rollouts: Rollouts, scorable_B: jax.Array, packed_B: jax.Array, applied: jax.Array) -> Report:

@@ -3,7 +3,8 @@
 
 prompts -> rollouts -> rewards -> ADVANTAGES -> update. One equation of the paper a function:
 
-    r'_i    = -1 if penalised, else [answer right]           penalised_reward
+    r_i     = 1 if right, else 0; or what functions say      raw_reward
+    r'_i    = -1 if penalised, else r_i                      penalised_reward
     rbar_i  = r'_i - mean_{j != i} r'_j                      leave_one_out, less_baseline
     k_i     = sum_t clip(log pi - log pi_ref, -c, c)         kl_of_token, summed by packing.total
     kbar_i  = k_i - mean_{j != i} k_j                        leave_one_out
@@ -32,7 +33,7 @@ from t1jax.update.masking import masked
 
 
 def scorable(scores: Scores) -> Array:
-    """bool[B]: the checker gave an answer, right or wrong. False rows enter no baseline, mean or gradient of reward."""
+    """bool[B]: the checker gave an answer. False rows enter no baseline, mean or gradient of reward."""
     return scores.outcome_B >= 0
 
 
@@ -59,13 +60,18 @@ def perplexed(logprob_BT: jax.Array, sampled_BT: jax.Array, cfg: RlConfig) -> ja
     return surprise(logprob_BT, sampled_BT) > math.log(cfg.max_perplexity)
 
 
-def penalised_reward(outcome_B: Array, penalised_B: Array, penalty: float, xp: Any = jnp) -> Array:
-    """r'_i = penalty if penalised, else 1 if right, else 0.
+def raw_reward(scores: Scores, xp: Any = jnp) -> Array:
+    """float32[B]: r_i, 1 if right, else 0; or what reward.function says. Meaningless where not `scorable`."""
+    return (scores.outcome_B == 1).astype(xp.float32) if scores.reward_B is None else scores.reward_B
+
+
+def penalised_reward(reward_B: Array, penalised_B: Array, penalty: float, xp: Any = jnp) -> Array:
+    """r'_i = penalty if penalised, else r_i.
 
     A right answer does not buy off the penalty. Source: T1 section 2, correctness and penalty.
 
     Args:
-      outcome_B: int8, 1 right, 0 wrong, -1 unscorable (its value here is meaningless: mask it with `scorable`).
+      reward_B: float32, `raw_reward`.
       penalised_B: bool.
       penalty: reward of a penalised response, cfg.rl.penalty.
       xp: jax.numpy, or numpy for arrays of the host.
@@ -73,18 +79,18 @@ def penalised_reward(outcome_B: Array, penalised_B: Array, penalty: float, xp: A
     Returns:
       float32[B].
     """
-    return xp.where(penalised_B, xp.float32(penalty), (outcome_B == 1).astype(xp.float32))
+    return xp.where(penalised_B, xp.float32(penalty), reward_B)
 
 
 def group_reward(scores: Scores, cfg: RlConfig, xp: Any = jnp) -> Array:
     """float32[B]: the reward that a group's baseline is of, by cfg.penalty_site:
 
-    "reward": r', penalised; "advantage": 1 if right, penalised or not; "wrong": 1 if right and not penalised.
+    "reward": r', penalised; "advantage": r, penalised or not; "wrong": r, but 0 if penalised.
     """
     if cfg.penalty_site == "wrong":
-        return penalised_reward(scores.outcome_B, penalised(scores), 0.0, xp)
+        return penalised_reward(raw_reward(scores, xp), penalised(scores), 0.0, xp)
     penalised_B = penalised(scores) & (cfg.penalty_site == "reward")
-    return penalised_reward(scores.outcome_B, penalised_B, cfg.penalty, xp)
+    return penalised_reward(raw_reward(scores, xp), penalised_B, cfg.penalty, xp)
 
 
 def leave_one_out(x_PR: jax.Array, valid_PR: jax.Array) -> jax.Array:
@@ -221,7 +227,7 @@ def teaches(scores: Scores, cfg: RlConfig) -> np.ndarray:
 
 
 def mixed_groups(scores: Scores, num_responses: int) -> jax.Array:
-    """bool[P]: groups with both right and wrong responses, judged on raw correctness, not on the penalised reward.
+    """bool[P]: groups with both right and wrong responses, or with different rewards, before penalties.
 
     What a report or a filter of groups may look at: by the penalised reward, a group of wrong answers with one cut off
     would pass as one that can be learnt from.
@@ -230,8 +236,9 @@ def mixed_groups(scores: Scores, num_responses: int) -> jax.Array:
       scores: of B = P * R responses.
       num_responses: R.
     """
-    outcome_PR = scores.outcome_B.reshape(-1, num_responses)
-    return (outcome_PR == 1).any(axis=-1) & (outcome_PR == 0).any(axis=-1)
+    reward_PR, valid_PR = (x.reshape(-1, num_responses) for x in (raw_reward(scores), scorable(scores)))
+    highest_P = jnp.where(valid_PR, reward_PR, -jnp.inf).max(axis=-1)
+    return highest_P > jnp.where(valid_PR, reward_PR, jnp.inf).min(axis=-1)
 
 
 def penalty_variance(scores: Scores, cfg: RlConfig) -> jax.Array:
@@ -245,7 +252,7 @@ def penalty_variance(scores: Scores, cfg: RlConfig) -> jax.Array:
     """
     groups = (-1, cfg.responses_per_prompt)
     valid_PR, penalised_PR = (x.reshape(groups) for x in (scorable(scores), penalised(scores)))
-    reward_PR = penalised_reward(scores.outcome_B, penalised(scores), cfg.penalty).reshape(groups)
+    reward_PR = penalised_reward(raw_reward(scores), penalised(scores), cfg.penalty).reshape(groups)
 
     def mean(mask_PR: jax.Array) -> jax.Array:
         count_P1 = jnp.maximum(mask_PR.sum(-1, keepdims=True, dtype=jnp.float32), 1.0)

@@ -10,13 +10,13 @@ import json
 import pytest
 from rich.console import Console
 
-from t1jax.evaluation.figures import measure, powers, summary, votes
+from t1jax.evaluation.figures import accuracy, measure, metrics_row, pass_rates, powers, summary, votes
 from t1jax.evaluation.responses import Response
 from t1jax.evaluation.statistics import wilson
 from t1jax.evaluation.tables import markdown, percent, sheets, show
 from t1jax.host import files
 from t1jax.reports import plots
-from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
+from t1jax.rewards.answers import RIGHT, SCORED, UNSCORABLE, WRONG
 from t1jax.tasks.files.problems import Problem
 
 
@@ -195,3 +195,43 @@ def test_tables_of_real_sizes_fit_on_a_terminal(results):
 def test_plots_are_pictures(results, theme):
     assert plots.draw_samples({"aime24": results["aime24"]}, theme).startswith(b"\x89PNG")
     assert plots.draw_groups("aime24", results["aime24"]["by"], theme).startswith(b"\x89PNG")
+
+
+def scored(index, *rewards):
+    """Responses that have rewards, and are neither right nor wrong; None: unscorable."""
+    return [
+        Response(
+            problem=index, row=index + 1, response=r, text="", gold=None, tokens=3, overlong=False, graded=False,
+            outcome=UNSCORABLE if reward is None else SCORED, reward=float("nan") if reward is None else reward,
+        )
+        for r, reward in enumerate(rewards)
+    ]  # fmt: skip
+
+
+def test_the_mean_reward_where_there_is_no_right_and_wrong():
+    problems = [problem(0, level="1"), problem(1, level="2"), problem(2, level="2")]
+    responses = [*scored(0, 0.5, -1.5), *scored(1, None, 2.0), *scored(2, None, None)]
+    found = measure(problems, responses, 2)
+    assert found["mean_reward"]["value"] == pytest.approx((-0.5 + 2.0) / 2) and found["mean_reward"]["problems"] == 2
+    assert found["unscorable"]["value"] == 0.5 and found["by"]["level"]["2"]["value"] == 2.0
+    assert not {"pass@1", "strict pass@1", "no_answer"} & found.keys() and found["pass_at_k"] == []
+    row = accuracy(responses)
+    assert (row["mean_reward"], row["n"]) == (pytest.approx((0.5 - 1.5 + 2.0) / 3), 3) and "accuracy" not in row
+    assert -1.5 <= row["low"] < row["mean_reward"] < row["high"] <= 2.0
+    assert {"mean_reward", "low", "high", "n", "unscorable", "response_length"} == metrics_row(responses).keys()
+    assert pass_rates(responses, lambda response: response.problem) == {0: -0.5, 1: 2.0, 2: None}
+    assert all(Response.parse(json.loads(r.line())) == r for r in responses if r.outcome == SCORED)
+    lost = Response.parse(json.loads(responses[2].line()))
+    assert lost.outcome == UNSCORABLE and lost.worth is None and lost.reward != lost.reward
+    tables = sheets({"mine": found | {"budgets": []}})
+    assert tables[0].header[-1] == "mean reward" and tables[0].rows[0][-1].startswith("0.750 [")
+    assert tables[1].header == ["benchmark", "tokens", "overlong %", "unscorable %"]
+
+
+def test_both_where_correctness_is_one_of_several_rewards():
+    right, wrong = (dataclasses.replace(r, reward=x) for r, x in zip(said(0, "2", "3"), (1.25, 0.25), strict=True))
+    row = summary([right, wrong])
+    assert (row["accuracy"], row["mean_reward"]) == (0.5, 0.75) and row["mean_reward_low"] <= 0.75
+    found = measure([problem(0)], [right, wrong], 2)
+    assert (found["pass@1"]["value"], found["mean_reward"]["value"]) == (0.5, 0.75)
+    assert sheets({"x": found | {"budgets": []}})[0].header[-2:] == ["pass@1 %", "mean reward"]

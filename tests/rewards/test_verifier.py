@@ -22,8 +22,11 @@ import pytest
 
 from t1jax import validation
 from t1jax.config import ConfigError, VerifierConfig
-from t1jax.rewards import answers, notation, precheck, verifier
+from t1jax.rewards import answers, notation, precheck
+from t1jax.rewards import pool as pool_module
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
+from t1jax.rewards.pool import _Batch as Batch
+from t1jax.rewards.process import Died, Worker
 from t1jax.rewards.verifier import Verifier
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +74,7 @@ worker.main(sys.argv[1:])
 def stub(tmp_path, monkeypatch) -> Path:
     path = tmp_path / "stub.py"
     path.write_text(STUB.format(root=str(ROOT)))
-    monkeypatch.setattr(verifier, "_PROGRAM", path)
+    monkeypatch.setattr(pool_module, "PROGRAM", path)
     return path
 
 
@@ -270,7 +273,7 @@ def test_cached_and_duplicate_pairs_are_compared_once(stub):
 
 
 def test_the_cache_forgets_the_oldest(stub, monkeypatch):
-    monkeypatch.setattr(verifier, "_CACHED", 2)
+    monkeypatch.setattr(Verifier, "kept", 2)
     with Verifier(QUICK) as pool:
         for answer in ("a", "b", "a", "c", "a", "b"):  # b is the oldest when c comes
             pool.check([(answer, "right")])
@@ -406,13 +409,13 @@ def test_workers_are_recycled(stub):
 def test_a_batch_that_hangs_again_and_again_gets_shorter_deadlines(stub, monkeypatch):
     deadlines = []
 
-    def hang(worker, pair, deadline):
+    def hang(worker, question, deadline, times):
         deadlines.append(deadline)
-        raise verifier._Died(timed_out=True)
+        raise Died(timed_out=True)
 
     with Verifier(VerifierConfig(workers=1, deadline=1.6, memory=1024, recycle=5000)) as pool:
         with monkeypatch.context() as patch:
-            patch.setattr(verifier._Worker, "compare", hang)
+            patch.setattr(Worker, "ask", hang)
             assert pool.check([(f"a{i}", "right") for i in range(18)]) == [UNSCORABLE] * 18
             assert deadlines == [1.6] * 4 + [0.8] * 4 + [0.4] * 4 + [0.2] * 6
             assert pool.check([("b", "right")]) == [UNSCORABLE]
@@ -425,7 +428,7 @@ def test_a_batch_that_hangs_again_and_again_gets_shorter_deadlines(stub, monkeyp
 def test_what_nobody_waits_for_is_not_compared(stub):
     """As after Ctrl-C: the rest of a batch must not keep the workers busy."""
     with Verifier(VerifierConfig(workers=1, deadline=5.0, memory=1024, recycle=5000)) as pool:
-        batch = verifier._Batch([("a", "right")])
+        batch = Batch([("a", "right")])
         batch.over.set()
         pool._jobs.put((("a", "right"), batch))
         assert pool.check([("b", "right")]) == [RIGHT]
@@ -488,7 +491,7 @@ def test_close_ends_the_workers_and_whoever_waits(stub):
 def test_workers_that_never_start_are_one_clear_error(tmp_path, monkeypatch, program, memory, problem):
     if program:
         (tmp_path / "bad.py").write_text(program)
-        monkeypatch.setattr(verifier, "_PROGRAM", tmp_path / "bad.py")
+        monkeypatch.setattr(pool_module, "PROGRAM", tmp_path / "bad.py")
     with Verifier(VerifierConfig(workers=2, deadline=1.0, memory=memory, recycle=5000)) as pool:
         for _ in range(2):
             with pytest.raises(ConfigError, match="does not start") as caught:
@@ -511,8 +514,8 @@ from pathlib import Path
 print("main", flush=True)
 sys.path.insert(0, {root!r})
 from t1jax.config import VerifierConfig
-from t1jax.rewards import verifier
-verifier._PROGRAM = Path({stub!r})
+from t1jax.rewards import pool, verifier
+pool.PROGRAM = Path({stub!r})
 pool = verifier.Verifier(VerifierConfig(workers=3, deadline=30.0, memory=1024, recycle=5000))
 pool.check([("a", "right"), ("b", "right"), ("c", "right")])
 threading.Thread(target=pool.check, args=([("spin", "right"), ("stuck", "right")],), daemon=True).start()

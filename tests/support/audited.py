@@ -36,7 +36,7 @@ from t1jax.config import ConfigError
 from t1jax.devices import sharding
 from t1jax.host.stopping import Stopped
 from t1jax.model import qwen
-from t1jax.rewards import verifier, worker
+from t1jax.rewards import pool, worker
 from t1jax.rewards.verifier import Verifier
 from t1jax.tasks.files.problems import read_problems
 from t1jax.text import rendering
@@ -96,7 +96,7 @@ def _known(event: str, arguments: tuple[Any, ...], files: list[str]) -> str:
         return GENERATED
     if event in ("exec", "compile") and files[0].endswith("sympy/parsing/sympy_parser.py"):
         return NUMBER if _only_a_number(arguments[0]) else ""
-    if event == "subprocess.Popen" and str(verifier._PROGRAM) in arguments[1]:
+    if event == "subprocess.Popen" and str(pool.PROGRAM) in arguments[1]:
         return VERIFIER
     if event == "subprocess.Popen" and rendering.PROGRAM in arguments[1]:
         return RENDERER

@@ -145,7 +145,9 @@ def test_5_masks_are_carried_and_never_guessed_from_tokens():
 def test_6_groups_are_judged_on_raw_correctness():
     """A group of wrong answers, one of them cut off, differs in penalised reward but has nothing right in it."""
     scores = make_scores([0, 0, 0, 0, 1, 0, 0, 0, 1, 1, 1, 1], overlong=[1, 9])
-    penalised = advantages.penalised_reward(scores.outcome_B, advantages.penalised(scores), -1.0).reshape(3, 4)
+    penalised = advantages.penalised_reward(advantages.raw_reward(scores), advantages.penalised(scores), -1.0).reshape(
+        3, 4
+    )
     by_reward = np.asarray(penalised).std(axis=1) > 0
     np.testing.assert_array_equal(by_reward, [True, True, True])  # what the trap would keep
     np.testing.assert_array_equal(advantages.mixed_groups(scores, 4), [False, True, False])

@@ -34,10 +34,10 @@ def loop_leave_one_out(x_PR, valid_PR):
 
 
 def test_penalised_reward():
-    outcome = jnp.array([1, 0, 1, 0, -1], jnp.int8)
+    reward = jnp.array([1.0, 0.25, 1.0, -3.0, 0.0])
     penalised = jnp.array([False, False, True, True, False])
-    np.testing.assert_array_equal(adv.penalised_reward(outcome, penalised, -1.0), [1.0, 0.0, -1.0, -1.0, 0.0])
-    assert adv.penalised_reward(outcome, penalised, -1).dtype == jnp.float32
+    np.testing.assert_array_equal(adv.penalised_reward(reward, penalised, -1.0), [1.0, 0.25, -1.0, -1.0, 0.0])
+    assert adv.penalised_reward(reward, penalised, -1).dtype == jnp.float32
 
 
 def test_each_of_the_four_rules_penalises():

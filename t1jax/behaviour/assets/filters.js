@@ -7,8 +7,8 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 const FACETS = { outcome: data.outcomes, stop: data.stops, habit: data.habits };
 const KEYS = { outcome: "o", stop: "s", habit: "b" };
-const COLOURS = { right: "yes", wrong: "no", unscorable: "tag" };
-const MARKS = { right: "✓", wrong: "✗", unscorable: "?" };
+const COLOURS = { right: "yes", wrong: "no", unscorable: "tag", scored: "tag" };
+const MARKS = { right: "✓", wrong: "✗", unscorable: "?", scored: "•" };
 const COUNTS = ["attempt", "reflection", "backtrack", "verification", "repeated attempt"];
 const ROW = 58;
 const number = new Intl.NumberFormat("en");
@@ -87,7 +87,7 @@ function apply() {
 
 function strip() {
   if (!shown.length) return "No response passes these filters. Press c to clear them.";
-  const scorable = shown.filter((record) => data.outcomes[record.o] !== "unscorable");
+  const scorable = shown.filter((record) => ["right", "wrong"].includes(data.outcomes[record.o]));
   const right = scorable.filter((record) => data.outcomes[record.o] === "right").length;
   const mean = (value) => (shown.reduce((sum, record) => sum + value(record), 0) / shown.length).toFixed(1);
   return (

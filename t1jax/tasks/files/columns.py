@@ -61,8 +61,10 @@ class Columns:
     choices: tuple[str, ...] = ()  # the right one, then the wrong ones
 
 
-def choose(path: str, number: int, row: Row, cfg: DataConfig) -> Columns:
+def choose(path: str, number: int, row: Row, cfg: DataConfig, answered: bool = True) -> Columns:
     """The columns that the config names, else those with common names that this row has.
+
+    `answered`: there must be one for the answer; else none is looked for.
 
     Raises:
       ConfigError: there is none, or a name may mean two.
@@ -72,6 +74,8 @@ def choose(path: str, number: int, row: Row, cfg: DataConfig) -> Columns:
     labels = {name: found[0] for name in LABELS if (found := named(row, name))}
     context = "" if cfg.problem_column else next(iter(named(row, "context")), "")
     keys = tuple(row)
+    if not answered:
+        return Columns(problem, (), False, keys, labels, context)
     if cfg.answer_column:
         gold = _one(where, row, "data.answer_column", cfg.answer_column, ())
         return Columns(problem, (gold,), True, keys, labels, context)

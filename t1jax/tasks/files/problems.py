@@ -72,6 +72,7 @@ class Problem:
     row: int  # in the file, see rows.read_rows
     source: str  # the file
     before: tuple[Message, ...] = field(default=(), hash=False)  # turns that come before it: a system message, examples
+    columns: Row = field(default_factory=dict, compare=False, repr=False)  # of its row, for reward functions; or none
 
 
 class Checker(Protocol):
@@ -94,12 +95,18 @@ def thought_end(tokens: TokenIds, tokenizer: Tokenizer) -> int | None:
     return bisect.bisect_right(counts, position, key=lambda count: len(tokenizer.decode(tokens[:count]))) - 1
 
 
-def read_problems(path: str, cfg: DataConfig, split: str) -> tuple[list[Problem], list[str]]:
+def read_problems(
+    path: str, cfg: DataConfig, split: str, answered: bool = True, whole: bool = False
+) -> tuple[list[Problem], list[str]]:
     """(the problems of a file, each once and with an answer; a line for each reason to drop rows).
 
     The columns are those of data.problem_column and data.answer_column, else those with common names (columns.py) that
     the row has; choices in columns get letters (choices.py). Texts that differ in case only are one problem if their
     answers are the same too: A is not a where a question asks for both. The problems are numbered from 0 on.
+
+    Args:
+      answered: each needs an answer; else none is looked for, and `gold` is "".
+      whole: keep the columns of the rows.
 
     Raises:
       ConfigError: the file, a column or its type is not as expected, or no row is left.
@@ -111,15 +118,16 @@ def read_problems(path: str, cfg: DataConfig, split: str) -> tuple[list[Problem]
     worked: defaultdict[tuple[str, str], list[bool]] = defaultdict(list)
     for number, row in read_rows(path):
         if columns is None or columns.keys != tuple(row):
-            columns = choose(path, number, row, cfg)
+            columns = choose(path, number, row, cfg, answered)
         before, text = asked(path, number, row, columns.problem)
         if isinstance(value_of(row, columns.context), str):
             text = f"{text_of(path, number, row, columns.context)}\n{text}".strip()
-        read = partial(_gold, path, number, row, columns.by_knob)
+        gold = ""
         if columns.choices:
             choices = [_written(path, number, row, column) for column in columns.choices]
             text, gold = lettered(text, choices, cfg.choice_seed) or (text, "")
-        else:
+        elif answered:
+            read = partial(_gold, path, number, row, columns.by_knob)
             gold, both, differ = first_gold(path, number, row, columns, read)
             if both:
                 worked[both].append(differ)
@@ -128,12 +136,12 @@ def read_problems(path: str, cfg: DataConfig, split: str) -> tuple[list[Problem]
         said = "\n".join([*(turn["content"] for turn in before if turn["role"] == "user"), text])
         known = answers_of.setdefault(normalise(said), {})
         exact = normalise(said, fold=False)
-        if several(row, columns):
+        if answered and several(row, columns):
             dropped.add("a list of several answers", number)
         elif columns.choices and not gold:
             dropped.add("choices that are empty or the same", number)
-        elif not normalise(text) or not gold:
-            dropped.add("no problem or no answer", number)
+        elif not normalise(text) or (answered and not gold):
+            dropped.add("no problem or no answer" if answered else "no problem", number)
         elif exact in known or normalise(gold) in map(normalise, known.values()):
             other = normalise(gold) not in map(normalise, known.values())
             dropped.add("an earlier row's problem" + ", its answer written differently" * other, number)
@@ -141,7 +149,8 @@ def read_problems(path: str, cfg: DataConfig, split: str) -> tuple[list[Problem]
             known[exact] = gold
             labels = {name: label for name, at in columns.labels.items() if (label := _label(value_of(row, at)))}
             hard = _difficulty(*(value_of(row, columns.labels.get(name, "")) for name in ("level", "difficulty")))
-            problems.append(Problem(len(problems), split, text, gold, hard, labels, number, path, before))
+            of_row = hard, labels, number, path, before, dict(row) if whole else {}
+            problems.append(Problem(len(problems), split, text, gold, *of_row))
     refuse_ambiguous(path, worked)
     kept, lines = dropped.rest(problems)
     return kept, lines + noted.rest(kept, "kept")[1]

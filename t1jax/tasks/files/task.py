@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
+from t1jax.checks import plain_reward, right_and_wrong
 from t1jax.config import Config
 from t1jax.rewards.answers import UNSCORABLE, Outcome
 from t1jax.tasks.files.demonstrations import read_demonstrations
@@ -39,6 +40,7 @@ class FileGrader:
     def __init__(self, cfg: Config, tokenizer: ChatTokenizer, verifier: Checker) -> None:
         self.cfg, self._tokenizer, self._verifier = cfg, tokenizer, verifier
         self.cut_answer_prefix = cfg.scaling.answer_prefix
+        self._answered = right_and_wrong(cfg.reward)  # else reward functions judge, and there need be no answers
         self._unscorable: set[tuple[str, int]] = set()  # (file, row)
 
     def read(self, path: str, limit: int | None = None) -> tuple[list[Problem], list[str]]:
@@ -50,9 +52,12 @@ class FileGrader:
         Raises:
           ConfigError: the file cannot be used.
         """
-        problems, notes = read_problems(path, self.cfg.data, "held_out")
+        problems, notes = self._read(path, "held_out")
         problems, more = self.usable(problems[:limit])
         return problems, [*notes, *more]
+
+    def _read(self, path: str, split: str) -> tuple[list[Problem], list[str]]:
+        return read_problems(path, self.cfg.data, split, self._answered, whole=not plain_reward(self.cfg.reward))
 
     def usable(self, problems: Sequence[Problem]) -> tuple[list[Problem], list[str]]:
         """(the held-out problems of one file that can be asked, a line for each reason to leave some out).
@@ -61,6 +66,8 @@ class FileGrader:
         answer cannot be compared by value see data.text_golds.
         """
         problems, unusable = usable(problems, self.cfg.data, self._tokenizer)
+        if not self._answered:
+            return problems, unusable
         problems, as_text = comparable(problems, self._verifier, self.cfg.data.text_golds)
         scorable, unscorable = verifiable(problems, self._verifier, "unscorable")
         self._unscorable |= {(p.source, p.row) for p in problems} - {(p.source, p.row) for p in scorable}
@@ -71,8 +78,8 @@ class FileGrader:
         return render(problem.text, self.cfg.data, self._tokenizer, problem.before)
 
     def gold(self, problem: Problem) -> str | None:
-        """The right answer; None if the verifier cannot judge it."""
-        return None if (problem.source, problem.row) in self._unscorable else problem.gold
+        """The right answer; None if the verifier cannot judge it, or there is none."""
+        return None if not problem.gold or (problem.source, problem.row) in self._unscorable else problem.gold
 
     def score(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[Outcome]:
         """Whether the final answer of each response is that of the problem beside it; all checked at once."""
@@ -99,13 +106,14 @@ class ProblemsTask(FileGrader):
         super().__init__(cfg, tokenizer, verifier)
         self.difficulties: tuple[int, ...] = ()
         self.notes: list[str] = []  # a line for each reason to leave rows out
-        held_out = self._noted(read_problems(cfg.data.eval, cfg.data, "held_out"))
-        train = self._noted(read_problems(cfg.data.train, cfg.data, "train"))
+        held_out = self._noted(self._read(cfg.data.eval, "held_out"))
+        train = self._noted(self._read(cfg.data.train, "train"))
         known = Known(problem.text for problem in held_out)
         train = self._noted(not_in(train, known, f"also in {cfg.data.eval}"))
         train = self._noted(usable(train, cfg.data, tokenizer))
-        train = self._noted(comparable(train, verifier, cfg.data.text_golds))
-        train = self._noted(verifiable(train, verifier, "dropped"))
+        if self._answered:
+            train = self._noted(comparable(train, verifier, cfg.data.text_golds))
+            train = self._noted(verifiable(train, verifier, "dropped"))
         held_out = self._noted(self.usable(held_out))
         self._problems = {"train": numbered(train), "held_out": numbered(held_out)}
         self._demonstrations: list[tuple[str, str]] = []
