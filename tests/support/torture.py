@@ -363,7 +363,7 @@ def outcome(config: Path, workdir_name: str) -> dict[str, Any]:
         found[name] = {key: value for key, value in tree.items() if key not in CLOCK}
     found["tensorboard"] = {stage: shown(workdir / "tensorboard" / stage) for stage in ("sft", "rl", "evaluate")}
     for path in sorted([*workdir.glob("tokenizer/*"), *workdir.glob("responses/*"), *workdir.glob("filter.json")]):
-        found[f"{path.parent.name}/{path.name}"] = path.read_bytes()
+        found["/".join(path.parts[len(workdir.parts) :])] = path.read_bytes()
     found["files"] = sorted({whole_name(name) for name in files_of(workdir) if lasting(Path(name))})
     return found
 
