@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """PEFT's folder of an adapter: adapter_config.json and adapter_model.safetensors, read and written.
 
-Where: before the prompts, and on export. In the files lora_A is [r, in] and lora_B [out, r] of each layer's matrix, as
-torch multiplies; ours are [in ..., r] and [r, out ...], layers stacked. Every setting is honoured or refused.
+Where: before the prompts, and on export. In the files A is [r, in] and B is [out, r] for each layer's matrix, as torch
+multiplies; ours are [in ..., r] and [r, out ...], layers stacked. Every setting is honoured or refused.
 Source: peft 0.21, LoraConfig; vLLM reads the same names.
 Deliberately not here: the sum with the base (adapters.py), other tensors' names (tensor_table.py).
 """
@@ -161,7 +161,8 @@ def write(
 def tensor_names(row: Tensor) -> tuple[str, str]:
     """The names of a matrix's factors in the file."""
     stem = PREFIX + row.name.removesuffix(".weight")
-    return f"{stem}.lora_A.weight", f"{stem}.lora_B.weight"
+    a, b = (f"{stem}.lora_{factor}.weight" for factor in "AB")
+    return a, b
 
 
 def _rows(cfg: ModelConfig, names: tuple[str, ...]) -> list[Tensor]:

@@ -199,8 +199,8 @@ def test_where_devices_share_the_hosts_memory_little_is_written_at_a_time(
 
 
 def test_fields_that_are_saved_are_all_there_are():
-    """A new field of TrainState must be part of the round trip above."""
-    assert {field.name for field in dataclasses.fields(TrainState)} == {
+    """A new field of TrainState must be part of the round trip above; LoRA's base is not saved (test_lora_run.py)."""
+    assert {field.name for field in dataclasses.fields(TrainState)} - {"base"} == {
         "step",
         "params",
         "opt_state",

@@ -36,7 +36,7 @@ def whole(cfg, mesh, state):
     return cfg, full.replace(anchor_offset=jax.tree.map(jnp.subtract, anchor, policy))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_a_step_reports_what_the_step_of_all_weights_reports(dtype):
     """The same samples, the same ratio of learner to sampler, the same KL to the anchor: only the gradient differs."""
     mesh = small.make_mesh()
@@ -56,6 +56,7 @@ def test_a_step_reports_what_the_step_of_all_weights_reports(dtype):
     assert ours["logprob_gap"] == expected["logprob_gap"]  # to the bit: both read the same weights
 
 
+@pytest.mark.slow
 def test_two_steps_on_a_mesh_are_those_on_one_device():
     cfg = small.make_config(model__lora_rank=4, model__lora_targets="all")
     found = []
