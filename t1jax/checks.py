@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a knob is held to what it may be: one function a kind of bound, and the words of the error.
+"""How a knob is held to what it may be: one function a kind of bound, and the words of the error; names in knobs.
 
 Deliberately not here: which bounds a knob has (validation.py), its type (typed.py).
 """
@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
+import urllib.parse
 from collections.abc import Callable
 from typing import Any
 
 from t1jax.config import Config, ConfigError, MeshConfig, RewardConfig, knobs
 
+LOCAL, RULES = "local", "rules"  # writers of synthesis that are no endpoints: our own sampler, a program
 CORRECT = "correct"  # the reward that is 1 for a right answer and 0 for a wrong one
 
 
@@ -166,3 +169,61 @@ def mesh_flags(cfg: Config, num_devices: int, refuse: Callable[[int, int, int], 
                 continue
             return f"--config.mesh.data={data} --config.mesh.fsdp={fsdp} --config.mesh.tensor={tensor}"
     return ""
+
+
+def synthesis(cfg: Config) -> None:
+    """Who writes which part of a chain. ConfigError: a name is unknown or reserved."""
+    writing = cfg.synthesis
+    at_least(cfg, 1, "synthesis", "attempts attempt_tokens chain_tokens")
+    positive(cfg, "synthesis", "temperature")
+    check(cfg, "synthesis.attempters", bool(writing.attempters), "at least one name")
+    enough = writing.attempts >= len(writing.attempters)
+    check(cfg, "synthesis.attempts", enough, "at least one for each of synthesis.attempters")
+    models = (LOCAL, *writing.endpoints)
+    if RULES in writing.endpoints:
+        raise ConfigError(f"synthesis.endpoints.{RULES} has a reserved name; expected another: it is a program")
+    for name in writing.attempters:
+        _known_writer("synthesis.attempters", name, models)
+    for knob in ("synthesis.critic", "synthesis.merger"):
+        _known_writer(knob, get(cfg, knob), (*models, RULES))
+    if writing.rewriter:
+        _known_writer("synthesis.rewriter", writing.rewriter, models)
+
+
+def _known_writer(knob: str, name: str, known: tuple[str, ...]) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"{knob} names {name!r}; expected one of {', '.join(known)}{hint}")
+
+
+def endpoints(cfg: Config) -> None:
+    """Each model behind an endpoint. ConfigError: a field cannot be."""
+    for name, endpoint in cfg.synthesis.endpoints.items():
+        knob = f"synthesis.endpoints.{name}"
+        if name == LOCAL:
+            raise ConfigError(f"{knob} has a reserved name; expected another: local stands for t1jax's sampler")
+        _url(f"{knob}.url", endpoint.url)
+        if not endpoint.model.strip():
+            raise ConfigError(f"{knob}.model is {endpoint.model!r}; expected the name of a model at the endpoint")
+        if not re.fullmatch(r"([A-Za-z_][A-Za-z0-9_]*)?", endpoint.key_variable):  # not printed: it may be a key
+            raise ConfigError(f"{knob}.key_variable is not a variable's name; expected one, not the key itself")
+        least = {"concurrency": 1, "requests_per_minute": 0, "tokens_per_minute": 0, "price_in": 0, "price_out": 0}
+        for field, lowest in (least | {"retries": 0}).items():
+            if (found := getattr(endpoint, field)) < lowest:
+                raise ConfigError(f"{knob}.{field} is {found}; expected at least {lowest}")
+        if endpoint.timeout <= 0:
+            raise ConfigError(f"{knob}.timeout is {endpoint.timeout}; expected more than 0")
+
+
+def _url(knob: str, url: str) -> None:
+    """Rejects a URL that is not http or https, or may contain a secret; the latter is not printed."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        scheme, host, _ = parts.scheme, parts.hostname, parts.port
+    except ValueError as error:
+        raise ConfigError(f"{knob} is not a URL; expected one like https://api.openai.com/v1") from error
+    if "@" in parts.netloc or "?" in url or "#" in url:
+        raise ConfigError(f"{knob} has a user, query or fragment; expected none: the key comes from key_variable")
+    if scheme not in ("http", "https") or not host or not url.isprintable() or " " in url:
+        raise ConfigError(f"{knob} is {url!r}; expected one like https://api.openai.com/v1")

@@ -139,7 +139,7 @@ def _run(argv: list[str]) -> None:
 
     import jax
 
-    from t1jax import validation
+    from t1jax import checks, validation
     from t1jax.host.progress import Progress
     from t1jax.rewards.verifier import Verifier
     from t1jax.synthesis import settings
@@ -151,7 +151,7 @@ def _run(argv: list[str]) -> None:
     names = _writers_of(cfg)
     tokens: Tokenizer | None = None
     make: Callable[[Ledger, Progress], LocalWriter] | None = None
-    if validation.LOCAL in names:
+    if checks.LOCAL in names:
         from t1jax.synthesis.local import open_local
 
         cfg, tokens, make = open_local(cfg, values.checkpoint, argv, embedded)
@@ -164,7 +164,7 @@ def _run(argv: list[str]) -> None:
         with Ledger(out.with_suffix(".ledger.jsonl")) as ledger:
             writers: dict[str, Writer] = {}
             if make is not None:
-                writers[validation.LOCAL] = make(ledger, progress)
+                writers[checks.LOCAL] = make(ledger, progress)
             writers |= _endpoints(cfg, names, ledger)
             settings.hold(out, settings.of(cfg, items, writers))
             count = None if tokens is None else _counter(tokens)
@@ -190,7 +190,7 @@ def _refuse_other_kind(cfg: Config, embedded: bool) -> None:
         raise ConfigError(
             f"task.name is {cfg.task.name}; expected pairs, whose chains a program can merge, or --problems"
         )
-    from t1jax.validation import LOCAL, RULES
+    from t1jax.checks import LOCAL, RULES
 
     roles = {name: getattr(cfg.synthesis, name) for name in ("critic", "merger")}
     for name, writer in roles.items():

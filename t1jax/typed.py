@@ -18,6 +18,15 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+YOUNGER: dict[str, Any] = {  # knobs that saved configs may lack -> what was done before there were such knobs
+    "compilation_cache_mib": 8192, "checkpoint.keep_damaged": 3, "rl.entropy_target": 0.0, "rl.kl_reduction": "sum",
+    "rl.anchor_every": 1, "rl.advantage_floor": False, "rl.max_perplexity": 0.0, "eval.before": True,
+    "tensorboard_mib": 256, "scaling.answerer": "self", "scaling.answer_temperature": -1.0, "data.choice_seed": 0,
+    "model.post_norms": False, "model.rope_share": 1.0, "model.rope_interleaved": False,
+    "model.lora_rank": 0, "model.lora_alpha": 32.0, "model.lora_targets": "all",
+    "reward": {"function": "correct", "weights": []},
+}  # fmt: skip
+
 
 class ConfigError(ValueError):
     """The user's mistake. The message is one line: the knob or file, what was found, what was expected."""

@@ -7,12 +7,9 @@ Deliberately not here: types of knobs (config.py); bounds, and the words of an e
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import os
-import re
 import sys
-import urllib.parse
 
 from t1jax import checks
 from t1jax.checks import mesh_shape
@@ -20,7 +17,6 @@ from t1jax.config import Config, ConfigError
 
 LONGEST_SCORING = 48 * 3600  # seconds that the scoring of a step may take (devices/waiting.py)
 WALL = 20  # the deadline of an answer is processor time; on the clock it may take this many times as long
-LOCAL, RULES = "local", "rules"  # writers of synthesis that are no endpoints: our own sampler, a program
 
 
 def validate(cfg: Config, num_devices: int, elsewhere: bool = False) -> None:
@@ -232,62 +228,6 @@ def _validate_scoring(cfg: Config) -> None:
         )
 
 
-def _validate_synthesis(cfg: Config) -> None:
-    synthesis = cfg.synthesis
-    checks.at_least(cfg, 1, "synthesis", "attempts attempt_tokens chain_tokens")
-    checks.positive(cfg, "synthesis", "temperature")
-    checks.check(cfg, "synthesis.attempters", bool(synthesis.attempters), "at least one name")
-    enough = synthesis.attempts >= len(synthesis.attempters)
-    checks.check(cfg, "synthesis.attempts", enough, "at least one for each of synthesis.attempters")
-    models = (LOCAL, *synthesis.endpoints)
-    if RULES in synthesis.endpoints:
-        raise ConfigError(f"synthesis.endpoints.{RULES} has a reserved name; expected another: it is a program")
-    for name in synthesis.attempters:
-        _known_writer("synthesis.attempters", name, models)
-    for knob in ("synthesis.critic", "synthesis.merger"):
-        _known_writer(knob, checks.get(cfg, knob), (*models, RULES))
-    if synthesis.rewriter:
-        _known_writer("synthesis.rewriter", synthesis.rewriter, models)
-
-
-def _known_writer(knob: str, name: str, known: tuple[str, ...]) -> None:
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"{knob} names {name!r}; expected one of {', '.join(known)}{hint}")
-
-
-def _validate_endpoints(cfg: Config) -> None:
-    for name, endpoint in cfg.synthesis.endpoints.items():
-        knob = f"synthesis.endpoints.{name}"
-        if name == "local":
-            raise ConfigError(f"{knob} has a reserved name; expected another: local stands for t1jax's sampler")
-        _validate_url(f"{knob}.url", endpoint.url)
-        if not endpoint.model.strip():
-            raise ConfigError(f"{knob}.model is {endpoint.model!r}; expected the name of a model at the endpoint")
-        if not re.fullmatch(r"([A-Za-z_][A-Za-z0-9_]*)?", endpoint.key_variable):  # not printed: it may be a key
-            raise ConfigError(f"{knob}.key_variable is not a variable's name; expected one, not the key itself")
-        least = {"concurrency": 1, "requests_per_minute": 0, "tokens_per_minute": 0, "price_in": 0, "price_out": 0}
-        for field, lowest in (least | {"retries": 0}).items():
-            if (found := getattr(endpoint, field)) < lowest:
-                raise ConfigError(f"{knob}.{field} is {found}; expected at least {lowest}")
-        if endpoint.timeout <= 0:
-            raise ConfigError(f"{knob}.timeout is {endpoint.timeout}; expected more than 0")
-
-
-def _validate_url(knob: str, url: str) -> None:
-    """Rejects a URL that is not http or https, or may contain a secret; the latter is not printed."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        scheme, host, _ = parts.scheme, parts.hostname, parts.port
-    except ValueError as error:
-        raise ConfigError(f"{knob} is not a URL; expected one like https://api.openai.com/v1") from error
-    if "@" in parts.netloc or "?" in url or "#" in url:
-        raise ConfigError(f"{knob} has a user, query or fragment; expected none: the key comes from key_variable")
-    if scheme not in ("http", "https") or not host or not url.isprintable() or " " in url:
-        raise ConfigError(f"{knob} is {url!r}; expected one like https://api.openai.com/v1")
-
-
 def _validate_mesh(cfg: Config, data: int, fsdp: int, tensor: int) -> None:
     for knob in ("model.vocab_size", "model.num_heads", "model.mlp_size"):  # kv heads: model/heads.py
         checks.multiple(knob, checks.get(cfg, knob), "mesh.tensor", tensor)
@@ -301,13 +241,9 @@ def _validate_mesh(cfg: Config, data: int, fsdp: int, tensor: int) -> None:
     checks.multiple("eval.batch_size", cfg.eval.batch_size, shards, data * fsdp)
 
 
-def _validate_reward(cfg: Config) -> None:
-    checks.reward_terms(cfg.reward)
-
-
 CHECKS = (
     checks.bounded,
-    _validate_reward,
+    lambda cfg: checks.reward_terms(cfg.reward),
     _validate_model,
     _validate_lora,
     _validate_task,
@@ -315,6 +251,6 @@ CHECKS = (
     _validate_training,
     _validate_rl,
     _validate_measuring,
-    _validate_synthesis,
-    _validate_endpoints,
+    checks.synthesis,
+    checks.endpoints,
 )

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
+from t1jax.checks import LOCAL
 from t1jax.config import Config, ConfigError
 from t1jax.devices import sharding
 from t1jax.evaluation.opened import open_checkpoint
@@ -26,7 +27,6 @@ from t1jax.tasks.files.prompts import has_any
 from t1jax.text.huggingface import HFTokenizer
 from t1jax.text.tokenizer import Tokenizer
 from t1jax.types import Params
-from t1jax.validation import LOCAL
 
 SHORTEST = 32  # least length that prompts are padded to, tokens; one program is compiled per power of two
 

@@ -5,31 +5,25 @@ Where: before and after training. Tensors are converted one after another, in pi
 memory whatever the model's size. The result is written to a temporary folder and renamed when complete, so it is never
 partial.
 Deliberately not here: flags (convert.py), names and shapes (families.py, tensor_table.py), files (safetensors_*.py,
-orbax_arrays.py), sources (load.py).
+orbax_arrays.py), the folder that is written (output.py), sources (load.py).
 """
 
 from __future__ import annotations
 
-import glob
 import json
 import math
-import os
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from t1jax import config
 from t1jax.config import ConfigError, ModelConfig
-from t1jax.host import bucket, config_files, files, place
-from t1jax.host.bucket import Bucket
+from t1jax.host import config_files, files, place
 from t1jax.host.place import Place
 from t1jax.host.progress import Progress
-from t1jax.weights import adapters, families, orbax_arrays, peft, safetensors_files, steps, tensor_table
+from t1jax.weights import adapters, families, orbax_arrays, output, peft, safetensors_files, tensor_table
 from t1jax.weights import load as weights
 from t1jax.weights import safetensors_writing as writing
 from t1jax.weights.arrays import Array, Source
@@ -63,7 +57,7 @@ def hf_to_orbax(src: str | Place, dst: str | Place, progress: Progress, merge: b
     for row in tensor_table.tensors(cfg):
         rows[row.path].append(row)
     total = sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays.values())
-    with _beside(place.of(dst, "--dst"), total) as folder, _Meter(progress, "hf-to-orbax", total) as meter:
+    with output.folder(place.of(dst, "--dst"), total) as folder, _Meter(progress, "hf-to-orbax", total) as meter:
 
         def parts(path: tuple[str, ...], chunk: tuple[int, ...]) -> Iterator[tuple[Index, np.ndarray]]:
             for row in rows[path]:
@@ -120,7 +114,7 @@ def orbax_to_hf(
     to = {path: dtypes[dtype] if dtype else array.dtype for path, array in arrays.items()}
     rows = tensor_table.tensors(cfg)
     total = sum(row.size * to[row.path].itemsize for row in rows)
-    with _beside(place.of(dst, "--dst"), total) as folder, _Meter(progress, "orbax-to-hf", total) as meter:
+    with output.folder(place.of(dst, "--dst"), total) as folder, _Meter(progress, "orbax-to-hf", total) as meter:
 
         def parts(of_one: list[Tensor]) -> Iterator[np.ndarray]:
             for row in of_one:
@@ -162,7 +156,7 @@ def _write_adapter(source: Source, step: Place, dst: str | Place, progress: Prog
     if dtype not in ("", "float32"):
         raise ConfigError(f"--dtype is {dtype}; expected float32, in which adapters are written, or --merge")
     factors = adapters.of_run(step, found, cfg, which)
-    with _beside(place.of(dst, "--dst"), 0) as folder, progress.stage("adapter", total=1):
+    with output.folder(place.of(dst, "--dst"), 0) as folder, progress.stage("adapter", total=1):
         _carry(source, folder, but=("config.json", "generation_config.json"))
         peft.write(folder, cfg, factors, found.targets, found.rank, found.alpha, found.checkpoint)
 
@@ -216,88 +210,11 @@ class _Meter:
         self._stage.__exit__(*error)
 
 
-@contextmanager
-def _beside(dst: Place, size: int) -> Iterator[Place]:
-    """Yields a temporary folder that becomes `dst` on success, and is deleted on an error.
-
-    Raises:
-      ConfigError: `dst` exists and is not empty, `size` bytes do not fit on the disk, or writing failed.
-    """
-    if isinstance(dst, Bucket):
-        with _marked(dst) as folder:
-            yield folder
-        return
-    dst = dst.resolve()
-    beside = dst.with_name(f".{dst.name}.{os.getpid()}.tmp")
-    try:
-        if dst.exists() and not dst.is_dir():
-            raise ConfigError(f"{dst} is a file; expected a folder that does not exist yet or is empty")
-        if dst.exists() and any(dst.iterdir()):
-            raise ConfigError(f"{dst} is not empty; expected a folder that does not exist yet or is empty")
-        if not dst.parent.is_dir():
-            raise ConfigError(f"{dst.parent} is not a folder; expected one for {dst.name}; create it")
-        if (free := shutil.disk_usage(dst.parent).free) < size:
-            raise ConfigError(f"{dst.parent} has {free // MB} MB of free space; expected at least {size // MB} MB")
-        _sweep(dst)
-        beside.mkdir()
-        yield beside
-        os.replace(beside, dst)
-        _sync(dst.parent)
-    except OSError as error:
-        reason = error.strerror or " ".join(str(error).split())[:200]
-        raise ConfigError(f"{error.filename or dst}: {reason}; nothing was written to {dst}") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-def _sweep(dst: Path) -> None:
-    """Removes what conversions to `dst` left whose process was killed."""
-    for left in dst.parent.glob(f".{glob.escape(dst.name)}.[0-9]*.tmp"):
-        number = left.name.split(".")[-2]
-        if number.isdecimal() and not Path(f"/proc/{number}").exists() and Path("/proc/self").exists():
-            shutil.rmtree(left, ignore_errors=True)
-
-
-@contextmanager
-def _marked(dst: Bucket) -> Iterator[Bucket]:
-    """Yields `dst`, in a bucket, which counts as a folder of weights from the end on; is emptied on an error.
-
-    Raises:
-      ConfigError: `dst` holds something else than what an interrupted conversion left, or writing failed.
-    """
-    mark = dst / steps.UNFINISHED
-    try:
-        if not mark.exists() and next(dst.iterdir(), None) is not None:
-            raise ConfigError(f"{dst} is not empty; expected a folder that does not exist yet or is empty")
-        dst.rmtree()
-        files.write_text(mark, "t1jax.convert is writing here, or was interrupted: the same command begins anew\n")
-    except OSError as error:
-        raise ConfigError(f"{dst}: {bucket.reason(error)}; nothing was written to it") from error
-    try:
-        yield dst
-        mark.unlink()
-    except BaseException as error:
-        with suppress(OSError):
-            dst.rmtree()
-        if isinstance(error, OSError):
-            raise ConfigError(f"{dst}: {bucket.reason(error)}; nothing was written to it") from error
-        raise
-
-
 def _carry(source: Source, folder: Place, but: tuple[str, ...] = ()) -> None:
     """Copies the tokenizer and config files, unchanged."""
     for name in (*families.CARRIED, SENTENCEPIECE):
         if name not in but and (source.folder / name).is_file():
             files.write_bytes(folder / name, safetensors_files.inside(source.folder, name).read_bytes())
-
-
-def _sync(path: Place) -> None:
-    """Flushes the file or folder to disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _any_model() -> ModelConfig:

@@ -28,7 +28,7 @@ from t1jax.host import command_line, files, metrics, place, workdir
 from t1jax.host.metrics import MetricsWriter
 from t1jax.studies import trial
 from t1jax.training import results
-from t1jax.weights import conversion
+from t1jax.weights import output
 
 ROOT = Path(__file__).parents[2]
 MEASURED = {"summary": {}, "greedy": {}, "by_difficulty": [], "samples": [], "scaling": [], "seconds": 1.0}
@@ -220,7 +220,7 @@ def test_what_a_killed_conversion_left_goes_and_what_a_living_one_writes_stays(t
     dead, alive = tmp_path / f".dst.{ended.pid}.tmp", tmp_path / f".dst.{os.getppid()}.tmp"
     for folder in (dead, alive, tmp_path / f".other.{ended.pid}.tmp"):
         folder.mkdir()
-    with conversion._beside(tmp_path / "dst", 0) as folder:
+    with output.folder(tmp_path / "dst", 0) as folder:
         (folder / "weights").write_text("w")
     assert {path.name for path in tmp_path.iterdir()} == {"dst", alive.name, f".other.{ended.pid}.tmp"}
 
