@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LoRA on Qwen2.5-32B (Hugging Face: Qwen/Qwen2.5-32B), for eight GPUs with 80 GB or v5e:8x8, 64 chips.
+"""LoRA on Qwen2.5-32B (Hugging Face: Qwen/Qwen2.5-32B), for eight GPUs with 80 GB, or v5e:8x8.
+
+Slice: gpu:8xh100, 8 chips.
 
 Estimated from shapes, every response of full length; no step of it has run, and it has not been compiled:
 eight H100, 58.5 of 80 GiB and 286 s: python -m t1jax.plan --config=configs/qwen32b_lora.py --topology=gpu:8xh100 --fast

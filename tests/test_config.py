@@ -364,9 +364,9 @@ def test_what_does_not_fit_the_devices_is_refused(knobs, says):
     assert str(error.value).startswith(says)
 
 
-@pytest.mark.parametrize("knobs", [{"mesh__data": 3}, {"mesh__tensor": 4}, {"mesh__fsdp": 4}, {"mesh__slices": 2}])
+@pytest.mark.parametrize("knobs", [{"mesh__data": 3}, {"mesh__tensor": 8}, {"mesh__fsdp": 4}, {"mesh__slices": 2}])
 def test_a_mesh_that_does_not_fit_is_refused_with_flags_of_one_that_does(knobs):
-    wrong = changed(**{"mesh__data": 1, "mesh__tensor": 4, **knobs})
+    wrong = changed(**{"mesh__data": 1, "mesh__tensor": 8, **knobs})
     with pytest.raises(ConfigError, match=r"; this works: ") as error:
         validation.validate(wrong, 8)
     flags = dict(re.findall(r"--config\.mesh\.(\w+)=(\d+)", str(error.value)))

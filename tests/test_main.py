@@ -27,7 +27,7 @@ def runs(monkeypatch, tmp_path):
     """The (config, workdir) of each call of the pipeline, which is not really run."""
     calls: list[tuple[Config, Path]] = []
 
-    def run(cfg: Config, workdir: Path, allow_change: list[str]) -> Path:
+    def run(cfg: Config, workdir: Path, allow_change: list[str], *_: object) -> Path:
         calls.append((cfg, workdir))
         return workdir / "report.html"
 
@@ -165,7 +165,7 @@ def test_a_broken_config_file_is_one_line_with_its_name_and_what_it_raised(runs,
 
 
 def test_a_mistake_that_the_pipeline_finds_is_one_line_too(runs, capsys, monkeypatch):
-    def refuse(cfg: Config, workdir: Path, allow_change: list[str]) -> None:
+    def refuse(cfg: Config, workdir: Path, allow_change: list[str], *_: object) -> None:
         raise ConfigError("model.vocab_size is 3;\n  raise it")
 
     monkeypatch.setattr("t1jax.training.stages.run", refuse)
@@ -174,7 +174,7 @@ def test_a_mistake_that_the_pipeline_finds_is_one_line_too(runs, capsys, monkeyp
 
 
 def test_an_interrupt_is_one_line_and_exit_code_130(runs, capsys, monkeypatch):
-    def interrupted(cfg: Config, workdir: Path, allow_change: list[str]) -> None:
+    def interrupted(cfg: Config, workdir: Path, allow_change: list[str], *_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("t1jax.training.stages.run", interrupted)
@@ -185,7 +185,7 @@ def test_an_interrupt_is_one_line_and_exit_code_130(runs, capsys, monkeypatch):
 def test_a_failure_that_is_no_mistake_of_the_user_is_a_line_that_names_the_file_of_its_traceback(
     runs, monkeypatch, capsys
 ):
-    def fail(cfg: Config, workdir: Path, allow_change: list[str]) -> None:
+    def fail(cfg: Config, workdir: Path, allow_change: list[str], *_: object) -> None:
         raise RuntimeError("broken")
 
     monkeypatch.setattr("t1jax.training.stages.run", fail)
@@ -240,7 +240,7 @@ def test_ctrl_c_in_a_process_of_its_own(tmp_path):
     code = (
         "import sys, time, types\n"
         "from t1jax import main\n"
-        "def run(cfg, workdir, allow_change):\n"
+        "def run(cfg, workdir, allow_change, *more):\n"
         "    print('running', flush=True)\n"
         "    for _ in range(600): time.sleep(0.1)\n"  # one long sleep may begin just after a signal, and sleep on
         "sys.modules['t1jax.training.stages'] = types.SimpleNamespace(run=run)\n"

@@ -10,7 +10,7 @@ Deliberately not here: sampling and judging (evaluator.py), the curve (scaling.p
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from t1jax.config import Config, ConfigError
@@ -29,11 +29,18 @@ from t1jax.types import Adapted, Params
 
 FIELDS: dict[str, Any] = {"summary": dict, "greedy": dict, "by_difficulty": list, "samples": list, "scaling": list}
 FIELDS |= {"seconds": int | float}
+LATER = ("rl.", "checkpoint.", "eval.before", "eval.every", "eval.quick_problems")  # knobs that RL alone goes by
+SAMPLED = ("rl.max_new_tokens",)  # ... but for these
 
 
 def path_of(workdir: Place, stage: str) -> Place:
     """Where what was measured after a stage is kept."""
     return workdir / "measured" / f"{stage}.json"
+
+
+def depends(stage: str, knobs: Iterable[str]) -> bool:
+    """Whether what is measured after a stage is another if these knobs are."""
+    return any(stage == "rl" or not knob.startswith(LATER) or knob in SAMPLED for knob in knobs)
 
 
 def measured(

@@ -102,7 +102,8 @@ def run(
         multihost.barrier("all have read the workdir")
         with locked(workdir, note=progress.note):
             if multihost.is_main():
-                outdated = (*done, *(measurement.path_of(workdir, stage) for stage in ("sft", "rl")))
+                others = [stage for stage in ("sft", "rl") if measurement.depends(stage, changed)]
+                outdated = (*done, *(measurement.path_of(workdir, stage) for stage in others))
                 begin(cfg, workdir, outdated if changed else ())
                 if changed:
                     journal.forget(workdir)
