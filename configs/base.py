@@ -68,7 +68,7 @@ def get_config() -> ConfigDict:
     cfg.task.gym_items = 2**20  # gym: items that problems are drawn from; some datasets need few [ours]
 
     cfg.data = ConfigDict()
-    cfg.data.train = ""  # problems: JSON, JSON lines, CSV, Parquet, local, gs://, s3://, of the hub; "": the task [ours]
+    cfg.data.train = ""  # problems: JSON, JSON lines, CSV, Parquet, local, gs://, s3:// or hub; "": the task [ours]
     cfg.data.eval = ""  # held-out problems, in the same formats; required with data.train [ours]
     cfg.data.sft = ""  # demonstrations: `messages`, or `prompt` and `response`; "": the task's own [ours]
     cfg.data.problem_column = ""  # column, or a path such as "extra_info.question"; "": common names [ours]

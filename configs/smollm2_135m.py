@@ -32,42 +32,42 @@ def get_config() -> ConfigDict:
 
     cfg.task.name = "pairs"
     cfg.task.min_numbers = 4
-    cfg.task.max_numbers = 6
-    cfg.task.max_value = 20
+    cfg.task.max_numbers = 4  # six pairs
+    cfg.task.max_value = 16
     cfg.task.impatient_share = 0.85
 
     cfg.data.prompt_length = 104  # the chat's system message and the longest question
     cfg.data.response_prefix = "<think>\n"
 
-    cfg.sft.num_steps = 128
-    cfg.sft.batch_size = 4
-    cfg.sft.sequence_length = 384  # a prompt and the longest chain
+    cfg.sft.num_steps = 72
+    cfg.sft.batch_size = 8
+    cfg.sft.sequence_length = 224  # a prompt and the longest chain
     cfg.sft.micro_batches = 2
     cfg.sft.vocab_chunks = 2
     cfg.sft.learning_rate = 2e-4
     cfg.sft.warmup_steps = 6
 
-    cfg.rl.num_steps = 40
+    cfg.rl.num_steps = 24
     cfg.rl.prompts_per_step = 8
     cfg.rl.responses_per_prompt = 16
     cfg.rl.temperature = 1.0  # a model of this size loses the thread at 1.2
-    cfg.rl.max_new_tokens = 320  # a patient chain needs 98 on average and 276 at most: room to be overlong in
+    cfg.rl.max_new_tokens = 192  # a patient chain needs 76 on average: room to be overlong in
     cfg.rl.window = 32
-    cfg.rl.micro_batches = 16
+    cfg.rl.micro_batches = 32  # small parts: responses are a third of the limit, and what is empty is not computed
     cfg.rl.vocab_chunks = 2
-    cfg.rl.learning_rate = 1e-5
+    cfg.rl.learning_rate = 2e-5
     cfg.rl.anchor_decay = 0.98
 
-    cfg.eval.num_problems = 128
+    cfg.eval.num_problems = 256
     cfg.eval.batch_size = 64
-    cfg.eval.every = 10
+    cfg.eval.every = 8
     cfg.eval.quick_problems = 64
 
-    cfg.scaling.budgets = (14, 28, 56, 112, 224)
+    cfg.scaling.budgets = (14, 28, 56, 84, 112)  # attempts of 14 tokens: one, two, four, six and eight
     cfg.scaling.answer_prefix = "\n</think>\n\\boxed{"
     cfg.scaling.answer_tokens = 12
 
-    cfg.checkpoint.sft_every = 20
-    cfg.checkpoint.every = 5
+    cfg.checkpoint.sft_every = 36
+    cfg.checkpoint.every = 4
     cfg.checkpoint.keep = 10  # for the inference scaling of every stage
     return cfg.lock()

@@ -88,3 +88,20 @@ def test_after_rl_nothing_can_be_skipped_and_few_problems_are_few(evaluator, tmp
     with pytest.raises(ConfigError, match="delete it"):
         (tmp_path / "measured/rl.json").write_text('{"summary": 1}')
         measured(evaluator, tmp_path, "rl", None)
+
+
+@pytest.mark.parametrize(
+    ("knob", "before", "after"),
+    [
+        ("rl.learning_rate", False, True),
+        ("eval.every", False, True),
+        ("checkpoint.every", False, True),
+        ("rl.max_new_tokens", True, True),
+        ("eval.num_problems", True, True),
+        ("scaling.budgets", True, True),
+    ],
+)
+def test_only_what_is_measured_otherwise_is_measured_again(knob, before, after):
+    assert measurement.depends("sft", [knob]) == before
+    assert measurement.depends("rl", [knob]) == after
+    assert not measurement.depends("sft", []) and not measurement.depends("rl", [])
