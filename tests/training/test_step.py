@@ -26,6 +26,7 @@ from t1jax.types import Plan, Prompts, Rollouts, Scores
 from t1jax.update import optim
 
 B = P * R
+PACKED = ("packed_rows", "packed_positions")
 
 
 def close(a, b, **tolerance):
@@ -156,9 +157,10 @@ def test_parts_of_a_batch_add_up_to_the_batch(drawn, updated):
     cfg = small.with_rl(one.cfg, micro_batches=8)
     state, report = jax.jit(step.make_update(rl_setup(cfg, one.mesh)))(one.start(), *drawn[:3], small.planned(cfg))
     assert abs(report["loss"] - updated[1]["loss"]) < 1e-6 * max(1, abs(updated[1]["loss"]))
-    share = report.pop("packed_rows")  # of rows as long as a part: how much of them is used depends on their length
-    close(report, {name: x for name, x in updated[1].items() if name != "packed_rows"}, rtol=1e-5, atol=1e-6)
-    assert 0 < share <= updated[1]["packed_rows"] == 1
+    rows, positions = (report.pop(name) for name in PACKED)  # depend on how long a row is
+    close(report, {name: x for name, x in updated[1].items() if name not in PACKED}, rtol=1e-5, atol=1e-6)
+    assert 0 < rows <= updated[1]["packed_rows"] == 1
+    assert updated[1]["packed_positions"] < positions <= 1  # what is empty is not computed
     close(state.opt_state, updated[0].opt_state, rtol=1e-4, atol=1e-6)
     close((state.params, state.anchor_offset), (updated[0].params, updated[0].anchor_offset), rtol=1e-4, atol=2e-5)
 
