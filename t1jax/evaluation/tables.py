@@ -78,7 +78,7 @@ def sheets(benchmarks: Mapping[str, Mapping[str, Any]]) -> list[Sheet]:
                 for point in result["budgets"]
             ]
             majority = [f"maj@{result['samples']} %"] if graded else []
-            header = ("thinking tokens", main, *majority, "tokens", "cut %", "no answer %")
+            header = ("thinking", main, *majority, "tokens", "cut %", "no box %")
             found.append(Sheet(f"{name}: inference scaling", header, rows))
         for label, values in result["by"].items():
             rows = [(value or "-", str(figure["problems"]), shown(figure)) for value, figure in values.items()]

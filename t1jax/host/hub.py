@@ -79,7 +79,8 @@ def model(name: str, what: str, patterns: tuple[str, ...]) -> Path:
         raise ConfigError(f"{what}={name}; expected a model of the hub: {SCHEME}OWNER/NAME@REVISION")
     folder = f"models/{uri.id.partition('/')[2]}"
     flags = ["--local-dir", folder, *(f"--include={pattern}" for pattern in patterns)]
-    then = f"then put that folder here and give {'' if what.startswith('-') else '--config.'}{what}={folder}"
+    flag = what if what.startswith("-") else f"--config.{what}" if "." in what else ""  # else a key of a file
+    then = f"then put that folder here and {f'give {flag}={folder}' if flag else f'name {folder} there'}"
     with _told(uri, f"{what}={name}", f"{_command(uri, *flags)}, {then}"):
         return _download(uri, patterns, ignore=("*/*", "consolidated*"))  # another form of the same weights
     raise AssertionError

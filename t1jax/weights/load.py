@@ -87,9 +87,10 @@ def _run(stage: Place, step: Place) -> Source:
 def _base(file: Place, key: str, path: str) -> Source:
     """The weights that an adapter is beside, by this key of its file."""
     try:
-        return find(path, f"{file}: {key}")
+        return find(path, key)
     except ConfigError as error:
-        raise ConfigError(f"{file}: {key}: {error}: put the base's weights there, or name their folder") from error
+        said = str(error).removeprefix(key).lstrip(":= ")
+        raise ConfigError(f"{file}: {key}: {said}; put the base's weights there, or name their folder") from error
 
 
 def model_config(source: Source, like: ModelConfig) -> ModelConfig:

@@ -70,8 +70,9 @@ class Tensor:
 
     def to_ours(self, x: Any) -> Any:
         """Converts an array of `shape` from the file to one layer of t1jax's array; returns a view."""
-        end = self.start + self.size // math.prod(self.shape[1:])
-        return x[self.start : end].reshape(self.split).transpose(self.order)
+        if self.size < math.prod(self.shape):
+            x = x[self.start : self.start + self.size // math.prod(self.shape[1:])]
+        return x.reshape(self.split).transpose(self.order)
 
     def to_file(self, x: Any) -> Any:
         """The exact inverse of `to_ours`, of the part; returns a view or a copy."""

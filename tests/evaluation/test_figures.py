@@ -141,7 +141,7 @@ def results():
     measured = measure(problems, [*said(0, "2", "3"), *said(1, "3", "?")], 2)
     point = {
         "budget": 2048, "cut": 0.25, "pass@1": measured["pass@1"], "majority": measured["majority_at_k"][-1],
-        "response_length": measured["response_length"],
+        "response_length": measured["response_length"], "no_answer": measured["no_answer"],
     }  # fmt: skip
     return {
         "aime24": {"data": "f", **measured, "budgets": [point]},
@@ -154,7 +154,7 @@ def test_the_terminal_and_the_markdown_show_the_same(results):
     console = Console(file=io.StringIO(), width=200)
     show(tables, console)
     text, marked = console.file.getvalue(), markdown(tables, ["a note"])
-    for part in ("aime24", "no answer %", "25.0 [0.0, 50.0]", "9.2 / 30.5 / 50.6", "2,048"):
+    for part in ("aime24", "no box %", "25.0 [0.0, 50.0]", "9.2 / 30.5 / 50.6", "2,048"):
         assert part in text and part in marked, part
     assert "* a note" in marked and "| a\\|b |" in marked and "| &lt;i> |" in marked and "a|b" in text
     titles = [line[3:] for line in marked.splitlines() if line.startswith("## ")]

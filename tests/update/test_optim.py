@@ -164,7 +164,7 @@ def test_rl_has_no_choice_but_adam():
 
 
 def test_an_unknown_parameter_is_named():
-    with pytest.raises(ValueError, match=r"\['layers'\]\['router'\].*MATRICES, TABLES or VECTORS"):
+    with pytest.raises(ValueError, match=r"\['layers'\]\['router'\].*MATRICES, TABLES, FACTORS or VECTORS"):
         parameters.kinds({"layers": {"router": jnp.zeros((2, 2))}})
 
 

@@ -80,11 +80,18 @@ def by_hand(tensors, name):
         "k": stack("self_attn.k_proj.weight", heads_first(kv)),
         "v": stack("self_attn.v_proj.weight", heads_first(kv)),
         "o": stack("self_attn.o_proj.weight", lambda x: x.T.reshape(heads, -1, width)),
-        "gate": stack("mlp.gate_proj.weight", np.transpose),
-        "up": stack("mlp.up_proj.weight", np.transpose),
         "down": stack("mlp.down_proj.weight", np.transpose),
     }
-    if name.startswith("qwen2"):
+    if name.startswith("glm"):  # in one tensor, the gate first
+        for half, part in enumerate(("gate", "up")):
+            params["layers"][part] = stack("mlp.gate_up_proj.weight", lambda x, half=half: np.split(x, 2)[half].T)
+    else:
+        for part in ("gate", "up"):
+            params["layers"][part] = stack(f"mlp.{part}_proj.weight", np.transpose)
+    if name == "glm4":
+        for part, key in (("attention_out_norm", "post_self_attn"), ("mlp_out_norm", "post_mlp")):
+            params["layers"][part] = stack(f"{key}_layernorm.weight")
+    if "self_attn.q_proj.bias" in layers[0]:
         for letter, n in (("q", heads), ("k", kv), ("v", kv)):
             biases = stack(f"self_attn.{letter}_proj.bias", lambda x, n=n: x.reshape(n, -1))
             params["layers"][f"{letter}_bias"] = biases

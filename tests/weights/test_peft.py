@@ -212,7 +212,7 @@ def read(folder):
         ({"r": 0}, "r is 0; expected a whole number from 1"),
         ({"lora_alpha": None}, "lora_alpha is None"),
         ({peft.BASE: ""}, f"{peft.BASE} is ''; expected the folder"),
-        ({peft.BASE: "Qwen/Qwen2.5-7B"}, f"{peft.BASE}: Qwen/Qwen2.5-7B: no such folder"),
+        ({peft.BASE: "Qwen/Qwen2.5-7B"}, f"{peft.BASE}: Qwen/Qwen2.5-7B: nothing of that name is here"),
     ],
 )
 def test_what_is_not_honoured_is_refused(folder, tmp_path, values, says):
