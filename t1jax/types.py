@@ -12,6 +12,7 @@ Deliberately not here: anything that computes.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from flax import struct
@@ -119,6 +120,10 @@ class TrainState:
     def policy(self) -> Params | Adapted:
         """The weights of the policy."""
         return self.params if self.base is None else Adapted(self.base, self.params)
+
+    def kept(self) -> dict[str, Any]:
+        """What a checkpoint holds: all but the base, which checkpoints from before LoRA have no place for."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "base"}
 
 
 # A report of one step: name -> float32[] or int32[] scalar, ready to be written by metrics.py.

@@ -26,7 +26,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, cast
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -127,9 +127,9 @@ class Checkpoints:
         again = bool(self._failed)
         if step in self._manager.all_steps():
             return
-        state = replace(state, base=None)
+        kept = state.kept()
         items: dict[str, ocp.args.CheckpointArgs] = {
-            "state": ocp.args.StandardSave(state, save_args=orbax_arrays.save_args(state)),
+            "state": ocp.args.StandardSave(kept, save_args=orbax_arrays.save_args(kept)),
             "config": ocp.args.JsonSave(self._cfg.to_dict()),
         }
         items |= {"base": ocp.args.JsonSave({"digest": self._base})} if self._base else {}
@@ -170,7 +170,7 @@ class Checkpoints:
           ConfigError: saved by a model of another shape, or beside another base; names what differs.
           Stopped: there are checkpoints, and none can be read.
         """
-        abstract, self._base = replace(abstract, base=None), checksum(base) if base is not None else ""
+        self._base = checksum(base) if base is not None else ""
         if step is not None:
             return replace(self._restore(step, abstract, stream), base=base)
         while (newest := self.latest()) is not None:
@@ -202,10 +202,10 @@ class Checkpoints:
         if self._base:
             saved = self._read(step, "base", ocp.args.JsonRestore())["digest"]
             origin.refuse_other_base(where, saved, self._base, self._cfg.model.checkpoint)
-        found = self._read(step, "state", ocp.args.StandardRestore(abstract))
+        found = self._read(step, "state", ocp.args.StandardRestore(abstract.kept()))
         if stream is not None:
             stream.set_state(self._read(step, "stream", ocp.args.JsonRestore()))
-        return cast(TrainState, found)
+        return TrainState(**found)
 
     def config(self, step: int) -> dict[str, Any]:
         """The knobs that the checkpoint of `step` was saved with, as nested dicts."""
