@@ -273,7 +273,7 @@ def _compile(setup: RlSetup, where: Slice, length: float, trips: dict[str, float
             raise
         raise ConfigError(
             f"--topology={where.topology}: {error}; expected cuDNN 9, which rows of at most {attention.CUDNN_LENGTH} "
-            "positions are attended with: {slices.EXTRA.format('plan-gpu')}, or set model.attention to triton"
+            f"positions are attended with: {slices.EXTRA.format('plan-gpu')}, or set model.attention to triton"
         ) from error
     try:
         compiled = lowered.compile()

@@ -131,7 +131,7 @@ def test_without_cudnn_the_plan_says_what_to_install(monkeypatch):
 
     monkeypatch.setattr(fit.step, "make_train_step", lambda *_, **__: types.SimpleNamespace(trace=no_cudnn))
     where = slices.Slice("gpu:1xh100", slices.CHIPS["h100"], tuple(jax.devices()[:1]), "cuda")
-    with pytest.raises(ConfigError, match=r"gpu:1xh100: cuDNN not found\.; expected cuDNN 9.*t1jax\[plan-gpu\]"):
+    with pytest.raises(ConfigError, match=r"gpu:1xh100: cuDNN not found\.; expected cuDNN 9.*\[plan-gpu\]"):
         fit.plan(small.make_config(), where, 4.0, compiled=True)
 
 
