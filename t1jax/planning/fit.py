@@ -29,7 +29,7 @@ from t1jax.model import attention, heads, qwen
 from t1jax.planning import cycles, estimate, exchanges, hlo, launches
 from t1jax.planning.estimate import Seconds, Work
 from t1jax.planning.exchanges import Collective
-from t1jax.planning.slices import GIB, Slice
+from t1jax.planning.slices import EXTRA, GIB, Slice
 from t1jax.training import step
 from t1jax.training.memory import USABLE, MemoryPlan
 from t1jax.training.setup import RlSetup, rl_setup
@@ -273,7 +273,7 @@ def _compile(setup: RlSetup, where: Slice, length: float, trips: dict[str, float
             raise
         raise ConfigError(
             f"--topology={where.topology}: {error}; expected cuDNN 9, which rows of at most {attention.CUDNN_LENGTH} "
-            f"positions are attended with: {slices.EXTRA.format('plan-gpu')}, or set model.attention to triton"
+            f"positions are attended with: {EXTRA.format('plan-gpu')}, or set model.attention to triton"
         ) from error
     try:
         compiled = lowered.compile()
