@@ -47,7 +47,7 @@ def get_config() -> ConfigDict:
     cfg.sft.learning_rate = 2e-4
     cfg.sft.warmup_steps = 6
 
-    cfg.rl.num_steps = 24
+    cfg.rl.num_steps = 8
     cfg.rl.prompts_per_step = 8
     cfg.rl.responses_per_prompt = 16
     cfg.rl.temperature = 1.0  # a model of this size loses the thread at 1.2
