@@ -49,6 +49,8 @@ def prose(text: str) -> str:
         if drawn is not None:
             marks.append((*match.span(), drawn))
     for first, last, content in answers.boxes(text):
+        if not content.strip():  # of an instruction to answer in a box
+            continue
         inner = formula(content) if MATHS.search(content) else None
         marks.append((first, last, f'<span class="mark box">{inner or escape(content)}</span>'))
     marks += [(*tag.span(), f'<span class="tag">{escape(tag[0])}</span>') for tag in TAG.finditer(text)]

@@ -40,6 +40,7 @@ def test_aligned_lines_become_a_table():
         "\\(" + "{" * 31 + "}" * 31 + "\\)",
         "\\(" + "x" * 601 + "\\)",
         "\\(a\u202eb\\)",
+        "put it within \\boxed{}.",
         "a < b & <b>c</b> \\boxed{<i>}",
     ],
 )
