@@ -45,39 +45,6 @@ class Knobs:
 
 
 @dataclass(frozen=True)
-class Merged:
-    """A stacked matrix and its factors."""
-
-    base: Any  # an arrays.Array
-    name: str
-    factors: Factors
-    scale: float
-    kept: np.dtype  # the base and the sum are rounded to this
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.base.shape)
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.kept
-
-    def read(self, index: Index) -> np.ndarray:
-        into, onto = MATRICES[self.name]
-        part = self.base.read(index).astype(self.kept, copy=False)
-        out = np.empty(part.shape, self.kept)
-        for place, layer in enumerate(range(self.shape[0])[index[0]]):
-            a, b = self.factors(layer)
-            a = a[*(index[axis] for axis in into)]
-            b = b[:, *(index[axis] for axis in onto)]
-            out[place] = part[place].astype(np.float32) + np.float32(self.scale) * np.tensordot(a, b, 1)
-        return out
-
-    def where(self, layer: int | None) -> str:
-        return f"{self.base.where(layer)} with its adapter"
-
-
-@dataclass(frozen=True)
 class Cast:
     """A parameter that the run kept in another dtype than its folder has."""
 
@@ -98,6 +65,29 @@ class Cast:
 
     def where(self, layer: int | None) -> str:
         return str(self.base.where(layer))
+
+
+@dataclass(frozen=True)
+class Merged(Cast):
+    """A stacked matrix with its adapter in it; `base` and the sum are rounded to `kept`."""
+
+    name: str
+    factors: Factors
+    scale: float
+
+    def read(self, index: Index) -> np.ndarray:
+        into, onto = MATRICES[self.name]
+        part = self.base.read(index).astype(self.kept, copy=False)
+        out = np.empty(part.shape, self.kept)
+        for place, layer in enumerate(range(self.shape[0])[index[0]]):
+            a, b = self.factors(layer)
+            a = a[*(index[axis] for axis in into)]
+            b = b[:, *(index[axis] for axis in onto)]
+            out[place] = part[place].astype(np.float32) + np.float32(self.scale) * np.tensordot(a, b, 1)
+        return out
+
+    def where(self, layer: int | None) -> str:
+        return f"{self.base.where(layer)} with its adapter"
 
 
 def knobs(step: Place) -> Knobs | None:
@@ -176,7 +166,7 @@ def merged(
         dtype = np.dtype(np.float32) if path[-1] in VECTORS else np.dtype(_named(kept)) if kept else array.dtype
         cast = Cast(array, dtype) if kept else array
         adapted = path[0] == "layers" and path[-1] in names
-        out[path] = Merged(cast, path[-1], of(path[-1]), scale, dtype) if adapted else cast
+        out[path] = Merged(cast, dtype, path[-1], of(path[-1]), scale) if adapted else cast
     return out
 
 
