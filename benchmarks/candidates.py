@@ -55,13 +55,14 @@ def measure(cfg: Any, names: Sequence[str], updates: int, prompts: int, samples:
     from t1jax.prompts import streams
     from t1jax.tasks.embedded import make_embedded, make_verifier
     from t1jax.text import tokenizer
+    from t1jax.training import origin
     from t1jax.training.setup import sft_setup
-    from t1jax.training.sft import initial_params, make_sft_step
+    from t1jax.training.sft import make_sft_step
 
     cfg = replace(cfg, sft=replace(cfg.sft, num_steps=updates, warmup_steps=min(cfg.sft.warmup_steps, updates - 1)))
     mesh = sharding.make_mesh(cfg.mesh)
     setup, tokens = sft_setup(cfg, mesh), tokenizer.load(cfg.model.checkpoint)
-    base = jax.device_get(initial_params(cfg, mesh))
+    base = jax.device_get(origin.policy(cfg, mesh))
     update, evaluator, rows = make_sft_step(setup), None, []
     for name in names:
         asked = replace(cfg, task=replace(cfg.task, name="gym", gym_dataset=name, gym_options=CANDIDATES[name]))

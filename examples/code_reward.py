@@ -34,7 +34,7 @@ def passes(prompt: str, response: str, row: dict) -> float | None:
 
 
 def passed(code: str, test: str) -> bool:
-    """Whether `code` followed by `test` runs to its end: the mark tells it from code that leaves early with exit code 0.
+    """Whether `code` followed by `test` runs to its end: the mark tells it from code that leaves early with code 0.
 
     Code that looks for the mark can find it, in its own command line: another thing that a sandbox must keep away.
     """
