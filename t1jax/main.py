@@ -18,6 +18,7 @@ import sys
 from absl import flags
 
 from t1jax import config
+from t1jax.checks import plain_reward
 from t1jax.config import Config, ConfigError
 from t1jax.host import command_line, place, processes
 from t1jax.host.bucket import Bucket
@@ -102,7 +103,15 @@ def next_commands(cfg: Config, workdir: Place) -> list[str]:
     question = embedded.example(cfg) or "What is 12 times 13?"
     measure = line("look", "analyze", "analyze", run)
     if cfg.data.eval:
-        flags = (f"--checkpoint={run}", f"--data={cfg.data.eval}", "--samples=4", f"--out={beside}-evaluated")
+        flags: tuple[str, ...] = (
+            f"--checkpoint={run}",
+            f"--data={cfg.data.eval}",
+            "--samples=4",
+            f"--out={beside}-evaluated",
+        )
+        if not plain_reward(cfg.reward):
+            flags += (f"--config.reward.function={cfg.reward.function}",)
+            flags += (f"--config.reward.weights={cfg.reward.weights}",) if cfg.reward.weights else ()
         measure = line("evaluate", "evaluate", "evaluate", *flags)
     return [
         line("ask", "sample", "sample", f"--checkpoint={run}", question),

@@ -23,6 +23,7 @@ from typing import Any
 
 from absl import flags
 
+from t1jax import checks
 from t1jax.config import Config, ConfigError, completed
 from t1jax.host import command_line, files, place
 from t1jax.host.stopping import EXIT_STORAGE, Signals, Stopped
@@ -212,6 +213,8 @@ def _run(argv: list[str]) -> None:
         raise ConfigError("task.name is gym; expected pairs or countdown: studies need measures that only these have")
     if base.model.lora_rank:
         raise ConfigError(f"model.lora_rank is {base.model.lora_rank}; expected 0: studies train all weights")
+    if not checks.plain_reward(base.reward):
+        raise ConfigError(f"reward.function is {base.reward.function}; expected correct: studies compare right answers")
     if base.data.train:
         raise ConfigError(f"data.train is {base.data.train}; expected nothing: studies run on the embedded task")
     if not base.eval.before:

@@ -44,7 +44,6 @@ def test_importing_is_light_and_the_commands_stay_modules():
         "assert callable(t1jax.train) and callable(t1jax.load) and issubclass(t1jax.ConfigError, ValueError)\n"
         "import t1jax.sample, t1jax.evaluate\n"
         "assert t1jax.sample.main and t1jax.evaluate.main and callable(t1jax.sample) and callable(t1jax.evaluate)\n"
-        "assert 'jax' not in sys.modules or True\n"
         "try:\n"
         "    t1jax.sample('no/such/folder', 'x')\n"
         "except t1jax.ConfigError as error:\n"

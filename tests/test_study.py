@@ -121,6 +121,7 @@ def test_the_time_left_is_that_of_jobs_of_the_same_kind():
         (["penalties", "--config.rl.penalti=1"], "unknown knob rl.penalti"),
         (["penalties", "--config.rl.micro_batches=7"], "rl.micro_batches"),
         (["penalties", "--config.data.train=x.jsonl"], "data.train is x.jsonl; expected nothing"),
+        (["penalties", "--config.reward.function=mine.py:score"], "reward.function is mine.py:score; expected correct"),
         (["penalties", "--config.eval.before=False"], "eval.before is False; expected True"),
         (["penalties", "--config=configs/gym.py"], "task.name is gym; expected pairs or countdown"),
         (["penalties", "--config.rl.penalty=0.0"], "rl.penalty is 0.0, but the study"),

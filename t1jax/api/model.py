@@ -132,6 +132,10 @@ class Model:
         if callable(reward) or reward:
             cfg = given.config_of(self.config, given.reward_knobs(reward, weights))
             opened = dataclasses.replace(opened, cfg=cfg)
+        elif weights:
+            raise ConfigError(f"weights is {tuple(weights)}; expected reward to be given with it")
+        if samples > 1 and temperature == 0:
+            raise ConfigError(f"temperature is 0 with {samples} samples, which would all be the same; expected one")
         tokens = opened.for_files()
         with ExitStack() as stack:
             progress = stack.enter_context(Progress())

@@ -112,6 +112,6 @@ def _find(cfg: Config, tokens: Tokenizer) -> tuple[weights.Source, ModelConfig] 
             f"{what}: {source.folder} has another tokenizer than the policy; expected the same one: its answers "
             "continue the policy's tokens"
         )
-    model = weights.model_config(source, cfg.model)
+    model = dataclasses.replace(weights.model_config(source, cfg.model), lora_rank=0)  # whole weights, read as they are
     tokenizer.refuse_too_big(theirs, model.vocab_size, str(source.folder))
     return source, model

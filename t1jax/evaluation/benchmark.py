@@ -62,8 +62,7 @@ def evaluate(
             {
                 "budget": budget,
                 "cut": len(answered) / len(responses),
-                **{key: point[key] for key in ("mean_reward", "pass@1", STRICT, LENIENT) if key in point},
-                "no_answer": point["no_answer"],
+                **{key: point[key] for key in ("mean_reward", "pass@1", STRICT, LENIENT, "no_answer") if key in point},
                 **({"majority": point["majority_at_k"][-1]} if point["majority_at_k"] else {}),
                 "response_length": point["response_length"],
             }

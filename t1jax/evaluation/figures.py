@@ -126,6 +126,7 @@ def measure(problems: Sequence[Problem], responses: Sequence[Response], samples:
         counted = {name: value_of for name, value_of in counted.items() if name in UNGRADED}
     main: Any = ("pass", 1) if graded else "mean_reward"
     if any(response.reward is not None for response in responses):
+        counted.pop(LENIENT, None)  # functions judge a response as it is
         worths = [[worth for r in mine if (worth := r.worth) is not None] for mine in of_problem.values()]
         columns["mean_reward"] = [sum(mine) / len(mine) if mine else np.nan for mine in worths]
     for name, value_of in counted.items():
@@ -184,10 +185,11 @@ def summary(responses: Sequence[Response]) -> dict[str, Any]:
     if "accuracy" in row:
         row |= {
             "strict_accuracy": sum(r.right for r in responses) / n,  # with unscorable responses as wrong ones
-            "lenient_accuracy": sum(r.leniently == RIGHT for r in responses) / n,  # an answer needs no box
             "boxed": sum(r.answer is not None for r in responses) / n,
         }
-        if any(r.reward is not None for r in responses):
+        if all(r.reward is None for r in responses):  # functions judge a response as it is
+            row["lenient_accuracy"] = sum(r.leniently == RIGHT for r in responses) / n  # an answer needs no box
+        else:
             found = mean_reward(responses)
             row |= {"mean_reward": found["mean_reward"]}
             row |= {f"mean_reward_{end}": found[end] for end in ("low", "high")}

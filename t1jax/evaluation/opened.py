@@ -73,8 +73,6 @@ class Opened:
     def evaluator(self, task: Grader, progress: Progress) -> tuple[Evaluator, Params, dict[str, Any]]:
         """Reads the weights: (what samples responses, the weights, what a journal says of them)."""
         mesh = sharding.make_mesh(self.cfg.mesh)
-        if copied := heads.note(self.cfg.model, mesh.shape["tensor"]):
-            progress.note(copied)
         progress.doing("reading the weights")
         params = self.params(mesh)
         evaluator, origin = self.evaluator_of(params, mesh, task, progress)
@@ -84,11 +82,13 @@ class Opened:
         self, params: Params, mesh: Mesh, task: Grader, progress: Progress
     ) -> tuple[Evaluator, dict[str, Any]]:
         """The same with weights that were read already."""
+        if copied := heads.note(self.cfg.model, mesh.shape["tensor"]):
+            progress.note(copied)
         for note in getattr(self.tokenizer, "notes", ()):
             progress.note(note)
-        origin = {"checkpoint": self.where, "weights": checksum(params)}
+        origin: dict[str, Any] = {"checkpoint": self.where, "weights": checksum(params), "reward": None}
         if not plain_reward(self.cfg.reward):
-            judged = self.cfg.reward.function, self.cfg.reward.weights, workdir.digests(self.cfg).get(workdir.REWARDS)
+            judged = self.cfg.reward.function, self.cfg.reward.weights, workdir.reward_digest(self.cfg)
             origin["reward"] = " ".join(map(str, judged))
         return Evaluator(self.cfg, mesh, task, self.tokenizer, progress), origin
 

@@ -73,12 +73,12 @@ def sheets(benchmarks: Mapping[str, Mapping[str, Any]]) -> list[Sheet]:
                     *([percent(point["majority"])] if graded else []),
                     _number(point["response_length"]),
                     f"{100 * point['cut']:.1f}",
-                    f"{100 * point['no_answer']['value']:.1f}",
+                    *([f"{100 * point['no_answer']['value']:.1f}"] if graded else []),
                 )
                 for point in result["budgets"]
             ]
             majority = [f"maj@{result['samples']} %"] if graded else []
-            header = ("thinking", main, *majority, "tokens", "cut %", "no box %")
+            header = ("thinking", main, *majority, "tokens", "cut %", *(["no box %"] if graded else []))
             found.append(Sheet(f"{name}: inference scaling", header, rows))
         for label, values in result["by"].items():
             rows = [(value or "-", str(figure["problems"]), shown(figure)) for value, figure in values.items()]

@@ -179,15 +179,24 @@ def digests(cfg: Config) -> dict[str, str]:
                 raise
             except Exception as error:  # each file system has errors of its own
                 raise ConfigError(f"{knob} is {path}: {bucket.reason(error)}; expected a file of rows") from error
+    if digest := reward_digest(cfg):
+        found[REWARDS] = digest
+    return found
+
+
+def reward_digest(cfg: Config) -> str | None:
+    """SHA-256 of the files with the functions of reward.function; None without any.
+
+    Raises:
+      ConfigError: one cannot be read.
+    """
     programs = [Path(name.rpartition(":")[0]) for name, _ in checks.reward_terms(cfg.reward) if name != checks.CORRECT]
     try:
         contents = [_program(path.read_bytes()) for path in dict.fromkeys(programs)]
     except OSError as error:
         said = f"{error.filename}: {error.strerror}"
         raise ConfigError(f"{REWARDS} is {cfg.reward.function}: {said}; expected FILE.py:NAME") from error
-    if contents:
-        found[REWARDS] = hashlib.sha256(b"\0".join(contents)).hexdigest()
-    return found
+    return hashlib.sha256(b"\0".join(contents)).hexdigest() if contents else None
 
 
 def _digest(paths: Sequence[str]) -> str:

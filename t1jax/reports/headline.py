@@ -37,7 +37,7 @@ def headline(run: Run, links: str) -> str:
             title = f"RL took {what} from {ends}" if moved.value > 0 else f"RL lowered {what}, from {ends}"
         lead = f"n = {before['n']:,} before and {after['n']:,} after"
     elif after:
-        title = f'After RL: <span class="after">{percent(after["accuracy"])}</span>'
+        title = f'After RL: <span class="after">{shown(after)}</span>'
         lead = f"n = {after['n']:,}, and nothing was measured before RL (<code>eval.before</code> is False)"
     elif before:
         title = f'Not finished: <span class="before">{shown(before)}</span> before RL'

@@ -27,7 +27,7 @@ def story(run: Run) -> list[tuple[str, str]]:
     """[(heading, HTML)] of the parts of the story for which there are numbers."""
     parts = [
         ("The run", _trained(run)),
-        (measure(run.results.get("sft")).capitalize(), gains.accuracy(run)),
+        (measure(run.results.get("rl") or run.results.get("sft")).capitalize(), gains.accuracy(run)),
         ("Behaviour", gains.behaviour(run)),
         ("Thinking", gains.thinking(run)),
         ("Time", _time(run)),

@@ -31,7 +31,8 @@ def draw_curve(curve: Curve, rows: Rows, results: Mapping[str, Any], theme: Them
             for (column, label), colour, dash in zip(curve.columns, colours, ("-", "--", ":", "-."), strict=False):
                 steps, values = series(rows, stage, column)
                 _line(ax, steps, values, colour, label, dash if label else "-")
-            if curve.name in MAIN and stage == "rl" and curve.name == measure(results.get("sft")).replace(" ", "_"):
+            main = measure(results.get("rl") or results.get("sft")).replace(" ", "_")
+            if curve.name in MAIN and stage == "rl" and curve.name == main:
                 _held_out(ax, rows, results, theme)
             if curve.percent:
                 bottom, top = ax.get_ylim()

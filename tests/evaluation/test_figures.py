@@ -226,6 +226,9 @@ def test_the_mean_reward_where_there_is_no_right_and_wrong():
     tables = sheets({"mine": found | {"budgets": []}})
     assert tables[0].header[-1] == "mean reward" and tables[0].rows[0][-1].startswith("0.750 [")
     assert tables[1].header == ["benchmark", "tokens", "overlong %", "unscorable %"]
+    point = {"budget": 4, "cut": 0.5, "mean_reward": found["mean_reward"], "response_length": found["response_length"]}
+    scaling = next(sheet for sheet in sheets({"mine": found | {"budgets": [point]}}) if "scaling" in sheet.title)
+    assert scaling.header == ("thinking", "mean reward", "tokens", "cut %") and len(scaling.rows[0]) == 4
 
 
 def test_both_where_correctness_is_one_of_several_rewards():
@@ -235,3 +238,4 @@ def test_both_where_correctness_is_one_of_several_rewards():
     found = measure([problem(0)], [right, wrong], 2)
     assert (found["pass@1"]["value"], found["mean_reward"]["value"]) == (0.5, 0.75)
     assert sheets({"x": found | {"budgets": []}})[0].header[-2:] == ["pass@1 %", "mean reward"]
+    assert "lenient_accuracy" not in row and "lenient pass@1" not in found  # functions judge responses as they are

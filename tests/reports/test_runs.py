@@ -84,6 +84,14 @@ def test_a_run_that_measured_nothing_before_rl_says_so_and_shows_the_rest(folder
     assert code == 2 and "results.json: sft lacks accuracy" in err
 
 
+def test_a_run_with_rewards_alone_that_measured_nothing_before_rl_has_a_report(tmp_path):
+    results = only_after(tmp_path / "after")
+    results["rl"]["mean_reward"] = results["rl"].pop("accuracy")
+    written = run_page.write_report(tmp_path / "after", results, metrics.read_rows(tmp_path / "after"))
+    text = Reader(written.read_text()).text
+    assert "After RL: 0.85" in text and "the mean reward on 1,000 held-out problems is 0.85" in text
+
+
 def test_several_workdirs_get_one_page_and_stay_as_they_are(folder, tmp_path, capsys):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     code, out, _ = run(capsys, folder / "a", folder / "b", f"--out={tmp_path}/new/both.html")
