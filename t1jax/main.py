@@ -10,14 +10,12 @@ Deliberately not here: the stages (training/stages.py), what the knobs mean (con
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shlex
 import sys
 
 from absl import flags
 
-from t1jax import config
 from t1jax.checks import plain_reward
 from t1jax.config import Config, ConfigError
 from t1jax.host import command_line, place, processes
@@ -82,9 +80,11 @@ def _define(values: flags.FlagValues) -> None:
 def _run(argv: list[str]) -> None:
     cfg, workdir, allow_change, group = parse(argv)
     with processes.joined(group):
-        cfg = _sized(cfg, workdir, argv)
-        _validate(cfg)
+        from t1jax.api import given
         from t1jax.api.training import train
+
+        cfg = given.sized(cfg, workdir, command_line.sizes_set(cfg, argv))
+        _validate(cfg)
         from t1jax.devices import multihost
 
         run = train(cfg, workdir=workdir, allow_change=allow_change)
@@ -118,25 +118,6 @@ def next_commands(cfg: Config, workdir: Place) -> list[str]:
         measure,
         line("export", "convert", "convert", "orbax-to-hf", f"--src={run}", f"--dst={beside}-hf"),
     ]
-
-
-def _sized(cfg: Config, workdir: Place, argv: list[str]) -> Config:
-    """`cfg` with the sizes of the model in model.checkpoint, if it names one; of a run that goes on, with its own.
-
-    Raises:
-      ConfigError: there are no weights, or a size that the config or the command line sets is another.
-    """
-    if not cfg.model.checkpoint:
-        return cfg
-    from t1jax.host.workdir import read
-    from t1jax.weights import load as weights
-
-    given, saved = command_line.sizes_set(cfg, argv), workdir / "config.json"
-    model = read(saved).get("model") if saved.exists() else None
-    if isinstance(model, dict) and model.get("checkpoint") == cfg.model.checkpoint:
-        kept = {name: value for name, value in model.items() if name not in {*given, *weights.NOT_STORED}}
-        return config.load({**cfg.to_dict(), "model": {**dataclasses.asdict(cfg.model), **kept}})
-    return weights.with_sizes(cfg, given)
 
 
 def _validate(cfg: Config) -> None:

@@ -9,10 +9,11 @@ Deliberately not here: what is done with them (training.py, model.py).
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,7 +22,7 @@ from ml_collections import ConfigDict
 from t1jax import config as configs
 from t1jax.checks import CORRECT
 from t1jax.config import Config, ConfigError
-from t1jax.host import config_files, files
+from t1jax.host import command_line, config_files, files
 from t1jax.host.place import Place
 from t1jax.rewards.function_worker import REWARD_PROCESS
 
@@ -52,7 +53,29 @@ def config_of(given: Given, knobs: Mapping[str, Any] | None = None) -> Config:
         if knob not in configs.knobs():
             raise configs.unknown_knob(knob)
         (tree[section] if section else tree)[name] = value
-    return configs.load(tree)
+    return command_line.named(configs.load(tree))
+
+
+def sized(cfg: Config, workdir: Place, names: Collection[str]) -> Config:
+    """`cfg` with the sizes of the model in model.checkpoint, if it names one; of a run that goes on, with its own.
+
+    Args:
+      names: knobs of `model` that are set, which must agree with the checkpoint.
+
+    Raises:
+      ConfigError: there are no weights, or one of `names` has another value than they.
+    """
+    if not cfg.model.checkpoint:
+        return cfg
+    from t1jax.host.workdir import read
+    from t1jax.weights import load as weights
+
+    saved = workdir / "config.json"
+    model = read(saved).get("model") if saved.exists() else None
+    if isinstance(model, dict) and model.get("checkpoint") == cfg.model.checkpoint:
+        kept = {name: value for name, value in model.items() if name not in {*names, *weights.NOT_STORED}}
+        return configs.load({**cfg.to_dict(), "model": {**dataclasses.asdict(cfg.model), **kept}})
+    return weights.with_sizes(cfg, names)
 
 
 def reward_knobs(reward: Reward | Sequence[Reward], weights: Sequence[float]) -> dict[str, Any]:
@@ -88,16 +111,23 @@ def problem_knobs(problems: Sequence[Row], held_out: Sequence[Row] | None, folde
     found = {}
     for knob, rows in (("train", train), ("eval", rest)):
         path = folder / "problems" / f"{knob}.jsonl"
-        text = "".join(f"{line(number, row)}\n" for number, row in enumerate(rows, 1))
-        if path.exists() and path.read_text(encoding="utf-8") != text:
-            raise ConfigError(
-                f"{path} holds other problems than those that are given; expected the same in a workdir: give another"
-            )
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            files.write_text(path, text)
-        found[f"data.{knob}"] = str(path)
+        found[f"data.{knob}"] = write_rows(path, rows)
     return found
+
+
+def write_rows(path: Place, rows: Sequence[Row]) -> str:
+    """The file of these rows, written unless it is there.
+
+    Raises:
+      ConfigError: it holds other rows, or a row is no mapping or no JSON.
+    """
+    text = "".join(f"{line(number, row)}\n" for number, row in enumerate(rows, 1))
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise ConfigError(f"{path} holds other problems than are given; expected the same: give another folder")
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_text(path, text)
+    return str(path)
 
 
 def refuse_reward_process(what: str) -> None:

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any, overload
 from t1jax.api import given
 from t1jax.api.given import Given, Reward, Row
 from t1jax.config import BenchmarkConfig, Config, ConfigError
-from t1jax.host import files, place
-from t1jax.host.place import Place
+from t1jax.host import place
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -143,7 +142,10 @@ class Model:
             made = tempfile.TemporaryDirectory() if out is None else nullcontext(str(out))
             folder = place.of(stack.enter_context(made), "out")
             task = FileGrader(opened.cfg, tokens, verifier)
-            path = str(data) if isinstance(data, str | os.PathLike) else _written(data, folder)
+            if isinstance(data, str | os.PathLike):
+                path = place.data(os.fspath(data), "data", "test")
+            else:
+                path = given.write_rows(folder / "problems.jsonl", data)
             problems, notes = task.read(path)
             for note in notes:
                 progress.note(note)
@@ -213,9 +215,3 @@ def encoded(prompt: str, opened: Opened) -> list[int]:
             f"the problem: {error}; expected a question of the task that this model was trained on{such}; see "
             "docs/tasks.md"
         ) from error
-
-
-def _written(rows: Sequence[Row], folder: Place) -> str:
-    path = folder / "problems.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return str(files.write_text(path, "".join(f"{given.line(number, row)}\n" for number, row in enumerate(rows, 1))))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from t1jax.api import given
 from t1jax.api.given import Given, Reward, Row
 from t1jax.config import Config, ConfigError
-from t1jax.host import place
+from t1jax.host import command_line, place
 from t1jax.host.place import Place
 
 if TYPE_CHECKING:
@@ -95,9 +95,11 @@ def train(
         cfg = given.config_of(cfg, more)
     from t1jax.planning import phases
     from t1jax.training import stages
-    from t1jax.weights import load
+    from t1jax.weights.load import NOT_STORED
 
     if not isinstance(config, Config):  # whoever gives one has set its sizes
-        cfg = load.with_sizes(cfg, ())
+        set_here = {knob.removeprefix("model.") for knob in knobs or () if knob.startswith("model.")}
+        sizes = command_line.sizes_set(cfg, []) | (set_here - {*NOT_STORED})
+        cfg = given.sized(cfg, folder, sizes)
     pieces = {} if make_train_step is None else {"make_train_step": make_train_step}
     return Run(folder, stages.run(cfg, folder, list(allow_change), phases.paces, **pieces))

@@ -153,7 +153,7 @@ def read_config(
 
     values, extra = read_flags(rest, define_all)
     cfg = config.load(values.config)
-    return _named(cfg), values, extra
+    return named(cfg), values, extra
 
 
 def sizes_set(cfg: Config, argv: list[str]) -> set[str]:
@@ -207,7 +207,7 @@ def out_folder(out: Place) -> Place:
     return out
 
 
-def _named(cfg: Config) -> Config:
+def named(cfg: Config) -> Config:
     """`cfg` with a split for each data set of the hub.
 
     Raises:
