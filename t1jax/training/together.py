@@ -9,6 +9,7 @@ Deliberately not here: what is done about it (checkpoint.py).
 
 from __future__ import annotations
 
+import itertools
 import sys
 from typing import Any
 
@@ -19,6 +20,7 @@ from t1jax.training.damage import reason
 
 BEFORE_COMMIT, AFTER_COMMIT = "async_write_complete", "async_commit_complete"  # in the names of Orbax's barriers
 WRITTEN = "written"
+SAVES = itertools.count()  # of this process; all processes make the same ones, and a step may come again
 PATIENCE = 60_000  # ms for the words of a process that has come to the barrier
 
 
@@ -31,12 +33,13 @@ class Together:
 
     def __init__(self) -> None:
         self._wrong: list[str] = []
+        self._number = 0
         self._commit = ""  # where process 0 says how the commit went, from before it until then
 
     def begin(self) -> None:
         """A new save."""
         self._wrong.clear()
-        self._commit = ""
+        self._number, self._commit = next(SAVES), ""
 
     def told(self, handler: Any) -> Any:
         """`handler`, whose saves note their errors here instead of raising them."""
@@ -64,7 +67,7 @@ class Together:
             self._hear_of_commit(client, timeout_ms)
         elif BEFORE_COMMIT in key:
             self._hear_of_parts(client, key, timeout_ms)
-            self._commit = f"t1jax/{key}/committed"
+            self._commit = f"t1jax/save/{self._number}/committed"
         else:
             if self._commit and jax.process_index() == 0:  # an error led it here, past the barrier after the commit
                 error = sys.exception()

@@ -109,11 +109,15 @@ def test_a_commit_that_process_0_cannot_make_is_told_and_the_next_save_is_whole(
     assert len(notes) == 1 and "could not be written: process 0: " in notes[0] and "Read-only" in notes[0], notes
 
 
-def save_two(folder: str) -> None:
-    with Checkpoints(folder, CFG, make_tokens()) as checkpoints:
-        for step in (1, 2):
-            checkpoints.save(step, state_of(step), {"next_index": step})
-            checkpoints.wait()
+def save_two(folder: str) -> list[str]:
+    """Saves of steps 1 and 2 after those of a stage before, which had the same numbers: notes."""
+    notes: list[str] = []
+    for place in (f"{folder}-before", folder):
+        with Checkpoints(place, CFG, make_tokens(), notes.append) as checkpoints:
+            for step in (1, 2):
+                checkpoints.save(step, state_of(step), {"next_index": step})
+                checkpoints.wait()
+    return notes
 
 
 def restore(folder: str, unlucky: int) -> tuple[list[str], list[int]]:
@@ -151,7 +155,7 @@ def restore_none(folder: str) -> str:
 )
 def test_a_damaged_newest_checkpoint_is_set_aside_by_all(tmp_path, damaged):
     folder = tmp_path / "checkpoints"
-    both("save_two", str(folder))
+    assert both("save_two", str(folder)) == [[], []]
     path = folder / "2" / damaged
     for file in [path] if path.is_file() else list(path.iterdir()):
         file.write_bytes(file.read_bytes()[:7])
