@@ -73,14 +73,22 @@ def _convert(argv: list[str]) -> None:
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # the host's work: leave accelerators alone
-    from t1jax.host import upload
+    from t1jax.host import hub, upload
     from t1jax.host.progress import Progress
     from t1jax.weights import card, conversion
     from t1jax.weights import load as weights
 
     text = ""
     if given["push"]:
-        text = card.write(weights.find(given["src"], "--src"), given["push"], given["which"])
+        source = weights.find(given["src"], "--src")
+        adapter = source.base is not None and not given["merge"]
+        run = weights.run_config(source)
+        if adapter and run is not None and not hub.is_model(run.model.checkpoint):
+            raise ConfigError(
+                f"--push={given['push']}: the adapters are beside {run.model.checkpoint}, which nobody else has; "
+                "expected --merge, or a run whose model.checkpoint is a model of the hub"
+            )
+        text = card.write(source, given["push"], given["which"], adapter)
         upload.begin(given["push"], Path(given["dst"]))  # before hours of work
     with _killed_as_interrupted(), Progress() as progress:
         if commands == [HF_TO_ORBAX]:

@@ -51,10 +51,13 @@ def hacked(rows: Sequence[Row]) -> str | None:
     reward, raw = ([row[column] for row in rows] for column in ("reward", name))
     if not (trend(reward) > TREND and trend(raw) < -TREND):
         return None
+    others = [row.get("mean_reward") for row in rows]  # beside accuracy: with the other terms of reward.function
+    why = f"responses escape penalties instead of being {_good(rows)}; {_way_out(rows)}"
+    if graded and None not in others and trend([value for value in others if value is not None]) > TREND:
+        why = "another term of reward.function rises instead; lower its share in reward.weights"
     return (
         f"over the last {len(rows)} steps the reward rose, {reward[0]:.3f} to {reward[-1]:.3f}, while {words} fell, "
-        f"{raw[0]:{shown}} to {raw[-1]:{shown}}: responses escape penalties instead of being {_good(rows)}; "
-        f"{_way_out(rows)}, and start from a checkpoint before"
+        f"{raw[0]:{shown}} to {raw[-1]:{shown}}: {why}, and start from a checkpoint before"
     )
 
 
@@ -92,7 +95,7 @@ def unmixed(rows: Sequence[Row]) -> str | None:
 def sparse(rows: Sequence[Row]) -> str | None:
     """Most of what the update computes is padding."""
     share = fmean(row["packed_positions"] for row in rows)
-    if share >= EMPTIEST:
+    if share >= EMPTIEST or fmean(row["mixed_groups"] for row in rows) < FEWEST:  # there is little to compute
         return None
     return (
         f"over the last {len(rows)} steps {share:.0%} of the positions that the update computed held a text: responses "

@@ -19,7 +19,7 @@ import numpy as np
 from t1jax.config import ConfigError, ModelConfig
 from t1jax.host.place import Place
 from t1jax.model import lora
-from t1jax.model.parameters import MATRICES, VECTORS, digest_of_sums
+from t1jax.model.parameters import VECTORS, digest_of_sums
 from t1jax.weights import orbax_arrays, strict, tensor_table
 from t1jax.weights.orbax_arrays import Index, KeyPath
 
@@ -76,14 +76,11 @@ class Merged(Cast):
     scale: float
 
     def read(self, index: Index) -> np.ndarray:
-        into, onto = MATRICES[self.name]
         part = self.base.read(index).astype(self.kept, copy=False)
         out = np.empty(part.shape, self.kept)
         for place, layer in enumerate(range(self.shape[0])[index[0]]):
-            a, b = self.factors(layer)
-            a = a[*(index[axis] for axis in into)]
-            b = b[:, *(index[axis] for axis in onto)]
-            out[place] = part[place].astype(np.float32) + np.float32(self.scale) * np.tensordot(a, b, 1)
+            product = np.tensordot(*self.factors(layer), 1)  # the whole one: parts alone are added up in another order
+            out[place] = part[place].astype(np.float32) + np.float32(self.scale) * product[tuple(index[1:])]
         return out
 
     def where(self, layer: int | None) -> str:

@@ -71,7 +71,7 @@ def arrays(source: Source, cfg: ModelConfig, which: str = "policy") -> dict[KeyP
     if which == "anchor" and source.step is None:
         raise ConfigError(f"{source.folder} is not a run; only the checkpoints of a run have an anchor")
     if source.adapter is not None:
-        adapter, base = peft.read_config(source.adapter), arrays(replace(source, adapter=None), cfg)
+        adapter, base = peft.read_config(source.adapter), arrays(replace(source, adapter=None), cfg, which)
         return adapters.merged(base, peft.factors(adapter, cfg), adapter.names, adapter.scale)
     if source.kind == "hf":
         return _stacked(source, cfg)

@@ -15,6 +15,7 @@ from pathlib import PurePath
 from typing import Any
 
 from t1jax import __version__
+from t1jax.checks import plain_reward, reward_terms, right_and_wrong
 from t1jax.config import Config
 from t1jax.host import hub
 from t1jax.weights import load as weights
@@ -24,16 +25,18 @@ RL, SFT = "rl", "sft"
 NAMES = {SFT: "before RL", RL: "after RL"}
 
 
-def write(source: Source, name: str, which: str) -> str:
+def write(source: Source, name: str, which: str, adapter: bool = False) -> str:
     """The text of README.md.
 
     Args:
       source: the weights.
       name: OWNER/NAME, under which they are uploaded.
       which: "policy", or "anchor", the moving reference policy.
+      adapter: PEFT's folder of adapters is uploaded, not whole weights.
     """
-    cfg = weights.run_config(source)
-    meta: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["t1jax"]}
+    cfg = None if source.adapter is not None else weights.run_config(source)  # of its sum with an adapter no run tells
+    meta: dict[str, Any] = {"library_name": "peft" if adapter else "transformers"}
+    meta |= {"pipeline_tag": "text-generation", "tags": ["t1jax"]}
     lines = [f"# {name.partition('/')[2]}", "", f"Converted by t1jax {__version__}."]
     if cfg is not None and source.step is not None:
         stage, step = SFT if source.folder.name == SFT else RL, int(source.step.name)
@@ -86,6 +89,11 @@ def _training(cfg: Config, stage: str) -> list[tuple[str, str]]:
             ("temperature", f"{rl.temperature:g}"),
             ("learning rate", f"{rl.learning_rate:g}"),
         ]
+        if not plain_reward(cfg.reward):
+            terms = (f"{weight:g} x {PurePath(name).name}" for name, weight in reward_terms(cfg.reward))
+            rows.append(("reward", ", ".join(terms)))
+    if cfg.model.lora_rank:
+        rows.append(("LoRA", f"rank {cfg.model.lora_rank}, alpha {cfg.model.lora_alpha:g}, {cfg.model.lora_targets}"))
     return [*rows, ("seed", str(cfg.seed))]
 
 
@@ -95,18 +103,26 @@ def _figures(cfg: Config, results: Mapping[str, Any]) -> list[str]:
     rows = []
     for stage, name in NAMES.items():
         row, greedy = results.get(stage), results.get("greedy", {}).get(stage)
-        if isinstance(row, dict) and isinstance(greedy, dict) and row.get("accuracy") is not None:
+        if isinstance(row, dict) and isinstance(greedy, dict) and _value(row) is not None:
             rows.append(f"| {name} | {_share(row)} | {_share(greedy)} | {row['response_length']:.1f} | {row['n']} |")
     if not rows:
         return ["Not measured: the run has no results of these weights."]
-    head = ["| | accuracy at temperature 1 | accuracy, greedy | mean length, tokens | n |", "|---|---|---|---|---|"]
+    of = "accuracy" if right_and_wrong(cfg.reward) else "mean reward"
+    head = [f"| | {of} at temperature 1 | {of}, greedy | mean length, tokens | n |", "|---|---|---|---|---|"]
     return [f"Measured by the run on {held}, with 95 % intervals:", "", *head, *rows]
 
 
 def _share(row: Mapping[str, Any]) -> str:
-    if row.get("accuracy") is None:
+    if (value := _value(row)) is None:
         return "-"
-    return f"{row['accuracy']:.1%} [{row['low']:.1%}, {row['high']:.1%}]"
+    form = ".1%" if row.get("accuracy") is not None else ".3f"
+    return f"{value:{form}} [{row['low']:{form}}, {row['high']:{form}}]"
+
+
+def _value(row: Mapping[str, Any]) -> float | None:
+    """The accuracy, or the mean reward where there is no right and wrong."""
+    found: float | None = row.get("accuracy", row.get("mean_reward"))
+    return found
 
 
 def _shown(name: str, of_hub: Callable[[str], bool]) -> str:

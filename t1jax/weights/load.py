@@ -29,7 +29,7 @@ from t1jax.weights.arrays import PARAMS, STATE, Array, Source, arrays
 from t1jax.weights.orbax_arrays import KeyPath
 
 METADATA = "_METADATA"
-FILES = (*families.CARRIED, "*.safetensors", "*.safetensors.index.json")  # of a model of the hub
+FILES = (*families.CARRIED, peft.CONFIG, "*.safetensors", "*.safetensors.index.json")  # of a model of the hub
 # knobs of `model` that say how it runs, not what it computes
 NOT_STORED = ("checkpoint", "compute_dtype", "remat", "attention", *adapters.KNOBS)
 
@@ -47,9 +47,10 @@ def find(path: str | Place, what: str = "--checkpoint") -> Source:
     Raises:
       ConfigError: it is none of these.
     """
-    if not isinstance(path, Bucket) and hub.is_model(os.fspath(path)):
-        return Source(hub.model(os.fspath(path), what, FILES).resolve(), "hf", None)
-    folder = place.of(path, what).absolute()
+    named = not isinstance(path, Bucket) and hub.is_model(os.fspath(path))
+    folder = hub.model(os.fspath(path), what, FILES).resolve() if named else place.of(path, what).absolute()
+    if named and not peft.is_adapter(folder):
+        return Source(folder, "hf", None)
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "no such folder"
         raise ConfigError(f"{path}: {found}; expected a folder with weights, or OWNER/NAME of the Hugging Face hub")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from t1jax.config import ConfigError, ModelConfig
-from t1jax.host import files
+from t1jax.host import files, hub
 from t1jax.host.place import Place
 from t1jax.model import lora
 from t1jax.model.parameters import MATRICES
@@ -30,9 +30,9 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BASE, PREFIX = "base_model_name_or_path", "base_model.model."
 MAX_BYTES = 1 << 20  # largest adapter_config.json
 # keys that say nothing about the weights that come out
-SILENT = {BASE, "task_type", "auto_mapping", "peft_version", "revision", "inference_mode", "lora_dropout"}
+SILENT = {BASE, "task_type", "auto_mapping", "peft_version", "inference_mode", "lora_dropout"}
 SILENT |= {"megatron_core", "qalora_group_size", "ensure_weight_tying"}
-READ = {"peft_type", "r", "lora_alpha", "target_modules", "use_rslora", "init_lora_weights", "bias"}
+READ = {"peft_type", "r", "lora_alpha", "target_modules", "use_rslora", "init_lora_weights", "bias", "revision"}
 PLAIN = (True, False, None, "gaussian", "orthogonal", "eva")  # initial values that leave the base as it is
 MODULES = {name.split(".")[-2]: path[-1] for name, path, *_ in tensor_table.TENSORS if path[-1] in lora.TARGETS["all"]}
 
@@ -53,15 +53,16 @@ def is_adapter(folder: Place) -> bool:
 
 
 def base_of(folder: Place) -> str:
-    """The folder of the weights that the adapter belongs to.
+    """The weights that the adapter belongs to: a folder, or OWNER/NAME of the hub with the revision that it names.
 
     Raises:
       ConfigError: it names none.
     """
-    found = strict.read_object(folder / CONFIG, MAX_BYTES).get(BASE)
+    values = strict.read_object(folder / CONFIG, MAX_BYTES)
+    found, revision = values.get(BASE), values.get("revision")
     if not isinstance(found, str) or not found:
         raise ConfigError(f"{folder / CONFIG}: {BASE} is {found!r:.60}; expected the folder of the base's weights")
-    return found
+    return f"{found}@{revision}" if isinstance(revision, str) and revision and hub.is_model(found) else found
 
 
 def read_config(folder: Place) -> Adapter:
@@ -138,7 +139,9 @@ def write(
     """Writes both files, float32; `folder` is there. Everything is on disk on return."""
     names = lora.TARGETS[targets]
     modules = sorted(module for module, name in MODULES.items() if name in names)
-    values: dict[str, Any] = {"peft_type": "LORA", "task_type": "CAUSAL_LM", BASE: base, "r": rank}
+    values: dict[str, Any] = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank}
+    name, _, revision = base.removeprefix(hub.SCHEME).partition("@") if hub.is_model(base) else (base, "", "")
+    values |= {BASE: name, "revision": revision or None}
     values["lora_alpha"] = int(alpha) if alpha == int(alpha) else alpha  # PEFT declares an int
     values |= {"target_modules": modules, "lora_dropout": 0.0, "bias": "none", "fan_in_fan_out": False}
     values |= {"use_rslora": False, "use_dora": False, "modules_to_save": None, "inference_mode": True}

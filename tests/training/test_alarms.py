@@ -71,11 +71,19 @@ def test_groups_of_one_kind_are_told_with_the_way_out(accuracy, knob):
     assert f"as {accuracy:.0%} are right" in note and knob in note
 
 
+def test_another_term_that_rises_instead_of_accuracy_is_named():
+    rising = tuple(0.1 * i for i in range(9))
+    told = [note for note in said(COLLAPSED | {"mean_reward": rising}) if "the reward rose" in note]
+    assert len(told) == 1 and "another term of reward.function rises" in told[0] and "max_new_tokens" not in told[0]
+
+
 def test_an_update_of_padding_is_told_with_the_knob():
     """A real run: responses of 8 tokens, parts with room for 32 of 128 positions each; 1,600 of 4,096 held a text."""
     assert said(HEALTHY | {"packed_positions": (0.5,) * 9}) == []
     (note,) = said(HEALTHY | {"packed_positions": (0.39,) * 9})
     assert "39% of the positions" in note and "rl.micro_batches" in note
+    few = said(HEALTHY | {"packed_positions": (0.1,) * 9, "mixed_groups": (0.02,) * 9})
+    assert len(few) == 1 and "groups had both" in few[0]  # there is little to compute: smaller parts would not help
 
 
 def test_one_alarm_speaks_again_only_after_it_was_silent():
