@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +18,8 @@ from t1jax import convert
 from t1jax.config import ConfigError
 from t1jax.devices import sharding
 from t1jax.model import lora, qwen
+from t1jax.weights import adapters, peft
 from t1jax.weights import load as weights
-from t1jax.weights import peft
 
 FAMILIES = {"qwen2": "Qwen2", "qwen3": "Qwen3", "llama": "Llama"}
 RANK, ALPHA = 3, 5.0
@@ -244,3 +245,34 @@ def test_an_adapter_for_another_base_is_refused(folder, tmp_path):
     nested = changed(folder, tmp_path / "nested", **{peft.BASE: str(folder)})
     with pytest.raises(ConfigError, match="an adapter; expected whole weights"):
         read(nested)
+
+
+def test_a_part_of_a_merged_matrix_is_that_part_of_the_whole():
+    """To the bit: a base's digest is of parts on one mesh and of other parts on the next."""
+    rng = np.random.default_rng(0)
+    shape, rank = (2, 96, 80), 16
+    base = SimpleNamespace(shape=shape, read=rng.normal(size=shape).astype(np.float32).__getitem__)
+    layers = [tuple(rng.normal(size=s).astype(np.float32) for s in ((96, rank), (rank, 80))) for _ in range(2)]
+    merged = adapters.Merged(base, np.dtype(np.float32), "down", layers.__getitem__, 0.5)
+    whole = merged.read((slice(0, 2), slice(None), slice(None)))
+    for rows in (slice(0, 48), slice(5, 17)):
+        for columns in (slice(0, 40), slice(79, 80)):
+            part = merged.read((slice(1, 2), rows, columns))
+            np.testing.assert_array_equal(part, whole[1:2, rows, columns])
+
+
+def test_a_base_on_the_hub_is_named_with_its_revision(tmp_path):
+    def written(base):
+        cfg = small.make_config().model
+        factors = lambda name: lambda layer: (np.zeros((4, 1)), np.zeros((1, 4)))  # noqa: E731
+        (tmp_path / "adapter").mkdir(exist_ok=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(peft, "_rows", lambda *_: [])
+            patch.setattr(peft.safetensors_writing, "write_shard", lambda *_: None)
+            peft.write(tmp_path / "adapter", cfg, factors, "all", 1, 2.0, base)
+        values = json.loads((tmp_path / "adapter" / peft.CONFIG).read_text())
+        return values[peft.BASE], values["revision"], peft.base_of(tmp_path / "adapter")
+
+    assert written("Qwen/Qwen2.5-7B@abc") == ("Qwen/Qwen2.5-7B", "abc", "Qwen/Qwen2.5-7B@abc")
+    assert written("hf://Qwen/Qwen2.5-7B") == ("Qwen/Qwen2.5-7B", None, "Qwen/Qwen2.5-7B")
+    assert written(f"{tmp_path}/a@b") == (f"{tmp_path}/a@b", None, f"{tmp_path}/a@b")
