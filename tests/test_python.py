@@ -20,7 +20,7 @@ import t1jax
 from configs import tiny
 from t1jax.api import given
 from t1jax.config import ConfigError
-from t1jax.host import workdir
+from t1jax.host import command_line, workdir
 from t1jax.rewards.score import HostScores
 from t1jax.training import step
 from t1jax.training.scoring import make_score
@@ -286,3 +286,32 @@ def test_twenty_lines_train_the_embedded_task_with_a_reward_of_ones_own(tmp_path
     (tmp_path / "own_reward.py").write_text(example.replace("0.05 *", "0.1 *"))
     again = run()
     assert again.returncode == 1 and "(reward.function) is not the file that" in again.stderr
+
+
+def test_a_checkpoint_is_evaluated_from_python_and_a_second_call_samples_nothing(checkpoint, tmp_path, monkeypatch):
+    """Rows or a file, with right and wrong or a function; what is kept is found again, and not written over."""
+    import random_qwen
+
+    from t1jax.rollouts.generate import Generator
+
+    cfg, *_ = command_line.read_config(["t1jax", *random_qwen.KNOBS], lambda values: None, "base")
+    model, rows, out = t1jax.load(checkpoint, config=cfg), random_qwen.PROBLEMS[:3], tmp_path / "out"
+    (tmp_path / "ones.py").write_text("def score(prompt, response, row):\n    return 1.0\n")
+    reward = f"{tmp_path}/ones.py:score"
+    first = model.evaluate(rows, out=out, samples=2)
+    assert first["problems"] == 3 and 0 <= first["pass@1"]["value"] <= 1
+    with monkeypatch.context() as patch:
+        patch.setattr(Generator, "__call__", lambda *_, **__: pytest.fail("sampled again"))
+        assert model.evaluate(rows, out=out, samples=2) == first
+    before = (out / "problems.jsonl").read_text()
+    with pytest.raises(ConfigError, match=r"problems\.jsonl holds other problems than are given"):
+        model.evaluate(random_qwen.PROBLEMS[3:5], out=out, samples=2)
+    with pytest.raises(ConfigError, match="other settings: reward is "):
+        model.evaluate(rows, out=out, samples=2, reward=reward)
+    assert (out / "problems.jsonl").read_text() == before
+    rewarded = model.evaluate(rows, reward=reward)
+    assert rewarded["mean_reward"]["value"] == 1.0 and "pass@1" not in rewarded
+    with pytest.raises(ConfigError, match="expected reward"):
+        model.evaluate(rows, weights=[1.0])
+    with pytest.raises(ConfigError, match="all be the same"):
+        model.evaluate(rows, temperature=0, samples=2)
