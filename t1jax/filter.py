@@ -77,7 +77,7 @@ def verdict(rate: float | None, lowest: float, highest: float) -> str:
     """What becomes of a problem: kept, too easy, too hard or unscorable."""
     if rate is None:
         return "unscorable"
-    return "too easy" if rate > highest else "too hard" if rate < lowest else "kept"
+    return "too easy" if rate > highest else "too hard" if lowest and rate < lowest else "kept"  # 0: no floor
 
 
 def write_kept(path: str, out: Place, rates: Mapping[int, float | None], lowest: float, highest: float) -> Counter[str]:

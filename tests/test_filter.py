@@ -32,6 +32,7 @@ def test_verdicts_at_their_borders():
     """At most the highest, at least the lowest: 0 is kept unless a floor is asked for."""
     for rate, expected in ((0.0, "kept"), (0.3, "kept"), (3 / 10, "kept"), (5 / 16, "too easy"), (None, "unscorable")):
         assert program.verdict(rate, 0.0, 0.3) == expected
+    assert program.verdict(-0.5, 0.0, 0.3) == "kept"  # a mean reward may be below 0, and 0 is no floor
     for rate, expected in ((0.0, "too hard"), (0.1, "kept"), (0.0999, "too hard"), (1.0, "kept")):
         assert program.verdict(rate, 0.1, 1.0) == expected
 

@@ -239,8 +239,8 @@ class Progress:
         if not self._doing or seconds < QUIET_SAMPLING:
             return ""
         last = self._took.get((stage.name if stage else "", self._doing))
-        left = "" if last is None or last < seconds else f", {duration(last - seconds)} left"
-        return f"{self._doing} for {duration(seconds)}{left}"
+        of = "" if last is None or last < seconds else f" of about {duration(last)}"
+        return f"{self._doing} for {duration(seconds)}{of}"
 
     def _print_line(self, stage: Stage) -> None:
         self._last_line = self._last_said = self.clock()

@@ -334,7 +334,7 @@ def test_it_is_never_silent_for_more_than_ten_seconds():
         assert beats(progress, clock, output, 30)[-1] == "rl 0/9  updating for 0:29"
         stage.update(1, ROW)
         progress.sampling(5, 5, 0, then="updating")  # the last time it took 30 s
-        assert beats(progress, clock, output, 10) == ["rl 1/9  updating for 0:07, 0:23 left"]
+        assert beats(progress, clock, output, 10) == ["rl 1/9  updating for 0:07 of about 0:30"]
         stage.update(2, ROW)
         assert "reward 0.42" in beats(progress, clock, output, 10)[-1]
     assert beats(progress, clock, output, 10)[-1] == "working for 0:08"
