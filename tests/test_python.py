@@ -315,3 +315,22 @@ def test_a_checkpoint_is_evaluated_from_python_and_a_second_call_samples_nothing
         model.evaluate(rows, weights=[1.0])
     with pytest.raises(ConfigError, match="all be the same"):
         model.evaluate(rows, temperature=0, samples=2)
+
+
+def test_a_second_sample_from_python_compiles_nothing(checkpoint):
+    import random_qwen
+
+    cfg, *_ = command_line.read_config(["t1jax", *random_qwen.KNOBS], lambda values: None, "base")
+    model = t1jax.load(checkpoint, config=cfg)
+    first = model.sample(["one and one", "one"], max_new_tokens=4, temperature=0)
+    compiled: list[str] = []
+
+    def listen(event, *_, **__):
+        compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        assert model.sample(["one and one", "one and two"], max_new_tokens=4, temperature=0)[0] == first[0]
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert not [event for event in compiled if "backend_compile" in event]

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from t1jax.types import Params
 
 
+LENGTHS = 64  # prompts are padded to a multiple of so many positions, and those of a length share a program
+
+
 @dataclasses.dataclass(frozen=True)
 class Model:
     """A checkpoint. Its weights are read when they are first used, and kept."""
@@ -54,6 +57,11 @@ class Model:
     def params(self) -> Params:
         """The weights, in compute dtype, laid out for sampling."""
         return self.opened.params(self.mesh)
+
+    @cached_property
+    def _generators(self) -> dict[int, Any]:
+        """Rows of a call -> what samples them: a second call does not compile again."""
+        return {}
 
     @overload
     def sample(  # type: ignore[overload-overlap]
@@ -92,9 +100,11 @@ class Model:
         cfg = self.config
         rows = -(-len(ids) // self.mesh.size) * self.mesh.size
         cfg = dataclasses.replace(cfg, eval=dataclasses.replace(cfg.eval, batch_size=min(cfg.eval.batch_size, rows)))
-        drawn = Generator(cfg, self.mesh, self.tokenizer)(
-            self.params, ids, "sample", length=longest, new_tokens=max_new_tokens, temperature=temperature,
-            truncate=True,
+        if rows not in self._generators:
+            self._generators[rows] = Generator(cfg, self.mesh, self.tokenizer)
+        drawn = self._generators[rows](
+            self.params, ids, "sample", length=-(-longest // LENGTHS) * LENGTHS, new_tokens=max_new_tokens,
+            temperature=temperature, truncate=True,
         )  # fmt: skip
         texts = [self.tokenizer.decode(answer) for (answer,) in drawn]
         return texts[0] if isinstance(prompts, str) else texts
