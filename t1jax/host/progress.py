@@ -150,7 +150,7 @@ class Progress:
             self._part = None
 
     def part(self, name: str, done: int, total: int) -> None:
-        """Of the part `name` of a stage, `done` of `total` are done; the next part or step ends it."""
+        """Of the part `name` of a stage, `done` of `total` are done; it ends with the last, or with the step."""
         with self.lock:
             self.doing("")
             old = self._part
@@ -159,6 +159,7 @@ class Progress:
             stage = self._current()
         if stage is not None:
             self.changed(stage)
+        self._part = self._part if done < total else None
 
     def sampling(self, done: int, total: int, live: int, what: str = "token", then: str = "") -> None:
         """Of at most `total` tokens (or of `total`: `what`) `done` are sampled, `live` responses go on.
