@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from benchmarks import blocks, compare, costs, host, plans, roofline, tiles, workload
+from benchmarks import blocks, compare, costs, host, plans, roofline, surprise, tiles, workload
 from t1jax.model import splash
 
 FLAGS = (
@@ -176,3 +177,17 @@ def test_ceilings_are_positive():
 def test_a_point_of_the_plans_is_a_suggestion():
     found = plans.plan({"model": "qwen0p5b", "responses": 2, "length": 64, "chips": 2})
     assert found.fits and plans.row({"chips": 2}, "chips", found).startswith("| 2 | ")
+
+
+def test_surprise_names_each_response_by_the_first_rule_that_fits_and_counts_percentiles():
+    flags = {  # garbled; repetitive, right; overlong; unscorable; right; wrong twice
+        "garbled_B": [1, 0, 0, 0, 0, 0, 0], "repetition_B": [1, 1, 0, 0, 0, 0, 0], "overlong_B": [0, 0, 1, 0, 0, 0, 0],
+    }  # fmt: skip
+    scores = SimpleNamespace(outcome_B=np.array([-1, 1, 0, -1, 1, 0, 0]), **{k: np.array(v) for k, v in flags.items()})
+    kind_B = surprise.kinds(scores)
+    assert [surprise.KINDS[kind] for kind in kind_B] == [*surprise.KINDS, "wrong"]
+    found = surprise.rows(np.array([9.0, 1.0, 1.0, 1.0, 1.5, 2.0, 4.0]), kind_B)
+    assert found["garbled"] == {"n": 1, "p1": 9.0, "p50": 9.0, "p95": 9.0, "p99": 9.0}
+    assert found["wrong"]["n"] == 2 and found["wrong"]["p50"] == 3.0 and found["wrong"]["p95"] == pytest.approx(3.9)
+    assert "| wrong | 2 | 2.02 | 3.00 | 3.90 | 3.98 |" in surprise.table("t", found)
+    assert "right" not in surprise.rows(np.array([2.0]), np.array([5]))
