@@ -104,8 +104,9 @@ def honesty(results: Results) -> str:
     lines.append(("Responses that gave up", before.get("gave_up"), after.get("gave_up")))
     first, last = ((summary.get("orders") or {}).get("two_pointer") for summary in (before, after))
     lines.append(("Responses that close in from both ends (the shorter way)", first, last))
+    heads: tuple[str, ...] = (BEFORE, AFTER, "Points")
     both = [(label, b, a) for label, b, a in lines if b is not None and a is not None]
-    heads, rows = (BEFORE, AFTER, "Points"), [[label, percent(b), percent(a), points(a - b)] for label, b, a in both]
+    rows = [[label, percent(b), percent(a), points(a - b)] for label, b, a in both]
     if not before or not after:  # one of them was not measured
         heads = (AFTER,) if after else (BEFORE,)
         rows = [[label, percent(share)] for label, b, a in lines if (share := a if after else b) is not None]
@@ -114,8 +115,7 @@ def honesty(results: Results) -> str:
     return (
         '<p class="lead">A model can also learn to say “yes” too soon. So each step of every response sampled at '
         "temperature 1 is checked by itself, and so is what the response claims. A false claim: an attempt called "
-        "right that is not. Gave up: the thinking ended with no attempt called right.</p>"
-        + table(("", *heads), rows)
+        "right that is not. Gave up: the thinking ended with no attempt called right.</p>" + table(("", *heads), rows)
     )
 
 

@@ -166,10 +166,10 @@ def test_the_base_of_a_run_is_the_checkpoint_that_it_began_with(run, tmp_path, m
     points = scaling.inference_scaling(evaluator, policy, questions, responses, "rl", kept)
     cut = cut_thoughts(evaluator.task, evaluator.tokenizer, questions, responses, 1, (2, 4))
     written = {}
-    for who, weights in (("-base", first), ("", policy)):
+    for who, mine in (("-base", first), ("", policy)):
         for budget, asked in cut.items():
             asked = [dataclasses.replace(question, id=place) for place, question in enumerate(asked)]
-            found = evaluator.respond(weights, f"scaling/rl/{budget}", asked, length=192, new_tokens=4)
+            found = evaluator.respond(mine, f"scaling/rl/{budget}", asked, length=192, new_tokens=4)
             written[f"rl-000007-budget-{budget}{who}.jsonl"] = b"".join(response.line() for response in found)
     folder = tmp_path / "journal"
     assert {p.name: p.read_bytes() for p in folder.glob("*.jsonl")} == {
