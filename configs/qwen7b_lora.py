@@ -2,8 +2,8 @@
 """LoRA on Qwen2.5-7B (Hugging Face: Qwen/Qwen2.5-7B), for one GPU with 80 GB or a small slice.
 
 Estimated from shapes, every response of full length; no step of it has run, and it has not been compiled:
-one H100, 64.6 of 80 GiB and 252 s: python -m t1jax.plan --config=configs/qwen7b_lora.py --topology=gpu:1xh100 --fast
-v6e:2x2, 26.6 of 32 GiB and 246 s: python -m t1jax.plan --config=configs/qwen7b_lora.py --topology=v6e:2x2 --fast
+one H100, 64.6 of 80 GiB and 255 s: python -m t1jax.plan --config=configs/qwen7b_lora.py --topology=gpu:1xh100 --fast
+v6e:2x2, 26.6 of 32 GiB and 247 s: python -m t1jax.plan --config=configs/qwen7b_lora.py --topology=v6e:2x2 --fast
 
 Only what differs from configs/qwen7b.py; every knob is explained in configs/base.py.
 """

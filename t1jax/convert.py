@@ -11,7 +11,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def cli() -> None:
 
 def main(argv: list[str]) -> int:
     """Runs the command line; returns the exit code."""
-    return command_line.call("t1jax.convert", USAGE, _convert, argv, interrupted="interrupted; nothing was written")
+    return command_line.call("t1jax.convert", USAGE, _convert, argv, interrupted="interrupted; nothing is half written")
 
 
 def _convert(argv: list[str]) -> None:
@@ -89,18 +89,19 @@ def _convert(argv: list[str]) -> None:
                 "expected --merge, or a run whose model.checkpoint is a model of the hub"
             )
         text = card.write(source, given["push"], given["which"], adapter)
-        upload.begin(given["push"], Path(given["dst"]))  # before hours of work
-    with _killed_as_interrupted(), Progress() as progress:
-        if commands == [HF_TO_ORBAX]:
-            conversion.hf_to_orbax(given["src"], given["dst"], progress, given["merge"])
-        else:
-            conversion.orbax_to_hf(
-                given["src"], given["dst"], progress, given["dtype"], given["which"], max_bytes, given["merge"]
-            )
-    print(f"weights: {place.of(given['dst'], '--dst').resolve()}")
-    if given["push"]:
-        (Path(given["dst"]) / "README.md").write_text(text, encoding="utf-8")
-        print(f"uploaded: {upload.send(given['push'], Path(given['dst']))}")
+    with _killed_as_interrupted(), ExitStack() as stack:
+        send = stack.enter_context(upload.begun(given["push"], Path(given["dst"]))) if given["push"] else None
+        with Progress() as progress:
+            if commands == [HF_TO_ORBAX]:
+                conversion.hf_to_orbax(given["src"], given["dst"], progress, given["merge"])
+            else:
+                conversion.orbax_to_hf(
+                    given["src"], given["dst"], progress, given["dtype"], given["which"], max_bytes, given["merge"]
+                )
+        print(f"weights: {place.of(given['dst'], '--dst').resolve()}")
+        if send:
+            (Path(given["dst"]) / "README.md").write_text(text, encoding="utf-8")
+            print(f"uploaded: {send()}")
 
 
 def _define(values: flags.FlagValues) -> None:

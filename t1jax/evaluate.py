@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from t1jax.config import BenchmarkConfig, Config, ConfigError
+from t1jax.checks import reward_terms
+from t1jax.config import BenchmarkConfig, Config, ConfigError, RewardConfig
 from t1jax.host import command_line, place
 from t1jax.host.place import Place
 
@@ -169,6 +170,7 @@ def _report(out: Place, opened: Opened, temperature: float, found: Mapping[str, 
         "temperature": temperature,
         "max_new_tokens": opened.cfg.rl.max_new_tokens,
         "seed": opened.cfg.seed,
+        "reward": _reward(opened.cfg.reward),
     } | ({"answerer": opened.cfg.scaling.answerer} if any(result["budgets"] for result in found.values()) else {})
     files.write_json(out / "results.json", {**settings, "benchmarks": found, "notes": notes})
     said = [f"{name}: {value}" for name, value in settings.items()]
@@ -188,6 +190,12 @@ def _report(out: Place, opened: Opened, temperature: float, found: Mapping[str, 
     for name, result in found.items():
         if result["by"] and "pass@1" in result:
             files.write_bytes(out / name / "groups.png", plots.draw_groups(name, result["by"], plots.LIGHT))
+
+
+def _reward(reward: RewardConfig) -> str:
+    """What responses are judged by: `correct`, FILE.py:NAME, or several with their weights."""
+    terms = reward_terms(reward)
+    return terms[0][0] if len(terms) == 1 and terms[0][1] == 1 else ", ".join(f"{w:g} x {name}" for name, w in terms)
 
 
 def _budgets(text: str) -> list[int]:

@@ -34,9 +34,9 @@ between chips and an estimate of its time. Exit codes: 0 it fits, 1 it does not,
 mesh than the config's, set it with --config.mesh.fsdp and so on.
 
   --topology  KIND:SHAPE, for example v5e:2x2 v5e:4x4 v5e:16x16 v5p:4x4x4 v5p:4x4x8 v6e:8x8 v6e:16x16 (TPUs: compiled
-              with pip install '.[plan]' in the folder of t1jax), gpu:1xl4 gpu:1xrtx4090 gpu:8xa100 gpu:8xh100
-              gpu:8xh200 gpu:8xb200 (with pip install '.[plan-gpu]' there by XLA's GPU compiler, else CPUs stand in),
-              cpu:8; several slices, joined by a network: 2xv5e:16x16
+              with pip install '.[plan]' in the folder of t1jax), gpu:1xl4 gpu:1xrtx4080 gpu:1xrtx4090 gpu:8xa100
+              gpu:8xh100 gpu:8xh200 gpu:8xb200 (with pip install '.[plan-gpu]' there by XLA's GPU compiler, else CPUs
+              stand in), cpu:8; several slices, joined by a network: 2xv5e:16x16
   --json      print one JSON object on stdout; everything else goes to stderr
   --cycles    also print where the cycles of a TPU go, by its compiler's estimate, beside a floor; JSON has them anyway
   --suggest   also estimate other meshes, lanes and micro-batches, compile the fastest that fits, and print it

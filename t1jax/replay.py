@@ -59,16 +59,21 @@ def replay(folder: Place) -> bool:
     from t1jax.devices import multihost, sharding
     from t1jax.host import workdir
     from t1jax.host.files import json_ready
+    from t1jax.model.parameters import checksum
     from t1jax.rewards.score import make_scorer
     from t1jax.training import origin, selection, stages, step
     from t1jax.training.setup import rl_setup
     from t1jax.types import Prompts
+    from t1jax.weights import adapters
 
     cfg = _config(folder, jax.device_count())
     expected = _read(folder / "report.json")
     mesh = sharding.make_mesh(cfg.mesh)
     setup = rl_setup(cfg, mesh)
     workdir.refuse_other_files(cfg, folder)
+    if (base := origin.base_of(cfg, mesh)) is not None:
+        saved = _read(folder / "base.json").get("digest")
+        adapters.refuse_other_digest(folder, saved, checksum(base), cfg.model.checkpoint)
     with (
         stages.open_task(cfg, folder, print) as (whole, tokens),
         np.load(io.BytesIO((folder / "prompts.npz").read_bytes())) as kept,
@@ -78,7 +83,7 @@ def replay(folder: Place) -> bool:
         with ocp.StandardCheckpointer() as checkpointer:
             shapes = replace(setup.state_shapes(), base=None)
             state = checkpointer.restore(os.fspath((folder / "state").absolute()), shapes)
-        state = replace(state, base=origin.base_of(cfg, mesh))
+        state = replace(state, base=base)
         for name, tree in (
             ("parameters", state.params),
             ("anchor", state.anchor_offset),

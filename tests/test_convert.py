@@ -161,7 +161,7 @@ def test_an_interrupted_conversion_leaves_nothing_behind(tmp_path, capsys, monke
     monkeypatch.setattr(StoredTensor, "view", view)
     before = signal.getsignal(signal.SIGTERM)
     assert run("hf-to-orbax", "--src", tmp_path / "hf", "--dst", tmp_path / "out") == 130
-    assert capsys.readouterr().err == "t1jax.convert: interrupted; nothing was written\n"
+    assert capsys.readouterr().err == "t1jax.convert: interrupted; nothing is half written\n"
     assert len(reads) == 20 and [path.name for path in tmp_path.iterdir()] == ["hf"]
     assert signal.getsignal(signal.SIGTERM) == before
 

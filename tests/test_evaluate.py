@@ -21,6 +21,7 @@ import small
 from random_qwen import KNOBS, PROBLEMS, rows
 
 from t1jax import evaluate
+from t1jax.config import RewardConfig
 from t1jax.evaluation.cut import cut_thoughts
 from t1jax.evaluation.questions import Question
 from t1jax.evaluation.responses import Response
@@ -75,6 +76,17 @@ def test_the_figures_are_those_of_the_responses(done):
         assert row["gold"] == PROBLEMS[row["problem"]]["answer"] and row["row"] == row["problem"] + 1
         assert row["answer"] == answers.final_answer(row["text"])
         assert (row["outcome"] == "right") == bool(row["answer"] and answers.quick(row["answer"], row["gold"]))
+
+
+def test_the_results_name_the_reward(done):
+    assert json.loads((done / "results.json").read_text())["reward"] == "correct"
+    assert "reward: correct" in (done / "results.md").read_text()
+    for function, weights, said in (
+        ("mine.py:score", (), "mine.py:score"),
+        ("mine.py:score", (0.5,), "0.5 x mine.py:score"),
+        ("correct, mine.py:score", (1.0, 0.2), "1 x correct, 0.2 x mine.py:score"),
+    ):
+        assert evaluate._reward(RewardConfig(function, weights)) == said
 
 
 def test_samples_of_a_problem_differ_and_problems_do(done):

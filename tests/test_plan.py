@@ -125,7 +125,7 @@ def test_an_unknown_kind_of_chip_lists_the_known_ones(topology):
 
 @pytest.mark.parametrize("topology", ["gpu:h100", "gpu:8xz9", "gpu:0xh100", "gpu:8xv5e", "gpu:8xcpu", "gpu:"])
 def test_unknown_gpus_list_the_known_ones(topology):
-    known = "a100, b200, h100, h200, l4, rtx4090"
+    known = "a100, b200, h100, h200, l4, rtx4080, rtx4090"
     with pytest.raises(ConfigError) as error:
         slices.find(topology)
     assert str(error.value) == f"--topology={topology}: no such GPUs; expected gpu:NxKIND, KIND one of {known}"

@@ -90,7 +90,7 @@ def divided(ask: Callable[[slice], Sequence[float]], count: int, kind: type = np
 
     Args:
       ask: given a slice of them, answers for those. All processes make the call, with the same things.
-      kind: of the answers: int32 or float32.
+      kind: of the answers: int32, uint32 or float32.
     """
     if not count:
         return []

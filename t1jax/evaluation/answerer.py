@@ -10,7 +10,7 @@ have the same writer, and differ in the thinking alone. The paper calls Qwen2.5-
 The answerer continues the policy's tokens: prompt, cut thought, scaling.answer_prefix. It stops at the policy's stop
 tokens.
 Its weights are read once there is something to answer and are dropped with the curve: a device holds two sets of
-parameters only meanwhile.
+parameters only meanwhile. The base of a run with LoRA is in memory already, and read no second time.
 Source: T1 (arXiv 2501.11651) section 3, inference scaling.
 Deliberately not here: where thoughts are cut (cut.py), the curve (scaling.py).
 """
@@ -37,7 +37,7 @@ from t1jax.rollouts.generate import Generator
 from t1jax.text import tokenizer
 from t1jax.text.huggingface import HFTokenizer
 from t1jax.text.tokenizer import Tokenizer
-from t1jax.types import Params
+from t1jax.types import Adapted, Params
 from t1jax.weights import load as weights
 
 SELF, BASE = "self", "base"
@@ -74,16 +74,19 @@ def open_answerer(evaluator: Evaluator, params: Params) -> Answerer:
     """Reads the weights that scaling.answerer names, in compute dtype and laid out for decode.
 
     Args:
-      params: the policy's.
+      params: the policy's; where they are Adapted, the base is theirs.
     """
     cfg = evaluator.cfg
     if (found := _find(cfg, evaluator.tokenizer)) is None:
         return Answerer(params, None, {}, "")
     source, model = found
-    theirs = weights.load(source, qwen.Transformer(model, decode_layout(evaluator.mesh)), dtype=model.compute_dtype)
-    told = {"answerer": str(source.step or source.folder), "answerer_weights": checksum(theirs)}
-    name = cfg.scaling.answerer if cfg.scaling.answerer == BASE else source.folder.name
-    return Answerer(theirs, evaluator.generator(model), told, "-" + re.sub(r"[^\w.-]", "_", name))
+    if cfg.scaling.answerer == BASE and isinstance(params, Adapted):
+        theirs = params.base
+    else:
+        theirs = weights.load(source, qwen.Transformer(model, decode_layout(evaluator.mesh)), dtype=model.compute_dtype)
+    told = {"answerer": str(source.where), "answerer_weights": checksum(theirs)}
+    name = cfg.scaling.answerer if cfg.scaling.answerer == BASE else source.name
+    return Answerer(theirs, evaluator.generator(model), told, "-" + re.sub(r"[^\w.@-]", "_", name))
 
 
 def _refuse_too_long(cfg: Config, tokens: Tokenizer) -> None:

@@ -23,7 +23,7 @@ from t1jax.config import Config, ConfigError
 from t1jax.devices import sharding
 from t1jax.evaluation import answerer
 from t1jax.evaluation.evaluator import Evaluator
-from t1jax.host import hub, place, workdir
+from t1jax.host import workdir
 from t1jax.host.progress import Progress
 from t1jax.model import heads, qwen
 from t1jax.model.parameters import checksum
@@ -46,13 +46,12 @@ class Opened:
     @property
     def where(self) -> str:
         """The folder that holds the weights."""
-        return str(self.source.step or self.source.folder)
+        return str(self.source.where)
 
     @property
     def name(self) -> str:
         """What the model is called: the last part of its folder's name, or of its name on the hub."""
-        given = self.cfg.model.checkpoint
-        return given.rpartition("/")[2] if hub.is_model(given) else place.of(given, "model.checkpoint").resolve().name
+        return self.source.name.rpartition("/")[2]
 
     def params(self, mesh: Mesh) -> Params:
         """The weights, in compute dtype and laid out for decode."""

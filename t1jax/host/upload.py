@@ -8,47 +8,69 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from t1jax.config import ConfigError
 from t1jax.host import hub
 from t1jax.host.bucket import Unreachable
 
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
-def begin(name: str, folder: Path) -> None:
-    """Makes sure that there is a model OWNER/NAME on the hub to upload to; a new one is private.
+NEW = {".gitattributes"}  # the files of a new model
 
-    Args:
-      folder: that will be uploaded, for errors.
+
+@contextmanager
+def begun(name: str, folder: Path) -> Iterator[Callable[[], str]]:
+    """A model OWNER/NAME on the hub that may be written; a new one is private.
+
+    Yields what uploads the files of `folder` as one commit and returns its address. If the body fails, a model that was
+    made here, and is still empty, is deleted again.
 
     Raises:
-      ConfigError: no such name can be, nobody is logged in, or there is no network.
+      ConfigError: no such name can be, nobody is logged in, access is not granted, or there is no network; from the
+        upload, the card is refused.
+      Unreachable: the upload was cut.
     """
     if not re.fullmatch(hub.ID, name):
         raise ConfigError(f"--push={name}; expected OWNER/NAME, of a model on the Hugging Face hub")
     with _told(name, folder):
         from huggingface_hub import HfApi
 
-        HfApi(library_name="t1jax").create_repo(name, private=True, exist_ok=True)
-
-
-def send(name: str, folder: Path) -> str:
-    """Uploads the files of `folder` as one commit; returns its address.
-
-    Raises:
-      Unreachable: it was cut.
-      ConfigError: access is not granted, or the card is refused.
-    """
-    with _told(name, folder):
-        from huggingface_hub import HfApi
-
         api = HfApi(library_name="t1jax")
-        return str(
-            api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload weights from t1jax").commit_url
-        )
-    raise AssertionError
+        made = not api.repo_exists(name)
+        if made:
+            api.create_repo(name, private=True)
+        else:
+            api.auth_check(name, write=True)
+
+    def send() -> str:
+        with _told(name, folder):
+            done = api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload weights from t1jax")
+            return str(done.commit_url)
+        raise AssertionError
+
+    try:
+        yield send
+    except BaseException:
+        if made:
+            _take_back(api, name)
+        raise
+
+
+def _take_back(api: HfApi, name: str) -> None:
+    """Deletes a model that holds nothing but what the hub puts into a new one; a line where that is refused."""
+    from huggingface_hub import errors
+
+    try:
+        if set(api.list_repo_files(name)) <= NEW:
+            api.delete_repo(name)
+    except (errors.HfHubHTTPError, errors.HTTPError) as error:
+        print(f"t1jax.convert: {name} is left on the hub, empty ({hub.short(error)}): delete it there", file=sys.stderr)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -185,11 +185,13 @@ def _part_floors(setup: RlSetup, chip: Chip) -> dict[str, dict[str, float]]:
     """Flops of a part at the peak, in cycles; the head scores every position."""
     cfg, model, grid = setup.cfg, setup.cfg.model, setup.grid
     tokens, tensor = grid.rows * grid.length, setup.mesh.shape["tensor"]
-    a_cycle = chip.flops / chip.clock
-    layers = 2.0 * tokens * model.num_layers * estimate.layer_weights(model) / tensor / a_cycle
-    head = 2.0 * tokens * model.hidden_size * model.vocab_size / tensor / a_cycle
-    again = model.remat == "full"
+    a_cycle = chip.flops / chip.clock * tensor
+
+    def floor(flops: Callable[..., float]) -> dict[str, float]:
+        """`flops`: of (model, tokens, attended, scored); attention is not counted."""
+        return {WEIGHTS: flops(model, tokens, 0, 0) / a_cycle, "head": flops(model, 0, 0, tokens) / a_cycle}
+
     return {
-        "anchor": {WEIGHTS: estimate.kl_forwards(cfg) * layers, "head": estimate.kl_forwards(cfg) * head},
-        "update": {WEIGHTS: (3 + again) * layers, "head": 4 * head},
+        "anchor": floor(lambda *of: estimate.kl_forwards(cfg) * estimate.forward_flops(*of)),
+        "update": floor(lambda *of: sum(estimate.update_flops(*of))),
     }

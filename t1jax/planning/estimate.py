@@ -16,7 +16,7 @@ import math
 from dataclasses import dataclass
 
 from t1jax.config import Config, ModelConfig
-from t1jax.model import heads
+from t1jax.model import heads, lora
 from t1jax.planning.slices import Chip
 from t1jax.update.packing import Grid
 
@@ -45,11 +45,12 @@ def layer_weights(cfg: ModelConfig) -> int:
     return 2 * D * N * H + 2 * D * K * H + 3 * D * F
 
 
-def adapter_weights(cfg: ModelConfig) -> int:
-    """Weights of one layer's adapters; 0 without LoRA."""
-    D, H, F = cfg.hidden_size, cfg.head_dim, cfg.mlp_size
-    attention, mlp = 2 * (D + cfg.num_heads * H) + 2 * (D + cfg.num_kv_heads * H), 3 * (D + F)
-    return cfg.lora_rank * {"attention": attention, "mlp": mlp, "all": attention + mlp}[cfg.lora_targets]
+def adapter_weights(cfg: ModelConfig) -> tuple[int, int]:
+    """Weights of one layer's adapters: of the factors on the side of the width, and on that of heads or MLP."""
+    names = lora.TARGETS[cfg.lora_targets]
+    sides = [cfg.num_heads * cfg.head_dim] * 2 + [cfg.num_kv_heads * cfg.head_dim] * 2 + [cfg.mlp_size] * 3
+    other = dict(zip(("q", "o", "k", "v", *lora.MLP), sides, strict=True))
+    return cfg.lora_rank * len(names) * cfg.hidden_size, cfg.lora_rank * sum(other[name] for name in names)
 
 
 def forward_flops(cfg: ModelConfig, tokens: float, attended: float, scored: float) -> float:
@@ -74,6 +75,20 @@ def value_bytes(cfg: ModelConfig) -> int:
     return FLOAT if cfg.compute_dtype == "float32" else 2
 
 
+def update_flops(cfg: ModelConfig, tokens: float, attended: float, scored: float) -> tuple[float, float]:
+    """Of an update of so many tokens, as `forward_flops` has them: forward and backward; what remat computes again.
+
+    A forward, a gradient of what goes in and one of the weights, each as long; the head's logits are made again in the
+    backward. With LoRA the weights have no gradient: of each product its factors have, and of attention both stay.
+    """
+    layers, head = forward_flops(cfg, tokens, attended, 0), forward_flops(cfg, 0, 0, scored)
+    again = {"none": 0.0, "dots": 0.0, "full": layers}[cfg.remat]
+    if not cfg.lora_rank:
+        return 3 * layers + 4 * head, again
+    factors = 4.0 * tokens * cfg.num_layers * sum(adapter_weights(cfg))
+    return 3 * layers - forward_flops(cfg, tokens, 0, 0) + 3 * head + factors, again
+
+
 @dataclass(frozen=True)
 class Work:
     """Flops of a step, of all devices together."""
@@ -81,8 +96,7 @@ class Work:
     prefill: float
     decode: float
     anchor: float  # log-probabilities for the KL: a forward of the anchor, and of the policy if kl_logprobs is learner
-    update: float  # forward and backward: three forwards; the head's logits are made again in the backward: one more;
-    # with LoRA one forward less, of layers and head, and the gradients of the factors
+    update: float  # forward and backward
     remat: float  # what is computed again in the backward to save memory
 
     @property
@@ -100,15 +114,14 @@ def work(cfg: Config, length: float, attention: bool = True) -> Work:
     others = float(attention)
     prompts = cfg.rl.prompts_per_step
     responses = prompts * cfg.rl.responses_per_prompt
-    layers = forward_flops(model, responses * (C + length), others * (C + length) / 2, 0)
-    head = 2.0 * responses * length * model.hidden_size * model.vocab_size
-    factors = 4.0 * responses * (C + length) * model.num_layers * adapter_weights(model)
+    learnt = responses * (C + length), others * (C + length) / 2, responses * length
+    update, remat = update_flops(model, *learnt)
     return Work(
         prefill=forward_flops(model, prompts * C, others * C / 2, prompts),
         decode=forward_flops(model, responses * length, others * (C + length / 2), responses * length),
-        anchor=kl_forwards(cfg) * (layers + head),
-        update=2 * layers + 3 * head + factors if model.lora_rank else 3 * layers + 4 * head,
-        remat={"none": 0.0, "dots": 0.0, "full": layers}[model.remat],
+        anchor=kl_forwards(cfg) * forward_flops(model, *learnt),
+        update=update,
+        remat=remat,
     )
 
 
@@ -145,7 +158,9 @@ def exchanged(cfg: Config, mesh: tuple[int, int, int], length: float, parts: int
     In each part every layer's weights are made whole for each forward and for the backward, and the gradient is added
     up over fsdp: of layers and head so that each device keeps its share, of the embedding whole. Replicas then add up
     shares, within a slice and between slices. Embedding and head are made whole once before all parts. Activations go
-    as model/products.py says.
+    as model/products.py says. With LoRA the factors alone have a gradient: those on the side of the width, which all of
+    `tensor` hold, are made whole and added up as a layer's weights, the others as the embedding; and the backward adds
+    up [rows, r] over `tensor` for each of the matrices.
 
     Args:
       mesh: (data, fsdp, tensor).
@@ -161,18 +176,20 @@ def exchanged(cfg: Config, mesh: tuple[int, int, int], length: float, parts: int
     rows = cfg.rl.prompts_per_step * cfg.rl.responses_per_prompt / (data * fsdp) * (cfg.data.prompt_length + length)
     again = float(model.remat == "full")  # in the backward; a layer's last sum is not needed again
     summed = (passes + again / 2 + 1) * summed_forward(model, rows)
-    gathered = (passes + again + 2) * gathered_forward(model, rows)  # in the backward gradients, and inputs again
-    if model.lora_rank:  # a gradient is of adapters alone, and no table has one
-        layers_learnt, table_learnt = model.num_layers * adapter_weights(model) / tensor, 0.0
-    else:
-        layers_learnt, table_learnt = layers, table
-    scattered = others * (layers_learnt + table_learnt)
-    shares = (layers_learnt + table_learnt) / fsdp
+    gathered = passes + again + 2.0  # in the backward gradients, and inputs again
+    shared, whole, factors = layers + table, table, 0.0  # what gradients are of
+    if model.lora_rank:
+        wide, narrow = (model.num_layers * weights for weights in adapter_weights(model))
+        shared, whole, factors = wide, narrow / tensor, wide
+        gathered -= {"all": 0.0, "attention": 0.5, "mlp": 0.5}[model.lora_targets]  # a gradient for factors alone
+        summed += 2 * model.num_layers * len(lora.TARGETS[model.lora_targets]) * rows * model.lora_rank * FLOAT
+    made_whole = parts * ((passes + 1) * layers + factors) + 2 * min(parts, 1) * tables
+    shares = shared / fsdp
     return Exchanged(
-        weights=((passes + 1) * parts * layers + 2 * min(parts, 1) * tables) * value_bytes(model) * others,
-        gradients=parts * FLOAT * (scattered + _ring(fsdp * replicas) * table_learnt + _ring(replicas) * shares),
-        activations=(summed + gathered) * (1 - 1 / tensor),
-        between_slices=parts * FLOAT * _ring(slices) * (shares + table_learnt / fsdp) / replicas,
+        weights=made_whole * value_bytes(model) * others,
+        gradients=parts * FLOAT * (others * shared + _ring(fsdp * replicas) * whole + _ring(replicas) * shares),
+        activations=(summed + gathered * gathered_forward(model, rows)) * (1 - 1 / tensor),
+        between_slices=parts * FLOAT * _ring(slices) * (shares + whole / fsdp) / replicas,
     )
 
 

@@ -62,10 +62,8 @@ def _sampled(cfg: Config, chip: Chip, mesh: tuple[int, int, int], slices: int, p
 
 
 def _update(cfg: Config, chip: Chip, mesh: tuple[int, int, int]) -> float:
-    """Seconds of an update of the cold start: a forward, a backward of two, and with remat the layers once more."""
+    """Seconds of an update of the cold start."""
     sft, data, fsdp, tensor = cfg.sft, *mesh
     tokens = float(sft.batch_size * sft.sequence_length)
-    layers = estimate.forward_flops(cfg.model, tokens, sft.sequence_length / 2, 0)
-    head = 2.0 * tokens * cfg.model.hidden_size * cfg.model.vocab_size
-    flops = (4.0 if cfg.model.remat == "full" else 3.0) * layers + 4 * head
+    flops = sum(estimate.update_flops(cfg.model, tokens, sft.sequence_length / 2, tokens))
     return flops / (data * fsdp * tensor) / (estimate.MATMUL * chip.flops)

@@ -61,7 +61,8 @@ CHIPS = {
     "h100": Chip("h100", 80 * GIB, 989e12, 3350e9, 450e9),
     "h200": Chip("h200", 141 * GIB, 989e12, 4800e9, 450e9),
     "b200": Chip("b200", 180 * GIB, 2250e12, 8000e9, 900e9),
-    "l4": Chip("l4", 24 * 10**9, 121e12, 300e9, 32e9),  # over PCIe, as the next
+    "l4": Chip("l4", 24 * 10**9, 121e12, 300e9, 32e9),  # over PCIe, as the next two
+    "rtx4080": Chip("rtx4080", 16 * GIB, 97.5e12, 716.8e9, 32e9),
     "rtx4090": Chip("rtx4090", 24 * GIB, 165.2e12, 1008e9, 32e9),
     "cpu": Chip("cpu", 16 * GIB, 0.2e12, 10e9, 5e9),
 }

@@ -54,13 +54,14 @@ def render(run: Run) -> str:
     results = run.results
     both = results.get("sft") and results.get("rl")
     pairs = "The same problems, before and after RL" if both else "Sampled responses"
+    what = measure(results.get("sft") or results.get("rl"))
     parts = [
         ("story", "The story of this run", sections.in_words(run)),
         ("thinking", "Does more thinking help?", sections.scaling(run)),
         ("responses", pairs, side_by_side(results.get("samples") or [])),
         ("training", "Over the steps of training", sections.training(run)),
-        ("difficulty", f"{measure(results.get('sft')).capitalize()} by difficulty", sections.difficulty(results)),
-        ("honesty", "Is the gain honest?", sections.honesty(results)),
+        ("difficulty", f"{what.capitalize()} by difficulty", sections.difficulty(results)),
+        ("honesty", "Is the gain honest?" if both else "Are responses honest?", sections.honesty(results)),
         ("run", "This run", sections.facts(run)),
     ]
     parts = [part for part in parts if part[2]]

@@ -20,6 +20,7 @@ from t1jax.reports.wording import change, clock, interval, measure, percent, poi
 
 BEFORE = '<span class="before">Before RL</span>'
 AFTER = '<span class="after">After RL</span>'
+HEADS = {"sft": BEFORE, "rl": AFTER}
 SKILLS = {
     "arithmetic": "Sums that are right",
     "copying": "Numbers and targets copied right",
@@ -69,20 +70,22 @@ def training(run: Run) -> str:
 
 
 def difficulty(results: Results) -> str:
-    """Accuracy by difficulty, before and after RL."""
+    """Accuracy by difficulty, before and after RL, or where only one of these was measured, then."""
     shares: dict[Any, dict[str, Mapping[str, Any]]] = {}
     for share in results.get("by_difficulty") or []:
         shares.setdefault(share["difficulty"], {})[share["stage"]] = share
+    stages = [stage for stage in HEADS if any(stage in of for of in shares.values())]
     rows = []
     for difficulty, of in sorted(shares.items(), key=lambda item: (str(type(item[0])), item[0])):
-        if of.keys() >= {"sft", "rl"}:
-            moved = change(of["sft"], of["rl"])
-            cells = [f"{shown(of[s])}{interval(of[s])}" for s in ("sft", "rl")]
-            rows.append([escape(difficulty), f"{of['rl']['n']:,}", *cells, signed(moved)])
+        if of.keys() >= set(stages):
+            cells = [f"{shown(of[stage])}{interval(of[stage])}" for stage in stages]
+            moved = [signed(change(of["sft"], of["rl"]))] if len(stages) == 2 else []
+            rows.append([escape(difficulty), f"{of[stages[-1]]['n']:,}", *cells, *moved])
     if not rows:
         return ""
     what = measure(next(iter(next(iter(shares.values())).values())))
-    heads = ("Difficulty", "n", BEFORE, AFTER, "Points" if what == "accuracy" else "Change")
+    last = ["Points" if what == "accuracy" else "Change"] if len(stages) == 2 else []
+    heads = ("Difficulty", "n", *(HEADS[stage] for stage in stages), *last)
     return (
         f'<p class="lead">{what.capitalize()} at temperature 1. In the embedded task the difficulty is how many '
         f"numbers there are to choose from. Brackets: 95 % intervals.</p>{table(heads, rows)}"
@@ -90,7 +93,7 @@ def difficulty(results: Results) -> str:
 
 
 def honesty(results: Results) -> str:
-    """Whether steps and claims of responses are true."""
+    """Whether steps and claims of responses are true, before and after RL; or of one of these, as `difficulty`."""
     skills = results.get("skills") or {}
     before, after = skills.get("sft") or {}, skills.get("rl") or {}
     lines = [(label, before.get(name), after.get(name)) for name, label in SKILLS.items()]
@@ -101,14 +104,18 @@ def honesty(results: Results) -> str:
     lines.append(("Responses that gave up", before.get("gave_up"), after.get("gave_up")))
     first, last = ((summary.get("orders") or {}).get("two_pointer") for summary in (before, after))
     lines.append(("Responses that close in from both ends (the shorter way)", first, last))
-    rows = [[label, percent(b), percent(a), points(a - b)] for label, b, a in lines if b is not None and a is not None]
+    heads: tuple[str, ...] = (BEFORE, AFTER, "Points")
+    both = [(label, b, a) for label, b, a in lines if b is not None and a is not None]
+    rows = [[label, percent(b), percent(a), points(a - b)] for label, b, a in both]
+    if not before or not after:  # one of them was not measured
+        heads = (AFTER,) if after else (BEFORE,)
+        rows = [[label, percent(share)] for label, b, a in lines if (share := a if after else b) is not None]
     if not rows:
         return ""
     return (
         '<p class="lead">A model can also learn to say “yes” too soon. So each step of every response sampled at '
         "temperature 1 is checked by itself, and so is what the response claims. A false claim: an attempt called "
-        "right that is not. Gave up: the thinking ended with no attempt called right.</p>"
-        + table(("", BEFORE, AFTER, "Points"), rows)
+        "right that is not. Gave up: the thinking ended with no attempt called right.</p>" + table(("", *heads), rows)
     )
 
 

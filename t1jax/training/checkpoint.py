@@ -45,7 +45,7 @@ from t1jax.text.tokenizer import Tokenizer
 from t1jax.training import damage, memory, origin
 from t1jax.training.together import NotWritten, Together
 from t1jax.types import Params, TrainState
-from t1jax.weights import orbax_arrays, steps
+from t1jax.weights import adapters, orbax_arrays, steps
 
 
 def _to_stderr(note: str) -> None:
@@ -201,7 +201,7 @@ class Checkpoints:
         origin.refuse_other_model(where, self.config(step), self._cfg)
         if self._base:
             saved = self._read(step, "base", ocp.args.JsonRestore())["digest"]
-            origin.refuse_other_base(where, saved, self._base, self._cfg.model.checkpoint)
+            adapters.refuse_other_digest(where, saved, self._base, self._cfg.model.checkpoint)
         found = self._read(step, "state", ocp.args.StandardRestore(abstract.kept()))
         if stream is not None:
             stream.set_state(self._read(step, "stream", ocp.args.JsonRestore()))

@@ -8,6 +8,7 @@ A step whose gradient is not finite changes nothing (optim.py). The first such R
     report.json    its row
     config.json, tokenizer/
     filter.json, inputs.json   of the run, if it has them: they say which problems these are
+    base.json      with LoRA: the digest of the weights that the adapters are beside
 
 `python -m t1jax.replay workdir/sick` replays that step.
 
@@ -35,6 +36,7 @@ from t1jax.host import files
 from t1jax.host.place import Place
 from t1jax.host.stopping import EXIT_FAILED, EXIT_SICK, Stopped
 from t1jax.host.workdir import INPUTS
+from t1jax.model.parameters import checksum
 from t1jax.text.tokenizer import Tokenizer
 from t1jax.training.alarms import Alarms
 from t1jax.training.selection import FILE_NAME as FILTERED
@@ -194,6 +196,7 @@ class Health:
         multihost.barrier("nobody has a dump yet")
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(os.fspath(folder.absolute() / "state"), replace(state, step=state.step - 1, base=None))
+        digest = None if state.base is None else checksum(state.base)
         if multihost.is_main():
             arrays = {"tokens": batch.tokens_PC, "valid": batch.valid_PC, "problem": batch.problem_P}
             packed = io.BytesIO()
@@ -201,6 +204,8 @@ class Health:
             files.write_bytes(folder / "prompts.npz", packed.getvalue())
             files.write_json(folder / "report.json", {"step": step, **jax.device_get(report)})
             files.write_json(folder / "config.json", self._cfg.to_dict())
+            if digest:
+                files.write_json(folder / "base.json", {"digest": digest})
             tokenizer.save(folder / "tokenizer")
             for name in (FILTERED, INPUTS):
                 if (folder.parent / name).is_file():

@@ -59,12 +59,3 @@ def refuse_other_model(where: Place, saved: Mapping[str, Any], cfg: Config) -> N
     if names:
         found = ", ".join(f"model.{name} = {old.get(name)} (now {model.get(name)})" for name in sorted(names))
         raise ConfigError(f"{where} has {found}; set it back or start a new workdir")
-
-
-def refuse_other_base(where: Place, saved: str, found: str, checkpoint: str) -> None:
-    """ConfigError unless both digests are the same: of the base that the adapters at `where` are beside, and now."""
-    if saved != found:
-        raise ConfigError(
-            f"{where} has adapters for weights with the digest {saved}; those of model.checkpoint = {checkpoint} have "
-            f"{found}: put the weights back that the run began with, or start a new workdir"
-        )

@@ -55,8 +55,12 @@ class Setup:
         return self.cfg.model.lora_rank > 0
 
     def read(self, policy: Params | Adapted) -> Params:
-        """What the model reads of the policy, or of the anchor: made once a step. Traceable."""
-        return lora.merged(self.cfg.model, policy)
+        """What the model reads of the policy, or of the anchor: made once a step, and split as weights are. Traceable.
+
+        Else XLA might keep the copy for decoding, which each of `fsdp` has whole, for the update too.
+        """
+        read = lora.merged(self.cfg.model, policy)
+        return jax.lax.with_sharding_constraint(read, qwen.shardings(self.learner)) if self.adapted else read
 
     def differentiated(self, trained: Params, read: Params) -> tuple[Params, Params | None]:
         """(params, adapters) as qwen.forward takes them, so that the gradient is that of `trained`, TrainState.params.

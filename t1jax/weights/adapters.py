@@ -9,7 +9,7 @@ Deliberately not here: the same sum on devices (model/lora.py), names of files (
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from t1jax.config import ConfigError, ModelConfig
+from t1jax.devices import multihost
 from t1jax.host.place import Place
 from t1jax.model import lora
 from t1jax.model.parameters import VECTORS, digest_of_sums
@@ -172,13 +173,21 @@ def _named(dtype: str) -> Any:
 
 
 def refuse_other_base(step: Place, base: Mapping[KeyPath, Any], found: Knobs) -> None:
-    """ConfigError unless the base has the digest that the checkpoint of `step` notes. Reads all of it, in pieces."""
+    """ConfigError unless the base has the digest that the checkpoint of `step` notes.
+
+    Reads all of it once, in pieces that the processes share; all of them make the call.
+    """
     saved = strict.read_object(step / "base" / "metadata", MAX_BYTES).get("digest")
-    digest = digest_of_sums(dict(_sums(merged(base, _none, (), 1.0, found.compute_dtype))))
-    if saved != digest:
+    digest = digest_of_sums(_sums(merged(base, _none, (), 1.0, found.compute_dtype)))
+    refuse_other_digest(step, saved, digest, found.checkpoint)
+
+
+def refuse_other_digest(where: Place, saved: Any, found: str, checkpoint: str) -> None:
+    """ConfigError unless both digests are the same: of the base that the adapters at `where` are beside, and now."""
+    if saved != found:
         raise ConfigError(
-            f"{step} has adapters for weights with the digest {saved!r:.20}; those in {found.checkpoint} have "
-            f"{digest!r}: put the weights back that the run began with"
+            f"{where} has adapters for weights with the digest {str(saved):.20}; those of model.checkpoint = "
+            f"{checkpoint} have {found}: put the weights back that the run began with"
         )
 
 
@@ -186,13 +195,19 @@ def _none(_: str) -> Factors:
     raise AssertionError("no matrix has factors")
 
 
-def _sums(arrays: Mapping[KeyPath, Any]) -> Iterator[tuple[KeyPath, int]]:
-    """The sum of each array's bits, as parameters.checksum adds them up."""
+def _sums(arrays: Mapping[KeyPath, Any]) -> dict[KeyPath, int]:
+    """The sum of each array's bits modulo 2^32, as parameters.checksum adds them up."""
+    pieces: list[tuple[KeyPath, slice]] = []
     for path, array in arrays.items():
         rows = max(1, PIECE // (math.prod(array.shape[1:]) * array.dtype.itemsize))
-        total = 0
-        for start in range(0, array.shape[0], rows):
-            index = (slice(start, min(start + rows, array.shape[0])), *(slice(0, n) for n in array.shape[1:]))
-            part = np.ascontiguousarray(array.read(index))
-            total += int(part.view(np.uint32 if part.itemsize == 4 else np.uint16).sum(dtype=np.uint64))
-        yield path, total % 2**32
+        pieces += [(path, slice(at, min(at + rows, array.shape[0]))) for at in range(0, array.shape[0], rows)]
+
+    def bits(path: KeyPath, rows: slice) -> int:
+        part = np.ascontiguousarray(arrays[path].read((rows, *(slice(0, n) for n in arrays[path].shape[1:]))))
+        return int(part.view(np.uint32 if part.itemsize == 4 else np.uint16).sum(dtype=np.uint64)) % 2**32
+
+    found = multihost.divided(lambda part: [bits(*piece) for piece in pieces[part]], len(pieces), np.uint32)
+    sums = dict.fromkeys(arrays, 0)
+    for (path, _), each in zip(pieces, found, strict=True):
+        sums[path] = (sums[path] + each) % 2**32
+    return sums

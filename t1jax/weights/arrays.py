@@ -9,7 +9,7 @@ names (tensor_table.py).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -35,6 +35,12 @@ class Source:
     step: Place | None  # for a run: the folder of the step, which has `state`
     base: Source | None = None  # for a run with LoRA: the weights that its adapters are beside
     adapter: Place | None = None  # a folder of PEFT beside these weights
+    name: str = field(default="", compare=False)  # the last part of the folder's, or OWNER/NAME@REVISION of the hub
+
+    @property
+    def where(self) -> Place:
+        """The folder that is of these weights alone: adapters share their base's."""
+        return self.adapter or self.step or self.folder
 
 
 class Array(Protocol):

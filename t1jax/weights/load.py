@@ -49,6 +49,12 @@ def find(path: str | Place, what: str = "--checkpoint") -> Source:
     """
     named = not isinstance(path, Bucket) and hub.is_model(os.fspath(path))
     folder = hub.model(os.fspath(path), what, FILES).resolve() if named else place.of(path, what).absolute()
+    name = os.fspath(path).removeprefix(hub.SCHEME) if named else folder.resolve().name
+    return dataclasses.replace(_in(folder, path, named), name=name)
+
+
+def _in(folder: Place, path: str | Place, named: bool) -> Source:
+    """The weights in `folder`, which the user means by `path`; `named`: of the Hugging Face hub."""
     if named and not peft.is_adapter(folder):
         return Source(folder, "hf", None)
     if not folder.is_dir():

@@ -7,6 +7,7 @@ import itertools
 import types
 from typing import Any
 
+import adapting
 import jax
 import numpy as np
 import pytest
@@ -148,13 +149,16 @@ def test_digests_depend_on_where_bits_stand():
 # several processes: one launch runs all of this on all meshes
 
 
-def on_mesh(shape: tuple[int, int, int]) -> dict[str, Any]:
-    """Two steps of RL, two of the cold start and some responses: their reports, and what this process's scorer saw."""
-    cfg, mesh, scorer = small.make_config(**KNOBS), small.make_mesh(shape), small.Recorder()
+def on_mesh(shape: tuple[int, int, int], rank: int = 0) -> dict[str, Any]:
+    """Two steps of RL, two of the cold start and some responses: their reports, and what this process's scorer saw.
+
+    `rank`: of adapters, which are trained instead of all weights.
+    """
+    cfg, mesh, scorer = small.make_config(**KNOBS, model__lora_rank=rank), small.make_mesh(shape), small.Recorder()
     train_step = step.make_train_step(rl_setup(cfg, mesh), scorer, stop_tokens=small.STOPS)
     sft_step = sft.make_sft_step(sft_setup(cfg, mesh))
-    state = small.start(cfg, mesh)
-    other = sft_setup(cfg, mesh).init_state(small.make_params(cfg, mesh))
+    state = (adapting if rank else small).start(cfg, mesh)
+    other = sft_setup(cfg, mesh).init_state((adapting.make_policy if rank else small.make_params)(cfg, mesh))
     reports: dict[str, list[Any]] = {"rl": [], "sft": []}
     for seed in range(STEPS):
         prompts = small.on_devices(jax.tree.map(lambda x: x[:P], small.prompt_rows(seed)), mesh)
@@ -166,31 +170,33 @@ def on_mesh(shape: tuple[int, int, int]) -> dict[str, Any]:
         other, report = sft_step(other, packed)
         reports["sft"].append({name: float(value) for name, value in report.items()})
     tokens: Any = types.SimpleNamespace(pad_id=0, stop_ids=small.STOPS)
-    drawn = Generator(cfg, mesh, tokens)(state.params, [[5, 6], [7], [8, 3, 2]], "test", length=4, new_tokens=6)
+    drawn = Generator(cfg, mesh, tokens)(state.policy, [[5, 6], [7], [8, 3, 2]], "test", length=4, new_tokens=6)
     problem, sampled_tokens, sampled, _ = scorer.rows() if scorer.calls else (np.zeros(0, int),) * 4
     asked = [[int(p), np.where(s, t, 0).tolist()] for p, t, s in zip(problem, sampled_tokens, sampled, strict=True)]
     return reports | {"drawn": drawn, "asked": asked}
 
 
-def on_meshes(*shapes: tuple[int, int, int]) -> list[dict[str, Any]]:
+def on_meshes(rank: int, *shapes: tuple[int, int, int]) -> list[dict[str, Any]]:
     """`on_mesh` of each."""
-    return [on_mesh(shape) for shape in shapes]
+    return [on_mesh(shape, rank) for shape in shapes]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("processes", "devices", "shapes"),
+    ("processes", "devices", "shapes", "rank"),
     [
-        (2, 1, [(1, 1, 2)]),
-        (2, 2, [(1, 1, 4), (1, 2, 2), (2, 2, 1)]),
-        (4, 1, [(1, 1, 4), (1, 2, 2)]),
-        (4, 2, [(2, 1, 4)]),
+        (2, 1, [(1, 1, 2)], 0),
+        (2, 2, [(1, 1, 4), (1, 2, 2), (2, 2, 1)], 0),
+        (4, 1, [(1, 1, 4), (1, 2, 2)], 0),
+        (4, 2, [(2, 1, 4)], 0),
+        (2, 1, [(1, 1, 2)], 4),
+        (2, 2, [(1, 2, 2)], 4),
     ],
 )
-def test_several_processes_do_what_one_with_as_many_devices_does(processes, devices, shapes):
-    started = several.start("test_multihost.on_meshes", *shapes, processes=processes, devices=devices)
+def test_several_processes_do_what_one_with_as_many_devices_does(processes, devices, shapes, rank):
+    started = several.start("test_multihost.on_meshes", rank, *shapes, processes=processes, devices=devices)
     (alone,) = several.said(
-        several.start("test_multihost.on_meshes", *shapes, processes=1, devices=processes * devices)
+        several.start("test_multihost.on_meshes", rank, *shapes, processes=1, devices=processes * devices)
     )
     for expected, *found in zip(alone, *several.said(started), strict=True):
         for each in found:

@@ -14,21 +14,27 @@ import pytest
 import small
 from letters import LETTERS
 from random_qwen import KNOBS, PROBLEMS, make_folder, rows
+from weight_folders import make_run
 
 from configs import base
 from t1jax import config, evaluate, validation
 from t1jax.config import ConfigError
 from t1jax.evaluation import answerer, journal, scaling
+from t1jax.evaluation.answerer import open_answerer
 from t1jax.evaluation.cut import ASK_FOR_BOX, BOX_TOKENS, cut_thoughts, without_box
 from t1jax.evaluation.evaluator import Evaluator
 from t1jax.evaluation.opened import open_checkpoint
 from t1jax.evaluation.questions import Question, ask
 from t1jax.evaluation.responses import Response
 from t1jax.host import command_line
+from t1jax.model import lora
 from t1jax.rewards import answers
 from t1jax.rewards.verifier import Verifier
 from t1jax.tasks.files.task import FileGrader
 from t1jax.text.huggingface import HFTokenizer
+from t1jax.types import Adapted
+from t1jax.weights import load as weights
+from t1jax.weights import peft, tensor_table
 
 BUDGET, PREFIX = 3, "\n</think>\n\n"
 FREE = (f"--config.scaling.answer_prefix={PREFIX}", "--config.scaling.answer_temperature=0")
@@ -160,10 +166,10 @@ def test_the_base_of_a_run_is_the_checkpoint_that_it_began_with(run, tmp_path, m
     points = scaling.inference_scaling(evaluator, policy, questions, responses, "rl", kept)
     cut = cut_thoughts(evaluator.task, evaluator.tokenizer, questions, responses, 1, (2, 4))
     written = {}
-    for who, weights in (("-base", first), ("", policy)):
+    for who, mine in (("-base", first), ("", policy)):
         for budget, asked in cut.items():
             asked = [dataclasses.replace(question, id=place) for place, question in enumerate(asked)]
-            found = evaluator.respond(weights, f"scaling/rl/{budget}", asked, length=192, new_tokens=4)
+            found = evaluator.respond(mine, f"scaling/rl/{budget}", asked, length=192, new_tokens=4)
             written[f"rl-000007-budget-{budget}{who}.jsonl"] = b"".join(response.line() for response in found)
     folder = tmp_path / "journal"
     assert {p.name: p.read_bytes() for p in folder.glob("*.jsonl")} == {
@@ -182,6 +188,17 @@ def test_the_base_of_a_run_is_the_checkpoint_that_it_began_with(run, tmp_path, m
         scaling.inference_scaling(evaluator, policy, questions, responses, "rl", kept)
 
 
+def test_the_base_of_a_run_with_lora_is_the_one_in_memory(run, monkeypatch):
+    evaluator, first, *_ = run
+    policy = Adapted(first, {"layers": {}})
+    read = open_answerer(evaluator, first)
+    monkeypatch.setattr("t1jax.weights.load.load", None)
+    shared = open_answerer(evaluator, policy)
+    assert shared.params is policy.base and (shared.told, shared.suffix) == (read.told, read.suffix)
+    with pytest.raises(TypeError):
+        open_answerer(evaluator, first)
+
+
 def test_weights_are_read_only_if_there_is_something_to_answer(run, monkeypatch):
     evaluator, _, policy, questions, responses = run
     monkeypatch.setattr("t1jax.weights.load.load", None)
@@ -192,6 +209,44 @@ def test_weights_are_read_only_if_there_is_something_to_answer(run, monkeypatch)
     assert (point["cut"], point["n"]) == (0.0, len(ended))
     with pytest.raises(TypeError):
         scaling.inference_scaling(evaluator, policy, questions, responses, "rl")
+
+
+# names
+
+
+def test_two_adapters_of_one_base_have_two_names(run, checkpoint, tmp_path):
+    evaluator, _, policy, *_ = run
+    cfg, random = evaluator.cfg, np.random.default_rng(0)
+    whole, opened, suffixes, checksums = tensor_table.shapes(cfg.model), [], [], set()
+    for name in ("one", "two"):
+        factors = {
+            matrix: [random.normal(0, 0.1, x[1:]) for x in lora.factors(whole["layers", matrix], matrix, 2).values()]
+            for matrix in lora.TARGETS["attention"]
+        }
+        (tmp_path / name).mkdir()
+        of = lambda matrix, factors=factors: lambda layer: factors[matrix]  # noqa: E731
+        peft.write(tmp_path / name, cfg.model, of, "attention", 2, 4.0, str(checkpoint))
+        opened.append(open_checkpoint(cfg, str(tmp_path / name)))
+        by = open_answerer(with_scaling(evaluator, answerer=str(tmp_path / name)), policy)
+        assert by.told["answerer"] == opened[-1].where == str(tmp_path / name)
+        suffixes.append(by.suffix)
+        checksums.add(by.told["answerer_weights"])
+    assert suffixes == ["-one", "-two"] and [each.name for each in opened] == ["one", "two"] and len(checksums) == 2
+
+
+@pytest.mark.parametrize(("given", "suffix"), [("Qwen/Tiny@v1", "-Qwen_Tiny@v1"), ("hf://Qwen/Tiny", "-Qwen_Tiny")])
+def test_an_answerer_of_the_hub_has_its_name_there(run, checkpoint, tmp_path, monkeypatch, given, suffix):
+    """In the hub's cache its folder is named by the commit."""
+    evaluator, _, policy, *_ = run
+    shutil.copytree(checkpoint, snapshot := tmp_path / "models--Qwen--Tiny/snapshots/0123abc")
+    monkeypatch.setattr("t1jax.host.hub.model", lambda *_: snapshot)
+    assert open_answerer(with_scaling(evaluator, answerer=given), policy).suffix == suffix
+
+
+def test_a_run_that_answers_has_the_name_of_its_folder(tmp_path):
+    make_run(tmp_path / "mine")
+    assert weights.find(tmp_path / "mine").name == "mine"
+    assert weights.find(tmp_path / "mine/checkpoints/rl").name == "rl"
 
 
 # no box

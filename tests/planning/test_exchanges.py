@@ -92,9 +92,9 @@ def test_a_collective_of_a_tpu_counts_once_as_what_it_is():
     assert [x.crosses(1, 4) for x in found] == [False] * 5
 
 
-def planned(shape, parts=1, chunks=1):
+def planned(shape, parts=1, chunks=1, **more):
     """On 8 CPU devices, `parts` slices."""
-    cfg = small.make_config(**KNOBS | {"rl__vocab_chunks": chunks})
+    cfg = small.make_config(**KNOBS | {"rl__vocab_chunks": chunks} | more)
     cfg = dataclasses.replace(cfg, mesh=config.MeshConfig(*shape))
     chip = slices.Chip("tiny", 2 * slices.GIB, 1e12, 1e11, 1e10)
     return fit.plan(cfg, slices.Slice("cpu", chip, tuple(jax.devices()), "cpu", parts), 16.0, compiled=True)
@@ -129,6 +129,37 @@ def test_the_update_exchanges_what_is_counted(shape, parts, chunks):
     assert (counted.between_slices > 0) == (parts > 1)
     moved = found.moved()["elsewhere"]
     assert (moved.get("all-reduce between slices", 0) > 0.9 * crossing) == (parts > 1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "targets"), [((1, 4, 2), "all"), pytest.param((1, 2, 4), "attention", marks=pytest.mark.slow)]
+)
+def test_with_adapters_the_update_exchanges_what_is_counted(shape, targets):
+    """Factors are made whole and their gradients added up over fsdp; over tensor, [rows, r] of each matrix is."""
+    knobs = {"model__lora_rank": 4, "model__lora_targets": targets, "model__checkpoint": "x", "model__num_kv_heads": 4}
+    found = planned(shape, **knobs)
+    (_, fsdp, tensor), counted, cfg = shape, found.exchanged, found.cfg
+    elsewhere = [x for x in found.compiled.exchanges if not x.in_token_loop and len(x.groups or ()) > 0]
+    over = {"fsdp": [], "tensor": []}
+    for x in elsewhere:
+        over["tensor" if x.groups[0][1] - x.groups[0][0] == 1 else "fsdp"].append(x)
+    copied = "jit(train_step)/sharding_constraint"  # for decoding
+    gathers = sum(x.received for x in over["fsdp"] if x.kind == "all-gather" and x.scope != copied)
+    assert gathers == pytest.approx(counted.weights, rel=0.02)
+
+    wide, narrow = (cfg.model.num_layers * weights for weights in estimate.adapter_weights(cfg.model))
+    sums = sum(x.received for x in over["fsdp"] if x.kind == "all-reduce")
+    a_part = estimate.FLOAT * cfg.rl.micro_batches
+    assert sums == pytest.approx(a_part * 2 * (1 - 1 / fsdp) * (wide + narrow / tensor), rel=0.02)
+    assert sums == pytest.approx(counted.gradients + a_part * (1 - 1 / fsdp) * wide, rel=0.02)
+
+    all_weights = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, lora_rank=0))
+    without = estimate.exchanged(all_weights, shape, 16.0, cfg.rl.micro_batches).activations
+    inputs = {"all": 0.0, "attention": 0.5}[targets]  # of the MLP, which no gradient needs
+    rows = cfg.rl.prompts_per_step * cfg.rl.responses_per_prompt / fsdp * (cfg.data.prompt_length + 16)
+    fewer = inputs * estimate.gathered_forward(cfg.model, rows) * (1 - 1 / tensor)
+    narrowed = sum(x.received for x in over["tensor"] if "BTr/" in x.scope)
+    assert narrowed == pytest.approx(counted.activations - without + fewer, rel=0.01) and narrowed > 0
 
 
 @pytest.mark.parametrize("slower", ["links", "network"])

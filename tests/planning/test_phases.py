@@ -5,11 +5,16 @@ from __future__ import annotations
 
 import math
 
+import jax
+import jax.numpy as jnp
 import pytest
 import small
 
-from t1jax.planning import phases, slices
-from t1jax.training.setup import rl_setup
+from t1jax.devices import scopes
+from t1jax.planning import estimate, hlo, phases, slices
+from t1jax.training import sft
+from t1jax.training.setup import rl_setup, sft_setup
+from t1jax.types import Packed
 
 # 4 layers of 32, no biases; products of a layer: q and output 2 * 32 * 32, k and v 2 * 32 * 16, MLP 3 * 32 * 48
 KNOBS = {
@@ -47,6 +52,33 @@ def test_an_update_takes_six_flops_a_parameter_and_token():
     assert found(chip).update == pytest.approx((rule + attention) / 0.5e6)
     again = found(chip, model__remat="full").update - found(chip).update
     assert again == pytest.approx((2 * LAYERS * tokens + attention / 3) / 0.5e6)
+
+
+def test_an_update_of_adapters_takes_a_forward_less_of_all_weights():
+    """No gradient of a weight: four flops, six of the head; those of its factors instead. Attention has all of its."""
+    chip = slices.Chip("computer", 2**34, flops=1e6, bandwidth=1e30, links=1e30)
+    tokens, rank = 8 * 16, 4
+    factors = {"attention": 4 * 32 + 2 * 32 + 2 * 16, "mlp": 3 * 32 + 3 * 48}
+    factors["all"] = sum(factors.values())
+    attention = 3 * 4 * tokens * 8 * 4 * 4 * 8
+    for targets, sides in factors.items():
+        update = found(chip, model__lora_rank=rank, model__lora_targets=targets).update
+        rule = (4 * LAYERS + 6 * HEAD + 4 * 4 * rank * sides) * tokens
+        assert update == pytest.approx((rule + attention) / 0.5e6)
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_the_update_that_is_counted_is_the_compiled_one(rank):
+    """Of a CPU's program of the cold start; what it does more than that is sum up adapters."""
+    cfg, mesh = small.make_config(**KNOBS, model__lora_rank=rank), small.make_mesh()
+    setup = sft_setup(cfg, mesh)
+    rows = jax.ShapeDtypeStruct((8, 16), jnp.int32, sharding=setup.layout.sharding("batch", None))
+    packed = Packed(rows, rows, rows, jax.ShapeDtypeStruct((8, 16), jnp.bool_, sharding=rows.sharding))
+    text = sft.make_sft_step(setup).lower(setup.state_shapes(), packed).compile().as_text()
+    compiled = hlo.parse(text).flops({scopes.HEAD_CHUNKS: float(cfg.sft.vocab_chunks)})
+    counted, again = estimate.update_flops(cfg.model, 8.0 * 16, 16.0, 8.0 * 16)  # a CPU attends to what is masked, too
+    summed = 2.0 * LAYERS * rank
+    assert again == 0 and compiled == pytest.approx(counted + summed, rel=0.03)
 
 
 def test_it_names_the_chip_and_a_chip_that_nobody_knows_has_no_estimate():

@@ -19,7 +19,8 @@ from t1jax.evaluation.statistics import wilson
 from t1jax.host import files, metrics
 from t1jax.reports import columns, plots, training_plots
 from t1jax.reports.page import assets, escape, page, visible
-from t1jax.reports.run_page import write_report
+from t1jax.reports.run_page import render, write_report
+from t1jax.reports.runs import Run
 from t1jax.reports.transcript import mark
 
 
@@ -69,6 +70,27 @@ def test_tables_hold_the_numbers_of_the_results(reader):
     assert "Verdicts that are right, late in long chains99.3 %98.1 %−1.2" in honesty
     assert "Responses that gave up71.1 %5.3 %−65.8" in honesty
     assert "copied" not in honesty  # was not measured
+
+
+@pytest.mark.parametrize(("kept", "gone", "level", "sums"), [
+    ("rl", "sft", "420080.0 %[73.9, 85.0]", "Sums that are right99.8 %"),
+    ("sft", "rl", "420030.0 %[24.1, 36.7]", "Sums that are right99.8 %"),
+])  # fmt: skip
+def test_tables_of_what_was_measured_once_have_one_column(tmp_path, kept, gone, level, sums):
+    """Before RL nothing is measured with eval.before = False, and after RL nothing yet while it runs."""
+    results = example_results()
+    results[gone] = None
+    for name in ("greedy", "skills"):
+        results[name] = {kept: results[name][kept]}
+    for name in ("by_difficulty", "scaling", "samples"):
+        results[name] = [x for x in results[name] if x["stage"] == kept]
+    page = render(Run("run", tmp_path, results, example_rows(), finished=kept == "rl"))
+    text = Reader(page).text
+    by_difficulty, honesty = text[text.index("Accuracy by difficulty") :].split("Are responses honest?")
+    honesty = honesty[: honesty.index("This run")]
+    heads = {"rl": "After RL", "sft": "Before RL"}
+    for part, row in ((by_difficulty, level), (honesty, sums)):
+        assert row in part and heads[kept] in part and heads[gone] not in part and "Points" not in part
 
 
 def test_every_figure_is_in_the_page_and_as_a_picture_beside_it(workdir, reader):

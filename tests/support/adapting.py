@@ -31,7 +31,7 @@ def make_policy(cfg, mesh, seed=0):
 
 def start(cfg, mesh, seed=0):
     """A state whose anchor is not its policy."""
-    state = rl_setup(cfg, mesh).init_state(small.copy(make_policy(cfg, mesh, seed)))
+    state = rl_setup(cfg, mesh).init_state(make_policy(cfg, mesh, seed))
     random = np.random.default_rng(7)
     offset = jax.tree.map(
         lambda x: jax.device_put(random.normal(0, 0.02, x.shape).astype(np.float32), x.sharding), state.anchor_offset

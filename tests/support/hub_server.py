@@ -23,6 +23,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 LFS = (".safetensors", ".parquet")
+ACTIONS = {"commit": "/commit/main$", "delete": "/repos/delete$", "write": "/auth-check/write$"}
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Server:
         self.token = ""  # of the last request
         self.commits: list[dict[str, Any]] = []  # what was uploaded: {path: bytes}
         self.created: dict[str, str] = {}  # name -> private or public
+        self.forbidden: set[str] = set()  # refused: commit, delete, write, card
         self.stored: dict[str, bytes] = {}  # oid -> uploaded LFS file
         self.url = ""
 
@@ -111,7 +113,7 @@ def handler(server: Server) -> type[BaseHTTPRequestHandler]:
                 return self.file("datasets" if match[1] else "models", match[2], match[3], match[4])
             return self.upload(path)
 
-        do_GET = do_HEAD = do_POST = do_PUT = dispatch
+        do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = dispatch
 
         def info(self, kind: str, name: str, revision: str | None) -> None:
             if repo := self.repo(kind, name):
@@ -162,16 +164,26 @@ def handler(server: Server) -> type[BaseHTTPRequestHandler]:
                 server.stored[path.removeprefix("/stored/")] = body
                 return self.answer(200)
             if path == "/api/validate-yaml":
-                return self.answer(200, {"errors": [], "warnings": []})
+                errors = [{"message": "bad tags"}] if "card" in server.forbidden else []
+                return self.answer(400 if errors else 200, {"errors": errors, "warnings": []})
             if not server.token:
                 return self.answer(401, {"error": "Invalid username or password."})
+            for action, pattern in ACTIONS.items():
+                if action in server.forbidden and re.search(pattern, path):
+                    return self.answer(403, {"error": f"you may not {action}"})
+            if path == "/api/repos/delete":
+                asked = json.loads(body)
+                del server.repos["models", f"{asked['organization']}/{asked['name']}"]
+                return self.answer(200)
+            if path.endswith("/auth-check/write"):
+                return self.answer(200)
             if path == "/api/repos/create":
                 asked = json.loads(body)
                 owner = asked.get("organization", "me")
                 name = f"{owner}/{asked['name']}"
                 if ("models", name) in server.repos:
                     return self.answer(409, {"error": "exists"})
-                server.add("models", name, {})
+                server.add("models", name, {".gitattributes": b"*.safetensors filter=lfs"})
                 server.created[name] = asked.get("visibility", "public")
                 return self.answer(200, {"url": f"{server.url}/{name}", "name": name, "id": name})
             if re.fullmatch(r"/api/models/[^/]+/[^/]+/preupload/main", path):

@@ -14,10 +14,13 @@ import small
 from files_run import KNOBS, write_rows
 from random_qwen import make_folder
 from safetensors.numpy import load_file, save_file
+from tiny_run import rows_of
 
 from t1jax import convert, validation
 from t1jax.config import ConfigError
 from t1jax.devices import sharding
+from t1jax.host import place
+from t1jax.host.bucket import Bucket
 from t1jax.model import lora, parameters, qwen
 from t1jax.training import checkpoint, origin, stages
 from t1jax.training.setup import rl_setup
@@ -98,6 +101,35 @@ def test_a_run_that_was_stopped_goes_on_alike(cfg, run, tmp_path):
             shutil.rmtree(again / f"checkpoints/rl/{step}")
         stages.run(cfg, again)
         jax.tree.map(np.testing.assert_array_equal, last(cfg, again), expected)
+
+
+class Killed(BaseException):
+    """Nothing of the run catches it."""
+
+
+@pytest.mark.slow
+def test_in_a_bucket_killed_before_a_checkpoint_it_ends_as_the_local_one(cfg, run, cloud, monkeypatch):
+    workdir = place.of("gs://bkt/lora", "workdir")
+    put = Bucket.write_bytes
+
+    def fall(path, content):
+        done = put(path, content)
+        if path.name.startswith("metrics.jsonl-") and json.loads(content.splitlines()[-1])["stage"] == "rl":
+            raise Killed  # after the row of step 1 of RL, before its checkpoint
+        return done
+
+    monkeypatch.setattr(Bucket, "write_bytes", fall)
+    with pytest.raises(Killed):
+        stages.run(cfg, workdir)
+    monkeypatch.setattr(Bucket, "write_bytes", put)
+    assert [(row["stage"], row["step"]) for row in rows_of(workdir)] == [("sft", 1), ("sft", 2), ("rl", 1)]
+    assert not (workdir / "checkpoints/rl/1").exists()
+    stages.run(cfg, workdir)
+    assert rows_of(workdir) == rows_of(run)
+    jax.tree.map(np.testing.assert_array_equal, last(cfg, workdir), last(cfg, run))
+    mine, theirs = (json.loads((x / "checkpoints/rl/2/base/metadata").read_bytes()) for x in (workdir, run))
+    assert mine == theirs
+    assert (workdir / "responses/rl-final.jsonl").read_bytes() == (run / "responses/rl-final.jsonl").read_bytes()
 
 
 @pytest.mark.slow

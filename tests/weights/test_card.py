@@ -14,7 +14,8 @@ import yaml
 from converting import refused, run
 from weight_folders import make_run
 
-from t1jax.weights import card
+from t1jax.config import ConfigError
+from t1jax.weights import card, conversion
 from t1jax.weights import load as weights
 
 FIGURES = {
@@ -76,6 +77,48 @@ def test_who_may_not_write_is_told_before_anything_is_converted(server, workdir,
     refused(tmp_path, capsys, words, *flags, "--push=me/T")
     refused(tmp_path, capsys, ["--push=me/T; expected it with orbax-to-hf"], "hf-to-orbax", *flags[1:], "--push=me/T")
     assert not server.commits
+
+
+def push(workdir, dst, *more):
+    return run("orbax-to-hf", "--src", workdir, "--dst", dst, "--push=me/T", *more)
+
+
+@pytest.mark.parametrize("why", ["the folder is not empty", "the upload is forbidden", "the card is refused"])
+def test_a_push_that_fails_leaves_no_empty_model_on_the_hub(server, workdir, tmp_path, why):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").write_text("")
+    server.forbidden = {"commit"} if "upload" in why else {"card"} if "card" in why else set()
+    assert push(workdir, tmp_path / ("full" if "folder" in why else "hf")) == 2
+    assert server.created == {"me/T": "private"} and ("models", "me/T") not in server.repos
+
+
+def test_a_model_that_was_there_or_is_not_empty_is_never_deleted(server, workdir, tmp_path, monkeypatch):
+    server.add("models", "me/T", {".gitattributes": b""})
+    server.forbidden = {"commit"}
+    assert push(workdir, tmp_path / "one") == 2
+    assert ("models", "me/T") in server.repos and not server.created
+    del server.repos["models", "me/T"]
+
+    def fill(*_):  # somebody else, meanwhile
+        server.add("models", "me/T", {".gitattributes": b"", "model.safetensors": b"x"})
+        raise ConfigError("no")
+
+    monkeypatch.setattr(conversion, "orbax_to_hf", fill)
+    assert push(workdir, tmp_path / "two") == 2
+    assert server.created and ("models", "me/T") in server.repos
+
+
+def test_who_may_not_write_an_old_model_is_told_before_anything_is_converted(server, workdir, tmp_path, capsys):
+    server.add("models", "me/T", {"config.json": b"{}"})
+    server.forbidden = {"write"}
+    assert push(workdir, tmp_path / "hf") == 2
+    assert "expected a token that may write" in capsys.readouterr().err and not (tmp_path / "hf").exists()
+
+
+def test_an_empty_model_that_cannot_be_deleted_is_told(server, workdir, tmp_path, capsys):
+    server.forbidden = {"commit", "delete"}
+    assert push(workdir, tmp_path / "hf") == 2
+    assert "me/T is left on the hub, empty (" in capsys.readouterr().err
 
 
 def written(workdir, monkeypatch, stage="rl", step=20, which="policy", **knobs):

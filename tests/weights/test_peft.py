@@ -230,6 +230,22 @@ def test_rslora_is_honoured(folder, tmp_path):
     np.testing.assert_allclose(rs - w, (plain - w) * RANK**0.5, atol=1e-6)
 
 
+def test_a_rank_above_that_of_a_matrix_is_honoured(folder, tmp_path):
+    """k is [32, 16]: what peft adds has a rank of 16 at most, whatever r is."""
+    there, random = folder.parent / "base", np.random.default_rng(3)
+    base, cfg = read(there), weights.model_config(weights.find(there), weight_folders.LIKE)
+    a, b = random.normal(0, 0.1, (32, 40)).astype(np.float32), random.normal(0, 0.1, (40, 4, 8)).astype(np.float32)
+    k = (a, b[:, :2])
+    factors = {"q": (a, b), "k": k, "v": k, "o": (b.reshape(40, 32).T.reshape(4, 8, 40), a.T)}
+    (tmp_path / "adapter").mkdir()
+    of = lambda name: lambda _: factors[name]  # noqa: E731
+    peft.write(tmp_path / "adapter", cfg, of, "attention", 40, 10.0, str(there))
+    found = read(tmp_path / "adapter")
+    index = tuple(slice(0, n) for n in base["layers", "k"].shape)
+    more = found["layers", "k"].read(index) - base["layers", "k"].read(index)
+    np.testing.assert_allclose(more, np.broadcast_to(10 / 40 * np.einsum("dr,rkh->dkh", *k), more.shape), atol=1e-6)
+
+
 def test_an_adapter_for_another_base_is_refused(folder, tmp_path):
     weight_folders.write(tmp_path / "qwen3", "qwen3")
     with pytest.raises(ConfigError, match=r"shape .* expected .* is it for another base\?"):
