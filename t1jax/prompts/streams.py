@@ -2,10 +2,10 @@
 """Problems as arrays, by grain: batches of prompts for sampling, packed rows of chains for the cold start.
 
 PROMPTS -> rollouts -> ... Both streams are infinite: a file's problems are reshuffled each epoch, and a batch may span
-two epochs; of several files with weights each has epochs of its own; the embedded task has 2^30 problems. One background
-thread prepares batches while the device works. Streams can be resumed: `get_state()` returns a small JSON-compatible
-dict, and `set_state` continues with exactly the next batch. Every process builds the whole batch, so a stream and its
-state do not depend on the number of processes.
+two epochs; of several files with weights each has epochs of its own; the embedded task has 2^30 problems. A thread in
+the background prepares batches while the device works. Streams can be resumed: `get_state()` returns a small
+JSON-compatible dict, and `set_state` continues with exactly the next batch. Every process builds the whole batch, so a
+stream and its state do not depend on the number of processes.
 Masks are made here: `valid_PC` marks a prompt's own tokens, `segment_BT` a text's, `target_BT` a response's.
 
 Axes: P prompts, C prompt positions, B rows, T positions of a row.

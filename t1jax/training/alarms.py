@@ -79,8 +79,8 @@ def unmixed(rows: Sequence[Row]) -> str | None:
         return None
     if _good(rows) != "right":
         return (
-            f"over the last {len(rows)} steps {share:.0%} of the groups{kept} had different rewards: choose other problems, "
-            "a reward.function that tells more responses apart, or raise rl.responses_per_prompt"
+            f"over the last {len(rows)} steps {share:.0%} of the groups{kept} had different rewards: choose other "
+            "problems, a reward.function that tells more responses apart, or raise rl.responses_per_prompt"
         )
     accuracy = fmean(row["accuracy"] for row in rows)
     what = f"over the last {len(rows)} steps {share:.0%} of the groups{kept} had both right and wrong responses"

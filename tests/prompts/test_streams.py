@@ -295,7 +295,8 @@ class Files(Small):
 
     def __init__(self, sizes, weights):
         super().__init__(sum(sizes))
-        self.sources = tuple(Source(f"{i}.jsonl", size, w) for i, (size, w) in enumerate(zip(sizes, weights, strict=True)))
+        files = enumerate(zip(sizes, weights, strict=True))
+        self.sources = tuple(Source(f"{number}.jsonl", size, weight) for number, (size, weight) in files)
 
 
 def drawn(tokens, sizes, weights, batch, count, seed=0, split="train"):

@@ -427,8 +427,9 @@ def files_of(tmp_path, *files, **knobs):
 def test_several_files_are_read_one_after_the_other_and_none_repeats_another(tmp_path, weights):
     first, second = [row("a"), row("b"), row("c", "hang")], [row("B", "1"), row("held out"), row("c"), row("d")]
     task = files_of(tmp_path, first, second, weights=weights)
-    assert texts(task, "train") == ["a", "b", "c", "d"] and [task.problem(i, "train").index for i in range(4)] == [0, 1, 2, 3]
-    assert [task.problem(i, "train").source for i in range(4)] == [f"{tmp_path}/{n}.jsonl" for n in (0, 0, 1, 1)]
+    found = [task.problem(i, "train") for i in range(4)]
+    assert texts(task, "train") == ["a", "b", "c", "d"] and [problem.index for problem in found] == [0, 1, 2, 3]
+    assert [problem.source for problem in found] == [f"{tmp_path}/{n}.jsonl" for n in (0, 0, 1, 1)]
     shares = (0.75, 0.25) if weights else (None, None)
     assert task.sources == tuple(Source(f"{tmp_path}/{n}.jsonl", 2, share) for n, share in enumerate(shares))
     assert task.notes == [

@@ -154,7 +154,8 @@ def test_another_advantage_sees_no_group_that_is_not_kept():
     np.testing.assert_array_equal(np.asarray(plan.row_B) >= 0, np.repeat(np.isin(np.arange(P), which), R))
     judged = step.learnt_from(plan, rollouts, scores)[1]
     np.testing.assert_array_equal(advantages.scorable(judged), plan.kept_B)
-    jax.eval_shape(step.make_update(setup, advantage), small.start(setup.cfg, setup.mesh), prompts, rollouts, scores, plan)
+    update = step.make_update(setup, advantage)
+    jax.eval_shape(update, small.start(setup.cfg, setup.mesh), prompts, rollouts, scores, plan)
     assert seen
 
 
@@ -186,7 +187,8 @@ def test_fates_by_hand():
     scorable, packed, kept = (jnp.array(x, bool) for x in ([1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 0]))
     found = fates(rollouts, scorable, packed, jnp.bool_(True), kept)
     assert {name: int(x) for name, x in found.items()} == {
-        "tokens_trained": 1, "tokens_skipped": 0, "tokens_unscorable": 8, "tokens_no_advantage": 2, "tokens_not_kept": 4,
+        "tokens_trained": 1, "tokens_skipped": 0, "tokens_unscorable": 8, "tokens_no_advantage": 2,
+        "tokens_not_kept": 4,
     }  # fmt: skip
 
 
@@ -295,8 +297,7 @@ def test_a_run_that_is_stopped_ends_as_one_that_is_not(cfg, tmp_path, monkeypatc
     assert whole == cut and [row["step"] for row in whole] == [1, 2, 3, 4]
     for row in whole:
         assert (row["source_1"], row["source_2"]) == (0.75, 0.25) and row["tokens_not_kept"] >= 0
-        fates = sum(value for name, value in row.items() if name in {f"tokens_{x}" for x in (*results.FATES, "not_kept")})
-        assert fates == row["tokens"]
+        assert sum(row[f"tokens_{name}"] for name in (*results.FATES, results.NOT_KEPT)) == row["tokens"]
     found = json.loads((tmp_path / "whole/results.json").read_text())
     assert found["sources"] == [
         {"file": first, "weight": 0.75, "share": 0.75}, {"file": second, "weight": 0.25, "share": 0.25},

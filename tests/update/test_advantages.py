@@ -186,7 +186,8 @@ def test_groups_with_different_rewards_are_mixed_on_the_host_as_on_devices():
     for outcome in ([2] * 6, [2, -1, 2, 2, 2, 2], [2, 2, 2, -1, -1, -1]):
         scores = Scores(np.array(outcome, np.int8), *flags, rewards)
         np.testing.assert_array_equal(adv.mixed_groups(scores, 2, np), adv.mixed_groups(scores, 2))
-    assert adv.kept(Scores(np.int8([2] * 6), *flags, rewards), 2, 1).tolist() == [False, False, True, True, False, False]
+    kept = adv.kept(Scores(np.full(6, 2, np.int8), *flags, rewards), 2, 1)
+    assert kept.tolist() == [False, False, True, True, False, False]
 
 
 def test_baselines_by_hand():
