@@ -187,7 +187,7 @@ def _mixed(sources: Sequence[Source], weights: Sequence[float], batch: int, seed
     """
     orders, start = [], 0
     for number, (source, weight) in enumerate(zip(sources, weights, strict=True)):
-        if source.size < (needed := math.ceil(weight * batch)):
+        if source.size < (needed := math.ceil(weight * batch - 1e-9)):
             raise ConfigError(
                 f"data.weights takes {needed} of the {batch} prompts of a batch from {source.name}; expected at most "
                 f"{source.size}, its problems"

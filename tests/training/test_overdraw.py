@@ -31,6 +31,7 @@ from t1jax.update import advantages
 from t1jax.weights import load as weights
 
 KEPT = P // 2  # of P that are drawn
+KEPT_GROUPS = [0, 1, 4, 5]  # of the rule below, where there is one shard
 MIXED = np.array([0, 1, 0, 0, 1, 1, 0, 0], bool)  # of the drawn groups, by the rule below
 
 
@@ -71,9 +72,7 @@ def test_each_shard_keeps_its_part_of_the_groups_mixed_ones_first(shape):
     expected = [s * P // shards + p for s in range(shards) for p in chosen_by_loop(of_shard[s], KEPT // shards)]
     np.testing.assert_array_equal(plan.kept_B, np.repeat(np.isin(np.arange(P), expected), R))
     assert plan.kept_B.dtype == bool and np.asarray(plan.kept_B).sum() == KEPT * R
-    assert (shards, expected) in [
-        (1, [0, 1, 4, 5]), (2, [0, 1, 4, 5]), (4, [1, 2, 4, 6]),
-    ]  # fmt: skip
+    assert expected == {1: KEPT_GROUPS, 2: KEPT_GROUPS, 4: [1, 2, 4, 6]}[shards]
     packed = np.asarray(plan.row_B) >= 0
     teaches = advantages.teaches(small.to_numpy(scores), setup.cfg.rl)
     np.testing.assert_array_equal(packed, teaches & np.asarray(plan.kept_B))
@@ -82,7 +81,7 @@ def test_each_shard_keeps_its_part_of_the_groups_mixed_ones_first(shape):
 def test_without_overdraw_nothing_is_chosen_and_the_host_says_no_more():
     """The scores' four arrays and the plan's three, as ever; with it one more."""
     prompts, rollouts, *_ = small.drawn()
-    shapes = {}
+    found = {}
     for overdraw, keep in ((1.0, P), (2.0, KEPT)):
         cfg = small.make_config(rl__prompts_per_step=keep, rl__overdraw=overdraw)
         asked: list[int] = []
@@ -92,8 +91,8 @@ def test_without_overdraw_nothing_is_chosen_and_the_host_says_no_more():
             return [jnp.zeros(x.shape, x.dtype) for x in shapes]
 
         _, plan = jax.eval_shape(make_score(rl_setup(cfg, small.make_mesh()), rule, call), prompts, rollouts)
-        shapes[overdraw] = asked[0], plan.kept_B is None
-    assert shapes == {1.0: (7, True), 2.0: (8, False)}
+        found[overdraw] = asked[0], plan.kept_B is None
+    assert found == {1.0: (7, True), 2.0: (8, False)}
 
 
 # what is learnt
@@ -101,10 +100,10 @@ def test_without_overdraw_nothing_is_chosen_and_the_host_says_no_more():
 
 @functools.cache
 def overdrawn(**more: Any) -> tuple[Any, Any, Any, Any]:
-    """(setup, prompts, rollouts, scores and plan) of a step that draws P groups and keeps half."""
+    """(setup, prompts, rollouts, (scores, plan)) of a step that draws P groups and keeps half: KEPT_GROUPS."""
     prompts, rollouts, *_ = small.drawn()
     setup = rl_setup(small.make_config(**knobs(**more)), small.make_mesh())
-    return setup, prompts, rollouts, jax.jit(make_score(setup, small.parity))(prompts, rollouts)
+    return setup, prompts, rollouts, jax.jit(make_score(setup, rule))(prompts, rollouts)
 
 
 @pytest.mark.parametrize(
@@ -121,13 +120,10 @@ def overdrawn(**more: Any) -> tuple[Any, Any, Any, Any]:
 )  # fmt: skip
 def test_the_update_is_that_of_the_kept_groups_given_alone(more):
     setup, prompts, rollouts, (scores, plan) = overdrawn(**more)
-    mixed = np.asarray(advantages.mixed_groups(scores, R))
-    which = chosen_by_loop(mixed, KEPT)
-    assert 0 < (~mixed).sum() and which != list(range(KEPT))
     alone = rl_setup(small.make_config(**knobs(**more) | {"rl__overdraw": 1.0}), setup.mesh)
-    few = groups(prompts, which), groups(rollouts, which)
-    again, where = jax.jit(make_score(alone, small.parity))(*few)
-    jax.tree.map(np.testing.assert_array_equal, again, groups(scores, which))
+    few = groups(prompts, KEPT_GROUPS), groups(rollouts, KEPT_GROUPS)
+    again, where = jax.jit(make_score(alone, rule))(*few)
+    jax.tree.map(np.testing.assert_array_equal, again, groups(scores, KEPT_GROUPS))
     state = small.start(setup.cfg, setup.mesh)
     found, report = jax.jit(step.make_update(setup))(state, prompts, rollouts, scores, plan)
     expected, theirs = jax.jit(step.make_update(alone))(state, *few, again, where)
@@ -148,10 +144,8 @@ def test_another_advantage_sees_no_group_that_is_not_kept():
         seen.append(True)
         return advantages.raw_reward(judged) - (advantages.scorable(judged) * advantages.raw_reward(judged)).mean()
 
-    which = chosen_by_loop(np.asarray(advantages.mixed_groups(scores, R)), KEPT)
-    score = make_score(setup, small.parity, every=True)
-    plan = jax.jit(score)(prompts, rollouts)[1]
-    np.testing.assert_array_equal(np.asarray(plan.row_B) >= 0, np.repeat(np.isin(np.arange(P), which), R))
+    plan = jax.jit(make_score(setup, rule, every=True))(prompts, rollouts)[1]
+    np.testing.assert_array_equal(np.asarray(plan.row_B) >= 0, np.repeat(np.isin(np.arange(P), KEPT_GROUPS), R))
     judged = step.learnt_from(plan, rollouts, scores)[1]
     np.testing.assert_array_equal(advantages.scorable(judged), plan.kept_B)
     update = step.make_update(setup, advantage)
@@ -163,8 +157,7 @@ def test_another_advantage_sees_no_group_that_is_not_kept():
 
 
 def test_figures_speak_of_all_that_was_drawn_and_each_token_has_one_fate():
-    setup, prompts, rollouts, _ = overdrawn()
-    scores, plan = jax.jit(make_score(setup, rule))(prompts, rollouts)
+    setup, prompts, rollouts, (scores, plan) = overdrawn()
     state = small.start(setup.cfg, setup.mesh)
     report = small.to_numpy(jax.jit(step.make_update(setup))(state, prompts, rollouts, scores, plan)[1])
     assert report["accuracy"] == np.float32(3 * (R // 2) / ((P - 1) * R))  # of the kept groups it would be 3/8
