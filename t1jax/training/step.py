@@ -115,14 +115,15 @@ def make_update(
             learner_kl = rl.kl_logprobs == "learner"
             policy_jbS = passes.logprobs(setup, read, rows, parts) if learner_kl else rows.logprob_jbS
         learnt, judged = learnt_from(plan, rollouts, scores)
-        scorable_B = advantages.scorable(judged)
+        scorable_B = advantages.scorable(scores)
+        counted_B = scorable_B if plan.kept_B is None else scorable_B & plan.kept_B
         kl_jbS = kl_of_token(policy_jbS)
         kl_B = of_response(kl_jbS)
         if rl.kl_reduction == "mean":
             kl_B = kl_B / jnp.maximum(learnt.sampled_BT.sum(-1, dtype=jnp.float32), 1.0)
         advantage_B = advantage(judged, kl_B, rl)
-        counts = losses.loss_counts(learnt.sampled_BT, scorable_B, rl.loss_normalisation)
-        scorable_jbS, advantage_jbS = (packing.spread(layout, rows, x_B) for x_B in (scorable_B, advantage_B))
+        counts = losses.loss_counts(learnt.sampled_BT, counted_B, rl.loss_normalisation)
+        scorable_jbS, advantage_jbS = (packing.spread(layout, rows, x_B) for x_B in (counted_B, advantage_B))
         advantage_jbS = advantages.token_advantages(advantage_jbS, kl_jbS, rl)
         share_B = losses.shares(learnt.sampled_BT, rl.loss_normalisation)
         share_jbS = None if share_B is None else packing.spread(layout, rows, share_B)
@@ -139,7 +140,7 @@ def make_update(
         log_ratio_jbS, packed_B = learner_jbS - rows.logprob_jbS, plan.row_B >= 0
         report = describe(rollouts, scores, rl, right_and_wrong(setup.cfg.reward))
         report |= mismatch(log_ratio_jbS, rows.sampled_jbS, of_response(log_ratio_jbS), packed_B)
-        report |= fates(rollouts, advantages.scorable(scores), packed_B, applied, plan.kept_B)
+        report |= fates(rollouts, scorable_B, packed_B, applied, plan.kept_B)
         report |= {
             "loss": loss,
             "grad_norm": norm,
