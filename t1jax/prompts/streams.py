@@ -185,7 +185,8 @@ def _mixed(sources: Sequence[Source], weights: Sequence[float], batch: int, seed
     Grain spreads them evenly and without chance: of any number of prompts in a row a source has its share, give or take
     one or two. Shares are multiples of a hundredth of the smallest.
     """
-    orders, start = [], 0
+    orders: list[grain.MapDataset] = []
+    start = 0
     for number, (source, weight) in enumerate(zip(sources, weights, strict=True)):
         if source.size < (needed := math.ceil(weight * batch - 1e-9)):
             raise ConfigError(

@@ -83,15 +83,14 @@ def fates(
         return jnp.where(which_B, length_B, 0).sum()
 
     learnt = count(scorable_B & packed_B)
-    stays_B, more = scorable_B, {}
-    if kept_B is not None:
-        stays_B, more = scorable_B & kept_B, {"tokens_not_kept": count(scorable_B & ~kept_B)}
-    return more | {
+    stays_B = scorable_B if kept_B is None else scorable_B & kept_B
+    found = {
         "tokens_trained": jnp.where(applied, learnt, 0),
         "tokens_skipped": jnp.where(applied, 0, learnt),
         "tokens_unscorable": count(~scorable_B),
         "tokens_no_advantage": count(stays_B & ~packed_B),
     }
+    return found if kept_B is None else found | {"tokens_not_kept": count(scorable_B & ~kept_B)}
 
 
 def mismatch(log_ratio: jax.Array, sampled: jax.Array, log_ratio_B: jax.Array, counted_B: jax.Array) -> Report:
