@@ -68,7 +68,7 @@ def make_sample(
 
 
 def learnt_from(plan: Plan, rollouts: Rollouts, scores: Scores) -> tuple[Rollouts, Scores]:
-    """What the update learns from: with rl.overdraw, responses of groups that are not kept get no token and no score."""
+    """What the update learns from: with rl.overdraw, responses of groups that are not kept have no token and score."""
     if plan.kept_B is None:
         return rollouts, scores
     outcome_B = jnp.where(plan.kept_B, scores.outcome_B, jnp.int8(UNSCORABLE))
