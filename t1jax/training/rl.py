@@ -101,7 +101,7 @@ def train(
 
 
 def from_sources(task: Task, batch: Prompts) -> dict[str, float]:
-    """{source_N: the share of these prompts that are from the task's N-th file}; {} where there are not several."""
+    """{source_1: the share of these prompts from the task's first file, and so on}; {} where there are not several."""
     if len(task.sources) < 2:
         return {}
     ends = np.cumsum([source.size for source in task.sources])

@@ -178,7 +178,7 @@ def test_figures_speak_of_all_that_was_drawn_and_each_token_has_one_fate():
 
 def test_fates_by_hand():
     """Four responses of 1, 2, 4, 8 tokens: trained, kept without an advantage, not kept, unscorable and not kept."""
-    sampled_BT = jnp.arange(10) < jnp.array([1, 2, 4, 8])[:, None]
+    sampled_BT = jnp.asarray(np.arange(10) < np.array([1, 2, 4, 8])[:, None])
     zeros = jnp.zeros((4, 10), jnp.float32)
     rollouts = Rollouts(zeros.astype(jnp.int32), sampled_BT, zeros, zeros, jnp.ones(4, bool))
     scorable, packed, kept = (jnp.array(x, bool) for x in ([1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 0]))
