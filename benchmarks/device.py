@@ -163,7 +163,7 @@ class Device:
         state = setup.init_state(qwen.init_params(setup.learner, jax.random.key(cfg.seed)))
         with make_verifier(cfg) as verifier:
             task, tokens = make_embedded(cfg, None, verifier)
-            stream = streams.prompt_stream(cfg, task, tokens, "train", cfg.rl.prompts_per_step, cfg.seed)
+            stream = streams.prompt_stream(cfg, task, tokens, "train", cfg.rl.drawn, cfg.seed)
             with contextlib.closing(stream):
                 prompts = multihost.global_batch(next(stream), setup.layout)
             begun = time.perf_counter()

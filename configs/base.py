@@ -68,7 +68,8 @@ def get_config() -> ConfigDict:
     cfg.task.gym_items = 2**20  # gym: items that problems are drawn from; some datasets need few [ours]
 
     cfg.data = ConfigDict()
-    cfg.data.train = ""  # problems: JSON, JSON lines, CSV, Parquet, local, gs://, s3:// or hub; "": the task [ours]
+    cfg.data.train = ""  # problems: JSON, CSV, Parquet, local, gs://, s3:// or hub; several: "a,b"; "": the task [ours]
+    cfg.data.weights = ()  # of each file of data.train, such as (0.7, 0.3); (): each problem counts the same [ours]
     cfg.data.eval = ""  # held-out problems, in the same formats; required with data.train [ours]
     cfg.data.sft = ""  # demonstrations: `messages`, or `prompt` and `response`; "": the task's own [ours]
     cfg.data.problem_column = ""  # column, or a path such as "extra_info.question"; "": common names [ours]
@@ -105,6 +106,7 @@ def get_config() -> ConfigDict:
     cfg.rl = ConfigDict()  # T1's reinforcement learning
     cfg.rl.num_steps = 500  # iterations, one optimiser update each [ours]
     cfg.rl.prompts_per_step = 32  # P [paper]
+    cfg.rl.overdraw = 1.0  # times as many are sampled, and P kept, mixed groups first; 1: off [ours: DAPO 2503.14476]
     cfg.rl.responses_per_prompt = 64  # R, the paper's K [paper]
     cfg.rl.filter_pass_rate = 1.0  # before RL, keep problems solved at most this often; 1: all [ours; 0.3 in the paper]
     cfg.rl.filter_samples = 16  # attempts at each problem [paper]

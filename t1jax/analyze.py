@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from t1jax.config import Config, ConfigError, inert
+from t1jax.config import Config, ConfigError
 from t1jax.host import command_line, place
 from t1jax.host.place import Place
+from t1jax.typed import inert
 
 if TYPE_CHECKING:
     from t1jax.behaviour.behaviour import Behaviour

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import re
 import urllib.parse
 from collections.abc import Callable
 from typing import Any
 
-from t1jax.config import Config, ConfigError, MeshConfig, RewardConfig, knobs
+from t1jax.config import Config, ConfigError, DataConfig, MeshConfig, RewardConfig, RlConfig, knobs
 
 LOCAL, RULES = "local", "rules"  # writers of synthesis that are no endpoints: our own sampler, a program
+LIGHTEST = 1e-6  # the least share of the prompts that a file of problems may have
 CORRECT = "correct"  # the reward that is 1 for a right answer and 0 for a wrong one
 
 
@@ -131,6 +133,42 @@ def right_and_wrong(reward: RewardConfig) -> bool:
 def plain_reward(reward: RewardConfig) -> bool:
     """Whether the reward is 1 for a right answer, 0 for a wrong one, and nothing else."""
     return reward_terms(reward) == [(CORRECT, 1.0)]
+
+
+def a_step(rl: RlConfig) -> str:
+    """How many prompts a step draws, in knobs: `rl.prompts_per_step = 8`."""
+    knobs = "rl.overdraw * rl.prompts_per_step" if rl.drawn > rl.prompts_per_step else "rl.prompts_per_step"
+    return f"{knobs} = {rl.drawn}"
+
+
+def train_files(train: str) -> list[str]:
+    """The files of data.train: their names have commas between them. A file here whose own name has one is one file."""
+    return [train] if os.path.exists(train) else [name.strip() for name in train.split(",")]
+
+
+def weighed(data: DataConfig) -> list[tuple[str, float | None]]:
+    """(file, weight) of each file of data.train; weights add up to 1, and are None where each problem counts the same.
+
+    Raises:
+      ConfigError: a name is empty or there twice; there are other weights than files, or they are no shares.
+    """
+    names, weights = train_files(data.train), data.weights
+    if len(names) > 1 and (not all(names) or len(set(names)) < len(names)):
+        raise ConfigError(f"data.train is {data.train!r}; expected each file once, with commas between them")
+    if not weights:
+        return [(name, None) for name in names]
+    if not data.train or len(weights) != len(names):
+        files = f"the {len(names)} files of data.train" if data.train else "the files of data.train, which is empty"
+        raise ConfigError(
+            f"data.weights has {len(weights)} numbers; expected one for each of {files}, or () to draw each problem as "
+            "often as any other"
+        )
+    if min(weights) <= 0 or min(weights) < LIGHTEST * sum(weights):
+        raise ConfigError(
+            f"data.weights is {weights}; expected numbers above 0, each at least {LIGHTEST:g} of their sum: leave out "
+            "a file that nothing is to be drawn from"
+        )
+    return [(name, weight / sum(weights)) for name, weight in zip(names, weights, strict=True)]
 
 
 def mesh_shape(mesh: MeshConfig, num_devices: int) -> tuple[int, int, int]:

@@ -7,18 +7,12 @@ Deliberately not here: defaults (configs/), reading trees (typed.py), validation
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from t1jax import typed
 from t1jax.typed import ConfigError as ConfigError
-
-
-def inert(text: str) -> str:
-    """`text` with U+FFFD for each character that would command a terminal instead of being shown."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)
 
 
 @dataclass(frozen=True)
@@ -79,6 +73,7 @@ class TaskConfig:
 @dataclass(frozen=True)
 class DataConfig:
     train: str
+    weights: tuple[float, ...]
     eval: str
     sft: str
     problem_column: str
@@ -121,6 +116,7 @@ class SftConfig:
 class RlConfig:
     num_steps: int
     prompts_per_step: int
+    overdraw: float
     responses_per_prompt: int
     filter_pass_rate: float
     filter_samples: int
@@ -163,6 +159,11 @@ class RlConfig:
     ratio_cap: float
     max_skipped: int
     logprob_temperature: float
+
+    @property
+    def drawn(self) -> int:
+        """Prompts of a step whose responses are sampled and scored; prompts_per_step of them stay for the update."""
+        return round(self.overdraw * self.prompts_per_step)
 
     @property
     def learner_temperature(self) -> float:
@@ -238,7 +239,7 @@ class SynthesisConfig:
     temperature: float
     attempt_tokens: int
     chain_tokens: int
-    endpoints: Mapping[str, EndpointConfig] = dataclasses.field(hash=False)
+    endpoints: Mapping[str, EndpointConfig] = field(hash=False)
 
 
 @dataclass(frozen=True)
@@ -267,13 +268,13 @@ class Config:
     eval: EvalConfig
     scaling: ScalingConfig
     verifier: VerifierConfig
-    benchmarks: Mapping[str, BenchmarkConfig] = dataclasses.field(hash=False)
+    benchmarks: Mapping[str, BenchmarkConfig] = field(hash=False)
     synthesis: SynthesisConfig
     checkpoint: CheckpointConfig
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain dicts, as results.json and checkpoints hold them; `load` takes them back."""
-        return dataclasses.asdict(self)
+        return asdict(self)
 
 
 def completed(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from t1jax import checks
 from t1jax.config import ConfigError
 from t1jax.host import command_line, place
 from t1jax.host.place import Place
@@ -120,6 +121,8 @@ def _run(argv: list[str]) -> None:
     temperature = cfg.rl.temperature if values.temperature is None else values.temperature
     if not data:
         raise ConfigError("--data is missing; expected a file of problems")
+    if len(checks.train_files(data)) > 1:
+        raise ConfigError(f"--data={data}; expected one file: filter them one after the other")
     data = place.data(data, "--data")
     if place.same(data, out):
         raise ConfigError(f"--out={out} is --data; expected another file: the problems are never overwritten")

@@ -34,7 +34,7 @@ usage: python -m t1jax.study NAME [NAME ...] [--out=DIR] [--seeds=N] [--jobs=N] 
 Reproduces T1's comparisons on the embedded task, and reports which of its claims hold there.
 
   NAME                 oversampling, temperature, penalties, anchor, entropy, cold_start, baseline,
-                       choices, difficulty, inference_scaling, or all
+                       choices, difficulty, overdraw, inference_scaling, or all
   --out=DIR            output, which the same command resumes from (default: workdirs/study): NAME/table.md,
                        NAME/results.json and NAME/plot.png; summary.md; the runs themselves
   --seeds=N            runs of each arm, with consecutive seeds from `seed` (default: 3)

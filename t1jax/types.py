@@ -76,6 +76,7 @@ class Plan:
     row_B: Array  # int32[B] row of its shard; -1: in none, nothing is learnt from it
     start_B: Array  # int32[B] position in that row of its first token
     prompt_start_B: Array  # int32[B] position in that row of its prompt's first token
+    kept_B: Array | None = None  # bool[B] its group stays for the update; None: all do, as without rl.overdraw
 
 
 @struct.dataclass

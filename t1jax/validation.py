@@ -16,6 +16,7 @@ from t1jax.checks import mesh_shape
 from t1jax.config import Config, ConfigError
 
 LONGEST_SCORING = 48 * 3600  # seconds that the scoring of a step may take (devices/waiting.py)
+MOST_DRAWN = 8  # times rl.prompts_per_step that a step may sample: it is one round, and its memory and time grow alike
 WALL = 20  # the deadline of an answer is processor time; on the clock it may take this many times as long
 
 
@@ -115,6 +116,7 @@ def _validate_task(cfg: Config) -> None:
 
 def _validate_data(cfg: Config) -> None:
     data = cfg.data
+    checks.weighed(data)
     checks.at_least(cfg, 1, "data", "prompt_length")
     checks.one_of(cfg, "data.text_golds", "text", "drop")
     checks.check(
@@ -160,15 +162,17 @@ def _validate_rl(cfg: Config) -> None:
         checks.multiple("rl.responses_per_prompt", rl.responses_per_prompt, "rl.lanes", rl.lanes)
     rows = rl.prompts_per_step * rl.responses_per_prompt
     checks.multiple("rl.prompts_per_step * rl.responses_per_prompt", rows, "rl.micro_batches", rl.micro_batches)
+    checks.check(cfg, "rl.overdraw", 1 <= rl.overdraw <= MOST_DRAWN, f"1 (off) to {MOST_DRAWN}")
+    drawn = rl.overdraw * rl.prompts_per_step
+    whole = f"a whole number of prompts in rl.overdraw * rl.prompts_per_step, which is {drawn:g}"
+    checks.check(cfg, "rl.overdraw", abs(drawn - rl.drawn) < 1e-6, whole)
     longest = cfg.data.prompt_length + rl.max_new_tokens
     fits = f"0, or at least data.prompt_length + rl.max_new_tokens = {longest}"
     checks.check(cfg, "rl.pack_length", rl.pack_length == 0 or rl.pack_length >= longest, fits)
     checks.share(cfg, "rl", "filter_pass_rate")
     checks.at_least(cfg, 1, "rl", "filter_samples")
-    least = f"at least rl.prompts_per_step = {rl.prompts_per_step}"
-    checks.check(
-        cfg, "rl.filter_problems", rl.filter_pass_rate == 1 or rl.filter_problems >= rl.prompts_per_step, least
-    )
+    enough = rl.filter_pass_rate == 1 or rl.filter_problems >= rl.drawn
+    checks.check(cfg, "rl.filter_problems", enough, f"at least {checks.a_step(rl)}")
     checks.positive(cfg, "rl", "temperature kl_clip")
     checks.at_least(cfg, 0, "rl", "logprob_temperature")
     checks.check(cfg, "rl.top_k", 0 <= rl.top_k <= vocab_size, f"0 (off) to model.vocab_size = {vocab_size}")
@@ -217,7 +221,7 @@ def _validate_scoring(cfg: Config) -> None:
 
     Starting workers again is not counted: hung answers shorten the next deadlines by more (rewards/verifier.py).
     """
-    deadline, answers = cfg.verifier.deadline, cfg.rl.prompts_per_step * cfg.rl.responses_per_prompt
+    deadline, answers = cfg.verifier.deadline, cfg.rl.drawn * cfg.rl.responses_per_prompt
     workers = cfg.verifier.workers or cores()
     longest = wall_limit(deadline) * -(-answers // workers) * len(checks.reward_terms(cfg.reward))
     if longest > LONGEST_SCORING:
@@ -235,6 +239,7 @@ def _validate_mesh(cfg: Config, data: int, fsdp: int, tensor: int) -> None:
     rl, sft, shards = cfg.rl, cfg.sft, "mesh.data * mesh.fsdp"
     rows = rl.prompts_per_step * rl.responses_per_prompt // rl.micro_batches
     checks.multiple("rl.prompts_per_step", rl.prompts_per_step, shards, data * fsdp)
+    checks.multiple("rl.overdraw * rl.prompts_per_step", rl.drawn, shards, data * fsdp)
     checks.multiple("rl.prompts_per_step * rl.responses_per_prompt / rl.micro_batches", rows, shards, data * fsdp)
     if sft.num_steps:
         checks.multiple("sft.batch_size / sft.micro_batches", sft.batch_size // sft.micro_batches, shards, data * fsdp)

@@ -125,6 +125,7 @@ def test_a_misspelt_or_missing_knob_in_a_file_is_named():
         ("model__remat", None, "model.remat is None; expected text"),
         ("scaling__budgets", 8, "scaling.budgets is 8; expected whole numbers in brackets, like (1, 2, 4)"),
         ("scaling__budgets", (1, 2.5), "scaling.budgets is 2.5; expected a whole number"),
+        ("data__weights", (0.5, float("nan")), "data.weights is nan; expected a finite number"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_refused(knob, value, says):
@@ -156,6 +157,27 @@ REFUSED = [
     ({"task__min_numbers": 2}, "task.min_numbers is 2; expected at least 3"),
     ({"task__max_numbers": 3}, "task.max_numbers is 3; expected at least task.min_numbers = 4"),
     ({"reward__function": "x.py"}, "reward.function is 'x.py'; expected correct, or a local FILE.py:NAME"),
+    ({"data__weights": (1.0,)}, "data.weights has 1 numbers; expected one for each of the files of data.train, which"),
+    (
+        {"data__train": "a,b", "data__weights": (1.0,)},
+        "data.weights has 1 numbers; expected one for each of the 2 files of data.train, or ()",
+    ),
+    ({"data__train": "a,b", "data__weights": (1.0, -0.5)}, "data.weights is (1.0, -0.5); expected numbers above 0"),
+    ({"data__train": "a,b", "data__weights": (0.0, 0.0)}, "data.weights is (0.0, 0.0); expected numbers above 0"),
+    ({"data__train": "a,b", "data__weights": (1e-9, 1.0)}, "data.weights is (1e-09, 1.0); expected numbers above 0, "),
+    ({"data__train": "a,b", "data__weights": (1e308, 1e308)}, "data.weights is (1e+308, 1e+308); expected numbers"),
+    ({"data__train": "a,,b"}, "data.train is 'a,,b'; expected each file once, with commas between them"),
+    ({"data__train": "a, a"}, "data.train is 'a, a'; expected each file once, with commas between them"),
+    ({"rl__overdraw": 0.5}, "rl.overdraw is 0.5; expected 1 (off) to 8"),
+    ({"rl__overdraw": 8.5}, "rl.overdraw is 8.5; expected 1 (off) to 8"),
+    (
+        {"rl__overdraw": 1.01},
+        "rl.overdraw is 1.01; expected a whole number of prompts in rl.overdraw * rl.prompts_per_step, which is 32.32",
+    ),
+    (
+        {"rl__filter_pass_rate": 0.3, "rl__filter_problems": 63, "rl__overdraw": 2.0},
+        "rl.filter_problems is 63; expected at least rl.overdraw * rl.prompts_per_step = 64",
+    ),
     ({"reward__weights": (1.0, 2.0)}, "reward.weights has 2 numbers; expected one for each of the 1 functions"),
     ({"task__max_value": 7}, "task.max_value is 7; expected at least task.max_numbers = 8"),
     ({"task__held_out_percent": 100}, "task.held_out_percent is 100; expected 1 to 99"),
@@ -344,6 +366,10 @@ ON_EIGHT = [
     ({"mesh__tensor": 8, "model__num_kv_heads": 4}, "model.num_heads is 4; expected a multiple of mesh.tensor = 8"),
     ({"model__hidden_size": 132}, "model.hidden_size is 132; expected a multiple of mesh.fsdp = 8"),
     ({"rl__prompts_per_step": 12}, "rl.prompts_per_step is 12; expected a multiple of mesh.data * mesh.fsdp = 8"),
+    (
+        {"rl__overdraw": 1.125},
+        "rl.overdraw * rl.prompts_per_step is 36; expected a multiple of mesh.data * mesh.fsdp = 8",
+    ),
     (
         {"rl__micro_batches": 64},
         "rl.prompts_per_step * rl.responses_per_prompt / rl.micro_batches is 4; expected a multiple of mesh.data",

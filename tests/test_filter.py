@@ -123,6 +123,7 @@ REFUSED = {
     "out is no JSON lines": (["--out=kept.parquet"], "--out=kept.parquet; expected a file that ends in .jsonl"),
     "out is the data": (["--out={data}"], "is --data; expected another file"),
     "no data": (["--data="], "--data is missing"),
+    "two files": (["--data={data},other.jsonl"], "other.jsonl; expected one file: filter them one after the other"),
     "no checkpoint": (["--checkpoint="], "--checkpoint is missing"),
     "bounds the wrong way round": (["--min_pass_rate=0.5"], "=0.5; expected at most --max_pass_rate=0.3"),
     "a rate above one": (["--max_pass_rate=30"], "max_pass_rate"),

@@ -29,7 +29,7 @@ from weight_folders import parts, raw
 from weight_folders import write as write_weights
 
 from t1jax import main
-from t1jax.config import ConfigError, inert
+from t1jax.config import ConfigError
 from t1jax.host import command_line
 from t1jax.host.progress import Progress
 from t1jax.reports.page import escape
@@ -38,6 +38,7 @@ from t1jax.tasks.files.rows import read_rows
 from t1jax.text import sandbox
 from t1jax.text.chat import ChatTemplate
 from t1jax.text.huggingface import HFTokenizer
+from t1jax.typed import inert
 from t1jax.weights import safetensors_files
 
 ROOT = Path(__file__).parent.parent

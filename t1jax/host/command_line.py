@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from t1jax import config, typed
+from t1jax import checks, config, typed
 from t1jax.config import Config, ConfigError
 from t1jax.devices import waiting
 from t1jax.host import config_files, failures, hub, place
@@ -54,7 +54,7 @@ def call(
     try:
         body(argv)
     except ConfigError as error:
-        said = config.inert(" ".join(str(error).split()))
+        said = typed.inert(" ".join(str(error).split()))
         print(f"{program}: {said if len(said) <= LONGEST else said[:LONGEST] + '...'}", file=sys.stderr)
         return EXIT_MISTAKE
     except Unreachable as error:
@@ -217,7 +217,7 @@ def named(cfg: Config) -> Config:
         place.of(cfg.model.checkpoint, "model.checkpoint")
     data = dataclasses.replace(
         cfg.data,
-        train=place.data(cfg.data.train, "data.train"),
+        train=",".join(place.data(name, "data.train") for name in checks.train_files(cfg.data.train)),
         eval=place.data(cfg.data.eval, "data.eval", "test"),
         sft=place.data(cfg.data.sft, "data.sft"),
     )

@@ -29,8 +29,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from t1jax.config import inert
 from t1jax.devices import multihost
+from t1jax.typed import inert
 
 QUIET_SAMPLING = 2.0  # seconds a step must have lasted before its sampling is shown, or what goes on
 BEAT = 8.0  # seconds without a line after which one is printed

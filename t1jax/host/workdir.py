@@ -38,7 +38,7 @@ from t1jax.host.place import Place
 FREE = ("mesh.", "compilation_cache_mib", "tensorboard_mib", "checkpoint.keep_damaged")
 FILTER = ("rl.filter_pass_rate", "rl.filter_samples", "rl.filter_problems")
 FIXED = (
-    "seed", "model.", "tokenizer.", "task.", "data.", "reward.", "sft.", "rl.prompts_per_step", *FILTER,
+    "seed", "model.", "tokenizer.", "task.", "data.", "reward.", "sft.", "rl.prompts_per_step", "rl.overdraw", *FILTER,
 )  # fmt: skip
 NOT_FIXED = ("model.compute_dtype", "model.remat", "model.attention")
 INPUTS = "inputs.json"
@@ -172,7 +172,8 @@ def digests(cfg: Config) -> dict[str, str]:
     for knob in FILES:
         path = getattr(cfg.data, knob.partition(".")[2])
         if path:
-            paths = place.data_files(path)
+            names = checks.train_files(path) if knob == "data.train" else [path]
+            paths = [file for name in names for file in place.data_files(name)]
             try:
                 found[knob] = _digest(paths)
             except ConfigError:

@@ -153,7 +153,7 @@ def _column(setup: RlSetup) -> float:
 
 def _lanes(setup: RlSetup) -> float:
     """Of a device."""
-    return setup.cfg.rl.prompts_per_step * setup.lanes / setup.layout.batch_shards
+    return setup.cfg.rl.drawn * setup.lanes / setup.layout.batch_shards
 
 
 def _kernel(setup: RlSetup, chip: Chip, length: float) -> float:
@@ -167,7 +167,7 @@ def _token_floor(setup: RlSetup, chip: Chip, length: float) -> dict[str, float]:
     """Bytes read a token, at the bandwidth of HBM, in cycles."""
     cfg, model = setup.cfg, setup.cfg.model
     value, tensor, lanes = estimate.value_bytes(model), setup.mesh.shape["tensor"], _lanes(setup)
-    prompts = cfg.rl.prompts_per_step / setup.layout.batch_shards
+    prompts = cfg.rl.drawn / setup.layout.batch_shards
     column = model.num_layers * _column(setup)
     weights = model.num_layers * estimate.layer_weights(model) / tensor
     head = model.hidden_size * model.vocab_size / tensor

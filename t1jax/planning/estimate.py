@@ -107,18 +107,19 @@ class Work:
 def work(cfg: Config, length: float, attention: bool = True) -> Work:
     """Of a step whose responses are `length` tokens long and each stands after a prompt of its own in the update.
 
+    With rl.overdraw more of them are sampled than are in the update.
+
     Args:
       attention: count it too; not to compare with a program whose attention is a kernel.
     """
     model, C = cfg.model, cfg.data.prompt_length
     others = float(attention)
-    prompts = cfg.rl.prompts_per_step
-    responses = prompts * cfg.rl.responses_per_prompt
+    drawn, responses = (n * cfg.rl.responses_per_prompt for n in (cfg.rl.drawn, cfg.rl.prompts_per_step))
     learnt = responses * (C + length), others * (C + length) / 2, responses * length
     update, remat = update_flops(model, *learnt)
     return Work(
-        prefill=forward_flops(model, prompts * C, others * C / 2, prompts),
-        decode=forward_flops(model, responses * length, others * (C + length / 2), responses * length),
+        prefill=forward_flops(model, cfg.rl.drawn * C, others * C / 2, cfg.rl.drawn),
+        decode=forward_flops(model, drawn * length, others * (C + length / 2), drawn * length),
         anchor=kl_forwards(cfg) * forward_flops(model, *learnt),
         update=update,
         remat=remat,
@@ -233,9 +234,9 @@ def seconds(
     value = value_bytes(model)
     iterations = length * cfg.rl.responses_per_prompt / lanes
     weights = (model.num_layers * layer_weights(model) + model.hidden_size * model.vocab_size) / tensor
-    here = cfg.rl.prompts_per_step / shards * lanes  # lanes of a device
+    here = cfg.rl.drawn / shards * lanes  # lanes of a device
     a_position = 2.0 * model.num_layers * heads.spread(model, tensor) / tensor * model.head_dim * value
-    cache = here * length / 2 * a_position + cfg.rl.prompts_per_step / shards * cfg.data.prompt_length * a_position
+    cache = here * length / 2 * a_position + cfg.rl.drawn / shards * cfg.data.prompt_length * a_position
     read = (weights * value + cache) / (READ * chip.bandwidth)
     compute = todo.decode / iterations / devices / (MATMUL * chip.flops)
     exchange = 2 * model.num_layers * LATENCY if tensor > 1 else 0.0

@@ -257,7 +257,7 @@ def _compile(setup: RlSetup, where: Slice, length: float, trips: dict[str, float
         zeros, _ = jax.lax.optimization_barrier(([jnp.zeros(x.shape, x.dtype) for x in shapes], arrays))
         return zeros
 
-    layout, rows, width = setup.layout, setup.cfg.rl.prompts_per_step, setup.cfg.data.prompt_length
+    layout, rows, width = setup.layout, setup.cfg.rl.drawn, setup.cfg.data.prompt_length
 
     def prompt(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=layout.sharding("batch", *(None for _ in shape[1:])))

@@ -55,7 +55,7 @@ def _sampled(cfg: Config, chip: Chip, mesh: tuple[int, int, int], slices: int, p
     call = dataclasses.replace(
         cfg,
         data=dataclasses.replace(cfg.data, prompt_length=prompt),
-        rl=dataclasses.replace(cfg.rl, prompts_per_step=rows, responses_per_prompt=1),
+        rl=dataclasses.replace(cfg.rl, prompts_per_step=rows, overdraw=1.0, responses_per_prompt=1),
     )
     found = estimate.seconds(call, mesh, chip, length, lanes=1, parts=0, slices=slices)
     return (found.prefill + found.decode) / rows

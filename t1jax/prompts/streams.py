@@ -2,9 +2,10 @@
 """Problems as arrays, by grain: batches of prompts for sampling, packed rows of chains for the cold start.
 
 PROMPTS -> rollouts -> ... Both streams are infinite: a file's problems are reshuffled each epoch, and a batch may span
-two epochs; the embedded task has 2^30 problems. One background thread prepares batches while the device works. Streams
-can be resumed: `get_state()` returns a small JSON-compatible dict, and `set_state` continues with exactly the next
-batch. Every process builds the whole batch, so a stream and its state do not depend on the number of processes.
+two epochs; of several files with weights each has epochs of its own; the embedded task has 2^30 problems. A thread in
+the background prepares batches while the device works. Streams can be resumed: `get_state()` returns a small
+JSON-compatible dict, and `set_state` continues with exactly the next batch. Every process builds the whole batch, so a
+stream and its state do not depend on the number of processes.
 Masks are made here: `valid_PC` marks a prompt's own tokens, `segment_BT` a text's, `target_BT` a response's.
 
 Axes: P prompts, C prompt positions, B rows, T positions of a row.
@@ -13,6 +14,9 @@ Deliberately not here: what a problem or a chain is (tasks/), batches as global 
 
 from __future__ import annotations
 
+import functools
+import math
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -21,7 +25,7 @@ import numpy as np
 
 from t1jax.config import Config, ConfigError
 from t1jax.prompts import curriculum
-from t1jax.tasks.task import Task
+from t1jax.tasks.task import Source, Task
 from t1jax.text.huggingface import HFTokenizer
 from t1jax.text.tokenizer import Tokenizer
 from t1jax.types import Packed, Prompts
@@ -83,12 +87,13 @@ def prompt_stream(cfg: Config, task: Task, tokenizer: Tokenizer, split: str, bat
     Only a batch with two epochs in it, or of a curriculum, may hold a problem twice.
 
     Raises:
-      ConfigError: a batch is larger than the file.
+      ConfigError: a batch is larger than the file, or a file's share of it than that file.
     """
     size = task.size(split)
     if size is not None and size < batch:
         raise ConfigError(f"a batch is {batch} prompts; expected at most {size}, the {split} problems of the file")
-    order = _epochs(size, seed)
+    weights = [source.weight for source in task.sources if source.weight is not None] if split == "train" else []
+    order = _mixed(task.sources, weights, batch, seed) if weights else _epochs(size, seed)
     if cfg.task.curriculum and task.difficulties:
         count = NUM_PROBLEMS if size is None else size
         order = order.map_with_index(
@@ -172,6 +177,25 @@ def _refuse_too_long(cfg: Config, task: Task, tokenizer: Tokenizer) -> None:
 def _epochs(size: int | None, seed: int) -> grain.MapDataset:
     """Indices below `size` without end, each once an epoch; every epoch has its own order, from `seed` on."""
     return grain.MapDataset.range(NUM_PROBLEMS if size is None else size).shuffle(seed).repeat(NUM_EPOCHS)
+
+
+def _mixed(sources: Sequence[Source], weights: Sequence[float], batch: int, seed: int) -> grain.MapDataset:
+    """Indices of the problems of several sources, each source in epochs of its own, `weights` their shares.
+
+    Grain spreads them evenly and without chance: of any number of prompts in a row a source has its share, give or take
+    one or two. Shares are multiples of a hundredth of the smallest.
+    """
+    orders: list[grain.MapDataset] = []
+    start = 0
+    for number, (source, weight) in enumerate(zip(sources, weights, strict=True)):
+        if source.size < (needed := math.ceil(weight * batch - 1e-9)):
+            raise ConfigError(
+                f"data.weights takes {needed} of the {batch} prompts of a batch from {source.name}; expected at most "
+                f"{source.size}, its problems"
+            )
+        orders.append(_epochs(source.size, (seed + number) % 2**32).map(functools.partial(operator.add, start)))
+        start += source.size
+    return grain.MapDataset.mix(orders, weights)
 
 
 def _prefetched(dataset: grain.IterDataset) -> Any:

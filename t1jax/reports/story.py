@@ -80,7 +80,9 @@ def _trained(run: Run) -> list[str]:
         text = f"{'Then ' if done['sft'] else ''}{_of(done['rl'], knob(config, 'rl.num_steps'))} steps of RL"
         P, R = (knob(config, f"rl.{name}") for name in ("prompts_per_step", "responses_per_prompt"))
         if isinstance(P, int) and isinstance(R, int):
-            text += f" on {P:,} problems each, with {R:,} responses to each problem: {done['rl'] * P * R:,} responses"
+            drawn = round((knob(config, "rl.overdraw") or 1) * P)
+            text += f" on {drawn:,} problems each, with {R:,} responses to each problem: {done['rl'] * drawn * R:,} "
+            text += "responses" + (f", learning from {P:,} of the {drawn:,} groups of a step" if drawn > P else "")
         if isinstance(temperature := knob(config, "rl.temperature"), int | float):
             text += f", sampled at temperature {temperature:g}"
         said.append(f"{text}.")

@@ -213,6 +213,12 @@ STUDIES = {
         ),
         assumes=(("rl.filter_pass_rate", 1.0), ("task.curriculum", 0.0)),
     ),
+    "overdraw": Study(
+        "Choice of groups by what they can teach, equal updates",
+        _knob("rl.overdraw", 1.0, 2.0, base=1.0),
+        (Contrast("twice the groups, mixed ones kept: higher accuracy", "accuracy", "overdraw 2", "overdraw 1"),),
+        assumes=(("rl.overdraw", 1.0),),
+    ),
     "inference_scaling": Study(
         "Thinking tokens, and votes, after 0, 30, 60 and 100 % of RL",
         (Arm("base"),),

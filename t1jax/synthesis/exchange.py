@@ -20,10 +20,11 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from t1jax.config import EndpointConfig, inert
+from t1jax.config import EndpointConfig
 from t1jax.synthesis import limits
 from t1jax.synthesis.keys import Key
 from t1jax.synthesis.writers import Request
+from t1jax.typed import inert
 
 if TYPE_CHECKING:
     import httpx2

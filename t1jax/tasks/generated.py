@@ -19,6 +19,7 @@ from t1jax.config import ConfigError, TaskConfig
 from t1jax.rewards import answers
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG, Outcome
 from t1jax.tasks.pairs import chains
+from t1jax.tasks.task import Source
 from t1jax.text.tokenizer import TokenIds, Tokenizer
 
 TRIES = 100_000  # draws for one problem
@@ -41,6 +42,7 @@ class GeneratedTask(ABC):
     salt = ""  # of the problems' random numbers
     cut_answer_prefix = chains.CUT_ANSWER_PREFIX
     notes: tuple[str, ...] = ()  # nothing is left out
+    sources: tuple[Source, ...] = ()
 
     def __init__(self, cfg: TaskConfig) -> None:
         """ConfigError: there can be no such problems."""

@@ -9,6 +9,7 @@ Deliberately not here: what a problem is; host only, nothing here imports jax.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from t1jax.rewards.answers import Outcome
@@ -25,6 +26,15 @@ class Problem(Protocol):
 
     @property
     def difficulty(self) -> int | str: ...
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of training problems. Their indices follow those of the sources before it."""
+
+    name: str
+    size: int  # problems
+    weight: float | None  # share of the prompts that are drawn from it; None: each problem counts the same
 
 
 P = TypeVar("P", bound=Problem)
@@ -77,6 +87,11 @@ class Task(Grader[P], Protocol[P]):
         """A line for each reason to leave problems or texts out, for the user."""
         ...
 
+    @property
+    def sources(self) -> Sequence[Source]:
+        """The files that training problems come from; empty: from none."""
+        ...
+
     def size(self, split: str) -> int | None:
         """Problems of a split ("train" or "held_out"); None: without end."""
         ...
@@ -111,6 +126,10 @@ class Wrapped(Generic[P]):
     @property
     def notes(self) -> Sequence[str]:
         return self._task.notes
+
+    @property
+    def sources(self) -> Sequence[Source]:
+        return self._task.sources
 
     def size(self, split: str) -> int | None:
         return self._task.size(split)

@@ -74,16 +74,16 @@ def penalties(rows: Sequence[Row]) -> str | None:
 
 def unmixed(rows: Sequence[Row]) -> str | None:
     """Almost no group has both right and wrong responses, or different rewards."""
-    share = fmean(row["mixed_groups"] for row in rows)
+    share, kept = _mixed(rows), " that rl.overdraw kept" if "mixed_groups_kept" in rows[-1] else ""
     if share >= FEWEST:
         return None
     if _good(rows) != "right":
         return (
-            f"over the last {len(rows)} steps {share:.0%} of the groups had different rewards: choose other problems, "
-            "a reward.function that tells more responses apart, or raise rl.responses_per_prompt"
+            f"over the last {len(rows)} steps {share:.0%} of the groups{kept} had different rewards: choose other "
+            "problems, a reward.function that tells more responses apart, or raise rl.responses_per_prompt"
         )
     accuracy = fmean(row["accuracy"] for row in rows)
-    what = f"over the last {len(rows)} steps {share:.0%} of the groups had both right and wrong responses"
+    what = f"over the last {len(rows)} steps {share:.0%} of the groups{kept} had both right and wrong responses"
     if accuracy > 0.5:
         return f"{what}, as {accuracy:.0%} are right: choose harder problems, or lower rl.filter_pass_rate"
     return (
@@ -95,13 +95,18 @@ def unmixed(rows: Sequence[Row]) -> str | None:
 def sparse(rows: Sequence[Row]) -> str | None:
     """Most of what the update computes is padding."""
     share = fmean(row["packed_positions"] for row in rows)
-    if share >= EMPTIEST or fmean(row["mixed_groups"] for row in rows) < FEWEST:  # there is little to compute
+    if share >= EMPTIEST or _mixed(rows) < FEWEST:  # there is little to compute
         return None
     return (
         f"over the last {len(rows)} steps {share:.0%} of the positions that the update computed held a text: responses "
         "are far shorter than rl.max_new_tokens, so parts of the update are too large for them; raise rl.micro_batches "
         "(with --allow_change=rl.micro_batches)"
     )
+
+
+def _mixed(rows: Sequence[Row]) -> float:
+    """The share of mixed groups among those that the update learns from."""
+    return fmean(row.get("mixed_groups_kept", row["mixed_groups"]) for row in rows)
 
 
 def _good(rows: Sequence[Row]) -> str:

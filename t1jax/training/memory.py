@@ -196,7 +196,7 @@ def _parts(cfg: Config, learner: qwen.Transformer, sampler: qwen.Transformer, gr
     model, rl, C = cfg.model, cfg.rl, cfg.data.prompt_length
     X, mesh = learner.layout.batch_shards, learner.layout.mesh
     fsdp, tensor = mesh.shape["fsdp"], mesh.shape["tensor"]
-    P, R, T = rl.prompts_per_step // X, rl.responses_per_prompt, rl.max_new_tokens
+    P, R, T = rl.drawn // X, rl.responses_per_prompt, rl.max_new_tokens  # of the update: grid
     D, L, H, V = model.hidden_size, model.num_layers, model.head_dim, model.vocab_size // tensor
     N, K, F = model.num_heads // tensor, heads.spread(model, tensor) // tensor, model.mlp_size // tensor
     width = FLOAT if model.compute_dtype == "float32" else 2

@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from t1jax.host.place import Place
 from t1jax.host.progress import duration
 from t1jax.host.workdir import read
 from t1jax.model import heads
-from t1jax.tasks.task import Task
+from t1jax.tasks.task import Source, Task
 from t1jax.text.tokenizer import Tokenizer
 from t1jax.training.memory import size
 from t1jax.training.selection import FILE_NAME as FILTERED
@@ -77,12 +77,21 @@ def lines(
         f"{rl.lanes} of {cfg.rl.responses_per_prompt} responses of a prompt at a time"
     )
     yield f"problems: {_count(task.size('train'))} to train on, {_count(task.size('held_out'))} held out"
+    yield from _sources(task.sources)
     yield from _phases(cfg, task, tokenizer, workdir, paces(rl))
     yield from disk(cfg, workdir, rl, sft_setup(cfg, mesh) if cfg.sft.num_steps else None)
     for stage, name in (("rl", "reinforcement"), ("sft", "cold start")):
         if newest := _newest(workdir, stage):
             yield f"goes on from {name} step {newest}"
             return
+
+
+def _sources(sources: Sequence[Source]) -> Iterator[str]:
+    """A line for each of several files: how many problems, and which share of the prompts."""
+    total = sum(source.size for source in sources)
+    for source in sources if len(sources) > 1 else ():
+        share = source.size / total if source.weight is None else source.weight
+        yield f"  {source.name}: {source.size:,} problems, {share:.1%} of the prompts"
 
 
 def disk(cfg: Config, workdir: Place, rl: RlSetup, sft: Setup | None) -> Iterator[str]:
@@ -152,8 +161,9 @@ def _phases(cfg: Config, task: Task, tokenizer: Tokenizer, workdir: Place, expec
         (_sum(own("rl", left), own("evaluate", evaluations) if evaluations else 0.0), here),
         planned(lambda p: left * p.step + evaluations * quick * p.response),
     )
-    responses = rl.prompts_per_step * rl.responses_per_prompt
-    words = f"reinforcement ({rl.num_steps} steps of {responses:,} responses"
+    drawn, kept = (prompts * rl.responses_per_prompt for prompts in (rl.drawn, rl.prompts_per_step))
+    words = f"reinforcement ({rl.num_steps} steps of {drawn:,} responses"
+    words += f", of which {kept:,} are learnt from" if drawn > kept else ""
     add(f"{words}{f', evaluated every {every}' if every else ''})", left, *times)
     add("measurement, report", 1, (own("measure", 1), here), measuring)
     yield f"phases: {', '.join(f'{words}{_time(seconds)}' for words, seconds in found)}"

@@ -11,11 +11,13 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
+from t1jax.checks import weighed
 from t1jax.config import Config, ConfigError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy")
 LISTS = ("by_difficulty", "scaling", "samples")  # of a measurement; those of both stages are put together
 FATES = ("trained", "skipped", "unscorable", "no_advantage")  # columns of RL, after `tokens_` (step_report.py)
+NOT_KEPT = "not_kept"  # likewise, with rl.overdraw
 
 
 def tokens(
@@ -30,9 +32,21 @@ def tokens(
     measured = [*(x for x in (first, last) if x is not None), *(row for row in rows if row["stage"] == "evaluate")]
     if any(f"tokens_{FATES[0]}" not in row for row in steps) or any("tokens" not in each for each in measured):
         return None
-    found = {name: sum(int(row[f"tokens_{name}"] or 0) for row in steps) for name in FATES}
+    names = FATES + (NOT_KEPT,) * any(f"tokens_{NOT_KEPT}" in row for row in steps)
+    found = {name: sum(int(row.get(f"tokens_{name}") or 0) for row in steps) for name in names}
     found |= {"evaluation": sum(int(each["tokens"] or 0) for each in measured), "filter": filtered}
     return {"generated": sum(found.values()), **found}
+
+
+def sources(cfg: Config, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """file, weight and share of the prompts that RL drew, of each of several files of data.train; else []."""
+    files = weighed(cfg.data)
+    shares = [[row[f"source_{n}"] for row in rows if f"source_{n}" in row] for n, _ in enumerate(files, 1)]
+    return [
+        {"file": name, "weight": weight, "share": sum(share) / len(share)}
+        for (name, weight), share in zip(files, shares, strict=True)
+        if share
+    ]
 
 
 def collect(
@@ -61,6 +75,7 @@ def collect(
         "skills": {stage: found["summary"].get("skills", {}) for stage, found in measured.items()},
         **{name: [x for found in measured.values() for x in found[name]] for name in LISTS},
         "tokens": tokens(rows, first, last, filtered),
+        **({"sources": found} if (found := sources(cfg, rows)) else {}),
         "seconds": seconds | {"total": sum(seconds.values())},
         "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
         "config": cfg.to_dict(),

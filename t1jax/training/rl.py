@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """T1's reinforcement learning: the loop. Each turn is one compiled call, `step.make_train_step`.
 
+Axes: P prompts.
 Source: T1 (arXiv 2501.11651) section 2.
 Deliberately not here: what a step does (step.py), what a response earns (rewards/, advantages.py).
 """
@@ -11,6 +12,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from jax.sharding import Mesh
 
 from t1jax.config import Config
@@ -32,7 +34,7 @@ from t1jax.training.checkpoint import Checkpoints
 from t1jax.training.health import Health
 from t1jax.training.loop import Saving, StepLog, due
 from t1jax.training.setup import RlSetup, rl_setup
-from t1jax.types import Adapted, Params, TrainState
+from t1jax.types import Adapted, Params, Prompts, TrainState
 
 
 def train(
@@ -57,7 +59,7 @@ def train(
       Interrupted: `signals` were heard; the last step done is saved.
     """
     setup = rl_setup(cfg, mesh)
-    stream = streams.prompt_stream(cfg, task, tokenizer, "train", cfg.rl.prompts_per_step, cfg.seed + 1)
+    stream = streams.prompt_stream(cfg, task, tokenizer, "train", cfg.rl.drawn, cfg.seed + 1)
     state = _begin(setup, policy, checkpoints, stream)
     start, last = int(state.step), cfg.rl.num_steps
     writer.rewind(start, "rl", "evaluate")
@@ -81,20 +83,30 @@ def train(
         saving = Saving(log, checkpoints, stream, signals)
         saving.begin(start, state)
         for number in range(start + 1, last + 1):
-            prompts = multihost.global_batch(next(stream), setup.layout)
+            batch = next(stream)
+            prompts = multihost.global_batch(batch, setup.layout)
             if number == start + 1:
                 progress.doing("compiling")
                 replicas.refuse_different(mesh, state=state, batch=prompts)
             state, report = train_step(state, prompts)  # one compiled call; the state is donated
             if report["skipped"].item():
                 health.dump(writer.workdir / "sick", number, state, prompts, report, tokenizer)
-            log.write(number, report)
+            log.write(number, report | from_sources(task, batch))
             score = None
             if cfg.eval.every and number % cfg.eval.every == 0:
                 score = _evaluate(evaluator, questions, state.policy, number, writer, log)
             saving.after(number, state, score is not None or due(number, cfg.checkpoint.every, last), score)
     checkpoints.wait()
     return state
+
+
+def from_sources(task: Task, batch: Prompts) -> dict[str, float]:
+    """{source_1: the share of these prompts from the task's first file, and so on}; {} where there are not several."""
+    if len(task.sources) < 2:
+        return {}
+    ends = np.cumsum([source.size for source in task.sources])
+    counts = np.bincount(np.searchsorted(ends, batch.problem_P, side="right"), minlength=len(ends))
+    return {f"source_{number}": count / len(batch.problem_P) for number, count in enumerate(counts.tolist(), 1)}
 
 
 def _begin(
@@ -116,7 +128,7 @@ def _on_progress(setup: RlSetup, progress: Progress) -> Callable[[int, int], Non
     progress.note(f"sampling {setup.lanes} of a prompt's {rl.responses_per_prompt} responses at a time")
     what, total = "token", rl.max_new_tokens
     if setup.lanes < rl.responses_per_prompt:
-        what, total = "response", rl.prompts_per_step * rl.responses_per_prompt
+        what, total = "response", rl.drawn * rl.responses_per_prompt
     return lambda done, live: progress.sampling(done, total, live, what, then="updating")
 
 

@@ -41,10 +41,15 @@ def make_score(
     share the work. A scorer that raises gives FAILED: an error inside the program would leave the other devices waiting
     for this one for ever.
 
+    With rl.overdraw each shard keeps its part of rl.prompts_per_step groups, of its own: nothing moves between shards,
+    and each has as much to do in the update. So which groups are kept depends on how many shards there are.
+
     `every`: all scorable responses are in the update, also those of which the paper's advantages are known to be 0.
     `call(function, shapes, *arrays)` runs the host's function; a plan, which has no devices, puts another in its place.
     """
-    rows, R = setup.layout.spec("batch"), setup.cfg.rl.responses_per_prompt
+    rl = setup.cfg.rl
+    rows, R = setup.layout.spec("batch"), rl.responses_per_prompt
+    keeps = rl.prompts_per_step // setup.layout.batch_shards if rl.drawn > rl.prompts_per_step else None  # groups
     own = not plain_reward(setup.cfg.reward)  # rewards that outcomes do not tell
     kinds = [jnp.int32] * 4 + [jnp.float32] * own  # of outcome, overlong, repetition, garbled, reward
     askers = multihost.askers(setup.layout)
@@ -63,12 +68,16 @@ def make_score(
         told = judge(problem, tokens, sampled, stopped)
         flags = (*(x.astype(bool) for x in told[1:4]), np.asarray(perplexed))
         scores = Scores(told[0], *flags, *told[4:])
-        wanted = advantages.teaches(scores, setup.cfg.rl) | (every & advantages.scorable(scores))
-        return [*told, *packing.plan(np.asarray(prompt), np.asarray(sampled).sum(-1), wanted, R, setup.grid)]
+        wanted = advantages.teaches(scores, rl) | (every & advantages.scorable(scores))
+        kept = [] if keeps is None else [advantages.kept(scores, R, keeps)]
+        wanted = np.logical_and.reduce([wanted, *kept])
+        where = packing.plan(np.asarray(prompt), np.asarray(sampled).sum(-1), wanted, R, setup.grid)
+        return [*told, *where, *(x.astype(np.int32) for x in kept)]
 
     def local(prompts: Prompts, rollouts: Rollouts) -> tuple[Scores, Plan]:
-        perplexed_B = advantages.perplexed(rollouts.logprob_BT, rollouts.sampled_BT, setup.cfg.rl)
-        shapes = [jax.ShapeDtypeStruct(rollouts.stopped_B.shape, kind) for kind in (*kinds, *[jnp.int32] * 3)]
+        perplexed_B = advantages.perplexed(rollouts.logprob_BT, rollouts.sampled_BT, rl)
+        of_plan = [jnp.int32] * (3 if keeps is None else 4)
+        shapes = [jax.ShapeDtypeStruct(rollouts.stopped_B.shape, kind) for kind in (*kinds, *of_plan)]
 
         def ask(_: None) -> Any:
             prompt_P = prompts.valid_PC.sum(-1, dtype=jnp.int32)
@@ -81,9 +90,11 @@ def make_score(
 
         asker = jnp.asarray(askers)[jax.lax.axis_index("data"), jax.lax.axis_index("fsdp")] if askers.any() else 0
         mine = jax.lax.cond(jax.lax.axis_index("tensor") == asker, ask, wait, None)
-        outcome_B, *rest = jax.lax.psum(mine, "tensor")
-        overlong_B, repetition_B, garbled_B = (x.astype(bool) for x in rest[:3])
-        flags = (overlong_B, repetition_B, garbled_B, perplexed_B)
-        return Scores(outcome_B.astype(jnp.int8), *flags, *rest[3:-3]), Plan(*rest[-3:])
+        said = jax.lax.psum(mine, "tensor")
+        outcome_B, overlong_B, repetition_B, garbled_B, *reward = said[: len(kinds)]
+        flags = (*(x.astype(bool) for x in (overlong_B, repetition_B, garbled_B)), perplexed_B)
+        row_B, start_B, prompt_start_B, *kept = said[len(kinds) :]
+        plan = Plan(row_B, start_B, prompt_start_B, *(x.astype(bool) for x in kept))
+        return Scores(outcome_B.astype(jnp.int8), *flags, *reward), plan
 
     return jax.shard_map(local, mesh=setup.mesh, in_specs=(rows, rows), out_specs=rows, check_vma=False)

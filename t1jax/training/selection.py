@@ -12,13 +12,16 @@ Deliberately not here: the same for a file of problems and any checkpoint, by it
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
+import itertools
 import json
 from collections.abc import Sequence
 
 import numpy as np
 from jax.sharding import Mesh
 
+from t1jax.checks import a_step
 from t1jax.config import Config, ConfigError
 from t1jax.devices import multihost
 from t1jax.evaluation import figures, journal
@@ -28,7 +31,7 @@ from t1jax.host import files
 from t1jax.host.place import Place
 from t1jax.host.progress import Progress
 from t1jax.host.workdir import read
-from t1jax.tasks.task import P, Task, Wrapped
+from t1jax.tasks.task import P, Source, Task, Wrapped
 from t1jax.text.tokenizer import Tokenizer
 from t1jax.types import Params
 
@@ -39,12 +42,24 @@ class Selected(Wrapped[P]):
     """A task whose training problems are some of another's, numbered from 0 on. All else is as the other has it."""
 
     def __init__(self, task: Task[P], kept: Sequence[int]) -> None:
+        """`kept`: their indices, ascending."""
         super().__init__(task)
         self._kept = list(kept)
+        ends = [0, *itertools.accumulate(source.size for source in task.sources)]
+        places = itertools.pairwise(bisect.bisect_left(self._kept, end) for end in ends)
+        self._sources = [
+            dataclasses.replace(source, size=after - before)
+            for source, (before, after) in zip(task.sources, places, strict=True)
+        ]
 
     def size(self, split: str) -> int | None:
         """Problems of a split."""
         return len(self._kept) if split == "train" else self._task.size(split)
+
+    @property
+    def sources(self) -> Sequence[Source]:
+        """The other's files, with as many problems as are kept of each."""
+        return self._sources
 
     def problem(self, index: int, split: str) -> P:
         """The problem with this index; of training, among those kept."""
@@ -89,11 +104,10 @@ def choose(cfg: Config, task: Task, folder: Place) -> Task:
     path = folder / FILE_NAME
     rates = _rates(path)
     kept = [index for index, rate in rates.items() if rate is not None and rate <= cfg.rl.filter_pass_rate]
-    if len(kept) < cfg.rl.prompts_per_step:
+    if len(kept) < cfg.rl.drawn:
         raise ConfigError(
             f"{path}: rl.filter_pass_rate = {cfg.rl.filter_pass_rate} keeps {len(kept)} of {len(rates)} problems; "
-            f"expected at least rl.prompts_per_step = {cfg.rl.prompts_per_step}: raise rl.filter_pass_rate or "
-            "rl.filter_problems in another --workdir"
+            f"expected at least {a_step(cfg.rl)}: raise rl.filter_pass_rate or rl.filter_problems in another --workdir"
         )
     return Selected(task, kept)
 

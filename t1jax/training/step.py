@@ -8,6 +8,8 @@
 `make_train_step` composes the three inside one `jax.jit` with donated state. The pieces are public: a test shows that
 apart they give what they give fused.
 
+With rl.overdraw the first two take more groups of responses than the update learns from; scoring chooses which.
+
 Axes: P prompts, R responses per prompt, B = P*R responses (p*R + r), C prompt positions, T response positions; of the
 update: j parts of b packed rows, S positions of a row.
 Source: T1 (arXiv 2501.11651) section 2. What differs from the paper and what it does not say: docs/method.md.
@@ -29,6 +31,7 @@ from t1jax.checks import right_and_wrong
 from t1jax.config import RlConfig
 from t1jax.devices import scopes
 from t1jax.model import parameters
+from t1jax.rewards.answers import UNSCORABLE
 from t1jax.rollouts import decode, repeats, rng
 from t1jax.rollouts.sampling import SamplingSettings
 from t1jax.training import passes
@@ -64,6 +67,15 @@ def make_sample(
     return sample
 
 
+def learnt_from(plan: Plan, rollouts: Rollouts, scores: Scores) -> tuple[Rollouts, Scores]:
+    """What the update learns from: with rl.overdraw, responses of groups that are not kept have no token and score."""
+    if plan.kept_B is None:
+        return rollouts, scores
+    outcome_B = jnp.where(plan.kept_B, scores.outcome_B, jnp.int8(UNSCORABLE))
+    sampled_BT = rollouts.sampled_BT & plan.kept_B[:, None]
+    return replace(rollouts, sampled_BT=sampled_BT), replace(scores, outcome_B=outcome_B)
+
+
 def make_update(
     setup: RlSetup, advantage: Callable[[Scores, jax.Array, RlConfig], jax.Array] = advantages.advantages
 ) -> Callable[..., tuple[TrainState, Report]]:
@@ -77,6 +89,9 @@ def make_update(
 
     `advantage(scores, kl_B, cfg.rl) -> float32[B]`: how much each response is to be reinforced; see
     advantages.advantages, which is the paper's.
+
+    With rl.overdraw the report speaks of all that was sampled, so that accuracy and reward are those of the policy on
+    the prompts; what is learnt, and `mixed_groups_kept`, is of the groups that are kept.
     """
     rl, layout, grid = setup.cfg.rl, setup.layout, setup.grid
 
@@ -99,18 +114,20 @@ def make_update(
             anchor_jbS = passes.logprobs(setup, anchor_read, rows, parts)
             learner_kl = rl.kl_logprobs == "learner"
             policy_jbS = passes.logprobs(setup, read, rows, parts) if learner_kl else rows.logprob_jbS
+        learnt, judged = learnt_from(plan, rollouts, scores)
         scorable_B = advantages.scorable(scores)
+        counted_B = scorable_B if plan.kept_B is None else scorable_B & plan.kept_B
         kl_jbS = kl_of_token(policy_jbS)
         kl_B = of_response(kl_jbS)
         if rl.kl_reduction == "mean":
-            kl_B = kl_B / jnp.maximum(rollouts.sampled_BT.sum(-1, dtype=jnp.float32), 1.0)
-        advantage_B = advantage(scores, kl_B, rl)
-        counts = losses.loss_counts(rollouts.sampled_BT, scorable_B, rl.loss_normalisation)
-        scorable_jbS, advantage_jbS = (packing.spread(layout, rows, x_B) for x_B in (scorable_B, advantage_B))
+            kl_B = kl_B / jnp.maximum(learnt.sampled_BT.sum(-1, dtype=jnp.float32), 1.0)
+        advantage_B = advantage(judged, kl_B, rl)
+        counts = losses.loss_counts(learnt.sampled_BT, counted_B, rl.loss_normalisation)
+        scorable_jbS, advantage_jbS = (packing.spread(layout, rows, x_B) for x_B in (counted_B, advantage_B))
         advantage_jbS = advantages.token_advantages(advantage_jbS, kl_jbS, rl)
-        share_B = losses.shares(rollouts.sampled_BT, rl.loss_normalisation)
+        share_B = losses.shares(learnt.sampled_BT, rl.loss_normalisation)
         share_jbS = None if share_B is None else packing.spread(layout, rows, share_B)
-        alpha = losses.entropy_weight(rollouts.entropy_BT, rollouts.sampled_BT, rl)
+        alpha = losses.entropy_weight(learnt.entropy_BT, learnt.sampled_BT, rl)
         loss, learner_jbS, gradient = passes.policy_gradient(
             setup, state.params, read, state.loss_scale, rows, parts, anchor_jbS, scorable_jbS, advantage_jbS,
             share_jbS, counts, alpha,
@@ -123,7 +140,7 @@ def make_update(
         log_ratio_jbS, packed_B = learner_jbS - rows.logprob_jbS, plan.row_B >= 0
         report = describe(rollouts, scores, rl, right_and_wrong(setup.cfg.reward))
         report |= mismatch(log_ratio_jbS, rows.sampled_jbS, of_response(log_ratio_jbS), packed_B)
-        report |= fates(rollouts, scorable_B, packed_B, applied)
+        report |= fates(rollouts, scorable_B, packed_B, applied, plan.kept_B)
         report |= {
             "loss": loss,
             "grad_norm": norm,
@@ -135,6 +152,9 @@ def make_update(
         }
         if alpha is not None:
             report["alpha"] = alpha
+        if plan.kept_B is not None:
+            mixed_P = advantages.mixed_groups(judged, rl.responses_per_prompt)
+            report["mixed_groups_kept"] = mixed_P.sum(dtype=jnp.float32) / rl.prompts_per_step
         state = replace(
             state,
             step=state.step + 1,
@@ -165,7 +185,8 @@ def make_train_step(
       stop_tokens: token ids that end a response.
       on_progress: told every `cfg.rl.window` iterations how far sampling is, as decode.Progress says.
       call: how the program calls the scorer, see scoring.py.
-      advantage: see make_update. With another than the paper's all scorable responses are in the update.
+      advantage: see make_update. With another than the paper's all scorable responses, of groups that are kept, are in
+        the update.
     """
     sample = make_sample(setup, stop_tokens, on_progress)
     score = make_score(setup, scorer, call, every=advantage is not advantages.advantages)

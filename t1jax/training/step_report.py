@@ -57,17 +57,25 @@ def describe(rollouts: Rollouts, scores: Scores, cfg: RlConfig, right_and_wrong:
     return {name: value for name, value in report.items() if name not in graded}
 
 
-def fates(rollouts: Rollouts, scorable_B: jax.Array, packed_B: jax.Array, applied: jax.Array) -> Report:
+def fates(
+    rollouts: Rollouts,
+    scorable_B: jax.Array,
+    packed_B: jax.Array,
+    applied: jax.Array,
+    kept_B: jax.Array | None = None,
+) -> Report:
     """What became of the step's tokens: int32[] counts that add up to `tokens`.
 
     tokens_trained: in the update. tokens_skipped: would have been, but the gradient was not finite.
     tokens_unscorable: of responses that could not be judged. tokens_no_advantage: of others from which nothing can be
-    learnt, as their siblings were as good; with rl.entropy_coef or rl.kl_coef all teach something.
+    learnt, as their siblings were as good; with rl.entropy_coef or rl.kl_coef all teach something. tokens_not_kept: of
+    others whose groups are not in the update, with rl.overdraw only.
 
     Args:
       scorable_B: bool, responses that were judged.
       packed_B: bool, responses that have a place in the rows of the update.
       applied: bool[], whether the update was made.
+      kept_B: bool, responses of groups that stay for the update; None: all do.
     """
     length_B = rollouts.sampled_BT.sum(-1, dtype=jnp.int32)
 
@@ -75,12 +83,14 @@ def fates(rollouts: Rollouts, scorable_B: jax.Array, packed_B: jax.Array, applie
         return jnp.where(which_B, length_B, 0).sum()
 
     learnt = count(scorable_B & packed_B)
-    return {
+    stays_B = scorable_B if kept_B is None else scorable_B & kept_B
+    found = {
         "tokens_trained": jnp.where(applied, learnt, 0),
         "tokens_skipped": jnp.where(applied, 0, learnt),
         "tokens_unscorable": count(~scorable_B),
-        "tokens_no_advantage": count(scorable_B & ~packed_B),
+        "tokens_no_advantage": count(stays_B & ~packed_B),
     }
+    return found if kept_B is None else found | {"tokens_not_kept": count(scorable_B & ~kept_B)}
 
 
 def mismatch(log_ratio: jax.Array, sampled: jax.Array, log_ratio_B: jax.Array, counted_B: jax.Array) -> Report:

@@ -226,7 +226,7 @@ def teaches(scores: Scores, cfg: RlConfig) -> np.ndarray:
     return teaches_B & valid_B
 
 
-def mixed_groups(scores: Scores, num_responses: int) -> jax.Array:
+def mixed_groups(scores: Scores, num_responses: int, xp: Any = jnp) -> Array:
     """bool[P]: groups with both right and wrong responses, or with different rewards, before penalties.
 
     What a report or a filter of groups may look at: by the penalised reward, a group of wrong answers with one cut off
@@ -235,10 +235,29 @@ def mixed_groups(scores: Scores, num_responses: int) -> jax.Array:
     Args:
       scores: of B = P * R responses.
       num_responses: R.
+      xp: jax.numpy, or numpy for arrays of the host.
     """
-    reward_PR, valid_PR = (x.reshape(-1, num_responses) for x in (raw_reward(scores), scorable(scores)))
-    highest_P = jnp.where(valid_PR, reward_PR, -jnp.inf).max(axis=-1)
-    return highest_P > jnp.where(valid_PR, reward_PR, jnp.inf).min(axis=-1)
+    reward_PR, valid_PR = (x.reshape(-1, num_responses) for x in (raw_reward(scores, xp), scorable(scores)))
+    highest_P = xp.where(valid_PR, reward_PR, -xp.inf).max(axis=-1)
+    return highest_P > xp.where(valid_PR, reward_PR, xp.inf).min(axis=-1)
+
+
+def kept(scores: Scores, num_responses: int, groups: int) -> np.ndarray:
+    """bool[B]: the responses of so many groups: of mixed ones first, then of others, both in their order. In NumPy.
+
+    A step that has sampled more groups than its update takes learns from these. One round, of a size that is known
+    before: groups that are not mixed fill what mixed ones leave.
+    Source: dynamic sampling of DAPO, arXiv 2503.14476 section 3.2, which draws until all groups are mixed.
+
+    Args:
+      scores: NumPy arrays of B = P * R responses.
+      num_responses: R.
+      groups: at most P.
+    """
+    mixed_P = mixed_groups(scores, num_responses, np)
+    kept_P = np.zeros_like(mixed_P)
+    kept_P[np.argsort(~mixed_P, kind="stable")[:groups]] = True
+    return np.repeat(kept_P, num_responses)
 
 
 def penalty_variance(scores: Scores, cfg: RlConfig) -> jax.Array:

@@ -15,7 +15,7 @@ from pathlib import PurePath
 from typing import Any
 
 from t1jax import __version__
-from t1jax.checks import plain_reward, reward_terms, right_and_wrong
+from t1jax.checks import plain_reward, reward_terms, right_and_wrong, train_files
 from t1jax.config import Config
 from t1jax.host import hub
 from t1jax.weights import load as weights
@@ -58,7 +58,7 @@ def write(source: Source, name: str, which: str, adapter: bool = False) -> str:
 
 def _origins(cfg: Config) -> dict[str, Any]:
     """The models and data sets of the hub that the run names."""
-    data = [name for name in (cfg.data.train, cfg.data.sft) if hub.is_dataset(name)]
+    data = [name for name in (*train_files(cfg.data.train), cfg.data.sft) if hub.is_dataset(name)]
     ids = [
         match[0] for name in data if (match := re.search(hub.ID + r"(?=[@:/]|$)", name.removeprefix("hf://datasets/")))
     ]
@@ -76,15 +76,17 @@ def _stages(cfg: Config, stage: str, step: int) -> str:
 def _training(cfg: Config, stage: str) -> list[tuple[str, str]]:
     """Rows of the table: what a reader needs to know of the run's knobs."""
     rows = [("start", _shown(cfg.model.checkpoint, hub.is_model) or "random weights")]
-    task = _shown(cfg.data.train, hub.is_dataset) or f"the embedded task {cfg.task.name}"
+    names = [_shown(name, hub.is_dataset) for name in train_files(cfg.data.train)]
+    task = ", ".join(names) or f"the embedded task {cfg.task.name}"
     if cfg.sft.num_steps:
         chains = _shown(cfg.data.sft, hub.is_dataset) or f"chains of {task}"
         rows.append(("cold start", f"{chains}, learning rate {cfg.sft.learning_rate:g}"))
     if stage == RL:
         rl = cfg.rl
+        chosen = f" of {rl.drawn} that are sampled" if rl.drawn > rl.prompts_per_step else ""
         rows += [
             ("problems", task),
-            ("a step", f"{rl.prompts_per_step} prompts x {rl.responses_per_prompt} responses"),
+            ("a step", f"{rl.prompts_per_step} prompts{chosen} x {rl.responses_per_prompt} responses"),
             ("longest response", f"{rl.max_new_tokens} tokens"),
             ("temperature", f"{rl.temperature:g}"),
             ("learning rate", f"{rl.learning_rate:g}"),

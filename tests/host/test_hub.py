@@ -15,9 +15,10 @@ from pathlib import Path
 
 import hub_server
 import pytest
+import small
 
 from t1jax.config import ConfigError
-from t1jax.host import hub, splits
+from t1jax.host import command_line, hub, splits
 
 ROOT = Path(__file__).parents[2]
 PATTERNS = ("config.json", "tokenizer.json", "*.safetensors")
@@ -296,6 +297,9 @@ def test_what_is_here_is_never_looked_up(tmp_path, monkeypatch):
 
 
 def test_a_name_without_a_split_gets_one():
+    assert command_line.named(small.make_config(data__train="openai/gsm8k, a.jsonl,c/d:test")).data.train == (
+        "openai/gsm8k:train,a.jsonl,c/d:test"
+    )
     assert hub.with_split("openai/gsm8k", "test") == "openai/gsm8k:test"
     assert hub.with_split("openai/gsm8k@v1", "test") == "openai/gsm8k@v1:test"
     for name in ("openai/gsm8k:train", "openai/gsm8k@v1:main/train", "hf://datasets/openai/gsm8k/a.jsonl"):

@@ -19,6 +19,7 @@ from t1jax import config
 from t1jax.config import Config, ConfigError
 from t1jax.prompts import streams
 from t1jax.tasks.pairs.task import PairsTask
+from t1jax.tasks.task import Source
 from t1jax.text import tokenizer
 from t1jax.text.huggingface import HFTokenizer
 
@@ -287,6 +288,76 @@ def test_every_text_of_the_cold_start_comes_once_an_epoch(tokens):
         np.array([*tokens.encode(p), *tokens.encode(r), *tokens.stop_ids][:128], np.int32).tobytes() for p, r in wanted
     }
     assert set(packed) == wanted and max(packed.values()) - min(packed.values()) <= 1
+
+
+class Files(Small):
+    """Several files, of which each has its share of the prompts."""
+
+    def __init__(self, sizes, weights):
+        super().__init__(sum(sizes))
+        files = enumerate(zip(sizes, weights, strict=True))
+        self.sources = tuple(Source(f"{number}.jsonl", size, weight) for number, (size, weight) in files)
+
+
+def drawn(tokens, sizes, weights, batch, count, seed=0, split="train"):
+    """The problems that are drawn, one after the other."""
+    stream = streams.prompt_stream(CFG, Files(sizes, weights), tokens, split, batch, seed)
+    return np.concatenate([batch.problem_P for batch in take(stream, count)])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "weights"), [((40, 9), (0.7, 0.3)), ((9, 40), (0.7, 0.3)), ((30, 30, 5), (0.6, 0.3, 0.1))]
+)
+def test_each_file_has_its_share_of_any_prompts_and_epochs_of_its_own(tokens, sizes, weights):
+    problems = drawn(tokens, sizes, weights, 10, 100)
+    starts = np.cumsum((0, *sizes))
+    source = np.searchsorted(starts[1:], problems, side="right")
+    for number, weight in enumerate(weights):
+        mine = source == number
+        assert abs(mine.mean() - weight) < 0.003  # grain counts in hundredths of the smallest
+        for stretch in (10, 50, 333):
+            counts = np.convolve(mine, np.ones(stretch), "valid")
+            assert abs(counts - weight * stretch).max() <= 2 + 0.01 * stretch
+        own, size = problems[mine] - starts[number], sizes[number]
+        epochs = [own[i : i + size] for i in range(0, len(own) - size + 1, size)]
+        assert len(epochs) > 4 and all(sorted(epoch) == list(range(size)) for epoch in epochs)
+        assert len({tuple(epoch) for epoch in epochs}) > len(epochs) // 2  # reshuffled at its own end
+    assert np.array_equal(problems, drawn(tokens, sizes, weights, 10, 100))
+    assert not np.array_equal(problems, drawn(tokens, sizes, weights, 10, 100, seed=1))
+
+
+def test_files_of_one_size_are_not_in_one_order(tokens):
+    problems = drawn(tokens, (20, 20), (0.5, 0.5), 10, 4)
+    assert [*problems[problems < 20]] != [*problems[problems >= 20] - 20]
+
+
+def test_files_without_weights_are_one_and_held_out_problems_have_no_files(tokens):
+    plain = [*sum(indices(tokens, 49, 7, 20), [])]
+    assert drawn(tokens, (40, 9), (None, None), 7, 20).tolist() == plain
+    assert drawn(tokens, (40, 9), (0.1, 0.9), 7, 20, split="held_out").tolist() == plain
+    assert drawn(tokens, (49,), (1.0,), 7, 20).tolist() == plain
+
+
+@pytest.mark.parametrize("done", [1, 4, 9])
+def test_mixed_files_go_on_exactly_over_the_ends_of_their_epochs(tokens, done):
+    def make():
+        return streams.prompt_stream(CFG, Files((23, 5), (0.7, 0.3)), tokens, "train", 6, 3)
+
+    stream = make()
+    for _ in range(done):
+        next(stream)
+    state = json.dumps(stream.get_state())
+    rest = take(stream, 6)
+    fresh = make()
+    fresh.set_state(json.loads(state))
+    assert all(same(a, b) for a, b in zip(take(fresh, 6), rest, strict=True))
+
+
+def test_a_file_that_is_smaller_than_its_share_of_a_batch_is_refused(tokens):
+    drawn(tokens, (40, 3), (0.7, 0.3), 10, 1)
+    message = r"data.weights takes 4 of the 11 prompts of a batch from 1.jsonl; expected at most 3, its problems"
+    with pytest.raises(ConfigError, match=message):
+        drawn(tokens, (40, 3), (0.7, 0.3), 11, 1)
 
 
 def test_a_batch_larger_than_the_file_is_refused(tokens):

@@ -39,6 +39,7 @@ def test_the_issue_of_each_study_is_covered():
         "entropy": ("rl.entropy_coef", [0.0, 0.001, 10.0]),
         "baseline": ("rl.baseline", ["leave_one_out", "group_mean", "group_mean_std"]),
         "cold_start": ("task.chains", ["trial_and_error", "right_only", "trial_and_error"]),
+        "overdraw": ("rl.overdraw", [1.0, 2.0]),
         "choices": ("rl.kl_site", ["reward"] * 4 + ["loss"]),
     }
     for name, (knob, expected) in values.items():
@@ -161,6 +162,7 @@ def test_seeds_that_were_measured_at_other_steps_are_not_mixed(tmp_path):
         ("choices", "rl.kl_site", "loss"),
         ("difficulty", "rl.filter_pass_rate", 0.3),
         ("difficulty", "task.curriculum", 0.5),
+        ("overdraw", "rl.overdraw", 2.0),
     ],
 )
 def test_a_base_that_sets_what_a_study_compares_is_refused(name, knob, value):

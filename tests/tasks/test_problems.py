@@ -15,6 +15,7 @@ from letters import LETTERS, Letters
 
 from configs import base
 from t1jax import config
+from t1jax.checks import weighed
 from t1jax.config import ConfigError
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
 from t1jax.rewards.verifier import Verifier
@@ -23,6 +24,7 @@ from t1jax.tasks.files.overlap import normalise
 from t1jax.tasks.files.problems import read_problems, usable, verifiable
 from t1jax.tasks.files.prompts import render
 from t1jax.tasks.files.task import ProblemsTask
+from t1jax.tasks.task import Source
 
 CFG = config.load(base.get_config())
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -410,6 +412,43 @@ def test_a_file_of_which_nothing_is_left_is_an_error(tmp_path, train, held_out, 
     with pytest.raises(ConfigError) as error:
         task_of(tmp_path, train, held_out)
     assert str(error.value).startswith(f"{tmp_path}/{message}")
+
+
+def files_of(tmp_path, *files, **knobs):
+    """A task of several training files, 0.jsonl and on."""
+    names = ",".join(write(tmp_path / f"{i}.jsonl", rows) for i, rows in enumerate(files))
+    cfg = dataclasses.replace(CFG.data, train=names, eval=write(tmp_path / "eval.jsonl", [row("held out")]), **knobs)
+    task = ProblemsTask(dataclasses.replace(CFG, data=cfg), LETTERS, Equal())
+    task.notes[:] = [note.removeprefix(f"{tmp_path}/") for note in task.notes]
+    return task
+
+
+@pytest.mark.parametrize("weights", [(), (3.0, 1.0)])
+def test_several_files_are_read_one_after_the_other_and_none_repeats_another(tmp_path, weights):
+    first, second = [row("a"), row("b"), row("c", "hang")], [row("B", "1"), row("held out"), row("c"), row("d")]
+    task = files_of(tmp_path, first, second, weights=weights)
+    found = [task.problem(i, "train") for i in range(4)]
+    assert texts(task, "train") == ["a", "b", "c", "d"] and [problem.index for problem in found] == [0, 1, 2, 3]
+    assert [problem.source for problem in found] == [f"{tmp_path}/{n}.jsonl" for n in (0, 0, 1, 1)]
+    shares = (0.75, 0.25) if weights else (None, None)
+    assert task.sources == tuple(Source(f"{tmp_path}/{n}.jsonl", 2, share) for n, share in enumerate(shares))
+    assert task.notes == [
+        "0.jsonl: 1 row dropped: the answer does not verify against itself (row 3: 'hang')",
+        f"1.jsonl: 1 row dropped: also in {tmp_path}/eval.jsonl (row 2)",
+        f"1.jsonl: 1 row dropped: also in {tmp_path}/0.jsonl (row 1)",
+    ]
+
+
+def test_one_of_several_files_of_which_nothing_is_left_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match=rf"^{tmp_path}/1.jsonl: nothing is left: 1 row dropped: also in .*0.jsonl"):
+        files_of(tmp_path, [row("a")], [row("a")])
+    with pytest.raises(ConfigError, match=rf"^{tmp_path}/1.jsonl: is empty"):
+        files_of(tmp_path, [row("a")], [])
+
+
+def test_a_file_whose_name_has_a_comma_is_one_file(tmp_path):
+    data = dataclasses.replace(CFG.data, train=write(tmp_path / "a,b.jsonl", [row("a")]), eval="x")
+    assert weighed(data) == [(str(tmp_path / "a,b.jsonl"), None)]
 
 
 # the face of a task

@@ -71,6 +71,13 @@ def test_groups_of_one_kind_are_told_with_the_way_out(accuracy, knob):
     assert f"as {accuracy:.0%} are right" in note and knob in note
 
 
+def test_groups_that_overdraw_kept_are_what_counts():
+    few = {"accuracy": (0.01,) * 9, "mixed_groups": (0.05,) * 9}
+    assert said(HEALTHY | few | {"mixed_groups_kept": (0.2,) * 9}) == []
+    (note,) = said(HEALTHY | few | {"mixed_groups_kept": (0.08,) * 9})
+    assert "8% of the groups that rl.overdraw kept had both right and wrong responses, as 1% are right" in note
+
+
 def test_another_term_that_rises_instead_of_accuracy_is_named():
     rising = tuple(0.1 * i for i in range(9))
     told = [note for note in said(COLLAPSED | {"mean_reward": rising}) if "the reward rose" in note]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -12,6 +13,7 @@ import small
 
 from t1jax.devices import sharding
 from t1jax.host import files
+from t1jax.tasks.task import Source
 from t1jax.training import damage, opening
 
 KNOBS = {
@@ -23,9 +25,9 @@ CFG = small.make_config(**KNOBS)
 PACES = opening.Paces(update=60.0, step=600.0, response=10.0, answer=1.0, source="by a guess")
 
 
-def task(held_out=None, forbids=None):
+def task(held_out=None, forbids=None, sources=()):
     sizes = {"train": 1234, "held_out": held_out}
-    return SimpleNamespace(size=sizes.get, forbid_giving_up=lambda tokenizer: forbids)
+    return SimpleNamespace(size=sizes.get, forbid_giving_up=lambda tokenizer: forbids, sources=sources)
 
 
 def said(tmp_path, cfg=CFG, asked=None, paces=None, devices=1):
@@ -61,6 +63,24 @@ def test_it_says_how_long_each_phase_is_expected_to_take(tmp_path):
     assert "measurement (7 problems): about 4:16" in fewer  # 8 three times, and 8 answers a budget
     without = said(tmp_path, small.make_config(**KNOBS, eval__before=False), paces=PACES)[4]
     assert "updates): about 5:00, filter" in without and without.endswith("measurement, report: about 5:52")
+
+
+def test_the_files_of_problems_are_said_with_their_shares(tmp_path):
+    one, two = Source("a.jsonl", 1000, 0.3), Source("b.jsonl", 234, 0.7)
+    lines = said(tmp_path, asked=task(sources=(one, two)))
+    assert lines[4:6] == [
+        "  a.jsonl: 1,000 problems, 30.0% of the prompts", "  b.jsonl: 234 problems, 70.0% of the prompts",
+    ]  # fmt: skip
+    every = [replace(source, weight=None) for source in (one, two)]
+    assert [line.partition(", ")[2] for line in said(tmp_path, asked=task(sources=every))[4:6]] == [
+        "81.0% of the prompts", "19.0% of the prompts",
+    ]  # fmt: skip
+    assert said(tmp_path, asked=task(sources=(one,))) == said(tmp_path)
+
+
+def test_groups_that_are_drawn_and_kept_are_both_said(tmp_path):
+    cfg = small.make_config(**KNOBS, rl__overdraw=2.5)
+    assert "(7 steps of 80 responses, of which 32 are learnt from, evaluated every 3)" in said(tmp_path, cfg)[4]
 
 
 def row(stage, step, seconds):

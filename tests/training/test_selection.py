@@ -18,6 +18,7 @@ from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
 from t1jax.rewards.score import make_scorer
 from t1jax.rollouts.generate import Generator
 from t1jax.tasks.pairs.task import PairsTask
+from t1jax.tasks.task import Source
 from t1jax.text import tokenizer
 from t1jax.training import selection, stages
 
@@ -149,6 +150,20 @@ def test_too_few_are_an_end_that_names_the_knobs(done):
     with pytest.raises(
         ConfigError, match=r"filter_pass_rate = 0.0 keeps 5 of 24 problems; expected at least rl.prompts_per_step = 8"
     ):
+        select(Graded(), None, done[2], cfg)
+
+
+def test_files_have_as_many_problems_as_are_kept_of_them():
+    task = Graded()
+    task.sources = (Source("a", 4, 0.5), Source("b", 2, 0.3), Source("c", 3, 0.2))
+    assert [s.size for s in selection.Selected(task, [0, 3, 4, 6, 7, 8]).sources] == [2, 1, 3]
+    assert [s.size for s in selection.Selected(task, [1, 8]).sources] == [1, 0, 1]
+    assert [s.weight for s in selection.Selected(task, [1]).sources] == [0.5, 0.3, 0.2]
+
+
+def test_what_is_drawn_must_be_kept(done):
+    cfg = small.with_rl(CFG, overdraw=2.0)
+    with pytest.raises(ConfigError, match=r"expected at least rl.overdraw \* rl.prompts_per_step = 16: raise"):
         select(Graded(), None, done[2], cfg)
 
 

@@ -245,6 +245,19 @@ def test_a_changed_file_of_problems_is_refused(tmp_path):
         workdir.claim(cfg, tmp_path / "run")
 
 
+def test_each_of_several_files_of_problems_is_held_to_what_it_was(tmp_path):
+    files = [tmp_path / name for name in ("a.jsonl", "b.jsonl")]
+    cfg = small.make_config(data__train=",".join(map(str, files)))
+    for changed in files:
+        for file in files:
+            file.write_text('{"problem": "1+1", "answer": "2"}\n')
+        workdir.begin(cfg, tmp_path / changed.name[0], ())
+        assert workdir.claim(cfg, tmp_path / changed.name[0]) == {}
+        changed.write_text('{"problem": "1+1", "answer": "3"}\n')
+        with pytest.raises(ConfigError, match=r"a\.jsonl,.*b\.jsonl \(data\.train\) is not the file that"):
+            workdir.claim(cfg, tmp_path / changed.name[0])
+
+
 def test_a_damaged_config_json_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"seed": ')
     with pytest.raises(ConfigError, match=r"config\.json: .*expected what t1jax wrote"):

@@ -2,6 +2,7 @@
 """Advantages against numbers worked out by hand and against the equations written as loops."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -159,6 +160,34 @@ def test_no_gradient_flows_through_the_advantage():
 def test_mixed_groups_look_at_raw_correctness():
     scores = make_scores([1, 0, 0, 0, 0, 0, 0, 0, 1, 1, -1, 1, 1, -1, 0, -1], overlong=[4])
     np.testing.assert_array_equal(adv.mixed_groups(scores, 4), [True, False, False, True])
+
+
+def test_kept_groups_are_mixed_ones_first_by_hand():
+    """Groups: all wrong, mixed, nothing to judge, mixed by one unscorable less, all right but penalised, mixed."""
+    outcome = [0, 0, 0, 0, 1, 0, 0, 0, -1, -1, -1, -1, 1, 0, -1, -1, 1, 1, 1, 1, 0, 0, 1, 1]
+    scores = jax.tree.map(np.asarray, make_scores(outcome, overlong=[16]))
+    kept = [adv.kept(scores, 4, count).reshape(6, 4).all(-1).nonzero()[0].tolist() for count in range(7)]
+    assert kept == [[], [1], [1, 3], [1, 3, 5], [0, 1, 3, 5], [0, 1, 2, 3, 5], [0, 1, 2, 3, 4, 5]]
+
+
+def test_kept_groups_of_every_case_of_five():
+    """All 32 ways in which five groups can be mixed or not, and all counts: no unmixed one before a mixed one."""
+    for mixed in itertools.product([0, 1], repeat=5):
+        scores = jax.tree.map(np.asarray, make_scores([one for first in mixed for one in (first, 0)]))
+        order = sorted(range(5), key=lambda group: (not mixed[group], group))
+        for count in range(6):
+            expected = np.repeat(np.isin(range(5), order[:count]), 2)
+            np.testing.assert_array_equal(adv.kept(scores, 2, count), expected)
+
+
+def test_groups_with_different_rewards_are_mixed_on_the_host_as_on_devices():
+    rewards = np.array([0.5, 0.5, 0.25, 0.5, 0.0, 0.0], np.float32)
+    flags = [np.zeros(6, bool)] * 4
+    for outcome in ([2] * 6, [2, -1, 2, 2, 2, 2], [2, 2, 2, -1, -1, -1]):
+        scores = Scores(np.array(outcome, np.int8), *flags, rewards)
+        np.testing.assert_array_equal(adv.mixed_groups(scores, 2, np), adv.mixed_groups(scores, 2))
+    kept = adv.kept(Scores(np.full(6, 2, np.int8), *flags, rewards), 2, 1)
+    assert kept.tolist() == [False, False, True, True, False, False]
 
 
 def test_baselines_by_hand():

@@ -143,6 +143,14 @@ def test_a_card_names_models_and_data_of_the_hub_and_no_folders_of_this_machine(
         workdir, monkeypatch, model__checkpoint="/home/someone/models/Mine", data__train="hf://datasets/a/b/c.json"
     )
     assert "base_model" not in meta and meta["datasets"] == ["a/b"]
+    meta, text = written(workdir, monkeypatch, data__train="openai/gsm8k:train,/home/someone/more.jsonl,c/d:train")
+    assert meta["datasets"] == ["c/d", "openai/gsm8k"]
+    assert "| problems | openai/gsm8k:train, more.jsonl, c/d:train |" in text
+
+
+def test_a_card_says_of_how_many_prompts_a_step_chooses(workdir, monkeypatch):
+    assert "| a step | 8 prompts x " in written(workdir, monkeypatch)[1]
+    assert "| a step | 8 prompts of 20 that are sampled x " in written(workdir, monkeypatch, rl__overdraw=2.5)[1]
 
 
 @pytest.mark.parametrize(("stage", "step"), [("rl", 10), ("sft", 20)])

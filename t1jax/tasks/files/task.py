@@ -8,10 +8,11 @@ Deliberately not here: reading and cleaning the problems (problems.py), prompts 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import TypeVar
 
-from t1jax.checks import plain_reward, right_and_wrong
+from t1jax.checks import plain_reward, right_and_wrong, weighed
 from t1jax.config import Config
 from t1jax.rewards.answers import UNSCORABLE, Outcome
 from t1jax.tasks.files.demonstrations import read_demonstrations
@@ -29,6 +30,7 @@ from t1jax.tasks.files.problems import (
     verifiable,
 )
 from t1jax.tasks.files.prompts import ChatTokenizer, render
+from t1jax.tasks.task import Source
 from t1jax.text.tokenizer import TokenIds, Tokenizer
 
 T = TypeVar("T")
@@ -107,18 +109,34 @@ class ProblemsTask(FileGrader):
         self.difficulties: tuple[int, ...] = ()
         self.notes: list[str] = []  # a line for each reason to leave rows out
         held_out = self._noted(self._read(cfg.data.eval, "held_out"))
-        train = self._noted(self._read(cfg.data.train, "train"))
         known = Known(problem.text for problem in held_out)
-        train = self._noted(not_in(train, known, f"also in {cfg.data.eval}"))
-        train = self._noted(usable(train, cfg.data, tokenizer))
-        if self._answered:
-            train = self._noted(comparable(train, verifier, cfg.data.text_golds))
-            train = self._noted(verifiable(train, verifier, "dropped"))
+        others = {cfg.data.eval: known}  # file -> problems that those after it may not have
+        train: dict[str, list[Problem]] = {}
+        weights = dict(weighed(cfg.data))
+        for name in weights:
+            train[name] = self._train(name, others, tokenizer)
+            others[name] = Known(problem.text for problem in train[name])
+        self.sources = tuple(Source(name, len(found), weights[name]) for name, found in train.items())
         held_out = self._noted(self.usable(held_out))
-        self._problems = {"train": numbered(train), "held_out": numbered(held_out)}
+        self._problems = {"train": numbered([*chain(*train.values())]), "held_out": numbered(held_out)}
         self._demonstrations: list[tuple[str, str]] = []
         if cfg.data.sft and cfg.sft.num_steps:
             self._demonstrations = self._noted(read_demonstrations(cfg.data.sft, cfg, tokenizer, known))
+
+    def _train(self, path: str, others: Mapping[str, Known], tokenizer: ChatTokenizer) -> list[Problem]:
+        """The problems of a file of data.train that can be learnt from, without those of `others`.
+
+        Raises:
+          ConfigError: the file cannot be used, or no problem is left.
+        """
+        found = self._noted(self._read(path, "train"))
+        for other, known in others.items():
+            found = self._noted(not_in(found, known, f"also in {other}"))
+        found = self._noted(usable(found, self.cfg.data, tokenizer))
+        if self._answered:
+            found = self._noted(comparable(found, self._verifier, self.cfg.data.text_golds))
+            found = self._noted(verifiable(found, self._verifier, "dropped"))
+        return found
 
     def size(self, split: str) -> int:
         """Problems of "train" or "held_out"."""

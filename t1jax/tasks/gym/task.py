@@ -37,6 +37,7 @@ from t1jax.rewards.verifier import Verifier
 from t1jax.tasks.files import problems
 from t1jax.tasks.files.prompts import after, has_any, render
 from t1jax.tasks.pairs import chains
+from t1jax.tasks.task import Source
 from t1jax.text.huggingface import HFTokenizer
 from t1jax.text.tokenizer import TokenIds, Tokenizer
 
@@ -72,6 +73,7 @@ class GymTask:
     """Problems, prompts, demonstrations and the check of one dataset."""
 
     difficulties: tuple[int, ...] = ()
+    sources: tuple[Source, ...] = ()
 
     def __init__(self, cfg: Config, gym: Verifier, tokenizer: Tokenizer | None = None) -> None:
         """`gym`: from make_gym. `tokenizer`: None before it is trained; then no item is dropped because of it."""
