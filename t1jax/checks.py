@@ -13,7 +13,7 @@ import urllib.parse
 from collections.abc import Callable
 from typing import Any
 
-from t1jax.config import Config, ConfigError, MeshConfig, RewardConfig, knobs
+from t1jax.config import Config, ConfigError, MeshConfig, RewardConfig, RlConfig, knobs
 
 LOCAL, RULES = "local", "rules"  # writers of synthesis that are no endpoints: our own sampler, a program
 CORRECT = "correct"  # the reward that is 1 for a right answer and 0 for a wrong one
@@ -131,6 +131,36 @@ def right_and_wrong(reward: RewardConfig) -> bool:
 def plain_reward(reward: RewardConfig) -> bool:
     """Whether the reward is 1 for a right answer, 0 for a wrong one, and nothing else."""
     return reward_terms(reward) == [(CORRECT, 1.0)]
+
+
+def profiled(rl: RlConfig) -> range:
+    """The steps of RL that rl.profile = "FIRST:END" has traced: FIRST to END - 1; none where it is empty.
+
+    Raises:
+      ConfigError: it is written in another way, or names steps that there are not.
+    """
+    found = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", rl.profile)
+    steps = range(int(found[1]), int(found[2])) if found else range(0)
+    if rl.profile and not 1 <= steps.start < steps.stop <= rl.num_steps + 1:
+        raise ConfigError(
+            f"rl.profile is {rl.profile!r}; expected FIRST:END with 1 <= FIRST < END <= rl.num_steps + 1 = "
+            f"{rl.num_steps + 1}: 10:12 traces steps 10 and 11"
+        )
+    return steps
+
+
+def loggers(cfg: Config) -> None:
+    """Where rows go, by name. ConfigError: no project or experiment has such a name."""
+    for knob, pattern, example in (
+        ("metrics.wandb", r"([\w.-]+/)?[^/\\#?%:]{1,128}", "PROJECT or ENTITY/PROJECT"),
+        ("metrics.mlflow", r".{1,500}", "an experiment's name; its server is MLFLOW_TRACKING_URI"),
+        ("metrics.trackio", r"[\w .-]{1,128}", "PROJECT"),
+    ):
+        value = get(cfg, knob)
+        if "://" in value:  # not printed: it may hold a password
+            raise ConfigError(f"{knob} is a URL; expected {example}")
+        fits = value == value.strip() and value.isprintable() and re.fullmatch(pattern, value)
+        check(cfg, knob, not value or bool(fits), example)
 
 
 def mesh_shape(mesh: MeshConfig, num_devices: int) -> tuple[int, int, int]:

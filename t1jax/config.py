@@ -13,12 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from t1jax import typed
-from t1jax.typed import ConfigError as ConfigError
-
-
-def inert(text: str) -> str:
-    """`text` with U+FFFD for each character that would command a terminal instead of being shown."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)
+from t1jax.typed import ConfigError, completed
+from t1jax.typed import inert as inert
 
 
 @dataclass(frozen=True)
@@ -163,6 +159,7 @@ class RlConfig:
     ratio_cap: float
     max_skipped: int
     logprob_temperature: float
+    profile: str
 
     @property
     def learner_temperature(self) -> float:
@@ -251,6 +248,13 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class MetricsConfig:
+    wandb: str
+    mlflow: str
+    trackio: str
+
+
+@dataclass(frozen=True)
 class Config:
     seed: int
     compilation_cache: bool
@@ -270,15 +274,11 @@ class Config:
     benchmarks: Mapping[str, BenchmarkConfig] = dataclasses.field(hash=False)
     synthesis: SynthesisConfig
     checkpoint: CheckpointConfig
+    metrics: MetricsConfig
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain dicts, as results.json and checkpoints hold them; `load` takes them back."""
         return dataclasses.asdict(self)
-
-
-def completed(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A saved config, with the knobs of typed.YOUNGER that it lacks."""
-    return typed.completed(tree, typed.YOUNGER)
 
 
 def load(tree: Mapping[str, Any]) -> Config:

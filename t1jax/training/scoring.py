@@ -19,7 +19,7 @@ import numpy as np
 from jax.experimental import io_callback
 
 from t1jax.checks import plain_reward
-from t1jax.devices import multihost
+from t1jax.devices import multihost, scopes
 from t1jax.training.setup import RlSetup
 from t1jax.training.step_report import FAILED
 from t1jax.types import Plan, Prompts, Rollouts, Scores
@@ -66,6 +66,8 @@ def make_score(
         wanted = advantages.teaches(scores, setup.cfg.rl) | (every & advantages.scorable(scores))
         return [*told, *packing.plan(np.asarray(prompt), np.asarray(sampled).sum(-1), wanted, R, setup.grid)]
 
+    traced = jax.profiler.annotate_function(host, scopes.SCORE)
+
     def local(prompts: Prompts, rollouts: Rollouts) -> tuple[Scores, Plan]:
         perplexed_B = advantages.perplexed(rollouts.logprob_BT, rollouts.sampled_BT, setup.cfg.rl)
         shapes = [jax.ShapeDtypeStruct(rollouts.stopped_B.shape, kind) for kind in (*kinds, *[jnp.int32] * 3)]
@@ -74,7 +76,7 @@ def make_score(
             prompt_P = prompts.valid_PC.sum(-1, dtype=jnp.int32)
             prompt_B, problem_B = (jnp.repeat(x_P, R) for x_P in (prompt_P, prompts.problem_P))
             told = (prompt_B, perplexed_B, problem_B)
-            return call(host, shapes, *told, rollouts.tokens_BT, rollouts.sampled_BT, rollouts.stopped_B)
+            return call(traced, shapes, *told, rollouts.tokens_BT, rollouts.sampled_BT, rollouts.stopped_B)
 
         def wait(_: None) -> Any:
             return [jnp.zeros(x.shape, x.dtype) for x in shapes]
@@ -86,4 +88,5 @@ def make_score(
         flags = (overlong_B, repetition_B, garbled_B, perplexed_B)
         return Scores(outcome_B.astype(jnp.int8), *flags, *rest[3:-3]), Plan(*rest[-3:])
 
-    return jax.shard_map(local, mesh=setup.mesh, in_specs=(rows, rows), out_specs=rows, check_vma=False)
+    mapped = jax.shard_map(local, mesh=setup.mesh, in_specs=(rows, rows), out_specs=rows, check_vma=False)
+    return jax.named_scope(scopes.SCORE)(mapped)
