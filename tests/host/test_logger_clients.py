@@ -87,7 +87,11 @@ def test_wandb_offline_has_the_whole_run_once_in_the_files_of_its_last_start(tmp
     assert last["config"]["rl"]["num_steps"] == 3 and last["config"]["metrics"]["wandb"] == "team/tests"
     history = [last["history"][step] for step in sorted(last["history"])]
     rows = [
-        (key.partition("/")[0], values[key], {name.partition("/")[2]: values[name] for name in values if name[0] != "_"})
+        (
+            key.partition("/")[0],
+            values[key],
+            {name.partition("/")[2]: values[name] for name in values if name[0] != "_"},
+        )
         for values in history
         for key in values
         if key.endswith("/step")

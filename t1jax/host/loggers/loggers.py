@@ -26,7 +26,7 @@ from typing import Any
 
 from t1jax.config import Config, ConfigError
 from t1jax.devices import multihost
-from t1jax.host import files, log, workdir
+from t1jax.host import files, workdir
 from t1jax.host.bucket import Bucket
 from t1jax.host.loggers.relay import Item, Relay
 from t1jax.host.loggers.worker import KINDS

@@ -18,10 +18,10 @@ from typing import Any
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
-from mlflow import MlflowClient  # noqa: E402
-from mlflow.entities import Metric, Param  # noqa: E402
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
 
-from t1jax.host.loggers.worker import Opening  # noqa: E402
+from t1jax.host.loggers.worker import Opening
 
 ID = "t1jax.id"  # the tag
 ARTIFACTS = "mlflow.loggedArtifacts"  # the tag that names tables for MLflow's pages
