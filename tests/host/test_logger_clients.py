@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections import defaultdict
@@ -30,6 +31,8 @@ def elsewhere(tmp_path, monkeypatch):
     for name in [name for name in os.environ if name.startswith(("WANDB_", "MLFLOW_", "TRACKIO_", "HF_TOKEN"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(relay, "LONGEST", 120.0)  # a client may take half a minute to be imported
+    monkeypatch.setattr(relay, "HURRY", 120.0)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
 
@@ -116,6 +119,7 @@ def test_wandb_offline_has_the_whole_run_once_in_the_files_of_its_last_start(tmp
 def test_mlflow_has_the_whole_run_once(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow", reason="mlflow is missing: pip install '.[mlflow]'")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "store").as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # which needs no SQLAlchemy
     cfg = logged.make_config(metrics__mlflow="tests")
     notes = both(cfg, tmp_path / "run")
     assert len(notes) == 2 and notes[0] == notes[1], notes
@@ -136,6 +140,37 @@ def test_mlflow_has_the_whole_run_once(tmp_path, monkeypatch):
         saved = json.loads((folder / each["path"]).read_text())
         texts.append(dict(zip(saved["columns"], saved["data"][0], strict=True))["text"])
     assert texts == [f"4 <{name}>" for name in logged.TABLES] and all(each["type"] == "table" for each in tables)
+    assert not list((tmp_path / "here").iterdir())
+
+
+# Trackio
+
+
+def test_trackio_has_the_whole_run_once(tmp_path, monkeypatch):
+    pytest.importorskip("trackio", reason="trackio is missing: pip install '.[trackio]'")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "store"))
+    notes = both(logged.make_config(metrics__trackio="tests"), tmp_path / "run")
+    assert len(notes) == 2 and notes[0] == notes[1], notes
+    program = (
+        "import json, trackio; from trackio.sqlite_storage import SQLiteStorage as S\n"
+        "(run,) = trackio.Api().runs('tests')\n"
+        "print(json.dumps([run.name, run.config, S.get_logs('tests', run.name)], default=str))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    name, config, found = json.loads(done.stdout.splitlines()[-1])
+    assert name == notes[0].split()[2] and name.startswith("run-") and config["rl"]["num_steps"] == 3
+    assert [each["step"] for each in found] == sorted({each["step"] for each in found})
+    rows = []
+    for each in found:
+        for key in (key for key in each if key.endswith("/step")):
+            stage = key.partition("/")[0]
+            rows.append((stage, each[key]))
+            assert {name: each[f"{stage}/{name}"] for name in points(stage, 1)} == points(stage, each[key])
+    assert rows == logged.ROWS
+    tables = [each["responses"] for each in found if "responses" in each]
+    assert [table["_value"][0]["text"] for table in tables] == [f"4 <{name}>" for name in logged.TABLES]
+    (report,) = (each["report"] for each in found if "report" in each)
+    assert (tmp_path / "store/media" / report["file_path"]).read_text() == logged.REPORT
     assert not list((tmp_path / "here").iterdir())
 
 

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run of Weights & Biases, by its client (docs.wandb.ai); in the process of worker.py alone.
 
-Its history has one counter, which only rises, so each thing gets a place on it: sft.num_steps, and then as many places
-a step of RL as there are kinds of things. Panels are drawn over `sft/step`, `rl/step` and `evaluate/step`. The server
-tells how far the counter is. Account and mode come from the client's own variables: WANDB_API_KEY, WANDB_MODE,
-WANDB_BASE_URL, WANDB_DIR.
+Panels are drawn over `sft/step`, `rl/step` and `evaluate/step`. The server tells how far the history is; without one
+(offline) each start has files of its own, with the whole run. Account and mode come from the client's own variables:
+WANDB_API_KEY, WANDB_MODE, WANDB_BASE_URL, WANDB_DIR.
 """
 
 from __future__ import annotations
@@ -14,36 +13,30 @@ from typing import Any
 
 import wandb
 
-from t1jax.host.loggers.worker import KINDS, Opening
+from t1jax.host.loggers.counter import Counter
+from t1jax.host.loggers.worker import Opening
 
-PLACES = KINDS[1:]  # of a step of RL
 
-
-class Wandb:
+class Wandb(Counter):
     """A run of Weights & Biases; see worker.Logger."""
 
     def __init__(self, run: Any, sft_steps: int) -> None:
-        self._run, self._sft = run, sft_steps
-        ahead = run.step - 1 - sft_steps  # the last place that is taken, counted from the end of the cold start
-        self.last = {kind: (ahead - place) // len(PLACES) for place, kind in enumerate(PLACES)}
-        self.last["sft"] = run.step - 1
+        super().__init__(run.step, sft_steps)
+        self._run = run
         self.address = run.url or f"offline, in {run.dir}"
 
-    def row(self, kind: str, step: int, values: dict[str, float]) -> None:
-        self._log(kind, step, {f"{kind}/{name}": value for name, value in values.items()})
+    def log(self, values: dict[str, Any], place: int) -> None:
+        self._run.log(values, step=place)
 
     def table(self, kind: str, step: int, columns: list[str], rows: list[list[Any]]) -> None:
-        self._log(kind, step, {"responses": wandb.Table(columns=columns, data=rows, allow_mixed_types=True)})
+        table = wandb.Table(columns=columns, data=rows, allow_mixed_types=True)
+        self.log({"responses": table}, self.place(kind, step))
 
     def report(self, step: int, html: str) -> None:
-        self._log("report", step, {"report": wandb.Html(html, inject=False)})
+        self.log({"report": wandb.Html(html, inject=False)}, self.place("report", step))
 
     def end(self, ok: bool) -> None:
         self._run.finish(exit_code=0 if ok else 1)
-
-    def _log(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        place = step if kind == "sft" else self._sft + len(PLACES) * step + PLACES.index(kind)
-        self._run.log(values, step=place)
 
 
 def open_run(opening: Opening) -> Wandb:
