@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The real clients of loggers: what they store of a run that was stopped, and what becomes of servers that fail.
 
-What is stored is read by the clients' own readers. A client that is not installed is skipped by name.
+What is stored is read by the clients' own readers, or schema. A client that is not installed is skipped by name.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -52,17 +54,29 @@ def points(stage: str, step: int) -> dict[str, float]:
 # Weights & Biases
 
 
+def wandb_records(path: Path) -> Iterator[bytes]:
+    """The records of a .wandb file: 7 bytes, and LevelDB's log format (github.com/google/leveldb, doc/log_format.md)."""
+    data, at, parts = path.read_bytes(), 7, b""
+    assert data[:4] == b":W&B"
+    while at + 7 <= len(data):
+        if 32768 - at % 32768 < 7:  # the rest of a block in which no header fits
+            at += 32768 - at % 32768
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, at)
+        parts = (b"" if kind in (1, 2) else parts) + data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield parts
+
+
 def wandb_files(workdir: Path) -> list[dict]:
-    """Of each start of an offline run, by wandb's own reader: id, config, history (step -> key -> value), exit code."""
+    """Of each start of an offline run: id, config, history (step -> key -> value), exit code; by wandb's own schema."""
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal import datastore
 
     found = []
     for path in sorted(workdir.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime):
-        store = datastore.DataStore()
-        store.open_for_scan(str(path))
         start = {"history": defaultdict(dict), "config": {}, "files": path.parent / "files", "exit": None}
-        while (data := store.scan_data()) is not None:
+        for data in wandb_records(path):
             record = wandb_internal_pb2.Record()
             record.ParseFromString(data)
             kind = record.WhichOneof("record_type")
@@ -102,14 +116,13 @@ def test_wandb_offline_has_the_whole_run_once_in_the_files_of_its_last_start(tmp
     assert [row[:2] for row in rows] == logged.ROWS
     for stage, step, values in rows:
         assert values == points(stage, step)
-    tables = [values["responses"] for values in history if "responses" in values]
     texts = []
-    for table in tables:
-        saved = json.loads((last["files"] / table["path"]).read_text())
+    for path in (values["responses/path"] for values in history if "responses/path" in values):
+        saved = json.loads((last["files"] / path).read_text())
         texts.append(dict(zip(saved["columns"], saved["data"][0], strict=True))["text"])
     assert texts == [f"4 <{name}>" for name in logged.TABLES]
-    (report,) = (values["report"] for values in history if "report" in values)
-    assert (last["files"] / report["path"]).read_text() == logged.REPORT
+    (report,) = (values["report/path"] for values in history if "report/path" in values)
+    assert (last["files"] / report).read_text() == logged.REPORT
     assert not list((tmp_path / "here").iterdir())
 
 
@@ -221,17 +234,18 @@ def server(request):
     server.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
 def test_a_server_that_fails_is_told_without_secrets_and_holds_nothing_up(name, server, tmp_path, monkeypatch):
     pytest.importorskip(name, reason=f"{name} is missing: pip install '.[{name}]'")
-    monkeypatch.setattr(relay, "LONGEST", 4.0)
+    monkeypatch.setattr(relay, "LONGEST", 10.0)
     monkeypatch.setenv("WANDB_BASE_URL", f"http://{server}")
     monkeypatch.setenv("WANDB_API_KEY", SECRET)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{SECRET}@{server}")
     cfg, began = logged.make_config(**{f"metrics__{name}": "tests"}), time.monotonic()
     notes: list[str] = []
     logged.resumed(cfg, tmp_path / "run", notes.append)
-    assert time.monotonic() - began < 30.0
+    assert time.monotonic() - began < 60.0
     assert len(notes) == 2, notes
     assert notes[0].endswith("; tried once more at the end of the run")
     assert notes[1].endswith("; what it lacks is in metrics.jsonl")
