@@ -55,7 +55,7 @@ def points(stage: str, step: int) -> dict[str, float]:
 
 
 def wandb_records(path: Path) -> Iterator[bytes]:
-    """The records of a .wandb file: 7 bytes, and LevelDB's log format (github.com/google/leveldb, doc/log_format.md)."""
+    """The records of a .wandb file: 7 bytes, and LevelDB's log format (doc/log_format.md in google/leveldb)."""
     data, at, parts = path.read_bytes(), 7, b""
     assert data[:4] == b":W&B"
     while at + 7 <= len(data):

@@ -14,25 +14,20 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# The client's own default is minutes of retries and of silence; these are of this process alone.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-
-from mlflow import MlflowClient
-from mlflow.entities import Metric, Param
-
 from t1jax.host.loggers.worker import Opening
 
 ID = "t1jax.id"  # the tag
 ARTIFACTS = "mlflow.loggedArtifacts"  # the tag that names tables for MLflow's pages
 LONGEST = 500  # characters of a parameter, which all servers take
 BATCH = 100  # parameters of a request
+# The client's own default is minutes of retries and of silence; these are of this process alone.
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 
 
 class Mlflow:
     """A run of MLflow; see worker.Logger."""
 
-    def __init__(self, client: MlflowClient, run: Any) -> None:
+    def __init__(self, client: Any, run: Any) -> None:
         self._client, self._id = client, run.info.run_id
         self._tables = json.loads(run.data.tags.get(ARTIFACTS, "[]"))
         self.last = {}
@@ -43,6 +38,8 @@ class Mlflow:
         self.address = f"run {self._id} of experiment {run.info.experiment_id} in {where}"
 
     def row(self, kind: str, step: int, values: dict[str, float]) -> None:
+        from mlflow.entities import Metric
+
         now = int(time.time() * 1000)
         metrics = [Metric(f"{kind}/{name}", float(value), now, step) for name, value in values.items()]
         self._client.log_batch(self._id, metrics=metrics)
@@ -64,6 +61,11 @@ class Mlflow:
 
 def open_run(opening: Opening) -> Mlflow:
     """The run with this id, made if need be. Parameters cannot change; config.json has the knobs of this start."""
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+    from mlflow.entities import Param
+
     client = MlflowClient()
     experiment = client.get_experiment_by_name(opening["target"])
     where = experiment.experiment_id if experiment else client.create_experiment(opening["target"])

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import trackio
-
 from t1jax.host.loggers.counter import Counter
 from t1jax.host.loggers.worker import Opening
 
@@ -27,9 +25,13 @@ class Trackio(Counter):
         self._run.log(values, step=place)
 
     def table(self, kind: str, step: int, columns: list[str], rows: list[list[Any]]) -> None:
+        import trackio
+
         self.log({"responses": trackio.Table(columns=columns, data=rows)}, self.place(kind, step))
 
     def report(self, step: int, html: str) -> None:
+        import trackio
+
         self.log({"report": trackio.Html(html, inject=False)}, self.place("report", step))
 
     def end(self, ok: bool) -> None:
@@ -38,6 +40,8 @@ class Trackio(Counter):
 
 def open_run(opening: Opening) -> Trackio:
     """The run of this id, made if need be."""
+    import trackio
+
     run = trackio.init(
         project=opening["target"],
         name=f"{opening['name']}-{opening['id'][:8]}",

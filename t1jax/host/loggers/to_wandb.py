@@ -11,8 +11,6 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import wandb
-
 from t1jax.host.loggers.counter import Counter
 from t1jax.host.loggers.worker import Opening
 
@@ -29,10 +27,14 @@ class Wandb(Counter):
         self._run.log(values, step=place)
 
     def table(self, kind: str, step: int, columns: list[str], rows: list[list[Any]]) -> None:
+        import wandb
+
         table = wandb.Table(columns=columns, data=rows, allow_mixed_types=True)
         self.log({"responses": table}, self.place(kind, step))
 
     def report(self, step: int, html: str) -> None:
+        import wandb
+
         self.log({"report": wandb.Html(html, inject=False)}, self.place("report", step))
 
     def end(self, ok: bool) -> None:
@@ -41,6 +43,8 @@ class Wandb(Counter):
 
 def open_run(opening: Opening) -> Wandb:
     """The run of this id, made if need be."""
+    import wandb
+
     entity, _, project = opening["target"].rpartition("/")
     run = wandb.init(
         project=project,
