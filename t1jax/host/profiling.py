@@ -77,9 +77,10 @@ class Profiler:
         options.python_tracer_level = 0
         folder = Path(tempfile.mkdtemp(prefix="t1jax")) if isinstance(self._place, Bucket) else self._place
         try:
+            folder.mkdir(parents=True, exist_ok=True)  # a trace that JAX cannot write is never over for it
             jax.profiler.start_trace(folder, profiler_options=options)
             self._folder = folder
-        except RuntimeError as error:  # another trace goes on, of whoever called t1jax.train
+        except (RuntimeError, OSError) as error:  # another trace goes on, of whoever called t1jax.train
             self._steps = range(0)
             self._note(f"rl.profile: no trace: {bucket.reason(error)}")
 
