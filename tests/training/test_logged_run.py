@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A whole run with a trace and three loggers, two of which fail: it trains as one without, bit for bit.
 
-The clients of the loggers are stand-ins (support/logged.py); real ones, with servers that fail: the last test.
+The clients of the loggers are stand-ins (support/logged.py); real ones: host/test_logger_clients.py.
 """
 
 from __future__ import annotations
