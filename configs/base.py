@@ -149,6 +149,7 @@ def get_config() -> ConfigDict:
     cfg.rl.ratio_cap = 0.0  # weight each token by its ratio learner / sampler, up to this much; 0: off [ours]
     cfg.rl.max_skipped = 10  # consecutive steps without a finite gradient that end the run; 0: never [ours]
     cfg.rl.logprob_temperature = 0.0  # of the learner's log-probabilities; 0: rl.temperature, else an ablation [paper]
+    cfg.rl.profile = ""  # FIRST:END of steps that jax.profiler traces: "10:12" is 10 and 11; "": none [ours]
 
     cfg.reward = ConfigDict()  # of a response, before penalties (docs/rewards.md)
     cfg.reward.function = "correct"  # correct: 1 if the answer is right | FILE.py:NAME | several, with commas [ours]
@@ -195,4 +196,9 @@ def get_config() -> ConfigDict:
     cfg.checkpoint.keep = 3  # latest checkpoints kept, in addition to the best, count [ours]
     cfg.checkpoint.keep_damaged = 3  # latest checkpoints kept of those that could not be read, count [ours]
     cfg.checkpoint.grace_seconds = 0.0  # seconds between SIGTERM and shutdown; 0: finish the step [hw]
+
+    cfg.metrics = ConfigDict()  # services that get the rows of metrics.jsonl too (docs/metrics.md)
+    cfg.metrics.wandb = ""  # Weights & Biases: PROJECT or ENTITY/PROJECT; "": none [ours]
+    cfg.metrics.mlflow = ""  # MLflow: the experiment's name; the server is MLFLOW_TRACKING_URI; "": none [ours]
+    cfg.metrics.trackio = ""  # Trackio: PROJECT; "": none [ours]
     return cfg.lock()

@@ -171,6 +171,36 @@ def weighed(data: DataConfig) -> list[tuple[str, float | None]]:
     return [(name, weight / sum(weights)) for name, weight in zip(names, weights, strict=True)]
 
 
+def profiled(rl: RlConfig) -> range:
+    """The steps of RL that rl.profile = "FIRST:END" has traced: FIRST to END - 1; none where it is empty.
+
+    Raises:
+      ConfigError: it is written in another way, or names steps that there are not.
+    """
+    found = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", rl.profile)
+    steps = range(int(found[1]), int(found[2])) if found else range(0)
+    if rl.profile and not 1 <= steps.start < steps.stop <= rl.num_steps + 1:
+        raise ConfigError(
+            f"rl.profile is {rl.profile!r}; expected FIRST:END with 1 <= FIRST < END <= rl.num_steps + 1 = "
+            f"{rl.num_steps + 1}: 10:12 traces steps 10 and 11"
+        )
+    return steps
+
+
+def loggers(cfg: Config) -> None:
+    """Where rows go, by name. ConfigError: no project or experiment has such a name."""
+    for knob, pattern, example in (
+        ("metrics.wandb", r"([\w.-]+/)?[^/\\#?%:]{1,128}", "PROJECT or ENTITY/PROJECT"),
+        ("metrics.mlflow", r".{1,500}", "an experiment's name; its server is MLFLOW_TRACKING_URI"),
+        ("metrics.trackio", r"[\w .-]{1,128}", "PROJECT"),
+    ):
+        value = get(cfg, knob)
+        if "://" in value:  # not printed: it may hold a password
+            raise ConfigError(f"{knob} is a URL; expected {example}")
+        fits = value == value.strip() and value.isprintable() and re.fullmatch(pattern, value)
+        check(cfg, knob, not value or bool(fits), example)
+
+
 def mesh_shape(mesh: MeshConfig, num_devices: int) -> tuple[int, int, int]:
     """(data, fsdp, tensor) with -1 filled in.
 

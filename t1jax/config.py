@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from t1jax import typed
-from t1jax.typed import ConfigError as ConfigError
+from t1jax.typed import ConfigError, completed
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,7 @@ class RlConfig:
     ratio_cap: float
     max_skipped: int
     logprob_temperature: float
+    profile: str
 
     @property
     def drawn(self) -> int:
@@ -252,6 +253,13 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class MetricsConfig:
+    wandb: str
+    mlflow: str
+    trackio: str
+
+
+@dataclass(frozen=True)
 class Config:
     seed: int
     compilation_cache: bool
@@ -271,15 +279,11 @@ class Config:
     benchmarks: Mapping[str, BenchmarkConfig] = field(hash=False)
     synthesis: SynthesisConfig
     checkpoint: CheckpointConfig
+    metrics: MetricsConfig
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain dicts, as results.json and checkpoints hold them; `load` takes them back."""
         return asdict(self)
-
-
-def completed(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A saved config, with the knobs of typed.YOUNGER that it lacks."""
-    return typed.completed(tree, typed.YOUNGER)
 
 
 def load(tree: Mapping[str, Any]) -> Config:

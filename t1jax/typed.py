@@ -24,7 +24,8 @@ YOUNGER: dict[str, Any] = {  # knobs that saved configs may lack -> what was don
     "tensorboard_mib": 256, "scaling.answerer": "self", "scaling.answer_temperature": -1.0, "data.choice_seed": 0,
     "model.post_norms": False, "model.rope_share": 1.0, "model.rope_interleaved": False,
     "model.lora_rank": 0, "model.lora_alpha": 32.0, "model.lora_targets": "all",
-    "reward": {"function": "correct", "weights": []}, "rl.overdraw": 1.0, "data.weights": [],
+    "reward": {"function": "correct", "weights": []}, "rl.overdraw": 1.0, "data.weights": [], "rl.profile": "",
+    "metrics": {"wandb": "", "mlflow": "", "trackio": ""},
 }  # fmt: skip
 
 
@@ -116,12 +117,15 @@ def _words(kind: Any) -> str:
     return words.get(kind, "whole numbers in brackets, like (1, 2, 4)")
 
 
-def completed(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested dicts, with the `values` (dotted name -> value) that they lack; a section that is not there stays away."""
+def completed(tree: Mapping[str, Any], values: Mapping[str, Any] = YOUNGER) -> dict[str, Any]:
+    """Nested dicts, such as a saved config, with the `values` (dotted name -> value) that they lack.
+
+    A section that is not there stays away, unless it is one of the values.
+    """
     found = {name: dict(value) if isinstance(value, Mapping) else value for name, value in tree.items()}
     for knob, value in values.items():
         section, _, name = knob.rpartition(".")
         into = found.get(section) if section else found
         if isinstance(into, dict):
-            into.setdefault(name, value)
+            into.setdefault(name, dict(value) if isinstance(value, Mapping) else value)
     return found

@@ -249,6 +249,8 @@ def _validate_mesh(cfg: Config, data: int, fsdp: int, tensor: int) -> None:
 CHECKS = (
     checks.bounded,
     lambda cfg: checks.reward_terms(cfg.reward),
+    lambda cfg: checks.profiled(cfg.rl),
+    checks.loggers,
     _validate_model,
     _validate_lora,
     _validate_task,

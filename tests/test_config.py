@@ -290,6 +290,16 @@ REFUSED = [
     ({"verifier__deadline": 0.0}, "verifier.deadline is 0.0; expected more than 0"),
     ({"verifier__memory": 8}, "verifier.memory is 8; expected at least 64"),
     ({"eval__keep_responses": -1}, "eval.keep_responses is -1; expected at least 0"),
+    ({"rl__profile": "10"}, "rl.profile is '10'; expected FIRST:END with 1 <= FIRST < END <= rl.num_steps + 1 = 37"),
+    ({"rl__profile": "0:2"}, "rl.profile is '0:2'; expected FIRST:END"),
+    ({"rl__profile": "3:3"}, "rl.profile is '3:3'; expected FIRST:END"),
+    ({"rl__profile": "36:38"}, "rl.profile is '36:38'; expected FIRST:END"),
+    ({"rl__profile": "1:2:3"}, "rl.profile is '1:2:3'; expected FIRST:END"),
+    ({"metrics__wandb": "a/b/c"}, "metrics.wandb is a/b/c; expected PROJECT or ENTITY/PROJECT"),
+    ({"metrics__wandb": "what?"}, "metrics.wandb is what?; expected PROJECT or ENTITY/PROJECT"),
+    ({"metrics__mlflow": "http://me:sesame@host"}, "metrics.mlflow is a URL; expected an experiment's name; its"),
+    ({"metrics__mlflow": " "}, "metrics.mlflow is  ; expected an experiment's name"),
+    ({"metrics__trackio": "me/space"}, "metrics.trackio is me/space; expected PROJECT"),
     ({"benchmarks": {"aime": {"data": "f", "samples": 0}}}, "benchmarks.aime.samples is 0; expected at least 1"),
     ({"scaling__budgets": (8, 8)}, "scaling.budgets is (8, 8); expected increasing positive numbers"),
     ({"scaling__budgets": (0, 8)}, "scaling.budgets is (0, 8); expected increasing"),
@@ -302,6 +312,17 @@ def test_what_cannot_work_is_refused_in_one_line(knobs, says):
     with pytest.raises(ConfigError) as error:
         validation.validate(changed(**knobs), 1)
     assert str(error.value).startswith(says) and "\n" not in str(error.value)
+
+
+def test_the_traced_steps_are_a_range_without_its_end():
+    assert [*checks.profiled(changed(rl__profile="10:12").rl)] == [10, 11]
+    assert [*checks.profiled(changed(rl__profile="36:37").rl)] == [36]
+    assert not checks.profiled(changed().rl)
+
+
+def test_names_that_loggers_take_are_taken():
+    cfg = changed(metrics__wandb="my-team/T1 run.2", metrics__mlflow="/Users/me/T1", metrics__trackio="t1")
+    validation.validate(cfg, 1)
 
 
 def endpoint(**knobs):

@@ -6,7 +6,7 @@ Every row has every column of `REQUIRED`; null if the column does not apply to t
 infinite. A row has been flushed to the file when `write` returns; in a bucket it is there when `sync` returns, which
 comes before each checkpoint. A resumed run first drops the rows of steps that will
 be repeated, so that each step has one row however often the run was interrupted.
-Deliberately not here: the bar on the terminal (progress.py), plots (plots.py).
+Deliberately not here: the bar on the terminal (progress.py), plots (plots.py), services (loggers/).
 """
 
 from __future__ import annotations
@@ -58,15 +58,15 @@ class MetricsWriter:
 
     def __init__(
         self, workdir: Place, resume_after: Mapping[str, int], lost: Callable[[int], None] = lambda tokens: None,
-        tensorboard: int = boards.MOST,
+        tensorboard: int = boards.MOST, show: Callable[[Mapping[str, Any]], None] = lambda row: None,
     ) -> None:  # fmt: skip
         """`resume_after[stage]` is the last step that stands; a stage that is not named starts anew.
 
         Existing rows of later steps are dropped: {} drops them all. Give {"sft": 100, "rl": 40, "evaluate": 40}
         to go on after update 40 of RL. `lost` is told the tokens of rows of RL and evaluations that are dropped.
-        `tensorboard`: the most bytes that TensorBoard's files may take; 0: there are none.
+        `tensorboard`: the most bytes that TensorBoard's files may take; 0: there are none. `show` is told each row.
         """
-        self._lost = lost
+        self._lost, self._show = lost, show
         self._sums: dict[str, int] = {}
         self.workdir = workdir
         self.path = workdir / FILE_NAME
@@ -119,6 +119,7 @@ class MetricsWriter:
         if self._log is not None and self._boards is not None:
             self._log.write(json.dumps(row, allow_nan=False).encode() + b"\n")
             self._boards.show(row, again=self._resume_after.get(stage, -1) + 1)
+            self._show(row)
         return row
 
     def close(self) -> None:

@@ -35,7 +35,7 @@ from t1jax.host.bucket import Bucket
 from t1jax.host.place import Place
 
 # knobs that may change without a word; that never may; and of the latter those that may nevertheless
-FREE = ("mesh.", "compilation_cache_mib", "tensorboard_mib", "checkpoint.keep_damaged")
+FREE = ("mesh.", "compilation_cache_mib", "tensorboard_mib", "checkpoint.keep_damaged", "metrics.", "rl.profile")
 FILTER = ("rl.filter_pass_rate", "rl.filter_samples", "rl.filter_problems")
 FIXED = (
     "seed", "model.", "tokenizer.", "task.", "data.", "reward.", "sft.", "rl.prompts_per_step", "rl.overdraw", *FILTER,
@@ -43,7 +43,10 @@ FIXED = (
 NOT_FIXED = ("model.compute_dtype", "model.remat", "model.attention")
 INPUTS = "inputs.json"
 FOLDERS = ("checkpoints", "checkpoints/sft", "checkpoints/rl", "measured", "responses", "tokenizer", "tensorboard")
-OWN_FILES = ("lock", "config.json", INPUTS, "usage.json", "metrics.jsonl", "filter.json", "results.json", "report.html")
+OWN_FILES = (
+    "lock", "config.json", INPUTS, "usage.json", "metrics.jsonl", "loggers.json", "filter.json", "results.json",
+    "report.html",
+)  # fmt: skip
 FILES = ("data.train", "data.eval", "data.sft")
 REWARDS = "reward.function"
 

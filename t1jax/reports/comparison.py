@@ -35,7 +35,9 @@ from t1jax.reports.wording import (
 ABSENT = '<span class="tag">–</span>'
 PROBLEMS = ("task.", "data.", "reward.")  # what is asked and judged: with others, an accuracy is of something else
 COMPARABLE = (*PROBLEMS, "eval.num_problems", "rl.max_new_tokens", "scaling.")  # other problems, other measure
-INCIDENTAL = ("checkpoint.", "compilation_cache_mib", "mesh.", "metrics.", "verifier.")  # where and how it ran
+INCIDENTAL = (  # where and how it ran
+    *("checkpoint.", "compilation_cache_mib", "mesh.", "metrics.", "verifier.", "tensorboard_mib", "rl.profile"),
+)
 
 
 def render(runs: Sequence[Run]) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
+from t1jax.checks import profiled
 from t1jax.config import Config
 from t1jax.devices import multihost
 from t1jax.evaluation import journal, saved
@@ -22,6 +23,7 @@ from t1jax.evaluation.evaluator import Evaluator
 from t1jax.evaluation.figures import metrics_row
 from t1jax.evaluation.questions import Question, ask_held_out
 from t1jax.host.metrics import MetricsWriter, read_rows
+from t1jax.host.profiling import Profiler
 from t1jax.host.progress import Progress
 from t1jax.host.stopping import Signals
 from t1jax.prompts import streams
@@ -73,6 +75,7 @@ def train(
     questions = ask_held_out(task, tokenizer, cfg.eval.quick_problems, start=cfg.eval.num_problems)
     with (
         contextlib.closing(stream),
+        contextlib.closing(Profiler(profiled(cfg.rl), writer.workdir, progress.note)) as profiler,
         progress.stage("reinforcement", total=last, done=start) as stage,
         signals.deferred(),
     ):
@@ -83,6 +86,7 @@ def train(
         saving = Saving(log, checkpoints, stream, signals)
         saving.begin(start, state)
         for number in range(start + 1, last + 1):
+            profiler.begin(number)
             batch = next(stream)
             prompts = multihost.global_batch(batch, setup.layout)
             if number == start + 1:
@@ -92,6 +96,7 @@ def train(
             if report["skipped"].item():
                 health.dump(writer.workdir / "sick", number, state, prompts, report, tokenizer)
             log.write(number, report | from_sources(task, batch))
+            profiler.end(number)
             score = None
             if cfg.eval.every and number % cfg.eval.every == 0:
                 score = _evaluate(evaluator, questions, state.policy, number, writer, log)

@@ -19,7 +19,7 @@ import numpy as np
 from jax.experimental import io_callback
 
 from t1jax.checks import plain_reward
-from t1jax.devices import multihost
+from t1jax.devices import multihost, scopes
 from t1jax.training.setup import RlSetup
 from t1jax.training.step_report import FAILED
 from t1jax.types import Plan, Prompts, Rollouts, Scores
@@ -74,6 +74,8 @@ def make_score(
         where = packing.plan(np.asarray(prompt), np.asarray(sampled).sum(-1), wanted, R, setup.grid)
         return [*told, *where, *(x.astype(np.int32) for x in kept)]
 
+    traced = jax.profiler.annotate_function(host, scopes.SCORE)
+
     def local(prompts: Prompts, rollouts: Rollouts) -> tuple[Scores, Plan]:
         perplexed_B = advantages.perplexed(rollouts.logprob_BT, rollouts.sampled_BT, rl)
         of_plan = [jnp.int32] * (3 if keeps is None else 4)
@@ -83,7 +85,7 @@ def make_score(
             prompt_P = prompts.valid_PC.sum(-1, dtype=jnp.int32)
             prompt_B, problem_B = (jnp.repeat(x_P, R) for x_P in (prompt_P, prompts.problem_P))
             told = (prompt_B, perplexed_B, problem_B)
-            return call(host, shapes, *told, rollouts.tokens_BT, rollouts.sampled_BT, rollouts.stopped_B)
+            return call(traced, shapes, *told, rollouts.tokens_BT, rollouts.sampled_BT, rollouts.stopped_B)
 
         def wait(_: None) -> Any:
             return [jnp.zeros(x.shape, x.dtype) for x in shapes]
@@ -97,4 +99,5 @@ def make_score(
         plan = Plan(row_B, start_B, prompt_start_B, *(x.astype(bool) for x in kept))
         return Scores(outcome_B.astype(jnp.int8), *flags, *reward), plan
 
-    return jax.shard_map(local, mesh=setup.mesh, in_specs=(rows, rows), out_specs=rows, check_vma=False)
+    mapped = jax.shard_map(local, mesh=setup.mesh, in_specs=(rows, rows), out_specs=rows, check_vma=False)
+    return jax.named_scope(scopes.SCORE)(mapped)

@@ -12,7 +12,8 @@ says that it is done.
     responses/            what was sampled for it, and during RL (saved.py)
     filter.json           pass rates that training problems were chosen by (selection.py), if rl.filter_pass_rate < 1
     usage.json            when it ran, on how many chips (usage.py)
-    metrics.jsonl         a row a step; tensorboard/ the same for TensorBoard
+    metrics.jsonl         a row a step; tensorboard/ the same for TensorBoard; loggers.json the run's id elsewhere
+    profile/              a trace of some steps, if rl.profile names any (host/profiling.py)
     results.json          the outcome; report.html and PNGs the same for people
 
 Deliberately not here: flags (main.py), how a stage works (sft.py, rl.py, measurement.py, run_page.py).
@@ -35,6 +36,7 @@ from t1jax.devices import multihost, sharding
 from t1jax.evaluation import answerer, journal, measurement
 from t1jax.evaluation.evaluator import Evaluator
 from t1jax.host import files, usage
+from t1jax.host.loggers.loggers import Loggers, refuse_missing
 from t1jax.host.metrics import MetricsWriter, read_rows
 from t1jax.host.place import Place
 from t1jax.host.progress import Progress
@@ -79,6 +81,7 @@ def run(
       Interrupted: a signal asked for it.
     """
     validation.validate(cfg, jax.device_count())
+    refuse_missing(cfg)
     mesh = sharding.make_mesh(cfg.mesh)
     refuse_other_processes(cfg, {name: version(name) for name in PACKAGES})
     changed = claim(cfg, workdir, allow_change)
@@ -111,8 +114,11 @@ def run(
             multihost.barrier("the workdir is begun")
             for line in opening.lines(cfg, mesh, task, tokens, workdir, paces):
                 progress.note(line)
-            with usage.counted(workdir, mesh.size, mesh.devices.flat[0].device_kind) as lost:
-                return stages(cfg, mesh, workdir, task, tokens, progress, signals, lost, make_train_step)
+            with (
+                usage.counted(workdir, mesh.size, mesh.devices.flat[0].device_kind) as lost,
+                Loggers(cfg, workdir, progress.note) as loggers,
+            ):
+                return stages(cfg, mesh, workdir, task, tokens, progress, signals, lost, loggers, make_train_step)
 
 
 def stages(
@@ -124,18 +130,19 @@ def stages(
     progress: Progress,
     signals: Signals,
     lost: Callable[[int], None],
+    loggers: Loggers,
     make_train_step: Callable[..., Any] = make_train_step,
 ) -> Place:
     """What is left of the stages, one after the other; returns the path of the report.
 
-    `lost` is told of tokens whose steps are done again.
+    `lost` is told of tokens whose steps are done again; `loggers` of rows, responses and the report.
     """
     evaluator = Evaluator(cfg, mesh, task, tokens, progress)
     with (
         Checkpoints(workdir / "checkpoints/sft", cfg, tokens, progress.note) as sft_checkpoints,
         Checkpoints(workdir / "checkpoints/rl", cfg, tokens, progress.note) as rl_checkpoints,
         MetricsWriter(
-            workdir, resume_after(sft_checkpoints, rl_checkpoints), lost, cfg.tensorboard_mib << 20
+            workdir, resume_after(sft_checkpoints, rl_checkpoints), lost, cfg.tensorboard_mib << 20, loggers.row
         ) as writer,
     ):
         progress.doing("reading the weights")
@@ -149,12 +156,16 @@ def stages(
                 before = origin.policy(cfg, mesh)
         if cfg.eval.before:
             first = measurement.measured("sft", workdir, progress, evaluator, task, before)
+            loggers.responses()
         chosen = selection.select(cfg, mesh, task, tokens, before, workdir, progress)
         kept = (rl_checkpoints, writer, progress, evaluator, signals)
         after = rl.train(cfg, mesh, chosen, tokens, before, *kept, make_train_step=make_train_step).policy
         last = measurement.measured("rl", workdir, progress, evaluator, task, after)
     progress.doing("writing the report")
-    return finish(cfg, workdir, first, last)
+    report = finish(cfg, workdir, first, last)
+    loggers.report()
+    progress.doing("sending the last rows to loggers")
+    return report
 
 
 @contextmanager

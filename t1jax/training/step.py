@@ -59,6 +59,7 @@ def make_sample(
         on_progress=on_progress,
     )
 
+    @jax.named_scope(scopes.SAMPLE)
     def sample(params: Params, prompts: Prompts, root: jax.Array, step: jax.Array) -> Rollouts:
         settings = SamplingSettings(jnp.float32(rl.temperature), rl.top_k, rl.top_p, rl.min_p)
         key = rng.key_for(jax.random.wrap_key_data(root), "rollout", step)
@@ -95,6 +96,7 @@ def make_update(
     """
     rl, layout, grid = setup.cfg.rl, setup.layout, setup.grid
 
+    @jax.named_scope(scopes.UPDATE)
     def update(
         state: TrainState, prompts: Prompts, rollouts: Rollouts, scores: Scores, plan: Plan, read: Params | None = None
     ) -> tuple[TrainState, Report]:

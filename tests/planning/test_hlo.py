@@ -136,7 +136,7 @@ def test_every_weight_is_gathered_and_cast_once_before_the_token_loops(shape):
     """Among what the program says of its casts before sampling: each matrix of all layers, and the embedding."""
     program = text(shape)
     entry = computations(program)[re.search(r"^ENTRY %?([\w.-]+)", program, re.M)[1]]
-    first = [line for line in entry if 'op_name="jit(train_step)/convert_element_type"' in line]
+    first = [line for line in entry if 'op_name="jit(train_step)/sample/convert_element_type"' in line]
     gathered = [sizes for sizes, _ in results(first, "all-gather")]
     model = qwen.Transformer(CFG.model, sharding.decode_layout(small.make_mesh(shape)))
     shapes = nn.unbox(qwen.boxed_shapes(model))
