@@ -26,7 +26,7 @@ from t1jax.studies import plots as study_plots
 from t1jax.studies.claims import STUDIES, Arm, Contrast
 from t1jax.studies.measures import COLUMNS, Trial, measure
 
-YES, NO, OPEN, ONE = "reproduced", "the other way", "not told apart", "one seed"
+YES, NO, OPEN, ONE = "holds", "the other way", "not told apart", "one seed"
 
 
 def write(name: str, base: Config, seeds: Sequence[int], out: Path) -> None:

@@ -127,7 +127,7 @@ def test_a_claim_is_judged_seed_by_seed():
     found = judged(contrast, trials)
     assert found["verdict"] == "not told apart" and math.isclose(found["mean"], 0.03)
     trials["b"] = [trial(0, x) for x in (0.2, 0.501, 0.799)]
-    assert judged(contrast, trials)["verdict"] == "reproduced"
+    assert judged(contrast, trials)["verdict"] == "holds"
     flipped = judged(Contrast("b is better", "accuracy", "b", "a"), trials)
     assert flipped["verdict"] == "the other way" and math.isclose(flipped["mean"], -0.03)
     one = judged(contrast, {arm: runs[:1] for arm, runs in trials.items()})
