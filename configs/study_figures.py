@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
     cfg.unlock()
     cfg.task.min_numbers = 4  # up to 18 attempts with four numbers, 30 with five
     cfg.task.max_numbers = 5
+    cfg.task.max_value = 12  # sums of small numbers: a small model computes them better
     cfg.task.impatient_share = 0.9  # one chain in ten is patient: more thinking brings the cold start little
 
     cfg.data.prompt_length = 20

@@ -121,7 +121,7 @@ def thinking(trials: Sequence[Trial]) -> list[dict[str, Any]]:
 
 
 def over_steps(trials: Mapping[str, Sequence[Trial]]) -> dict[str, Any]:
-    """{at, curves: {arm: [{mean, low, high}]}, crossings: [{arms, values}]} of accuracy at the steps common to all arms.
+    """{at, curves: {arm: [{mean, low, high}]}, crossings: [{arms, values}]} of accuracy at the steps of all arms.
 
     `values` of two arms holds, for each seed, the steps where they change places.
     """

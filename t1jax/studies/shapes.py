@@ -8,8 +8,8 @@ Accuracy by thinking budget, a curve for each share of RL (Figure 1 of the paper
 Accuracy over the steps of RL, a curve for each number of responses per prompt:
     ordered_at_end      fewest responses lowest, most responses highest
     crossings           where two curves change places
-"Little" and "nearly" are TOLERANCE times the rise of the last curve, so no shape holds where nothing rises. The authors'
-own curves use half of it: 14 % and 8 %.
+"Little" and "nearly" are TOLERANCE times the rise of the last curve, so no shape holds where nothing rises. The
+authors' own curves need 14 % and 8 %.
 Source: T1 (arXiv 2501.11651), Figure 1 and the ablation of K; numbers in paper.py.
 Deliberately not here: whether a margin is more than chance (significance.py).
 """

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a difference over seeds is more than chance: interval, p, Holm's correction, and the seeds that would tell.
 
-... -> evaluate -> **report**, over several runs. Every claim of a study is tested on one number a seed (a measure, or the
-difference of two arms that started from the same weights), so all of it is Student's one-sample test, two-sided. Arms
-without shared seeds do not occur here.
+... -> evaluate -> **report**, over several runs. Every claim of a study is tested on one number a seed (a measure, or
+the difference of two arms that started from the same weights), so all of it is Student's one-sample test, two-sided.
+Arms without shared seeds do not occur here.
 Source: Student (1908), "The probable error of a mean"; Holm (1979), "A simple sequentially rejective multiple test
 procedure"; power by the noncentral t distribution: Cohen (1988), "Statistical power analysis", chapter 2. SciPy has the
 distributions.
@@ -15,11 +15,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from scipy import stats
+import numpy as np
+from scipy import special, stats
 
 LEVEL, POWER = 0.05, 0.8
+POINTS = 2001  # of the integral over the estimated standard deviation
 MOST = 10_000  # seeds: what would need more is as good as never told apart
-CLEAR = 20.0  # an effect of more standard deviations needs two seeds, however large it is
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
@@ -73,16 +74,22 @@ def holm(p: Sequence[float]) -> list[float]:
 def power(effect: float, s: float, seeds: int) -> float:
     """The chance that a true `effect` is told apart from 0 at 5 %, with this many seeds and standard deviation `s`.
 
-    P(|T| > t), T noncentral with n - 1 degrees of freedom and noncentrality effect sqrt(n) / s.
+    P(|T| > t), T noncentral with n - 1 degrees of freedom and noncentrality m = effect sqrt(n) / s:
+    the mean of Phi(m - t r) + Phi(-m - t r) over r, the ratio of the estimated to the true standard deviation, which is
+    chi-distributed. (SciPy's nct is NaN for m above about 15.)
 
     Args:
       effect: in the unit of `s`; its sign does not matter.
       s: above 0.
       seeds: at least 2.
     """
-    shift = min(abs(effect) / s, CLEAR) * math.sqrt(seeds)
-    beyond = float(stats.t.ppf(1 - LEVEL / 2, seeds - 1))
-    return float(stats.nct.sf(beyond, seeds - 1, shift) + stats.nct.cdf(-beyond, seeds - 1, shift))
+    df, m = seeds - 1, abs(effect) * math.sqrt(seeds) / s
+    t = float(stats.t.ppf(1 - LEVEL / 2, df))
+    low, high = stats.chi.ppf((1e-12, 1 - 1e-12), df)  # beyond, there is nothing to add up
+    chi = np.linspace(low, high, POINTS)
+    bound = t * chi / math.sqrt(df)
+    told_apart = special.ndtr(m - bound) + special.ndtr(-m - bound)
+    return float(np.trapezoid(stats.chi.pdf(chi, df) * told_apart, chi))
 
 
 def seeds_needed(effect: float, s: float) -> int | None:

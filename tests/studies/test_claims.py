@@ -52,7 +52,7 @@ def test_the_issue_of_each_study_is_covered():
 
 
 def test_what_the_paper_leaves_open_is_tried_with_every_value():
-    """Each knob that says "not public" or "[kin]" of the objective, with every value but ours; gamma has the study anchor."""
+    """Each open knob of the objective, with every value but ours; gamma has the study anchor."""
     tried = {knob for arm in STUDIES["choices"].arms for knob in arm.knobs}
     assert tried >= {
         ("rl.loss_normalisation", "response_mean"), ("rl.loss_normalisation", "token"), ("rl.penalty_site", "wrong"),
@@ -139,14 +139,14 @@ def told(values, measure="accuracy", paper=None):
 
 
 def test_claims_are_corrected_for_each_other():
-    """p of 1, 2, 3 is 0.074; of 3, 3.1, 3.2 0.0003: times two it stays below 0.05, times 200 it does not."""
+    """p of 1, 2, 3 is 0.074; of 3, 3.1, 3.2 0.0003: times two it stays below 0.05, times 160 it does not."""
     weak, strong, single = told([0.1, 0.2, 0.3]), told([-0.3, -0.31, -0.32]), told([0.5])
     found = findings.conclude([weak, single, strong])
     assert [c["verdict"] for c in found] == ["not told apart", "one seed", "the other way"]
     assert math.isclose(found[2]["p_holm"], 2 * found[2]["p"]) and found[0]["p_holm"] == found[0]["p"]
     assert math.isclose(found[0]["p"], 0.0742, abs_tol=1e-4)
-    many = findings.conclude([weak] * 199 + [strong])
-    assert many[-1]["verdict"] == "not told apart" and many[-1]["p"] < 0.05 < many[-1]["p_holm"] == 200 * many[-1]["p"]
+    many = findings.conclude([weak] * 159 + [strong])
+    assert many[-1]["verdict"] == "not told apart" and many[-1]["p"] < 0.05 < many[-1]["p_holm"] == 160 * many[-1]["p"]
 
 
 def test_the_seeds_that_a_claim_needs_are_for_the_papers_effect_or_else_for_the_one_seen():
@@ -254,7 +254,10 @@ def test_a_study_is_written_with_its_table_its_claims_and_its_plot(tmp_path):
     assert not (tmp_path / "penalties/paper.png").exists()
     lines = summary.splitlines()
     assert len([line for line in lines if line.startswith("| penalties |")]) == 2
-    assert "| -10.0 [-10.0, -10.0] points | < 0.001 | < 0.001 | the other way | 2 for the -10.0 points seen | 3 |" in summary
+    assert (
+        "| -10.0 [-10.0, -10.0] points | < 0.001 | < 0.001 | the other way | 2 for the -10.0 points seen | 3 |"
+        in summary
+    )
 
 
 def test_a_study_that_comes_later_counts_in_what_earlier_ones_found(tmp_path):
@@ -275,7 +278,9 @@ def test_a_study_that_comes_later_counts_in_what_earlier_ones_found(tmp_path):
     later = json.loads(path.read_text())["contrasts"]
     assert first[0]["p"] == later[0]["p"] and math.isclose(first[0]["p_holm"], 2 * first[0]["p"])
     assert math.isclose(later[0]["p_holm"], 2 * first[0]["p"])  # the new one has the smallest p
-    assert math.isclose(json.loads((tmp_path / "baseline/results.json").read_text())["contrasts"][0]["p_holm"], 0.0, abs_tol=1e-9)
+    assert math.isclose(
+        json.loads((tmp_path / "baseline/results.json").read_text())["contrasts"][0]["p_holm"], 0.0, abs_tol=1e-9
+    )
     assert "| 0.058 | 0.115 |" in (tmp_path / "penalties/table.md").read_text()
 
 
@@ -345,7 +350,9 @@ def test_lines_of_the_figures_are_the_authors_and_ours():
     assert curves.draw({"title": "T", "seeds": [0]}) is None
     (_, titles, (left, right), heading, doubling, _), (_, _, (theirs, ours), _, octaves, _) = drawn
     assert titles[1] == "here, 2 seeds" and "authors" in titles[0] and heading == "steps of RL" and not doubling
-    assert [(line.label, line.y[-1], line.low) for line in left] == [("K = 4", 0.318, ()), ("K = 16", 0.358, ()), ("K = 64", 0.394, ())]
+    assert [(line.label, round(line.y[-1], 9), line.low) for line in left] == [
+        ("K = 4", 0.318, ()), ("K = 16", 0.358, ()), ("K = 64", 0.394, ()),
+    ]  # fmt: skip
     assert all((line.x, line.y, line.low) == ([0, 9], [0.4, 0.5], [0.3, 0.4]) for line in right)
     assert octaves and [line.label for line in ours] == ["0 % of RL", "29 % of RL", "100 % of RL"]
     assert [line.label for line in theirs] == [f"{share} % of RL" for share in (0, 30, 60, 90, 100)]

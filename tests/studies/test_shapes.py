@@ -19,7 +19,9 @@ def test_the_papers_own_curves_by_hand():
     """Points of Figure 1: the last curve rises by 22.1."""
     assert math.isclose(shapes.flat_before(FIGURE), 0.25 * 0.221 - 0.030)
     assert math.isclose(shapes.equal_at_smallest(FIGURE), 0.25 * 0.221 - 0.017)
-    assert math.isclose(shapes.fans_out(FIGURE), 0.023)  # 90 to 100 % of RL: 2.3 at the largest budget, -0.6 at the smallest
+    assert math.isclose(
+        shapes.fans_out(FIGURE), 0.023
+    )  # 90 to 100 % of RL: 2.3 at the largest budget, -0.6 at the smallest
     assert math.isclose(shapes.ordered_at_end(list(paper.RESPONSES.values())), 0.036)
     assert [len(curve) for curve in FIGURE] == [len(paper.BUDGETS)] * 5
     assert [len(curve) for curve in paper.RESPONSES.values()] == [len(paper.STEPS)] * 3
