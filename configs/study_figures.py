@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
     cfg.rl.num_steps = 30
     cfg.rl.max_new_tokens = 448  # 18 attempts are 270: room to be overlong in
 
-    cfg.scaling.budgets = (28, 56, 112, 224, 448)  # from two attempts, where most cold-start chains end, as in the paper
+    cfg.scaling.budgets = (28, 56, 112, 224, 448)  # from where most cold-start chains end, as in the paper
     cfg.scaling.answer_temperature = 0.0  # no luck in the answer to a thought that was cut
 
     cfg.checkpoint.every = 9  # 30, 60 and 100 % of the steps: 9, 18, 30
