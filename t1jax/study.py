@@ -36,7 +36,8 @@ Reproduces T1's comparisons on the embedded task, and reports which of its claim
   NAME                 oversampling, temperature, penalties, anchor, entropy, cold_start, baseline,
                        choices, difficulty, overdraw, inference_scaling, or all
   --out=DIR            output, which the same command resumes from (default: workdirs/study): NAME/table.md,
-                       NAME/results.json and NAME/plot.png; summary.md; the runs themselves
+                       NAME/results.json and NAME/plot.png (and paper.png, the paper's figure beside ours);
+                       summary.md, all claims, corrected for testing all of them; the runs themselves
   --seeds=N            runs of each arm, with consecutive seeds from `seed` (default: 3)
   --jobs=N             parallel runs, which share the cores (default: 2 if there are at least 2 cores)
   --config=FILE        base config of all runs (default: configs/study.py; configs/study_short.py is faster)
@@ -195,7 +196,7 @@ def _shares(count: int) -> list[set[int]]:
 
 def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("out", "workdirs/study", "", values)
-    flags.DEFINE_integer("seeds", 3, "", 1, 20, flag_values=values)
+    flags.DEFINE_integer("seeds", 3, "", 1, 1000, flag_values=values)
     flags.DEFINE_integer("jobs", None, "", 1, 64, flag_values=values)
 
 
@@ -219,6 +220,13 @@ def _run(argv: list[str]) -> None:
         raise ConfigError(f"data.train is {base.data.train}; expected nothing: studies run on the embedded task")
     if not base.eval.before:
         raise ConfigError("eval.before is False; expected True: studies compare with what is measured before RL")
+    if base.checkpoint.every >= base.rl.num_steps:
+        raise ConfigError(
+            f"checkpoint.every is {base.checkpoint.every}; expected less than rl.num_steps = {base.rl.num_steps}: "
+            "studies also measure checkpoints in between"
+        )
+    if "inference_scaling" in names and len(base.scaling.budgets) < 2:
+        raise ConfigError(f"scaling.budgets is {base.scaling.budgets}; expected at least two, for a curve")
     at_a_time = values.jobs or min(2, os.cpu_count() or 1)
     out, seeds = place.local(values.out, "--out").absolute(), [base.seed + i for i in range(values.seeds)]
 

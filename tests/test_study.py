@@ -123,6 +123,8 @@ def test_the_time_left_is_that_of_jobs_of_the_same_kind():
         (["penalties", "--config.data.train=x.jsonl"], "data.train is x.jsonl; expected nothing"),
         (["penalties", "--config.reward.function=mine.py:score"], "reward.function is mine.py:score; expected correct"),
         (["penalties", "--config.eval.before=False"], "eval.before is False; expected True"),
+        (["penalties", "--config.checkpoint.every=24"], "checkpoint.every is 24; expected less than rl.num_steps = 24"),
+        (["inference_scaling", "--config.scaling.budgets=(8,)"], "scaling.budgets is (8,); expected at least two"),
         (["penalties", "--config=configs/gym.py"], "task.name is gym; expected pairs or countdown"),
         (["penalties", "--config.rl.penalty=0.0"], "rl.penalty is 0.0, but the study"),
     ],
@@ -280,12 +282,11 @@ def test_rl_of_a_study_draws_from_what_its_filter_kept(monkeypatch, tmp_path):
 
 
 def test_the_steps_in_between_are_the_kept_ones_nearest_to_the_shares():
-    assert trial.between([7, 14, 21, 24], 24, 7, trial.THINKING) == [7, 14]
-    assert trial.between([7, 14, 21, 24], 24, 7, trial.OTHERS) == [14]
-    assert trial.between([5, 10, 15, 16], 16, 5, trial.THINKING) == [5, 10]
-    assert trial.between([4], 4, 2, trial.THINKING) == [] and trial.between([2, 4], 4, 2, trial.THINKING) == [2]
+    assert trial.between([7, 14, 21, 24], 24, 7) == [7, 14]
+    assert trial.between([5, 10, 15, 16], 16, 5) == [5, 10]
+    assert trial.between([4], 4, 2) == [] and trial.between([2, 4], 4, 2) == [2]
     stopped = [7, 8, 14, 16, 24]  # where it was stopped, a step is saved as well
-    assert trial.between(stopped, 24, 8, trial.THINKING) == [8, 16]
+    assert trial.between(stopped, 24, 8) == [8, 16]
 
 
 SMALL = (
@@ -319,4 +320,6 @@ def test_a_study_that_was_stopped_ends_as_one_that_was_not(tmp_path):
     marks = json.loads((tmp_path / "cut/runs/base/seed1/trial.json").read_text())["marks"]
     assert [mark["step"] for mark in marks] == [0, 2, 4]
     assert len(marks[-1]["votes"]) == 4 and marks[0]["kl_start"] == 0 and marks[-1]["kl_start"] > 0
-    assert (tmp_path / "cut/summary.md").read_text().count("\n") == 7
+    rows = (tmp_path / "cut/summary.md").read_text().splitlines()
+    assert len([row for row in rows if row.startswith(("| penalties |", "| inference_scaling |"))]) == 8
+    assert (tmp_path / "cut/inference_scaling/paper.png").exists()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""95 % intervals, and what several responses to a problem say together: pass@k and maj@k.
+"""95 % intervals over problems, and what several responses to a problem say together: pass@k and maj@k.
 
 ... -> **evaluate** -> report: every figure that is printed has its interval.
 
@@ -7,7 +7,7 @@ Axes: P problems, Y measures, Z resamples.
 Source: Wilson (1927), "Probable inference, the law of succession, and statistical inference"; Newcombe (1998),
 "Interval estimation for the difference between independent proportions", method 10; pass@k: Chen et al. (2021), arXiv
 2107.03374, equation 1; majority voting: Wang et al. (2022), arXiv 2203.11171.
-Deliberately not here: which responses count (evaluation/figures.py).
+Deliberately not here: which responses count (evaluation/figures.py), intervals over seeds (studies/significance.py).
 """
 
 from __future__ import annotations
@@ -19,9 +19,6 @@ from dataclasses import dataclass
 import numpy as np
 
 Z95 = 1.959963984540054  # 97.5 % quantile of the normal distribution
-# 97.5 % quantile of Student's distribution with 1, 2, ... degrees of freedom
-T95 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788, 2.1604, 2.1448,
-       2.1314, 2.1199, 2.1098, 2.1009, 2.0930)  # fmt: skip
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -74,24 +71,6 @@ def difference(before: tuple[float, float, float], after: tuple[float, float, fl
     low = (a - b) - math.hypot(a - a_low, b_high - b)
     high = (a - b) + math.hypot(a_high - a, b - b_low)
     return low, high
-
-
-def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """(mean, low, high): the 95 % interval of a mean over runs with different seeds, by Student's distribution.
-
-    mean -+ t s / sqrt(n),  s^2 = sum (x - mean)^2 / (n - 1); low and high are NaN for a single run.
-
-    Raises:
-      ValueError: no values, or more than 20.
-    """
-    n = len(values)
-    if not 1 <= n <= len(T95) + 1:
-        raise ValueError(f"mean_interval: got {n} values, expected 1 to {len(T95) + 1}")
-    mean = math.fsum(values) / n
-    if n == 1:
-        return mean, math.nan, math.nan
-    half = T95[n - 2] * math.sqrt(math.fsum((x - mean) ** 2 for x in values) / (n - 1) / n)
-    return mean, mean - half, mean + half
 
 
 def pass_at_k(right: int, n: int, k: int) -> float:

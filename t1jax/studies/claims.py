@@ -7,7 +7,7 @@ An arm is a set of changes to the base config of all studies (configs/study.py),
 changes are the same run in every study. All arms of a study make the same number of updates, so that more
 responses per prompt are more responses in total, as in the paper.
 Source: T1 (arXiv 2501.11651) section 4: number of responses, temperature, penalties, inference scaling.
-Deliberately not here: running (studies/trial.py), what comes out (findings.py).
+Deliberately not here: running (studies/trial.py), measures of runs (measures.py), what comes out (findings.py).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 from t1jax import config
 from t1jax.config import Config, ConfigError
+from t1jax.studies import paper, shapes
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,15 @@ class Arm:
 class Contrast:
     """`measure` of the arm `more`, less that of the arm `less`: above 0 if the paper is right.
 
-    Measures of two runs (findings.PAIRED) are taken of both arms at once.
+    Without `less` it is a measure of one arm. Measures of two runs (measures.PAIRED) are taken of both arms at once,
+    those of all runs (measures.ACROSS) of all arms.
     """
 
     claim: str
     measure: str
-    more: str
-    less: str
+    more: str = ""
+    less: str = ""
+    paper: float | None = None  # the paper's own, in the measure's unit; None: it states none as a number
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,26 @@ def _responses(count: int) -> Arm:
 
 BASE_RESPONSES = 16  # of configs/study.py, whose rl.micro_batches is half of it: 16 responses of full length a part
 STRONG = ("rl.kl_coef", 0.3)  # the demo's 1e-3 is too weak to show what the anchor is
+BONUS = ("rl.entropy_coef", 10.0)  # large beside a policy term that is summed over tokens
+
+CHOICES = (  # label, what differs from the base, the arm that it is compared with; gamma has the study "anchor"
+    ("ours", (), ""),
+    ("loss: mean of a response's tokens", (("rl.loss_normalisation", "response_mean"),), "ours"),
+    ("loss: mean of all tokens", (("rl.loss_normalisation", "token"),), "ours"),
+    ("penalty: flagged count as wrong", (("rl.penalty_site", "wrong"),), "ours"),
+    ("penalty: after the baseline", (("rl.penalty_site", "advantage"),), "ours"),
+    ("floor of advantages", (("rl.advantage_floor", True),), "ours"),
+    ("perplexity at most 1.3", (("rl.max_perplexity", 1.3),), "ours"),
+    ("KL 0.3", (STRONG,), ""),
+    ("KL 0.3: mean of tokens", (STRONG, ("rl.kl_reduction", "mean")), "KL 0.3"),
+    ("KL 0.3: of each token", (STRONG, ("rl.kl_site", "token")), "KL 0.3"),
+    ("KL 0.3: in the loss", (STRONG, ("rl.kl_site", "loss")), "KL 0.3"),
+    ("KL 0.3: anchor every 4th step", (STRONG, ("rl.anchor_every", 4)), "KL 0.3"),
+    ("bonus 10", (BONUS,), ""),
+    ("bonus 10: below 0.1 nats", (BONUS, ("rl.entropy_target", 0.1)), "bonus 10"),
+)
+
+FIGURE_1 = tuple(paper.SCALING.values())
 
 COLD = ("model", "tokenizer", "task", "data", "sft")  # sections of the config that a cold start depends on
 
@@ -99,9 +122,20 @@ STUDIES = {
         "Responses per prompt, equal updates",
         tuple(map(_responses, (4, 16, 64))),
         (
-            Contrast("more responses per prompt: higher accuracy", "accuracy", "R = 64", "R = 4"),
+            Contrast(
+                "more responses per prompt: higher accuracy",
+                "accuracy",
+                "R = 64",
+                "R = 4",
+                paper.RESPONSES[64][-1] - paper.RESPONSES[4][-1],
+            ),
             Contrast("more responses per prompt: longer responses", "response_length", "R = 64", "R = 4"),
             Contrast("more responses per prompt: less KL at equal accuracy", "nats_saved", "R = 64", "R = 4"),
+            Contrast(
+                "shape: at the end R = 4 is lowest, R = 64 highest",
+                "ordered_at_end",
+                paper=shapes.ordered_at_end(list(paper.RESPONSES.values())),
+            ),
         ),
         "response_length",
         (("rl.responses_per_prompt", BASE_RESPONSES),),
@@ -149,7 +183,7 @@ STUDIES = {
     ),
     "entropy": Study(
         "Entropy bonus",
-        _knob("rl.entropy_coef", 0.0, 0.001, 10.0, base=0.001),  # large beside a policy term summed over tokens
+        _knob("rl.entropy_coef", 0.0, 0.001, BONUS[1], base=0.001),
         (
             Contrast("a small bonus: higher accuracy than none", "accuracy", "entropy_coef 0.001", "entropy_coef 0"),
             Contrast("a bonus keeps entropy up", "entropy", "entropy_coef 10", "entropy_coef 0"),
@@ -183,22 +217,24 @@ STUDIES = {
         (("rl.baseline", "leave_one_out"),),
     ),
     "choices": Study(
-        "What the paper leaves open: divisor of the loss, place of the penalty and of the KL",
-        (
-            Arm("as by default"),
-            Arm("divided by tokens", (("rl.loss_normalisation", "token"),)),
-            Arm("penalty after the baseline", (("rl.penalty_site", "advantage"),)),
-            Arm("KL 0.3 in the reward", (STRONG,)),
-            Arm("KL 0.3 in the loss", (STRONG, ("rl.kl_site", "loss"))),
+        "What the paper leaves open: each choice against ours",
+        tuple(Arm(label, knobs) for label, knobs, _ in CHOICES),
+        tuple(
+            Contrast(f"{label}: higher accuracy than {other}", "accuracy", label, other)
+            for label, _, other in CHOICES
+            if other
         ),
+        "kl_start",
         (
-            Contrast("a response weighs 1: higher accuracy", "accuracy", "as by default", "divided by tokens"),
-            Contrast(
-                "the penalty in the reward: higher accuracy", "accuracy", "as by default", "penalty after the baseline"
-            ),
-            Contrast("the KL in the reward: higher accuracy", "accuracy", "KL 0.3 in the reward", "KL 0.3 in the loss"),
+            ("rl.loss_normalisation", "response"),
+            ("rl.penalty_site", "reward"),
+            ("rl.advantage_floor", False),
+            ("rl.max_perplexity", 0.0),
+            ("rl.kl_site", "reward"),
+            ("rl.kl_reduction", "sum"),
+            ("rl.anchor_every", 1),
+            ("rl.entropy_target", 0.0),
         ),
-        assumes=(("rl.loss_normalisation", "response"), ("rl.penalty_site", "reward"), ("rl.kl_site", "reward")),
     ),
     "difficulty": Study(
         "Choice of problems, equal updates",
@@ -223,9 +259,22 @@ STUDIES = {
         "Thinking tokens, and votes, after 0, 30, 60 and 100 % of RL",
         (Arm("base"),),
         (
-            Contrast("more thinking, more right answers: after RL", "rise", "base", ""),
-            Contrast("the curve is steeper after RL", "rise_gain", "base", ""),
-            Contrast("a response after RL beats a vote before RL at equal tokens", "over_vote", "base", ""),
+            Contrast("more thinking, more right answers: after RL", "rise", "base", paper=shapes.rise(FIGURE_1[-1])),
+            Contrast(
+                "the curve is steeper after RL",
+                "rise_gain",
+                "base",
+                paper=shapes.rise(FIGURE_1[-1]) - shapes.rise(FIGURE_1[0]),
+            ),
+            Contrast("a response after RL beats a vote before RL at equal tokens", "over_vote", "base"),
+            Contrast("shape: flat before RL", "flat_before", "base", paper=shapes.flat_before(FIGURE_1)),
+            Contrast(
+                "shape: equal at the smallest budget after any RL",
+                "equal_at_smallest",
+                "base",
+                paper=shapes.equal_at_smallest(FIGURE_1),
+            ),
+            Contrast("shape: a fan with more RL", "fans_out", "base", paper=shapes.fans_out(FIGURE_1)),
         ),
     ),
 }

@@ -8,11 +8,13 @@ Deliberately not here: the numbers (findings.py), the style (reports/plots.py).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 from t1jax.reports import plots
 
 Trials = Mapping[str, Sequence[Mapping[str, Any]]]  # arm -> its runs
+MANY = 8  # arms: then labels are turned and small
 MEASURES = {
     "accuracy": ("accuracy on held-out problems", True),
     "response_length": ("mean response, tokens", False),
@@ -45,27 +47,28 @@ def _colours(theme: plots.Theme) -> tuple[str, ...]:
 def _arms(ax: Any, theme: plots.Theme, arms: Mapping[str, Any], column: str) -> None:
     heading, percent = MEASURES[column]
     plots.styled(ax, theme, percent)
-    for place, (arm, colour) in enumerate(zip(arms.values(), _colours(theme) * 2, strict=False)):
+    for place, (arm, colour) in enumerate(zip(arms.values(), cycle(_colours(theme)), strict=False)):
         found = arm[column]
         ax.plot([place] * len(found["values"]), found["values"], "o", color=colour, alpha=0.45, markersize=4)
         ax.plot([place - 0.22, place + 0.22], [found["mean"]] * 2, color=colour, linewidth=2.4)
         if found["low"] is not None:
             ax.plot([place] * 2, [found["low"], found["high"]], color=colour, linewidth=1.2)
-    ax.set_xticks(range(len(arms)), [label.replace(", ", ",\n") for label in arms], rotation=20, ha="right")
+    turned = 20 if len(arms) < MANY else 60
+    ax.set_xticks(range(len(arms)), [label.replace(", ", ",\n") for label in arms], rotation=turned, ha="right")
     ax.set_title(heading, loc="left", fontsize=9.5, color=theme.ink)
 
 
 def _against_kl(ax: Any, theme: plots.Theme, trials: Trials) -> None:
     """Accuracy against KL from the start over the steps of RL, the mean over seeds."""
     plots.styled(ax, theme, True)
-    for (label, runs), colour in zip(trials.items(), _colours(theme) * 2, strict=False):
+    for (label, runs), colour in zip(trials.items(), cycle(_colours(theme)), strict=False):
         marks = list(zip(*(run["marks"] for run in runs), strict=True))
         kl = [sum(mark["kl_start"] for mark in at) / len(at) for at in marks]
         accuracy = [sum(mark["accuracy"] for mark in at) / len(at) for at in marks]
         ax.plot(kl, accuracy, "o-", color=colour, markersize=4, linewidth=1.8, label=label)
     ax.set_xlabel(MEASURES["kl_start"][0])
     ax.set_title("accuracy, over the steps of RL", loc="left", fontsize=9.5, color=theme.ink)
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=8 if len(trials) < MANY else 6)
 
 
 def _draw_thinking(results: Mapping[str, Any], theme: plots.Theme) -> bytes:

@@ -51,7 +51,7 @@ from t1jax.training.setup import RlSetup, rl_setup
 from t1jax.types import Params
 from t1jax.weights import load as weights
 
-THINKING, OTHERS = (0.3, 0.6), (0.6,)  # shares of RL that are measured, besides none and all of it
+SHARES = (0.3, 0.6)  # of RL that are measured, besides none and all of it
 VOTES = (1, 2, 4, 8)  # responses that vote
 VOTERS = 256  # problems that are voted on
 LAST = 5  # steps of RL whose mean stands for the end of training
@@ -143,8 +143,7 @@ def trial(cfg: Config, cold_folder: Path, folder: Path, thinking: bool, out: Pat
             )  # fmt: skip
             shapes = rl_setup(cfg, work.mesh).state_shapes()
             marks = [_before(mark, cold_folder)]
-            shares = THINKING if thinking else OTHERS
-            for number in between(checkpoints.steps(), cfg.rl.num_steps, cfg.checkpoint.every, shares):
+            for number in between(checkpoints.steps(), cfg.rl.num_steps, cfg.checkpoint.every):
                 if (state := checkpoints.restore(shapes, step=number)) is not None:
                     marks.append(mark(state.params, number))
             marks.append(mark(last.params, cfg.rl.num_steps))
@@ -200,10 +199,10 @@ def _keep_all(cfg: Config) -> Config:
     return dataclasses.replace(cfg, checkpoint=dataclasses.replace(cfg.checkpoint, keep=cfg.rl.num_steps))
 
 
-def between(kept: Sequence[int], last: int, every: int, shares: Sequence[float]) -> list[int]:
-    """The regular kept steps before the last that are nearest to these shares of RL, ascending."""
+def between(kept: Sequence[int], last: int, every: int) -> list[int]:
+    """The regular kept steps before the last that are nearest to SHARES of RL, ascending."""
     inner = [number for number in kept if 0 < number < last and number % every == 0]
-    return sorted({min(inner, key=lambda number: abs(number - share * last)) for share in shares}) if inner else []
+    return sorted({min(inner, key=lambda number: abs(number - share * last)) for share in SHARES}) if inner else []
 
 
 def _before(mark: Marks, cold_folder: Path) -> dict[str, Any]:

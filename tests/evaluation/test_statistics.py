@@ -8,9 +8,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from scipy.stats import binom, t
+from scipy.stats import binom
 
-from t1jax.evaluation.statistics import T95, Z95, bootstrap, difference, majority_at_k, mean_interval, pass_at_k, wilson
+from t1jax.evaluation.statistics import Z95, bootstrap, difference, majority_at_k, pass_at_k, wilson
 
 
 def test_wilson_gives_published_numbers():
@@ -162,22 +162,3 @@ def test_bootstrap_of_many_problems():
     values = np.tile([[0.0], [1.0]], (4000, 1))
     low, high = bootstrap(values, resamples=1500)  # three parts of 500
     assert high[0] - low[0] == pytest.approx(2 * 1.96 * 0.5 / np.sqrt(8000), rel=0.08)
-
-
-def test_mean_interval_by_hand_and_by_scipy():
-    mean, low, high = mean_interval([1.0, 2.0, 6.0])
-    half = 4.3027 * np.sqrt(7.0 / 3)  # s^2 = (4 + 1 + 9) / 2
-    np.testing.assert_allclose((mean, low, high), (3.0, 3.0 - half, 3.0 + half))
-    np.testing.assert_allclose(T95, [t.ppf(0.975, df) for df in range(1, len(T95) + 1)], atol=5e-5)
-    for n in range(2, 21):
-        values = np.random.default_rng(n).normal(size=n)
-        expected = t.interval(0.95, n - 1, values.mean(), values.std(ddof=1) / np.sqrt(n))
-        np.testing.assert_allclose(mean_interval(list(values))[1:], expected, atol=1e-4)
-
-
-def test_mean_interval_of_one_run_is_unknown_and_of_none_refused():
-    mean, low, high = mean_interval([0.3])
-    assert mean == 0.3 and np.isnan(low) and np.isnan(high)
-    for values in ([], [0.0] * 21):
-        with pytest.raises(ValueError, match="expected 1 to 20"):
-            mean_interval(values)

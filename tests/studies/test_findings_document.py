@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docs/findings.md: p, Holm, verdicts, seeds and margins follow from the means and intervals that it prints."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from t1jax.studies import shapes, significance, tables
+
+TEXT = (Path(__file__).parents[2] / "docs/findings.md").read_text(encoding="utf-8")
+SEEDS = 5
+NUMBER = r"[+-]?[0-9.]+"
+CLAIM = re.compile(
+    rf"\|(?P<claim>[^|]*)\| (?P<task>pairs|Countdown) \| (?P<mean>{NUMBER}) \[(?P<low>{NUMBER}), (?P<high>{NUMBER})\] "
+    r"(?P<unit>points|tokens|nats) \| (?P<p>[^|]*) \| (?P<p_holm>[^|]*) \| (?P<verdict>[^|]*) "
+    rf"\| (?P<needed>[0-9,]+) for the (?P<effect>{NUMBER}) (?P=unit) (?P<source>seen|of the paper) \|"
+)
+ROWS = [match.groupdict() for match in CLAIM.finditer(TEXT)]
+
+
+def test_all_claims_are_found():
+    assert [sum(row["task"] == task for row in ROWS) for task in ("pairs", "Countdown")] == [21, 9]
+    assert len(ROWS) == TEXT.count("] points |") + TEXT.count("] tokens |") + TEXT.count("] nats |")
+
+
+def error(row):
+    """The standard error of the mean that the interval stands for."""
+    return (float(row["high"]) - float(row["low"])) / 2 / stats.t.ppf(0.975, SEEDS - 1)
+
+
+@pytest.mark.parametrize("task", ["pairs", "Countdown"])
+def test_p_and_verdicts_follow_from_the_intervals(task):
+    rows = [row for row in ROWS if row["task"] == task]
+    p = [float(2 * stats.t.sf(abs(float(row["mean"])) / error(row), SEEDS - 1)) for row in rows]
+    for row, raw, corrected in zip(rows, p, significance.holm(p), strict=True):
+        assert (row["p"], row["p_holm"]) == (tables._p(raw), tables._p(corrected)), row
+        verdict = (
+            "not told apart" if corrected >= 0.05 else "**holds**" if float(row["mean"]) > 0 else "**the other way**"
+        )
+        assert row["verdict"] == verdict, row
+
+
+def test_seeds_needed_follow_from_the_intervals():
+    for row in ROWS:
+        needed = significance.seeds_needed(float(row["effect"]), error(row) * math.sqrt(SEEDS))
+        assert row["needed"] == f"{needed:,}", row
+        assert row["source"] == "of the paper" or row["effect"] == row["mean"], row
+
+
+def column(row: str) -> list[float]:
+    """The means of a row of a table, as shares: `| 8 | 7.3 [5.3, 9.3] | 7.5 ...`."""
+    return [float(number) / 100 for number in re.findall(r"\| ([0-9.]+) \[", row)]
+
+
+def test_margins_follow_from_the_tables():
+    rows = TEXT.partition("| accuracy, %, by thinking tokens |")[2].split("\n\n")[0].splitlines()[2:]
+    curves = [list(curve) for curve in zip(*map(column, rows), strict=True)]
+    assert len(rows) == 5 and len(curves) == 4
+    ends = {
+        task: [column(re.search(rf"\| {task}: R = {count} \|.*", TEXT)[0])[0] for count in (4, 16, 64)]
+        for task in ("pairs", "Countdown")
+    }
+    expected = [
+        shapes.flat_before(curves), shapes.equal_at_smallest(curves), shapes.fans_out(curves),
+        *(shapes.ordered_at_end([[end] for end in ends[task]]) for task in ("pairs", "Countdown")),
+    ]  # fmt: skip
+    table = TEXT.partition("| shape | the authors' curves |")[2].split("\n\n")[0]
+    found = [float(x) for x in re.findall(r"\| [+-][0-9.]+ \| ([+-][0-9.]+)(?: \||;)", table)]
+    found += [float(re.search(r"on Countdown ([+-][0-9.]+)", table)[1])]
+    assert found == pytest.approx([100 * x for x in expected], abs=0.051)
