@@ -22,7 +22,7 @@ FILES = {
     if path.name != "__init__.py"
 }
 # The house from the ground up: a module may import its own folder, and folders before its own.
-GROUND = ("typed", "config", "checks", "validation", "types")
+GROUND = ("typed", "sections", "config", "checks", "validation", "types")
 FOLDERS = (
     "devices",
     "host",
