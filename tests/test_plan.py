@@ -125,7 +125,7 @@ def test_an_unknown_kind_of_chip_lists_the_known_ones(topology):
 
 @pytest.mark.parametrize("topology", ["gpu:h100", "gpu:8xz9", "gpu:0xh100", "gpu:8xv5e", "gpu:8xcpu", "gpu:"])
 def test_unknown_gpus_list_the_known_ones(topology):
-    known = "a100, b200, h100, h200, l4, rtx4090"
+    known = "a100, b200, h100, h200, l4, rtx4080, rtx4090"
     with pytest.raises(ConfigError) as error:
         slices.find(topology)
     assert str(error.value) == f"--topology={topology}: no such GPUs; expected gpu:NxKIND, KIND one of {known}"
@@ -142,7 +142,7 @@ def test_without_libtpu_what_to_do_is_said(monkeypatch):
 def test_an_estimate_needs_no_libtpu(monkeypatch, topology, devices):
     """As many devices as JAX counts, half a chip on tpu7x; the same bytes as on so many CPUs of this memory."""
     monkeypatch.setattr(slices.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(slices, "_cpu_devices", lambda count: tuple(jax.devices()[:count]))
+    monkeypatch.setattr(slices, "cpu_devices", lambda count: tuple(jax.devices()[:count]))
     where = slices.find(topology, compiled=False)
     cfg = on_mesh((2, devices // 2, 1))
     found = fit.plan(cfg, where, 16.0, compiled=False)

@@ -105,7 +105,7 @@ def test_a_program_as_xla_writes_it(form, ring_copies, a_layer):
 
 def test_every_gpu_has_a_target_and_says_where_its_figures_are_from():
     targets = {path.stem: path.read_text(encoding="utf-8") for path in slices.TARGETS.iterdir()}
-    assert set(targets) == {"a100", "b200", "h100", "h200", "l4", "rtx4090"} <= set(slices.CHIPS)
+    assert set(targets) == {"a100", "b200", "h100", "h200", "l4", "rtx4080", "rtx4090"} <= set(slices.CHIPS)
     for name, text in targets.items():
         chip = slices.CHIPS[name]
         told = dict(x.strip().split(": ") for x in text.splitlines() if x.startswith("  ") and ": " in x)
