@@ -22,12 +22,13 @@ from absl import flags
 
 from t1jax import config
 from t1jax.config import ConfigError
-from t1jax.host import command_line, config_files, hub
+from t1jax.host import command_line, config_files, hub, place
 from t1jax.planning import slices
 from t1jax.planning.slices import GIB
 
 if TYPE_CHECKING:  # imported where it is used: jax must not start before hardware.find
     from t1jax.config import Config
+    from t1jax.host.place import Place
     from t1jax.planning.fit import Found
 
 USAGE = """\
@@ -161,7 +162,7 @@ def _recipe(argv: list[str], have: str, model: str) -> int:
     devices = slices.cpu_devices(max(count, recipes.DEVICES))
     with Progress(Console(stderr=True, highlight=False)) as progress:
         progress.doing("planning")
-        tries = list(recipes.tries(cfg, slices.stood_in(have, devices), given))
+        tries = list(recipes.tries(cfg, slices.stood_in(have, devices), given, _longest(cfg)))
         best = recipes.recommended(tries, values.hours)
         why = "" if best else recipes.refusal(model, cfg, tries, devices)
     knobs = best.knobs_beside(name, {*given, *RECIPE}) if best else {}
@@ -221,26 +222,43 @@ def sized(cfg: Config, given: Collection[str]) -> Config:
     Raises:
       ConfigError: a size that is `given` is another.
     """
-    from t1jax.host import place
     from t1jax.host.bucket import Unreachable
     from t1jax.weights import families
     from t1jax.weights import load as weights
 
-    name = cfg.model.checkpoint
-    folder = place.of("" if hub.is_model(name) else name, "model.checkpoint")
-    if hub.is_model(name):
-        try:
-            folder = hub.model(name, "model.checkpoint", families.CARRIED)
-        except (ConfigError, Unreachable) as error:
-            if "hidden_size" not in given:
-                raise
-            print(f"t1jax.plan: planned with the config's own sizes: {error}", file=sys.stderr)
-            return cfg
-    elif not name or not folder.is_dir():
+    try:
+        folder = _folder(cfg)
+    except (ConfigError, Unreachable) as error:
+        if "hidden_size" not in given or not hub.is_model(cfg.model.checkpoint):
+            raise
+        print(f"t1jax.plan: planned with the config's own sizes: {error}", file=sys.stderr)
+        return cfg
+    if folder is None:
         return cfg
     told = (folder / "config.json").is_file() and "architectures" in families.read_config(folder)
     source = weights.Source(folder, "hf", None) if told else weights.find(folder, "model.checkpoint")
     return dataclasses.replace(cfg, model=weights.sized(source, cfg.model, given))
+
+
+def _folder(cfg: Config) -> Place | None:
+    """The folder of model.checkpoint, with a hub's small files downloaded; None: it is not here."""
+    from t1jax.weights import families
+
+    name = cfg.model.checkpoint
+    if hub.is_model(name):
+        return hub.model(name, "model.checkpoint", families.CARRIED)
+    folder = place.of(name, "model.checkpoint")
+    return folder if name and folder.is_dir() else None
+
+
+def _longest(cfg: Config) -> int | None:
+    """Positions that the model was trained for, by its config.json, or where that is not here by its rope's knobs."""
+    from t1jax.weights import families, rope
+
+    folder = _folder(cfg)
+    if folder is not None and (folder / "config.json").is_file():
+        return rope.trained_length(families.read_config(folder), str(folder / "config.json"))
+    return rope.configured_length(cfg.model) if cfg.model.checkpoint else None
 
 
 def untrained_positions(cfg: Config) -> str:

@@ -25,7 +25,6 @@ from t1jax.planning import estimate, phases, slices, suggest
 from t1jax.planning.fit import Found
 from t1jax.planning.slices import GIB, Slice
 from t1jax.training.memory import USABLE
-from t1jax.weights import rope
 
 WORKLOAD = ("rl.prompts_per_step", "rl.responses_per_prompt", "rl.max_new_tokens")
 WORKLOADS = ((32, 64, 10240), (16, 16, 4096), (16, 8, 1024))  # the first is T1's of 14B, as the config's of 32B
@@ -138,26 +137,26 @@ class Try:
 HEADINGS = ("trained", "prompts x responses x tokens", "mesh", "lanes", "parts", "GiB", "s a step", "h of steps", "h")
 
 
-def tries(cfg: Config, where: Slice, given: Collection[str]) -> Iterator[Try]:
+def tries(cfg: Config, where: Slice, given: Collection[str], longest: int | None = None) -> Iterator[Try]:
     """A try of each workload, the largest first, and of each of all weights before LoRA.
 
-    The first workload is that of `cfg`; smaller ones follow, unless one of WORKLOAD is `given`. Those with more
-    positions than the model was trained for are left out.
+    The first workload is that of `cfg`; smaller ones follow, unless one of WORKLOAD is `given`.
 
     Args:
       given: knobs that somebody has set: they stay.
+      longest: positions that the model was trained for, prompt and all: workloads with more are left out.
 
     Raises:
-      ConfigError: no workload is short enough, or `cfg` cannot work whatever the mesh.
+      ConfigError: no workload is short enough.
     """
     own = tuple(get(cfg, knob) for knob in WORKLOAD)
     several = [own, *(w for w in WORKLOADS if not {*WORKLOAD} & {*given} and _tokens(w) < _tokens(own))]
-    most = rope.configured_length(cfg.model) if cfg.model.checkpoint else None
-    short = [w for w in several if most is None or cfg.data.prompt_length + w[2] <= most]
+    beside = cfg.data.prompt_length + cfg.scaling.answer_tokens  # after a cut thought
+    short = [w for w in several if longest is None or beside + w[2] <= longest]
     if not short:
         raise ConfigError(
-            f"data.prompt_length + rl.max_new_tokens is {cfg.data.prompt_length + own[2]}, more than the {most} positions "
-            "that the model was trained for; expected less: lower them"
+            f"data.prompt_length + rl.max_new_tokens + scaling.answer_tokens is {beside + several[-1][2]}; expected at most "
+            f"{longest}, the positions that the model was trained for: lower them"
         )
     for workload in short:
         for rank in _ranks(cfg, given):
