@@ -202,13 +202,15 @@ def _asked(argv: list[str], have: str, model: str) -> tuple[Config, flags.FlagVa
         raise ConfigError(f"--model={model} with --config={file}; expected one config, or a model of the hub")
     if not ours and not hub.is_model(model) and not Path(model).is_dir():
         known = ", ".join(config_files.shipped())
-        raise ConfigError(f"--model={model}: nothing of that name; expected OWNER/NAME of the hub, a folder, or {known}")
+        expected = f"expected OWNER/NAME of the hub, a folder, or one of {known}"
+        raise ConfigError(f"--model={model}: nothing of that name; {expected}")
     name = model if ours else file or "base"
     knobs = ({} if ours else {"model.checkpoint": model}) | ({} if ours or file else RECIPE)
     line = [rest[0], *(f"--config.{knob}={value}" for knob, value in knobs.items()), *rest[1:]]
     cfg, values, extra = command_line.read_config(line, _define, name)
     if extra or values.topology or values.suggest or values.length or values.cycles:
-        raise ConfigError(f"got {shlex.join(rest[1:])}; expected with --have: --model --hours --json --nofast --config.KNOB")
+        expected = "expected with --have: --model --hours --json --nofast --config.KNOB"
+        raise ConfigError(f"got {shlex.join(rest[1:])}; {expected}")
     if values.hours <= 0:
         raise ConfigError(f"--hours is {values.hours}; expected more than 0")
     return sized(cfg, command_line.sizes_set(cfg, argv)), values, name

@@ -92,7 +92,7 @@ class Try:
         return self.best.seconds.total
 
     def knobs_beside(self, name: str, given: Collection[str]) -> dict[str, Any]:
-        """What a run needs beside the config `name`: each knob of those given and chosen that has another value there."""
+        """What a run needs beside the config `name`: of the knobs given and chosen those that differ there."""
         there = config.load(config_files.load(config_files.find(name)))
         names = dict.fromkeys((*sorted(given), *self.knobs, *CHOSEN, "eval.batch_size"))
         return {knob: get(self.cfg, knob) for knob in names if get(self.cfg, knob) != get(there, knob)}
@@ -155,8 +155,8 @@ def tries(cfg: Config, where: Slice, given: Collection[str], longest: int | None
     short = [w for w in several if longest is None or beside + w[2] <= longest]
     if not short:
         raise ConfigError(
-            f"data.prompt_length + rl.max_new_tokens + scaling.answer_tokens is {beside + several[-1][2]}; expected at most "
-            f"{longest}, the positions that the model was trained for: lower them"
+            f"data.prompt_length + rl.max_new_tokens + scaling.answer_tokens is {beside + several[-1][2]}; expected at "
+            f"most {longest}, the positions that the model was trained for: lower them"
         )
     for workload in short:
         for rank in _ranks(cfg, given):
@@ -191,10 +191,11 @@ def refusal(name: str, cfg: Config, found: Sequence[Try], devices: Sequence[Any]
     Args:
       devices: at least DEVICES CPU devices, which stand in for the hardware.
     """
-    least = min((one for one in found if one.best), key=lambda one: one.best.total, default=None)  # type: ignore[union-attr]
-    if least is None or least.best is None:
+    working = [(one.best, one) for one in found if one.best]
+    if not working:
         return f"{name}: {found[-1].why}"
-    best, where = least.best, least.best.where
+    best, least = min(working, key=lambda pair: pair[0].total)
+    where = best.where
     usable, (prompts, responses, tokens) = USABLE * where.chip.memory, least.workload
     larger = [
         next(
@@ -207,8 +208,8 @@ def refusal(name: str, cfg: Config, found: Sequence[Try], devices: Sequence[Any]
     smaller = next((one for one in _smaller(best.parameters) if _fits(one, where)), None)
     here = f"; here {smaller.model.checkpoint.rpartition('/')[2]} fits, and smaller ones" if smaller else ""
     return (
-        f"{name} fits nowhere on {where.topology}: the least, {least.trained} with {prompts} x {responses} responses of "
-        f"{tokens:,} tokens, takes {best.total / GIB:.1f} GiB of each device, {best.total / usable:.1f} times the "
+        f"{name} fits nowhere on {where.topology}: the least, {least.trained} with {prompts} x {responses} responses "
+        f"of {tokens:,} tokens, takes {best.total / GIB:.1f} GiB of each device, {best.total / usable:.1f} times the "
         f"{usable / GIB:.1f} GiB that are usable, most of it {best.memory.largest.name}; it fits {there}{here}"
     )
 
@@ -216,7 +217,7 @@ def refusal(name: str, cfg: Config, found: Sequence[Try], devices: Sequence[Any]
 def assumed(several: int) -> str:
     """What the figures of a recipe take for granted."""
     return (
-        f"Estimated from shapes, by {estimate.assumptions(several)}. Every response has full length, which most do not. "
+        f"Estimated from shapes, by {estimate.assumptions(several)}. Every response has full length; most have less. "
         "Hours are of RL's steps, and of the run with evaluations, without compiling, judging and saving."
     )
 

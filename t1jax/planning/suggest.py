@@ -51,7 +51,7 @@ def tried(cfg: Config, where: Slice, length: float) -> Iterator[Found]:
 
 
 def fastest(found: Iterable[Found]) -> list[Found]:
-    """Those that fit, the fastest first. Of equally fast ones those with parts of PART positions, then of least memory."""
+    """Those that fit, the fastest first; of equally fast ones those with parts of PART positions, then least memory."""
     return sorted(
         (one for one in found if one.fits), key=lambda one: (one.seconds.total, max(0, PART - _part(one)), one.total)
     )

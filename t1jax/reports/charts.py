@@ -105,7 +105,7 @@ def grid(charts: Sequence[Chart]) -> str:
 
 
 def beside(series: Sequence[Series], near: float) -> list[tuple[int, int]]:
-    """(place, size) of each line in the group of lines that it lies upon somewhere: those that share two neighbouring x.
+    """(place, size) of each line in the group of lines that it lies upon somewhere, for two neighbouring x or more.
 
     Args:
       near: values no further apart than this are drawn on each other.
@@ -125,7 +125,7 @@ def beside(series: Sequence[Series], near: float) -> list[tuple[int, int]]:
 
 
 def _dashes(place: int, size: int) -> str:
-    """Style of a line that lies upon others: in turn each shows DASH pixels, the first wherever the later ones do not."""
+    """Style of a line that lies upon others: each in turn shows DASH pixels, the first wherever later ones do not."""
     if not place:
         return ""
     on, off = DASH * (size - place), DASH * place

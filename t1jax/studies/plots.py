@@ -75,7 +75,9 @@ def _against_kl(ax: Any, theme: plots.Theme, trials: Trials) -> None:
     ax.legend(fontsize=8)
 
 
-def _with_ends(found: Sequence[tuple[float, float, float]], most: float) -> tuple[list[float], list[list[float]] | None]:
+def _with_ends(
+    found: Sequence[tuple[float, float, float]], most: float
+) -> tuple[list[float], list[list[float]] | None]:
     """(means, [distances down, distances up] of the intervals' ends within 0 to `most`); None of one seed."""
     means = [mean for mean, _, _ in found]
     if any(math.isnan(low) for _, low, _ in found):

@@ -37,7 +37,7 @@ def run(*marks):
 
 
 def test_accuracy_against_kl_has_an_interval_of_both_at_each_mark(drawn):
-    """Three seeds: Student's 4.303 s / sqrt(3), with s = 0.02 of the accuracies and 0.1 of the KL at the second mark."""
+    """Three seeds: Student's 4.303 s / sqrt(3), with s = 0.02 of the accuracies and 0.1 of the KL at the second."""
     trials = {
         "one": [run((0, 0.3), (1.9, 0.50)), run((0, 0.3), (2.0, 0.52)), run((0, 0.3), (2.1, 0.54))],
         "other": [run((0, 0.3), (1, 0.99)), run((0, 0.3), (1, 0.9)), run((0, 0.3), (1, 1.0))],
