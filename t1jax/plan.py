@@ -158,6 +158,7 @@ def _recipe(argv: list[str], have: str, model: str) -> int:
     given = {*command_line.overridden(argv), *(() if name == model else ("model.checkpoint",))}
     if wrong := [knob for knob in given if knob in recipes.CHOSEN or knob not in config.knobs()]:
         raise ConfigError(f"--have with --config.{wrong[0]}, which it chooses or has no use for; expected it left out")
+    given |= {"rl.micro_batches"} if name == model else set()  # a config that is named has them for a reason
     slices_there, chip, count = slices.sizes(have)
     devices = slices.cpu_devices(max(count, recipes.DEVICES))
     with Progress(Console(stderr=True, highlight=False)) as progress:

@@ -131,7 +131,7 @@ class Try:
         cells += [str(self.best.cfg.rl.micro_batches), f"{self.best.total / GIB:.1f}"]
         if not self.fits:
             return [*cells, "does not fit", "", ""]
-        return [*cells, f"{self._seconds:.1f}", f"{self.hours_of_steps:.1f}", f"{self.hours:.1f}"]
+        return [*cells, short(self._seconds), short(self.hours_of_steps), short(self.hours)]
 
 
 HEADINGS = ("trained", "prompts x responses x tokens", "mesh", "lanes", "parts", "GiB", "s a step", "h of steps", "h")
@@ -160,15 +160,17 @@ def tries(cfg: Config, where: Slice, given: Collection[str], longest: int | None
         )
     for workload in short:
         for rank in _ranks(cfg, given):
-            yield attempt(cfg, where, _knobs(cfg, where, workload, rank, given))
+            yield attempt(cfg, where, _knobs(cfg, where, workload, rank, given), "rl.micro_batches" in given)
 
 
-def attempt(cfg: Config, where: Slice, knobs: dict[str, Any]) -> Try:
-    """The best of all meshes, lanes and micro-batches."""
+def attempt(cfg: Config, where: Slice, knobs: dict[str, Any], kept: bool = False) -> Try:
+    """The best of all meshes, lanes and micro-batches; `kept`: with those of `cfg`, where none are faster."""
     cfg = replaced(cfg, knobs)
     found = list(suggest.tried(cfg, where, float(cfg.rl.max_new_tokens)))
     if fitting := suggest.fastest(found):
-        return Try(knobs, fitting[0])
+        equal = [one for one in fitting if one.seconds.total == fitting[0].seconds.total]
+        own = [one for one in equal if one.cfg.rl.micro_batches == cfg.rl.micro_batches]
+        return Try(knobs, own[0] if kept and own else fitting[0])
     if found:
         return Try(knobs, min(found, key=lambda one: one.total))
     try:
@@ -176,6 +178,11 @@ def attempt(cfg: Config, where: Slice, knobs: dict[str, Any]) -> Try:
     except ConfigError as error:
         return Try(knobs, None, str(error))
     return Try(knobs, None, f"no mesh of {len(where.devices)} devices works")
+
+
+def short(amount: float) -> str:
+    """Seconds, hours: two digits, or all before the point."""
+    return f"{amount:.2g}" if amount < 10 else f"{amount:,.0f}"
 
 
 def recommended(found: Sequence[Try], hours: float) -> Try | None:

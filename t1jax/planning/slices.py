@@ -206,7 +206,7 @@ def cpu_devices(count: int) -> tuple[Any, ...]:
     import jax
 
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_numcpu_devices", count)
+    jax.config.update("jax_num_cpu_devices", count)
     return tuple(jax.devices())
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a notebook's cells in one process, as far as this project's notebooks need IPython: `!` lines go to the shell.
 
-    python notebook.py FILE.ipynb '{"MODEL": "models/tiny"}'     # after the cell tagged `parameters` these are set
+python notebook.py FILE.ipynb '{"MODEL": "models/tiny"}'     # after the cell tagged `parameters` these are set
 """
 
 from __future__ import annotations
