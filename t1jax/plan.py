@@ -16,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -177,7 +177,7 @@ def _recipe(argv: list[str], have: str, model: str) -> int:
         again = [sys.executable, "-m", "t1jax.plan", f"--topology={have}", *flags_of, *(["--json"] * values.json)]
         compiled = subprocess.run(again, stdout=subprocess.PIPE, text=True, check=False)
     if values.json:
-        told = {"model": model, "have": have, "tries": [one.as_dict() for one in tries], "why": why}
+        told: dict[str, Any] = {"model": model, "have": have, "tries": [one.as_dict() for one in tries], "why": why}
         told |= {"recommended": tries.index(best) if best else None, "config": name, "knobs": knobs, "command": command}
         print(json.dumps(told | {"compiled": compiled and json.loads(compiled.stdout or "null")}))
     else:
