@@ -39,7 +39,9 @@ def test_a_notebook_is_plain_and_has_no_outputs(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path, checkpoint, problems, tmp_path):
     knobs = " ".join(f"'--config.{knob}'" for knob in SMALL)
-    given = {"MODEL": str(checkpoint), "DATA": str(problems), "TEST": str(problems), "HAVE": "cpu:1", "STEPS": 1}
+    test = tmp_path / "test.jsonl"
+    test.write_text("".join(json.dumps({"problem": f"two less {n}", "answer": str(2 - n)}) + "\n" for n in range(4)))
+    given = {"MODEL": str(checkpoint), "DATA": str(problems), "TEST": str(test), "HAVE": "cpu:1", "STEPS": 1}
     given |= {"KNOBS": knobs, "TOKENS": 8, "WORKDIR": str(tmp_path / "run")}
     env = several.environment()
     env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])
