@@ -2,32 +2,50 @@
 """Whether a config fits hardware that you don't have, and how fast it would be: `python -m t1jax.plan`.
 
 It compiles the real training step ahead of time for the slice and prints what the compiler reports: memory,
-communication between chips and flops, with an estimate of the step's time.
-Deliberately not here: how that is found (planning/fit.py), the slices (planning/slices.py).
+communication between chips and flops, with an estimate of the step's time. With --have it turns the question round:
+what can be trained there.
+Deliberately not here: how that is found (planning/fit.py, recipes.py), the slices (planning/slices.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
+import subprocess
 import sys
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from t1jax import config
 from t1jax.config import ConfigError
-from t1jax.host import command_line
+from t1jax.host import command_line, config_files, hub, place
 from t1jax.planning import slices
 from t1jax.planning.slices import GIB
 
 if TYPE_CHECKING:  # imported where it is used: jax must not start before hardware.find
     from t1jax.config import Config
+    from t1jax.host.place import Place
     from t1jax.planning.fit import Found
 
 USAGE = """\
-usage: python -m t1jax.plan --config=configs/qwen32b.py --topology=v5p:4x4x8 [--cycles] [--json] [--suggest]
+usage: python -m t1jax.plan --model=Qwen/Qwen2.5-1.5B --have=v5e:2x2 [--hours=H] [--nofast] [--json]
+       python -m t1jax.plan --config=configs/qwen32b.py --topology=v5p:4x4x8 [--cycles] [--json] [--suggest]
                             [--config.KNOB=VALUE]
+
+--have answers what can be trained on the hardware that you have: of T1's workload and smaller ones, all weights and
+LoRA, with the mesh, lanes and micro-batches that are estimated fastest of those that fit, and the command that runs the
+largest that takes at most --hours. Knobs that you set stay. Exit code 1: nothing fits, and what would fit is said.
+
+  --have      the hardware, as for --topology
+  --model     OWNER/NAME of the Hugging Face hub, a local folder, or a config, by name or as a file
+  --hours     how long the run may take; default: 24
+  --nofast    compile the step of that command for the hardware; else all is estimated from shapes, without a compiler
+
+--topology plans one config.
 
 Compiles the config's training step for hardware that you don't have. Prints its memory per chip, the communication
 between chips and an estimate of its time. Exit codes: 0 it fits, 1 it does not, 2 an error. If the slice needs another
@@ -44,6 +62,7 @@ mesh than the config's, set it with --config.mesh.fsdp and so on.
   --length    response length, in tokens, that the time is estimated for; default: rl.max_new_tokens
 """
 EXIT_TOO_BIG = 1
+RECIPE = {"sft.num_steps": 0, "rl.vocab_chunks": 64, "data.train": "openai/gsm8k", "data.eval": "openai/gsm8k"}
 
 
 def cli() -> None:
@@ -66,11 +85,18 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_boolean("json", False, "print JSON", flag_values=values)
     flags.DEFINE_boolean("cycles", False, "print cycles", flag_values=values)
     flags.DEFINE_boolean("suggest", False, "try other settings", flag_values=values)
-    flags.DEFINE_boolean("fast", False, "do not compile", flag_values=values)
+    flags.DEFINE_boolean("fast", None, "do not compile", flag_values=values)
+    flags.DEFINE_string("have", "", "the hardware", flag_values=values)
+    flags.DEFINE_string("model", "", "the model", flag_values=values)
+    flags.DEFINE_float("hours", 24.0, "longest run", flag_values=values)
     flags.DEFINE_integer("length", 0, "tokens of a response", flag_values=values)
 
 
 def _plan(argv: list[str]) -> int:
+    """A plan of one config, or what is possible on some hardware."""
+    have, model = (command_line.take(argv, flag)[0] for flag in ("have", "model"))
+    if have is not None or model is not None:
+        return _recipe(argv, have or "", model or "")
     cfg, values, extra = command_line.read_config(argv, _define, "configs/qwen32b.py")
     if extra:
         raise ConfigError(f"got {' '.join(extra)}; expected flags only, see --help")
@@ -89,7 +115,7 @@ def _plan(argv: list[str]) -> int:
 
     from t1jax.host.progress import Progress
     from t1jax.model import heads
-    from t1jax.planning import fit, suggest
+    from t1jax.planning import fit, suggest, tables
 
     found: Found | None = None
     why = ""
@@ -107,9 +133,9 @@ def _plan(argv: list[str]) -> int:
         suggestion = {"suggestion": better and better.knobs() | {"plan": better.as_dict()}} if values.suggest else {}
         print(json.dumps((found.as_dict() if found else {"fits": False}) | suggestion))
     else:
-        print(table(found) if found else f"{values.topology}: the config does not work on this slice")
+        print(tables.table(found) if found else f"{values.topology}: the config does not work on this slice")
         if values.cycles and found and found.compiled:
-            print(cycles_table(found))
+            print(tables.cycles_table(found))
         if values.suggest:
             print(f"\nsuggestion: {better.command() if better else 'none of the settings tried fits'}")
     for line in (heads.note(cfg.model, found.mesh[2]) if found else "", note):
@@ -121,6 +147,76 @@ def _plan(argv: list[str]) -> int:
     return 0
 
 
+def _recipe(argv: list[str], have: str, model: str) -> int:
+    """What can be trained of `model` on the hardware `have`, and the command that does it."""
+    from rich.console import Console
+
+    from t1jax.host.progress import Progress
+    from t1jax.planning import recipes, tables
+
+    cfg, values, name = _asked(argv, have, model)
+    given = {*command_line.overridden(argv), *(() if name == model else ("model.checkpoint",))}
+    if wrong := [knob for knob in given if knob in recipes.CHOSEN or knob not in config.knobs()]:
+        raise ConfigError(f"--have with --config.{wrong[0]}, which it chooses or has no use for; expected it left out")
+    given |= {"rl.micro_batches"} if name == model else set()  # a config that is named has them for a reason
+    slices_there, chip, count = slices.sizes(have)
+    devices = slices.cpu_devices(max(count, recipes.DEVICES))
+    with Progress(Console(stderr=True, highlight=False)) as progress:
+        progress.doing("planning")
+        tries = list(recipes.tries(cfg, slices.stood_in(have, devices), given, _longest(cfg)))
+        best = recipes.recommended(tries, values.hours)
+        why = "" if best else recipes.refusal(model, cfg, tries, devices)
+    knobs = best.knobs_beside(name, {*given, *RECIPE}) if best else {}
+    flags_of = [f"--config={name}", *(f"--config.{knob}={value}" for knob, value in knobs.items())]
+    memory = "XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 " if chip.name in slices.GPUS else ""  # JAX takes 75 % by itself
+    train = command_line.invocation("train", "main")
+    run = Path(model).stem if name == model else model.rstrip("/").rpartition("/")[2].partition("@")[0]
+    command = f"{memory}{train} {shlex.join([f'--workdir=workdirs/{run}', *flags_of])}" if best else ""
+    compiled = None
+    if best and values.fast is False:  # in a process of its own: CPUs stand in for the hardware in this one
+        again = [sys.executable, "-m", "t1jax.plan", f"--topology={have}", *flags_of, *(["--json"] * values.json)]
+        compiled = subprocess.run(again, stdout=subprocess.PIPE, text=True, check=False)
+    if values.json:
+        told: dict[str, Any] = {"model": model, "have": have, "tries": [one.as_dict() for one in tries], "why": why}
+        told |= {"recommended": tries.index(best) if best else None, "config": name, "knobs": knobs, "command": command}
+        print(json.dumps(told | {"compiled": compiled and json.loads(compiled.stdout or "null")}))
+    else:
+        size = f"{chip.memory / GIB:.0f} GiB, {recipes.USABLE:.0%} of them usable"
+        print(f"{model} on {have}: {count} device{'s' * (count > 1)} of {size}\n\n{tables.of_tries(tries)}")
+        if best:
+            print(f"\n{best.words(values.hours)}\n\n{command}\n\n{recipes.assumed(slices_there)}")
+        print(compiled.stdout if compiled else "", end="")
+    if why:
+        print(f"t1jax.plan: {why}", file=sys.stderr)
+        return EXIT_TOO_BIG
+    return compiled.returncode if compiled else 0
+
+
+def _asked(argv: list[str], have: str, model: str) -> tuple[Config, flags.FlagValues, str]:
+    """(config with the model's sizes, flags, the config's name) of a question for a recipe."""
+    file, rest = command_line.take(argv, "config")
+    if not model or not have:
+        raise ConfigError(f"--have={have} --model={model}; expected both: the hardware, and what is trained on it")
+    slices.sizes(have, "--have")
+    ours = model in config_files.shipped() or model.endswith(".py")
+    if ours and file is not None:
+        raise ConfigError(f"--model={model} with --config={file}; expected one config, or a model of the hub")
+    if not ours and not hub.is_model(model) and not Path(model).is_dir():
+        known = ", ".join(config_files.shipped())
+        expected = f"expected OWNER/NAME of the hub, a folder, or one of {known}"
+        raise ConfigError(f"--model={model}: nothing of that name; {expected}")
+    name = model if ours else file or "base"
+    knobs = ({} if ours else {"model.checkpoint": model}) | ({} if ours or file else RECIPE)
+    line = [rest[0], *(f"--config.{knob}={value}" for knob, value in knobs.items()), *rest[1:]]
+    cfg, values, extra = command_line.read_config(line, _define, name)
+    if extra or values.topology or values.suggest or values.length or values.cycles:
+        expected = "expected with --have: --model --hours --json --nofast --config.KNOB"
+        raise ConfigError(f"got {shlex.join(rest[1:])}; {expected}")
+    if values.hours <= 0:
+        raise ConfigError(f"--hours is {values.hours}; expected more than 0")
+    return sized(cfg, command_line.sizes_set(cfg, argv)), values, name
+
+
 def sized(cfg: Config, given: Collection[str]) -> Config:
     """`cfg` with the sizes of the model in model.checkpoint, if that folder is here; of its files config.json will do.
 
@@ -129,26 +225,43 @@ def sized(cfg: Config, given: Collection[str]) -> Config:
     Raises:
       ConfigError: a size that is `given` is another.
     """
-    from t1jax.host import hub, place
     from t1jax.host.bucket import Unreachable
     from t1jax.weights import families
     from t1jax.weights import load as weights
 
-    name = cfg.model.checkpoint
-    folder = place.of("" if hub.is_model(name) else name, "model.checkpoint")
-    if hub.is_model(name):
-        try:
-            folder = hub.model(name, "model.checkpoint", families.CARRIED)
-        except (ConfigError, Unreachable) as error:
-            if "hidden_size" not in given:
-                raise
-            print(f"t1jax.plan: planned with the config's own sizes: {error}", file=sys.stderr)
-            return cfg
-    elif not name or not folder.is_dir():
+    try:
+        folder = _folder(cfg)
+    except (ConfigError, Unreachable) as error:
+        if "hidden_size" not in given or not hub.is_model(cfg.model.checkpoint):
+            raise
+        print(f"t1jax.plan: planned with the config's own sizes: {error}", file=sys.stderr)
+        return cfg
+    if folder is None:
         return cfg
     told = (folder / "config.json").is_file() and "architectures" in families.read_config(folder)
     source = weights.Source(folder, "hf", None) if told else weights.find(folder, "model.checkpoint")
     return dataclasses.replace(cfg, model=weights.sized(source, cfg.model, given))
+
+
+def _folder(cfg: Config) -> Place | None:
+    """The folder of model.checkpoint, with a hub's small files downloaded; None: it is not here."""
+    from t1jax.weights import families
+
+    name = cfg.model.checkpoint
+    if hub.is_model(name):
+        return hub.model(name, "model.checkpoint", families.CARRIED)
+    folder = place.of(name, "model.checkpoint")
+    return folder if name and folder.is_dir() else None
+
+
+def _longest(cfg: Config) -> int | None:
+    """Positions that the model was trained for, by its config.json, or where that is not here by its rope's knobs."""
+    from t1jax.weights import families, rope
+
+    folder = _folder(cfg)
+    if folder is not None and (folder / "config.json").is_file():
+        return rope.trained_length(families.read_config(folder), str(folder / "config.json"))
+    return rope.configured_length(cfg.model) if cfg.model.checkpoint else None
 
 
 def untrained_positions(cfg: Config) -> str:
@@ -159,7 +272,6 @@ def untrained_positions(cfg: Config) -> str:
     Raises:
       ConfigError: by config.json they have more.
     """
-    from t1jax.host import hub
     from t1jax.text import tokenizer
     from t1jax.weights import rope
 
@@ -176,77 +288,6 @@ def untrained_positions(cfg: Config) -> str:
         f"data.prompt_length + rl.max_new_tokens is {positions}, more than the {trained} positions that {folder} was "
         "trained for by model.rope_original_length and model.rope_scaling; t1jax.main goes by its config.json: lower "
         "them, or scale the rope"
-    )
-
-
-def table(found: Found) -> str:
-    """For a person."""
-    from t1jax.devices import multihost
-    from t1jax.planning import estimate
-
-    chip, todo, time, told = found.where.chip, found.work, found.seconds, found.compiled
-    shape = " x ".join(f"{name} {size}" for name, size in zip(("data", "fsdp", "tensor"), found.mesh, strict=True))
-    lines = [
-        f"{found.where.topology}: {len(found.where.devices)} devices of {chip.memory / GIB:.0f} GiB"
-        + (f"; compiled for CPUs instead: {slices.EXTRA.format('plan-gpu')}" if found.where.stands_in and told else ""),
-        *order(found),
-        f"mesh {shape}; {found.parameters / 1e9:.2f} billion parameters; {found.memory.lanes} lanes per prompt; "
-        f"{found.cfg.rl.micro_batches} micro-batches",
-        multihost.describe(found.fed),
-        "",
-        "Memory per chip, estimated from shapes",
-        *(f"  {line}" for line in str(found.memory).splitlines()),
-    ]
-    if told and not told.refused:
-        lines += [
-            "Memory per chip, as compiled",
-            f"  state and prompts {told.arguments / GIB:.2f} GiB + temporaries {told.temporaries / GIB:.2f} GiB + "
-            f"code {told.code / GIB:.2f} GiB + process {found.memory.of('host') / GIB:.2f} GiB = "
-            f"{found.total / GIB:.2f} GiB",
-            "",
-            "Communication between chips",
-            *(
-                f"  {place.replace('_', ' '):12} {kind:25} {count / GIB:10.2f} GiB per step and chip"
-                for place, kinds in found.moved().items()
-                for kind, count in sorted(kinds.items())
-            ),
-            f"  all-gathers of weights inside the token loop: {found.gathers}",
-        ]
-        if told.launches:
-            lines += ["", "Kernels, as compiled", *(f"  {stage}" for stage in told.launches)]
-    share, verdict = found.total / chip.memory, "fits" if found.fits else "DOES NOT FIT"
-    ratio = found.update_ratio
-    compiled = f"; as compiled, the update takes {ratio:.2f} of the count, attention aside" if ratio else ""
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"{found.total / GIB:.1f} of {chip.memory / GIB:.0f} GiB ({share:.0%}): {verdict}",
-            f"Flops of a step, every response {found.length:.0f} tokens: {todo.total:.3g}, "
-            f"{todo.remat / todo.total:.0%} of it recomputation{compiled}",
-            f"Seconds of a step: {time.total:.0f} = prefill {time.prefill:.1f} + decode {time.decode:.0f} "
-            f"({time.iterations:.0f} tokens in sequence) + update {time.update:.0f}",
-            f"  by {estimate.assumptions(found.where.slices)}",
-        ]
-    )
-
-
-def order(found: Found) -> list[str]:
-    """How far apart neighbours in the mesh are: a line, or none where they are not joined by links."""
-    axes = zip(("data", "fsdp", "tensor"), found.hops, strict=True)
-    near = ", ".join(f"{name} {links:.2f}" for name, links in axes if links is not None)
-    hops = [f"mean hops to the neighbour: {near}"] if near else []
-    if found.where.slices > 1:
-        network = found.where.chip.network / 1e9
-        hops += [f"data goes over the network between {found.where.slices} slices, {network:.1f} GB/s a device"]
-    return [f"order of devices: {'; '.join(hops)}"] if hops else []
-
-
-def cycles_table(found: Found) -> str:
-    """Where a TPU's cycles go, for a person."""
-    told = found.compiled.cycles if found.compiled else ()
-    return "\n".join(
-        ["", "Cycles of a chip, by its compiler: a token, a part of the anchor, of the update", *map(str, told)]
     )
 
 

@@ -22,7 +22,7 @@ from configs import base
 from t1jax import config, plan
 from t1jax.config import ConfigError
 from t1jax.devices import scopes
-from t1jax.planning import estimate, fit, hlo, slices, suggest
+from t1jax.planning import estimate, fit, hlo, slices, suggest, tables
 
 ROOT = Path(__file__).parent.parent
 TINY = slices.Chip("tiny", 2 * slices.GIB, 1e12, 1e11, 1e10)
@@ -142,14 +142,14 @@ def test_without_libtpu_what_to_do_is_said(monkeypatch):
 def test_an_estimate_needs_no_libtpu(monkeypatch, topology, devices):
     """As many devices as JAX counts, half a chip on tpu7x; the same bytes as on so many CPUs of this memory."""
     monkeypatch.setattr(slices.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(slices, "_cpu_devices", lambda count: tuple(jax.devices()[:count]))
+    monkeypatch.setattr(slices, "cpu_devices", lambda count: tuple(jax.devices()[:count]))
     where = slices.find(topology, compiled=False)
     cfg = on_mesh((2, devices // 2, 1))
     found = fit.plan(cfg, where, 16.0, compiled=False)
     same = fit.plan(cfg, a_slice(devices, where.chip), 16.0, compiled=False)
     assert len(where.devices) == devices and where.slices == slices.parts(topology)[0]
     assert found.memory == same.memory and found.work == same.work and found.hops == (None, None, None)
-    assert "compiled" not in plan.table(found)
+    assert "compiled" not in tables.table(found)
 
 
 def test_the_command_line_estimates_for_tpus_without_libtpu():

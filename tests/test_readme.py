@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every command of the README runs, every link in it and in docs/ leads somewhere, and no figure is left open."""
+"""Every command of the README and of docs/running.md runs, every link of both and of docs/ leads somewhere."""
 
 import functools
 import json
@@ -19,10 +19,15 @@ from configs import base
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMANDS = [
-    line for block in re.findall(r"```sh\n(.*?)```", PAGES[0].read_text(), re.DOTALL) for line in block.splitlines()
-]
-
+GUIDES = (ROOT / "README.md", ROOT / "docs/running.md")  # whose commands are run
+COMMANDS = list(
+    dict.fromkeys(
+        line
+        for page in GUIDES
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)
+        for line in block.splitlines()
+    )
+)
 
 REAL = [command for command in COMMANDS if re.search("models/|Qwen/|workdirs/qwen|t1jax.verify", command)]
 ENV = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # one device, as a reader has
@@ -48,6 +53,7 @@ SMALL = {  # what makes a command quick, on a random model of one layer
     ),
     "t1jax.convert": (),
     "t1jax.verify": (),
+    "t1jax.plan": ("--config.data.prompt_length=128",),
 }  # fmt: skip
 FEWER = (  # responses than the README's run of the embedded task has: its own number takes two minutes
     "--config.sft.batch_size=8", "--config.rl.prompts_per_step=4", "--config.rl.responses_per_prompt=4",
@@ -87,7 +93,8 @@ def test_readme_commands_of_a_real_model(tmp_path):
     assert len(REAL) >= 6
     with hub_server.running() as server:
         folder, data = tmp_path / "models/Qwen2.5-0.5B", tmp_path / "data"
-        server.add("models", "Qwen/Qwen2.5-0.5B", {path.name: path.read_bytes() for path in folder.iterdir()})
+        for name in ("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-1.5B"):
+            server.add("models", name, {path.name: path.read_bytes() for path in folder.iterdir()})
         splits = {"main/train.jsonl": "train.jsonl", "main/test.jsonl": "math500.jsonl"}
         server.add("datasets", "openai/gsm8k", {name: (data / file).read_bytes() for name, file in splits.items()})
         env = ENV | {
@@ -104,7 +111,8 @@ def test_readme_commands_of_a_real_model(tmp_path):
                 cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600,
             )  # fmt: skip
             assert done.returncode == 0, (command, done.stderr)
-        assert server.got("config.json") == server.got("main/train.jsonl") == server.got("main/test.jsonl") == 1
+        assert server.got("config.json") == 2  # of two models
+        assert server.got("main/train.jsonl") == server.got("main/test.jsonl") == 1
     for made in ("models/trained/model.safetensors", "workdirs/math500/results.md", "models/qwen0p5b/params"):
         assert (tmp_path / made).exists(), made
     assert (tmp_path / "data/hard.jsonl").exists() and (tmp_path / "data/chains.jsonl").exists()
@@ -130,6 +138,26 @@ def test_readme_command(command, tmp_path):
 
 def test_the_readme_shows_the_two_commands():
     assert {"make demo", "make test"} <= set(COMMANDS)
+
+
+def anchors(headings):
+    """What GitHub makes of them: small letters, no punctuation, hyphens for spaces."""
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_readme_is_short_and_its_contents_are_its_headings():
+    text = PAGES[0].read_text()
+    assert len(text.splitlines()) < 200
+    headings = anchors(re.findall("^## (.*)$", text, re.M))
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) == headings - {"quick-start", "contents"}
+
+
+def test_links_to_a_heading_find_it():
+    for page in PAGES:
+        for target, name in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", page.read_text()):
+            there = (page.parent / target if target else page).read_text()
+            found = anchors(re.findall("^#+ (.*)$", there, re.M))
+            assert name in found | set(re.findall(r'<a id="([^"]+)"', there)), (page.name, target, name)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -143,7 +143,7 @@ def read_config(
     """
     path, rest = take_config_file(argv, default)
     tree = config_files.load(path)
-    for name in _overridden(rest):
+    for name in overridden(rest):
         if name not in _knobs(tree):
             raise config.unknown_knob(name)
 
@@ -161,7 +161,7 @@ def sizes_set(cfg: Config, argv: list[str]) -> set[str]:
     base = config.load(config_files.load(config_files.shipped()["base"])).model
     names = {field.name for field in dataclasses.fields(base)}
     return {name for name in names if getattr(cfg.model, name) != getattr(base, name)} | {
-        knob.removeprefix("model.") for knob in _overridden(argv) if knob.startswith("model.")
+        knob.removeprefix("model.") for knob in overridden(argv) if knob.startswith("model.")
     }
 
 
@@ -171,14 +171,20 @@ def take_config_file(argv: list[str], default: str) -> tuple[Path, list[str]]:
     Raises:
       ConfigError: there is no such file, and no config of this name comes with t1jax.
     """
+    given, rest = take(argv, "config")
+    return config_files.find(default if given is None else given), rest
+
+
+def take(argv: list[str], flag: str) -> tuple[str | None, list[str]]:
+    """The last value of --FLAG, before flags are read; and the other arguments. None: it is not there."""
     given, rest = None, []
     arguments = iter(argv)
     for arg in arguments:
-        if match := re.fullmatch(r"--?config(?:=(.*))?", arg, re.DOTALL):
+        if match := re.fullmatch(rf"--?{flag}(?:=(.*))?", arg, re.DOTALL):
             given = match[1] if match[1] is not None else next(arguments, "")
         else:
             rest.append(arg)
-    return config_files.find(default if given is None else given), rest
+    return given, rest
 
 
 def out_file(name: str | None) -> Place:
@@ -237,7 +243,7 @@ def _knobs(tree: Mapping[str, Any] | ConfigDict, prefix: str = "") -> Iterator[s
             yield prefix + name
 
 
-def _overridden(argv: list[str]) -> list[str]:
+def overridden(argv: list[str]) -> list[str]:
     """The knobs that the command line sets, as it spells them."""
     return [match[1] for arg in argv[1:] if (match := re.match(r"--?(?:no)?config\.([^=]*)", arg))]
 

@@ -16,6 +16,8 @@ Deliberately not here: the cache (ring.py), sampling (decode.py), scores of the 
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -259,7 +261,12 @@ def logits(model: Transformer, params: Params, hidden_BTD: jax.Array) -> jax.Arr
 
 
 def boxed_shapes(model: Transformer) -> Any:
-    """Shapes of all parameters in boxes that carry their logical axes; computes nothing."""
+    """Shapes of all parameters in boxes that carry their logical axes; computes nothing. Not to be changed."""
+    return _boxed_shapes(Transformer(dataclasses.replace(model.cfg, lora_rank=0), model.layout))  # the same with LoRA
+
+
+@functools.lru_cache
+def _boxed_shapes(model: Transformer) -> Any:
     one = jnp.zeros((model.layout.batch_shards, 1), jnp.int32)
     return jax.eval_shape(lambda key: model.init(key, one, one, one, None)["params"], jax.random.key(0))
 

@@ -34,7 +34,12 @@ def of_chip(setup: RlSetup, chip: Chip, mesh: tuple[int, int, int], slices: int 
     cfg, length = setup.cfg, float(setup.cfg.rl.max_new_tokens)
     parts = estimate.parts(cfg, mesh, setup.grid, length)
     step = estimate.seconds(cfg, mesh, chip, length, setup.lanes, parts, slices).total
-    prompt = cfg.data.prompt_length
+    return of_step(cfg, step, chip, mesh, slices)
+
+
+def of_step(cfg: Config, step: float, chip: Chip, mesh: tuple[int, int, int], slices: int = 1) -> Paces:
+    """The same where a step is known to take `step` seconds."""
+    prompt, length = cfg.data.prompt_length, float(cfg.rl.max_new_tokens)
     cut = [-(-(prompt + min(budget, cfg.rl.max_new_tokens)) // BUCKET) * BUCKET for budget in cfg.scaling.budgets]
     answers = [_sampled(cfg, chip, mesh, slices, positions, float(cfg.scaling.answer_tokens)) for positions in cut]
     return Paces(
@@ -47,6 +52,18 @@ def of_chip(setup: RlSetup, chip: Chip, mesh: tuple[int, int, int], slices: int 
             "compiling and judging"
         ),
     )
+
+
+def of_run(cfg: Config, paces: Paces) -> float:
+    """Seconds of all of a run's phases, with as many held-out problems as `cfg` asks for, two responses to each.
+
+    Each once sampled and once greedily, and cut at each budget of thinking, before RL and after it.
+    """
+    rl, every = cfg.rl, cfg.eval.every
+    measured = cfg.eval.num_problems * (2 * paces.response + len(cfg.scaling.budgets) * paces.answer)
+    during = rl.num_steps // every * cfg.eval.quick_problems * paces.response if every else 0.0
+    cold = cfg.sft.num_steps * paces.update
+    return cold + rl.num_steps * paces.step + during + (1 + cfg.eval.before) * measured
 
 
 def _sampled(cfg: Config, chip: Chip, mesh: tuple[int, int, int], slices: int, prompt: int, length: float) -> float:

@@ -13,6 +13,7 @@ import importlib.util
 import math
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -146,22 +147,41 @@ def find(topology: str, compiled: bool = True) -> Slice:
     Raises:
       ConfigError: unknown, or libtpu is not installed, or the extra plan-gpu does not work.
     """
+    slices, chip, count = sizes(topology)
+    if chip.name in GPUS and any(importlib.util.find_spec(name) for name in GPU_PLUGINS):
+        target = (TARGETS / f"{chip.name}.txtpb").read_text()
+        return Slice(topology, chip, _gpu_devices(topology, count, target), "cuda", slices)
+    if chip.name in TPUS and (compiled or importlib.util.find_spec("libtpu")):
+        return Slice(topology, chip, _tpu_devices(topology), "tpu", slices)
+    return Slice(topology, chip, cpu_devices(count), "cpu", slices)
+
+
+def stood_in(topology: str, devices: Sequence[Any]) -> Slice:
+    """The same, with the first of `devices`, CPUs, in place of its own: enough to count from shapes.
+
+    Raises:
+      ConfigError: there is no such slice.
+    """
+    slices, chip, count = sizes(topology)
+    return Slice(topology, chip, tuple(devices[:count]), "cpu", slices)
+
+
+def sizes(topology: str, flag: str = "--topology") -> tuple[int, Chip, int]:
+    """(number of slices, chip, devices of all slices) of `[Nx]KIND:SHAPE`. `flag` names it in the error.
+
+    Raises:
+      ConfigError: there is no such slice.
+    """
     slices, kind, shape = parts(topology)
-    gpu = re.fullmatch(r"(\d+)x(\w+)", shape) if kind == "gpu" else None
-    if gpu and gpu[2] in GPUS and int(gpu[1]) > 0 and slices:
-        count, chip, target = slices * int(gpu[1]), CHIPS[gpu[2]], TARGETS / f"{gpu[2]}.txtpb"
-        if any(importlib.util.find_spec(name) for name in GPU_PLUGINS):
-            return Slice(topology, chip, _gpu_devices(topology, count, target.read_text()), "cuda", slices)
-        return Slice(topology, chip, _cpu_devices(count), "cpu", slices)
-    if kind == "cpu" and shape.isdecimal() and int(shape) > 0 and slices:
-        return Slice(topology, CHIPS["cpu"], _cpu_devices(slices * int(shape)), "cpu", slices)
+    gpu = re.fullmatch(r"([1-9]\d*)x(\w+)", shape) if kind == "gpu" else None
+    if gpu and gpu[2] in GPUS and slices:
+        return slices, CHIPS[gpu[2]], slices * int(gpu[1])
+    if kind == "cpu" and re.fullmatch(r"[1-9]\d*", shape) and slices:
+        return slices, CHIPS["cpu"], slices * int(shape)
     if kind in TPUS and re.fullmatch(r"[1-9]\d*(x[1-9]\d*){1,2}", shape) and slices:
         chips = math.prod(map(int, shape.split("x")))
-        if not compiled and importlib.util.find_spec("libtpu") is None:
-            count = slices * chips * DEVICES_A_CHIP.get(kind, 1)
-            return Slice(topology, CHIPS[kind], _cpu_devices(count), "cpu", slices)
-        return Slice(topology, CHIPS[kind], _tpu_devices(topology), "tpu", slices)
-    raise unknown(topology)
+        return slices, CHIPS[kind], slices * chips * DEVICES_A_CHIP.get(kind, 1)
+    raise unknown(topology, flag=flag)
 
 
 def parts(topology: str) -> tuple[int, str, str]:
@@ -171,17 +191,18 @@ def parts(topology: str) -> tuple[int, str, str]:
     return int(several or 1), kind, shape
 
 
-def unknown(topology: str, why: str = "") -> ConfigError:
+def unknown(topology: str, why: str = "", flag: str = "--topology") -> ConfigError:
     """The error for a slice that does not exist, with the chips that are known."""
     slices, kind, _ = parts(topology)
     if kind == "gpu" and not why:
-        return ConfigError(f"--topology={topology}: no such GPUs; expected gpu:NxKIND, KIND one of {', '.join(GPUS)}")
+        return ConfigError(f"{flag}={topology}: no such GPUs; expected gpu:NxKIND, KIND one of {', '.join(GPUS)}")
     if kind not in (*TPUS, "cpu") and kind and not why:
         why = f", {kind!r} is none of {', '.join((*TPUS, 'gpu', 'cpu'))}"
-    return ConfigError(f"--topology={topology}: no such slice{why}; expected KIND:SHAPE, for example {EXAMPLES}")
+    return ConfigError(f"{flag}={topology}: no such slice{why}; expected KIND:SHAPE, for example {EXAMPLES}")
 
 
-def _cpu_devices(count: int) -> tuple[Any, ...]:
+def cpu_devices(count: int) -> tuple[Any, ...]:
+    """So many CPU devices. Call before jax has any device."""
     import jax
 
     jax.config.update("jax_platforms", "cpu")

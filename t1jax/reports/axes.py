@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from t1jax.reports.page import escape
 
 Place = Callable[[float], float]  # a value -> its share of the way along an axis
+EDGE = 0.025  # share of the height beyond values at an end, so that lines and dots there are inside of it as a whole
 NARROW, WIDE = 0.16, 0.06  # least distance of labels of the x axis, share of its width: on a phone, elsewhere
 
 
@@ -57,7 +58,7 @@ def logarithmic(xs: Sequence[float]) -> Place:
 
 
 def y_axis(values: Sequence[float], percent: bool) -> tuple[float, float, list[tuple[float, float]]]:
-    """(bottom, top, [(tick, distance of ticks)]) for these values."""
+    """(bottom, top, [(tick, distance of ticks)]) for these values, which are at least EDGE away from both ends."""
     low, high = min(values), max(values)
     if percent:
         low, high = max(0.0, low), min(1.0, max(high, low + 0.02, 0.02))
@@ -68,6 +69,8 @@ def y_axis(values: Sequence[float], percent: bool) -> tuple[float, float, list[t
     if percent:
         bottom, top = max(0.0, bottom), min(1.0, top)
     ticks = ticks_between(bottom, top, 5)
+    edge = EDGE * (top - bottom) / (1 - 2 * EDGE)
+    bottom, top = min(bottom, low - edge), max(top, high + edge)
     return bottom, top, [(v, ticks[1] - ticks[0] if len(ticks) > 1 else 0.0) for v in ticks]
 
 

@@ -9,6 +9,7 @@ Deliberately not here: which charts there are (curves.py), axes and their labels
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from t1jax.reports.page import escape, visible
 
 SCRIPTS, STYLES = ("charts.js",), ("charts.css", "controls.css")  # in assets/: what a page with charts needs
 SIDE = 1000.0  # of the SVG's square of coordinates
+DASH = 8  # pixels of a line that lies upon others
 MOST = 400  # points of a line; more are averaged in runs (curves.py)
 
 
@@ -68,7 +70,8 @@ def figure(chart: Chart) -> str:
         for v, v_step in ticks
     )
     labels = x_labels([(place(x), f"{x:,.0f}") for x in (xs if chart.log else whole_ticks(xs[0], xs[-1]))])
-    lines = "".join(_lines(s, place, height) for s in series)
+    places = beside(series, 0.004 * (top - bottom))
+    lines = "".join(_lines(s, place, height, _dashes(*at)) for s, at in zip(series, places, strict=True))
     values = _values(chart, series, xs)
     left = [round(100 * place(x), 2) for x in xs]
     tops = []
@@ -101,6 +104,34 @@ def grid(charts: Sequence[Chart]) -> str:
     return f'<div class="grid charts">{drawn}</div>' if drawn else ""
 
 
+def beside(series: Sequence[Series], near: float) -> list[tuple[int, int]]:
+    """(place, size) of each line in the group of lines that it lies upon somewhere, for two neighbouring x or more.
+
+    Args:
+      near: values no further apart than this are drawn on each other.
+    """
+    of = [dict(zip(map(float, s.x), s.trend if len(s.trend) else s.y, strict=True)) for s in series]
+
+    def meet(one: dict[float, float], other: dict[float, float]) -> bool:
+        same = [abs(one[x] - other[x]) <= near for x in sorted(one.keys() & other.keys())]
+        return any(a and b for a, b in itertools.pairwise(same))
+
+    groups: list[list[int]] = []
+    for i, line in enumerate(of):
+        met = [group for group in groups if any(meet(line, of[j]) for j in group)]
+        groups = [group for group in groups if group not in met] + [[j for group in met for j in group] + [i]]
+    places = {i: (place, len(group)) for group in groups for place, i in enumerate(sorted(group))}
+    return [places[i] for i in range(len(series))]
+
+
+def _dashes(place: int, size: int) -> str:
+    """Style of a line that lies upon others: each in turn shows DASH pixels, the first wherever later ones do not."""
+    if not place:
+        return ""
+    on, off = DASH * (size - place), DASH * place
+    return f"stroke-dasharray:{on} {off};stroke-dashoffset:{-off};stroke-linecap:butt"
+
+
 def embedded(data: object) -> str:
     """Data for the page's script as JSON in which nothing can be parsed as markup."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))  # ASCII
@@ -109,14 +140,15 @@ def embedded(data: object) -> str:
     return f'<script type="application/json">{text}</script>'
 
 
-def _lines(s: Series, place: Place, height: Place) -> str:
-    """The SVG of one series."""
+def _lines(s: Series, place: Place, height: Place, dashes: str = "") -> str:
+    """The SVG of one series. `dashes`: style of its line."""
+    styled = f' style="{dashes}"' if dashes and not s.dashed else ""
 
     def at(x: float, y: float) -> str:
         return f"{SIDE * place(x):.1f} {SIDE * (1 - height(y)):.1f}"
 
-    def path(kind: str, d: str) -> str:
-        return f'<path class="{kind}" d="{d}"/>'
+    def path(kind: str, d: str, style: str = "") -> str:
+        return f'<path class="{kind}"{style} d="{d}"/>'
 
     def way(ys: Sequence[float]) -> str:
         return "M" + "L".join(at(x, y) for x, y in zip(s.x, ys, strict=True))
@@ -129,9 +161,9 @@ def _lines(s: Series, place: Place, height: Place) -> str:
         back = [at(x, y) for x, y in zip(reversed(s.x), reversed(s.low), strict=True)]
         parts.append(path("band", f"{way(s.high)}L{'L'.join(back)}Z"))
     if len(s.trend):
-        parts += [path("raw", way(s.y)), path("line", way(s.trend))]
+        parts += [path("raw", way(s.y)), path("line", way(s.trend), styled)]
     else:
-        parts.append(path("thin" if s.points else "line", way(s.y)))
+        parts.append(path("thin" if s.points else "line", way(s.y), styled))
     if s.points or len(s.x) < 16:
         dots = "".join(f"M{at(x, y)}h0" for x, y in zip(s.x, s.y, strict=True))
         parts += [path("dots", dots), path("hole", dots)] if s.dashed else [path("dots", dots)]

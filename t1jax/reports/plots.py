@@ -63,7 +63,8 @@ def draw_scaling(points: Rows, theme: Theme) -> bytes:
         ax.set_xticks(budgets, [f"{b:,}" for b in budgets])
         ax.minorticks_off()
         if graded(points[0]):
-            ax.set_ylim(0, min(1.0, 1.08 * max(p["high"] for p in points)))
+            top = min(1.02, 1.08 * max(p["high"] for p in points))
+            ax.set_ylim(-0.02 * top, top)  # lines at 0 and 100 % are inside
         ax.set_xlabel("thinking tokens before the answer is forced")
         title = f"{measure(points[0]).capitalize()} on held-out problems"
         ax.set_title(title, loc="left", fontsize=11, fontweight="bold", color=theme.ink)

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The figure of a study, as PNG bytes: arms side by side, reward against KL, or thinking against votes.
 
-Every run is a dot, the bar is the mean over seeds with its 95 % interval.
+Every run is a dot, the bar is the mean over seeds with its 95 % interval; lines are means with such intervals.
 Deliberately not here: the numbers (findings.py), the style (reports/plots.py).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
+from t1jax.evaluation.statistics import mean_interval
 from t1jax.reports import plots
 
 Trials = Mapping[str, Sequence[Mapping[str, Any]]]  # arm -> its runs
@@ -59,16 +61,32 @@ def _arms(ax: Any, theme: plots.Theme, arms: Mapping[str, Any], column: str) -> 
 
 
 def _against_kl(ax: Any, theme: plots.Theme, trials: Trials) -> None:
-    """Accuracy against KL from the start over the steps of RL, the mean over seeds."""
+    """Accuracy against KL from the start over the steps of RL: means over seeds, with 95 % intervals of both."""
     plots.styled(ax, theme, True)
     for (label, runs), colour in zip(trials.items(), cycle(_colours(theme)), strict=False):
         marks = list(zip(*(run["marks"] for run in runs), strict=True))
-        kl = [sum(mark["kl_start"] for mark in at) / len(at) for at in marks]
-        accuracy = [sum(mark["accuracy"] for mark in at) / len(at) for at in marks]
-        ax.plot(kl, accuracy, "o-", color=colour, markersize=4, linewidth=1.8, label=label)
+        (kl, kl_ends), (accuracy, ends) = (
+            _with_ends([mean_interval([mark[column] for mark in at]) for at in marks], most)
+            for column, most in (("kl_start", math.inf), ("accuracy", 1.0))
+        )
+        ax.errorbar(
+            kl, accuracy, ends, kl_ends, fmt="o-", color=colour, markersize=4, linewidth=1.8, elinewidth=0.9,
+            label=label,
+        )  # fmt: skip
     ax.set_xlabel(MEASURES["kl_start"][0])
     ax.set_title("accuracy, over the steps of RL", loc="left", fontsize=9.5, color=theme.ink)
     ax.legend(fontsize=8 if len(trials) < MANY else 6)
+
+
+def _with_ends(
+    found: Sequence[tuple[float, float, float]], most: float
+) -> tuple[list[float], list[list[float]] | None]:
+    """(means, [distances down, distances up] of the intervals' ends within 0 to `most`); None of one seed."""
+    means = [mean for mean, _, _ in found]
+    if any(math.isnan(low) for _, low, _ in found):
+        return means, None
+    down = [mean - max(low, min(mean, 0.0)) for mean, low, _ in found]
+    return means, [down, [min(high, max(mean, most)) - mean for mean, _, high in found]]
 
 
 def _draw_thinking(results: Mapping[str, Any], theme: plots.Theme) -> bytes:
@@ -82,12 +100,12 @@ def _draw_thinking(results: Mapping[str, Any], theme: plots.Theme) -> bytes:
             for ax, key, points in ((left, "budget", mark["scaling"]), (right, "tokens", mark["votes"])):
                 x, y = [p[key] for p in points], [p["mean"] for p in points]
                 if points[0]["low"] is not None:
-                    low, high = ([p[end] for p in points] for end in ("low", "high"))
+                    low, high = ([min(max(p[end], 0.0), 1.0) for p in points] for end in ("low", "high"))
                     ax.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
                 ax.plot(x, y, "o-", color=colour, markersize=4, linewidth=2, label=share)
         for ax in (left, right):
             ax.set_xscale("log", base=2)
-            ax.set_ylim(0, 1)
+            ax.set_ylim(-0.02, 1.02)  # lines at 0 and 100 % are inside
         budgets = [point["budget"] for point in marks[0]["scaling"]]
         left.set_xticks(budgets, [str(budget) for budget in budgets])
         ticks = [32, 64, 128, 256, 512]

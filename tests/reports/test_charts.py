@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -88,6 +89,39 @@ def test_one_value_and_equal_values_are_drawn_inside():
         data, _ = drawn(chart(line))
         assert all(0 <= v <= 100 for v in (*data["left"], *data["series"][0]["top"]))
     assert figure(chart(Series("", "after", [], []))) == ""
+
+
+@pytest.mark.parametrize("percent", [True, False])
+@pytest.mark.parametrize("values", [[0, 0, 0], [1, 1, 1], [0, 0.5, 1], [0.2, 0.21, 0.22], [-3, 0, 900]])
+def test_a_line_at_an_end_of_its_axis_is_inside_with_all_its_width(values, percent):
+    """A dot is 7.5 pixels wide, of an area of 182: 2.06 % on each side."""
+    data, paths = drawn(chart(Series("", "after", [1, 2, 3], values), percent=percent and min(values) >= 0))
+    assert all(2.1 <= top <= 97.9 for top in data["series"][0]["top"]), data["series"][0]["top"]
+
+
+def seen(html):
+    """How many of 320 pixels along lines that lie on each other show each colour, by the dashes of those above."""
+    on_top = {}
+    for colour, _, on, off, start in re.findall(
+        r'<g class="s-(\w+)"><path class="line"( style="stroke-dasharray:(\d+) (\d+);stroke-dashoffset:-(\d+))?', html
+    ):
+        on, off, start = int(on or 1), int(off or 0), int(start or 0)
+        on_top |= {pixel: colour for pixel in range(320) if (pixel - start) % (on + off) < on}
+    return Counter(on_top.values())
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_lines_that_lie_on_each_other_are_all_seen(count):
+    names = ("after", "3", "4", "5")[:count]
+    lines = [Series(name, name, range(1, 41), [0.0] * 40) for name in names]
+    assert seen(figure(chart(*lines, percent=True))) == dict.fromkeys(names, 320 // count)
+
+
+def test_a_line_that_only_crosses_another_is_whole():
+    up, down = Series("up", "after", [1, 2, 3], [0, 1, 2]), Series("down", "3", [1, 2, 3], [2, 1, 0])
+    assert "dasharray" not in figure(chart(up, down))
+    part = Series("part", "4", [1, 2, 3], [0, 1, 0.5])
+    assert figure(chart(up, part)).count("dasharray") == 1
 
 
 def test_labels_that_would_touch_stay_out_and_those_for_wide_screens_are_marked():
