@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How surprising right, wrong and garbled responses are to the model that sampled them: what rl.max_perplexity can tell.
+"""How surprising right, wrong and garbled responses are to the model that sampled them: for rl.max_perplexity.
 
     python -m benchmarks.surprise --config=smollm2_135m [--temperatures=1.0,1.5] [--steps=4] [--config.KNOB=...]
 
@@ -75,7 +75,9 @@ def measure(cfg: Any, temperatures: Sequence[float], steps: int) -> dict[str, di
             score = make_score(setup, make_scorer(task, "train", tokens, setup.cfg.rl))
 
             @jax.jit
-            def judged(params: Any, prompts: Any, root: Any, number: Any, sample: Any = sample, score: Any = score) -> Any:
+            def judged(
+                params: Any, prompts: Any, root: Any, number: Any, sample: Any = sample, score: Any = score
+            ) -> Any:
                 rollouts = sample(params, prompts, root, number)
                 return advantages.surprise(rollouts.logprob_BT, rollouts.sampled_BT), score(prompts, rollouts)[0]
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
-from t1jax.evaluation.statistics import mean_interval
 from t1jax.reports import plots
+from t1jax.studies.significance import mean_interval
 
 Trials = Mapping[str, Sequence[Mapping[str, Any]]]  # arm -> its runs
 MANY = 8  # arms: then labels are turned and small

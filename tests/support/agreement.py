@@ -39,7 +39,11 @@ def compare(folder: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
         prompt = tokenizer(row["prompt"], add_special_tokens=False, return_tensors="pt")
         with torch.no_grad():
             out = model.generate(
-                **prompt, do_sample=False, max_new_tokens=row["tokens"], output_logits=True, return_dict_in_generate=True
+                **prompt,
+                do_sample=False,
+                max_new_tokens=row["tokens"],
+                output_logits=True,
+                return_dict_in_generate=True,
             )
         ids = out.sequences[0, prompt["input_ids"].shape[1] :].tolist()
         logits = torch.stack(out.logits)[:, 0]
