@@ -14,11 +14,7 @@ from typing import Any
 
 from t1jax import typed
 from t1jax.typed import ConfigError as ConfigError
-
-
-def inert(text: str) -> str:
-    """`text` with U+FFFD for each character that would command a terminal instead of being shown."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)
+from t1jax.typed import inert as inert
 
 
 @dataclass(frozen=True)
@@ -31,6 +27,9 @@ class ModelConfig:
     num_kv_heads: int
     head_dim: int
     mlp_size: int
+    num_experts: int
+    experts_per_token: int
+    norm_topk_prob: bool
     qkv_bias: bool
     qk_norm: bool
     post_norms: bool

@@ -164,8 +164,8 @@ def test_rl_has_no_choice_but_adam():
 
 
 def test_an_unknown_parameter_is_named():
-    with pytest.raises(ValueError, match=r"\['layers'\]\['router'\].*MATRICES, TABLES, FACTORS or VECTORS"):
-        parameters.kinds({"layers": {"router": jnp.zeros((2, 2))}})
+    with pytest.raises(ValueError, match=r"\['layers'\]\['gates'\].*MATRICES, TABLES, FACTORS or VECTORS"):
+        parameters.kinds({"layers": {"gates": jnp.zeros((2, 2))}})
 
 
 # ---- anchor

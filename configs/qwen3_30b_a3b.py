@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""T1's method on Qwen3-30B-A3B, 128 experts a layer (Hugging Face: Qwen/Qwen3-30B-A3B). Slice: v5p:4x4x4, 64 chips.
+
+PLAN
+
+Only what differs from configs/qwen14b.py; every knob is explained in configs/base.py.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import qwen14b
+
+
+def get_config() -> ConfigDict:
+    cfg = qwen14b.get_config()
+    cfg.unlock()
+    cfg.model.checkpoint = "models/Qwen3-30B-A3B"
+    cfg.model.vocab_size = 151936
+    cfg.model.num_layers = 48
+    cfg.model.hidden_size = 2048
+    cfg.model.num_heads = 32
+    cfg.model.num_kv_heads = 4
+    cfg.model.mlp_size = 768
+    cfg.model.num_experts = 128
+    cfg.model.experts_per_token = 8
+    cfg.model.norm_topk_prob = True
+    cfg.model.qkv_bias = False
+    cfg.model.qk_norm = True
+    cfg.model.rope_original_length = 40960
+    cfg.model.norm_eps = 1e-6
+
+    cfg.mesh.fsdp = 16
+    cfg.mesh.tensor = 4  # 32 experts and one kv head a chip [hw]
+    return cfg.lock()
