@@ -189,9 +189,7 @@ def _one_token(
     stops_B = live_B & jnp.isin(token_B, jnp.asarray(stop_tokens, jnp.int32))
     cache = replace(lanes.cache, length_B=jnp.where(live_B, t_B, ragged.IDLE))
     position_B1 = (lanes.start_B + t_B)[:, None]
-    hidden_BTD, new_cache, route_BT = qwen.forward_and_routes(
-        model, params, token_B[:, None], position_B1, cache=cache
-    )
+    hidden_BTD, new_cache, route_BT = qwen.forward_and_routes(model, params, token_B[:, None], position_B1, cache=cache)
     assert new_cache is not None
     length_B = t_B + live_B.astype(t_B.dtype)
     ends_B = live_B & (stops_B | (length_B == length))

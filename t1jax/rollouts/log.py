@@ -48,6 +48,7 @@ class Log:
 
 def empty_log(model: qwen.Transformer, iterations: int, B: int) -> Log:
     """An empty log. R responses of T tokens on m lanes take at most (R - 1) * T / m + T iterations."""
+
     def column(dtype: Any) -> jax.Array:
         return model.layout.constrain(jnp.zeros((iterations, B), dtype), None, "batch")
 

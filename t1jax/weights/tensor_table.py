@@ -16,8 +16,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from itertools import product
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 from t1jax.config import ModelConfig

@@ -94,7 +94,9 @@ def test_gradients_are_those_of_autodiff_of_the_plain_form(kind):
             return (plain(kind, y, **weights) * direction).sum()
 
     found, expected = (jax.jit(jax.grad(of, argnums=(0, 1)))(y, weights) for of in (ours, theirs))
-    for name, (x, other) in {"y": (found[0], expected[0])} | {n: (found[1][n], expected[1][n]) for n in weights}.items():
+    found, expected = ({"y": of_y} | of_weights for of_y, of_weights in (found, expected))
+    for name, other in expected.items():
+        x = found[name]
         assert np.abs(other).max() > 1e-2, name
         np.testing.assert_allclose(x, other, atol=1e-5 * np.abs(other).max(), err_msg=name)
 
@@ -114,13 +116,20 @@ def outcome(shape, kind, T, dtype, lopsided=False):
     return np.asarray(mark), [np.asarray(x) for x in jax.tree.leaves((out, grads))]
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.03)])
 @pytest.mark.parametrize(
-    ("shape", "T", "lopsided"),
-    [((1, 2, 2), 8, False), ((1, 1, 4), 8, True), ((2, 1, 2), 8, False), ((2, 2, 2), 8, True), ((1, 1, 4), 6, False)],
+    ("shape", "T", "lopsided", "dtype"),
+    [
+        ((1, 2, 2), 8, False, "float32"),
+        ((1, 1, 4), 8, True, "float32"),
+        ((2, 1, 2), 8, False, "float32"),
+        ((1, 1, 4), 6, False, "float32"),
+        ((2, 2, 2), 8, True, "bfloat16"),
+        *(pytest.param((1, 2, 2), T, False, "bfloat16", marks=pytest.mark.slow) for T in (8, 5)),
+    ],
 )
-def test_a_mesh_changes_no_number(shape, T, lopsided, dtype, tolerance):
+def test_a_mesh_changes_no_number(shape, T, lopsided, dtype):
     """Also where positions do not divide, and where most tokens go to one device's experts."""
+    tolerance = {"float32": 1e-5, "bfloat16": 0.03}[dtype]
     with small.optimised():
         mark, found = outcome(shape, "top-2", T, dtype, lopsided)
         expected_mark, expected = outcome((1, 1, 1), "top-2", T, dtype, lopsided)
@@ -192,7 +201,9 @@ def test_experts_are_born_split_over_tensor_and_fsdp():
     assert "gate" not in layers and layers["expert_up"].shape == (2, 8, 32, 24)
 
 
-@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+@pytest.mark.parametrize(
+    "remat", ["full", *(pytest.param(remat, marks=pytest.mark.slow) for remat in ("none", "dots"))]
+)
 def test_remat_changes_no_number(remat):
     cfg = small.make_config(**MOE, model__remat=remat).model
     model = qwen.Transformer(cfg, layout_of((1, 1, 2)))
@@ -208,6 +219,6 @@ def test_remat_changes_no_number(remat):
     one = qwen.Transformer(small.make_config(**MOE).model, layout_of())
     expected, expected_route = jax.jit(jax.grad(lambda p: loss(one, p), has_aux=True))(small.to_numpy(params))
     np.testing.assert_array_equal(route, expected_route)
-    assert len(np.unique(np.asarray(route))) > 8
+    assert len(np.unique(np.asarray(route))) > 4
     for x, y in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-5 * np.abs(y).max())

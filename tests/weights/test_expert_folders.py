@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders of a mixture of experts: stacked by layer and expert, read by slices, and refused in a line if they are bad."""
+"""Folders of a mixture of experts: stacked by layer and expert, read by slices, refused in a line if they are bad."""
 
 from __future__ import annotations
 
@@ -121,7 +121,10 @@ BAD = {
         not_finite(EXPERT.format(2, 1, "up")),
         "tensor model.layers.2.mlp.experts.1.up_proj.weight is NaN or infinite as float32; expected finite numbers",
     ),
-    "every second layer": (lambda folder: change(folder, decoder_sparse_step=2), "decoder_sparse_step is 2; expected 1"),
+    "every second layer": (
+        lambda folder: change(folder, decoder_sparse_step=2),
+        "decoder_sparse_step is 2; expected 1",
+    ),
     "quantised": (lambda folder: change(folder, quantization_config={"bits": 4}), "quantization_config is {'bits': 4}"),
 }
 

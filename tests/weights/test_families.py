@@ -226,7 +226,11 @@ BAD = {  # key: (file, changes, what the message says)
     ),
     "no expert size": (hub.QWEN3_MOE, {"moe_intermediate_size": DROP}, "moe_intermediate_size is missing; expected"),
     "shares of nothing": (hub.QWEN3_MOE, {"norm_topk_prob": 1}, "norm_topk_prob is 1; expected true or false"),
-    "experts in every second layer": (hub.QWEN3_MOE, {"decoder_sparse_step": 2}, "decoder_sparse_step is 2; expected 1"),
+    "experts in every second layer": (
+        hub.QWEN3_MOE,
+        {"decoder_sparse_step": 2},
+        "decoder_sparse_step is 2; expected 1",
+    ),
     "a layer without experts": (hub.QWEN3_MOE, {"mlp_only_layers": [0]}, r"mlp_only_layers is \[0\]; expected \[\]"),
     "llama's bias": (hub.LLAMA, {"attention_bias": True}, "attention_bias is True; expected false"),
     "llama's mlp bias": (hub.LLAMA, {"mlp_bias": True}, "mlp_bias is True; expected false"),
