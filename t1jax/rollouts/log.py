@@ -40,10 +40,11 @@ class Log:
     entropy_IB: jax.Array  # float32, nats
     route_IB: jax.Array | None  # uint32, as Rollouts have it
 
-    def put(self, row: jax.Array, *values_B: jax.Array | None) -> Log:
+    def put(self, row: jax.Array, *values_B: Any) -> Log:
         """A log with this row set to (token, log-probability, entropy, route or None), [B] each."""
         put = jax.lax.dynamic_update_index_in_dim
-        return jax.tree.map(lambda log, value: put(log, value, row, 0), self, Log(*values_B))
+        found: Log = jax.tree.map(lambda log, value: put(log, value, row, 0), self, Log(*values_B))
+        return found
 
 
 def empty_log(model: qwen.Transformer, iterations: int, B: int) -> Log:

@@ -123,7 +123,7 @@ class _Stacked:
         part = np.empty([len(range(n)[each]) for n, each in zip(self.shape, index, strict=True)], self.dtype)
         number = np.arange(len(self.rows)).reshape(lead)[index[: len(lead)]]
         for place, row in np.ndenumerate(number):
-            part[place] = self.rows[row].to_ours(self.files[row].view())[index[len(lead) :]]
+            part[place] = self.rows[int(row)].to_ours(self.files[int(row)].view())[index[len(lead) :]]
         return part
 
     def where(self, at: tuple[int, ...]) -> str:

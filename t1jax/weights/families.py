@@ -106,7 +106,7 @@ EXPERT_SIZES = (  # a mixture's; intermediate_size is of layers without one, and
 EXPERTS_TOO = "num_local_experts"  # what transformers 5 calls num_experts where it writes a file
 
 # Keys that change what a model computes, and the only value supported; absent and null mean the same.
-FIXED = (
+FIXED: tuple[tuple[str, Any], ...] = (
     ("hidden_act", "silu"),
     ("mlp_bias", False),
     ("decoder_sparse_step", 1),  # every layer has experts, or none
