@@ -17,7 +17,7 @@ from t1jax.model import experts, products, qwen
 
 B, T, D, E, F = 4, 8, 6, 8, 5
 SHAPES = {"router": (D, E), "gate": (E, D, F), "up": (E, D, F), "down": (E, F, D)}
-KINDS = {"top-1": (1, False), "top-2": (2, True), "top-8": (8, False), "top-3": (3, True)}
+KINDS = {"top-1": (1, False), "top-2": (2, True), "top-8": (8, False)}
 
 
 def layout_of(shape=(1, 1, 1), decode=False):
@@ -121,8 +121,8 @@ def outcome(shape, kind, T, dtype, lopsided=False):
     [
         ((1, 2, 2), 8, False, "float32"),
         ((1, 1, 4), 8, True, "float32"),
-        ((2, 1, 2), 8, False, "float32"),
         ((1, 1, 4), 6, False, "float32"),
+        pytest.param((2, 1, 2), 8, False, "float32", marks=pytest.mark.slow),
         ((2, 2, 2), 8, True, "bfloat16"),
         *(pytest.param((1, 2, 2), T, False, "bfloat16", marks=pytest.mark.slow) for T in (8, 5)),
     ],
@@ -201,9 +201,8 @@ def test_experts_are_born_split_over_tensor_and_fsdp():
     assert "gate" not in layers and layers["expert_up"].shape == (2, 8, 32, 24)
 
 
-@pytest.mark.parametrize(
-    "remat", ["full", *(pytest.param(remat, marks=pytest.mark.slow) for remat in ("none", "dots"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("remat", ["none", "dots", "full"])
 def test_remat_changes_no_number(remat):
     cfg = small.make_config(**MOE, model__remat=remat).model
     model = qwen.Transformer(cfg, layout_of((1, 1, 2)))

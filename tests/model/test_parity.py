@@ -50,7 +50,6 @@ MODELS = {
     "qwen3moe top-1": ("Qwen3Moe", MOE | {"num_experts": 4, "num_experts_per_tok": 1}),
     "qwen3moe top-2": ("Qwen3Moe", MOE | {"num_experts": 8, "num_experts_per_tok": 2, "norm_topk_prob": True}),
     "qwen3moe top-8": ("Qwen3Moe", MOE | {"num_experts": 16, "num_experts_per_tok": 8, "tie_word_embeddings": True}),
-    "qwen3moe all of 8": ("Qwen3Moe", MOE | {"num_experts": 8, "num_experts_per_tok": 8, "norm_topk_prob": True}),
     "glm": ("Glm", GLM),
     "glm yarn": ("Glm", GLM | {"rope_parameters": YARN | {"partial_rotary_factor": 0.25}}),
     "glm4": ("Glm4", GLM | {"num_key_value_heads": 1, "attention_bias": False}),

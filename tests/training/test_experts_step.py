@@ -39,24 +39,42 @@ def run(shape=small.ONE, steps=1, start=small.start, rule=small.parity, **knobs)
 
 
 @functools.cache
+def pieces():
+    """(setup, sample, score, update) on one device, each of the last three a program."""
+    setup = rl_setup(small.make_config(**MOE), small.make_mesh())
+    parts = step.make_sample(setup, small.STOPS), make_score(setup, small.parity), step.make_update(setup)
+    return setup, *map(jax.jit, parts)
+
+
+def draw(state, seed=0):
+    """(prompts, rollouts, scores, plan) of a step from this state."""
+    setup, sample, score, _ = pieces()
+    prompts = small.on_devices(small.prompt_rows(seed), setup.mesh)
+    rollouts = sample(state.params, prompts, state.rng, state.step)
+    return prompts, rollouts, *score(prompts, rollouts)
+
+
+@functools.cache
 def drawn():
-    """(setup, state, prompts, rollouts, scores, plan) of a step, by the pieces."""
-    cfg, mesh = small.make_config(**MOE), small.make_mesh()
-    setup = rl_setup(cfg, mesh)
-    state, prompts = small.start(cfg, mesh), small.on_devices(small.prompt_rows(), mesh)
-    rollouts = jax.jit(step.make_sample(setup, small.STOPS))(state.params, prompts, state.rng, state.step)
-    return setup, state, prompts, rollouts, *jax.jit(make_score(setup, small.parity))(prompts, rollouts)
+    """(setup, state, prompts, rollouts, scores, plan) of the first step."""
+    setup = pieces()[0]
+    state = small.start(setup.cfg, setup.mesh)
+    return setup, state, *draw(state)
 
 
 def test_sampler_and_learner_agree_token_for_token_and_route_for_route():
     """In float32, on one device, in steps that change the weights; and neither measure is blind."""
-    _, reports = run(steps=3)
+    setup, state, prompts, rollouts, scores, plan = drawn()
+    update = pieces()[-1]
+    state, reports = small.start(setup.cfg, setup.mesh), []
+    for seed in range(3):
+        state, report = update(state, *draw(state, seed))
+        reports.append(report)
     assert max(report["logprob_gap"] for report in reports) < 1e-4
     assert [float(report["route_gap"]) for report in reports] == [0.0] * 3
     assert all(report["grad_norm"] > 1e-3 and report["skipped"] == 0 for report in reports)
 
-    setup, state, prompts, rollouts, scores, plan = drawn()
-    update = jax.jit(step.make_update(setup))
+    state = drawn()[1]
     packed = np.asarray(rollouts.sampled_BT) & (np.asarray(plan.row_B) >= 0)[:, None]
     at = tuple(np.argwhere(packed)[3])
     other = dataclasses.replace(rollouts, route_BT=rollouts.route_BT.at[at].add(jnp.uint32(1)))
@@ -139,6 +157,7 @@ def test_the_cold_start_learns():
     assert losses[-1] < 0.7 * losses[0], losses
 
 
+@pytest.mark.slow
 def test_lora_of_attention_reads_the_experts_and_leaves_them_alone():
     knobs = {"model__lora_rank": 4, "model__lora_targets": "attention"}
     cfg, mesh = small.make_config(**MOE | knobs), small.make_mesh((1, 1, 2))
