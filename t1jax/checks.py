@@ -44,6 +44,7 @@ MOST = {  # knobs that would take a machine's memory or hours before anything is
     "model.num_layers": 2**12,
     "model.hidden_size": 2**18,
     "model.mlp_size": 2**20,
+    "model.num_experts": 2**12,
     "model.num_heads": 2**12,
     "model.num_kv_heads": 2**12,
     "model.head_dim": 2**12,

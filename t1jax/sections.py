@@ -20,6 +20,9 @@ class ModelConfig:
     num_kv_heads: int
     head_dim: int
     mlp_size: int
+    num_experts: int
+    experts_per_token: int
+    norm_topk_prob: bool
     qkv_bias: bool
     qk_norm: bool
     post_norms: bool

@@ -23,6 +23,7 @@ YOUNGER: dict[str, Any] = {  # knobs that saved configs may lack -> what was don
     "rl.anchor_every": 1, "rl.advantage_floor": False, "rl.max_perplexity": 0.0, "eval.before": True,
     "tensorboard_mib": 256, "scaling.answerer": "self", "scaling.answer_temperature": -1.0, "data.choice_seed": 0,
     "model.post_norms": False, "model.rope_share": 1.0, "model.rope_interleaved": False,
+    "model.num_experts": 0, "model.experts_per_token": 0, "model.norm_topk_prob": False,
     "model.lora_rank": 0, "model.lora_alpha": 32.0, "model.lora_targets": "all",
     "reward": {"function": "correct", "weights": []}, "rl.overdraw": 1.0, "data.weights": [], "rl.profile": "",
     "metrics": {"wandb": "", "mlflow": "", "trackio": ""},

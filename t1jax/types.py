@@ -55,6 +55,7 @@ class Rollouts:
     logprob_BT: Array  # float32[B, T] log-probability under softmax(logits / temperature); 0 where not sampled
     entropy_BT: Array  # float32[B, T] nats, of the same distribution; 0 where not sampled
     stopped_B: Array  # bool[B] True: ended with a stop token; False: cut (overlong, or rl.stop_repeats)
+    route_BT: Array | None = None  # uint32[B, T] of the state that predicted it (experts.py); None: no experts
 
 
 @struct.dataclass

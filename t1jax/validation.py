@@ -51,6 +51,12 @@ def cores() -> int:
 def _validate_model(cfg: Config) -> None:
     checks.at_least(cfg, 1, "model", "vocab_size num_layers hidden_size num_heads num_kv_heads head_dim mlp_size")
     checks.multiple("model.num_heads", cfg.model.num_heads, "model.num_kv_heads", cfg.model.num_kv_heads)
+    checks.at_least(cfg, 0, "model", "num_experts")
+    experts, k = cfg.model.num_experts, cfg.model.experts_per_token
+    chosen = f"1 to model.num_experts = {experts}" if experts else "0, because model.num_experts is 0"
+    checks.check(cfg, "model.experts_per_token", min(experts, 1) <= k <= experts, chosen)
+    scaled = "False, because model.num_experts is 0"
+    checks.check(cfg, "model.norm_topk_prob", experts > 0 or not cfg.model.norm_topk_prob, scaled)
     checks.check(cfg, "model.head_dim", cfg.model.head_dim % 2 == 0, "an even number: rotary embeddings rotate pairs")
     turning = int(cfg.model.head_dim * cfg.model.rope_share) if 0 < cfg.model.rope_share <= 1 else 0
     even = turning >= 2 and turning % 2 == 0
@@ -75,6 +81,8 @@ def _validate_lora(cfg: Config) -> None:
     checks.at_least(cfg, 0, "model", "lora_rank")
     checks.positive(cfg, "model", "lora_alpha")
     checks.one_of(cfg, "model.lora_targets", "attention", "mlp", "all")
+    whole = not rank or not model.num_experts or model.lora_targets == "attention"
+    checks.check(cfg, "model.lora_targets", whole, "attention: experts (model.num_experts) take no adapters")
     heads = [("num_heads * head_dim", model.num_heads), ("num_kv_heads * head_dim", model.num_kv_heads)]
     sizes = {name: number * model.head_dim for name, number in heads if model.lora_targets != "mlp"}
     sizes |= {"mlp_size": model.mlp_size} if model.lora_targets != "attention" else {}
@@ -233,7 +241,8 @@ def _validate_scoring(cfg: Config) -> None:
 
 
 def _validate_mesh(cfg: Config, data: int, fsdp: int, tensor: int) -> None:
-    for knob in ("model.vocab_size", "model.num_heads", "model.mlp_size"):  # kv heads: model/heads.py
+    mlp = "model.num_experts" if cfg.model.num_experts else "model.mlp_size"
+    for knob in ("model.vocab_size", "model.num_heads", mlp):  # kv heads: model/heads.py
         checks.multiple(knob, checks.get(cfg, knob), "mesh.tensor", tensor)
     checks.multiple("model.hidden_size", cfg.model.hidden_size, "mesh.fsdp", fsdp)
     rl, sft, shards = cfg.rl, cfg.sft, "mesh.data * mesh.fsdp"

@@ -33,6 +33,7 @@ TRANSFORMERS = {
     "qwen2": ("Qwen2", {"tie_word_embeddings": False}),
     "qwen2 tied": ("Qwen2", {"tie_word_embeddings": True}),
     "qwen3": ("Qwen3", {"head_dim": 16}),
+    "qwen3moe": ("Qwen3Moe", {"head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}),
     "llama": ("Llama", {"head_dim": 8}),
     "glm": ("Glm", {"head_dim": 16, "pad_token_id": None}),
     "glm4": ("Glm4", {"head_dim": 16, "pad_token_id": None, "attention_bias": False}),
@@ -210,7 +211,7 @@ def test_parts_of_one_tensor_are_written_in_one_dtype(tmp_path, capsys, monkeypa
 @pytest.mark.parametrize("chunk", [(), (1, 4, 2, 8), (1, 16, 4, 8)])
 def test_pieces_cover_a_tensor_once_in_the_files_order(monkeypatch, chunk):
     monkeypatch.setattr(conversion, "PIECE", 3 * 8 * 16 * 4)
-    row = tensor_table.Tensor("q", (7 * 8, 16), ("layers", "q"), 5, (7, 8, 16), (2, 0, 1))
+    row = tensor_table.Tensor("q", (7 * 8, 16), ("layers", "q"), (5,), (7, 8, 16), (2, 0, 1))
     x = np.arange(7 * 8 * 16).reshape(7 * 8, 16)
     ours = np.stack([np.zeros((16, 7, 8), int)] * 5 + [row.to_ours(x)])
     found = [ours[index] for index in conversion.pieces(row, 4, chunk)]

@@ -18,7 +18,7 @@ import pytest
 import several
 import small
 
-from configs import base
+from configs import base, qwen3_30b_a3b
 from t1jax import config, plan
 from t1jax.config import ConfigError
 from t1jax.devices import scopes
@@ -282,6 +282,22 @@ def test_remat_is_counted():
     full = estimate.work(on_mesh((1, 1, 1), model__remat="full"), 16.0)
     assert layers.remat == 0 < full.remat < full.anchor
     assert full.total - full.remat == layers.total
+
+
+def test_flops_are_counted_by_active_experts_and_bytes_by_all():
+    """Qwen3-30B-A3B has 3.3 of 30.5 billion parameters for a token: its model card."""
+    cfg = config.load(qwen3_30b_a3b.get_config())
+    model, tables = cfg.model, 2 * 151936 * 2048
+    active = model.num_layers * estimate.active_weights(model) + tables
+    assert 3.2e9 < active < 3.4e9
+    assert 30.5e9 < model.num_layers * estimate.layer_weights(model) + tables < 30.6e9
+    more = dataclasses.replace(model, num_experts=256)
+    one, two = (estimate.forward_flops(m, 1000, 0, 0) for m in (model, more))
+    assert two - one == 2 * 1000 * 48 * 2048 * 128  # the router alone
+    one, two = (
+        estimate.exchanged(dataclasses.replace(cfg, model=m), (1, 16, 4), 100, 2).weights for m in (model, more)
+    )
+    assert 1.9 < two / one < 2.0
 
 
 def test_the_suggestion_fits_and_is_estimated_fastest():

@@ -40,6 +40,9 @@ TRAIN_RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("kv_heads_whole", ()),  # of weights, where they do not divide (model/heads.py)
     ("head_dim", ()),
     ("mlp", ("tensor",)),
+    ("experts", ("tensor",)),
+    ("experts_whole", ()),  # of the router
+    ("expert_mlp", ()),  # a device holds its experts whole
 )
 DECODE_RULES = tuple((name, () if name in ("embed", "stream") else axes) for name, axes in TRAIN_RULES)
 

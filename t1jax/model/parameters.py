@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which parameters are matrices, tables and vectors; the copy of them for decoding; a checksum of all.
 
-Axes: L layers (stacked on axis 0), D width, N query heads, K kv heads, H head dim, F mlp width.
+Axes: L layers (stacked on axis 0), D width, N query heads, K kv heads, H head dim, F mlp width, E experts.
 Deliberately not here: the parameters themselves (qwen.py), what an update does to each kind (update/optim.py).
 """
 
@@ -29,6 +29,10 @@ MATRICES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "gate": ((1,), (2,)),  # [L, D, F]
     "up": ((1,), (2,)),  # [L, D, F]
     "down": ((1,), (2,)),  # [L, F, D]
+    "router": ((1,), (2,)),  # [L, D, E]
+    "expert_gate": ((2,), (3,)),  # [L, E, D, F]: experts are separate matrices too
+    "expert_up": ((2,), (3,)),  # [L, E, D, F]
+    "expert_down": ((2,), (3,)),  # [L, E, F, D]
 }
 TABLES = ("embedding", "head")  # matrices too, but one row a token: decayed, never updated by Muon
 FACTORS = ("lora_a", "lora_b")  # of LoRA (lora.py): decayed
@@ -36,6 +40,12 @@ VECTORS = (  # neither: not decayed
     *("q_bias", "k_bias", "v_bias", "q_norm", "k_norm"),
     *("attention_norm", "attention_out_norm", "mlp_norm", "mlp_out_norm", "final_norm"),
 )
+EXPERTS = ("expert_gate", "expert_up", "expert_down")  # stacked by layers, and by experts on axis 1
+
+
+def stacked(path: tuple[str, ...]) -> int:
+    """On how many leading axes a parameter holds separate ones: layers, and experts."""
+    return (path[0] == "layers") + (path[-1] in EXPERTS)
 
 
 def kinds(params: Params) -> Any:

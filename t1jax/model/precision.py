@@ -27,6 +27,13 @@ from t1jax.devices.sharding import Layout
 LN2 = math.log(2)
 
 
+def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+    """x / sqrt(mean(x^2) + eps) * scale over the last axis, float32. x: [..., D] or [..., H]; scale: [D] or [H]."""
+    y = x.astype(jnp.float32)
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
+    return y * jnp.broadcast_to(scale.astype(jnp.float32), y.shape)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def rounded(x: jax.Array, dtype: str) -> jax.Array:
     """`x` in `dtype`; XLA, which may drop a cast and the cast back, must keep this one. Its gradient is cast back."""

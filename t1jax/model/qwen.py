@@ -2,15 +2,14 @@
 """A transformer of the Qwen family: one set of weights, one forward for training, prefill and decode.
 
 RMSNorm, rotary positions, grouped-query attention, SwiGLU, tied or untied head; a bias on q, k and v as in Qwen2.5, or
-a norm of each head's q and k as in Qwen3, or neither as in Llama; a part of each head rotated as in GLM-4, and norms of
-what attention and MLP add as in GLM-4-0414. Layers are stacked on axis 0 and scanned. Used as pure functions:
-`init_params`, `forward`, `logits`.
+a norm of each head's q and k as in Qwen3, or neither as in Llama; a mixture of experts as in Qwen3-MoE; a part of each
+head rotated as in GLM-4, and norms of what attention and MLP add as in GLM-4-0414. Layers are stacked on axis 0 and
+scanned. Used as pure functions: `init_params`, `forward`, `logits`.
 
 Axes: B rows or lanes, P prompts, T query positions, C prompt positions, D width, N query heads, K kv heads (of what is
-computed, copies too: heads.py), H head dim, F mlp width, V vocabulary, L layers; of the cache: X shards of the batch, M
-lanes of a shard, J blocks of S positions.
-Source: Qwen2.5, arXiv 2412.15115; Qwen3, arXiv 2505.09388; GLM-4, arXiv 2406.12793; parity with
-transformers is tested for each family.
+computed, copies too: heads.py), H head dim, F mlp width, E experts, V vocabulary, L layers; of the cache: X shards of
+the batch, M lanes of a shard, J blocks of S positions.
+Source: Qwen2.5, arXiv 2412.15115; Qwen3, arXiv 2505.09388; GLM-4, arXiv 2406.12793; parity: test_parity.py.
 Deliberately not here: the cache (ring.py), sampling (decode.py), scores of the vocabulary in chunks (logprobs.py).
 """
 
@@ -28,9 +27,10 @@ from flax import linen as nn
 from t1jax.config import ModelConfig
 from t1jax.devices import scopes
 from t1jax.devices.sharding import Layout, param_shardings
-from t1jax.model import attention, cudnn, heads, ring
+from t1jax.model import attention, cudnn, experts, heads, ring
 from t1jax.model.attention import rope, rotations
-from t1jax.model.precision import einsum, lookup, rounded
+from t1jax.model.experts import ROUTES
+from t1jax.model.precision import einsum, lookup, rms_norm, rounded
 from t1jax.model.products import Frozen, Weight, gated, products, stream
 from t1jax.types import KVCache, Params
 
@@ -57,13 +57,6 @@ ONES, ZEROS = nn.initializers.ones, nn.initializers.zeros
 ADAPTERS = "adapters"  # Flax's name of the collection with the factors of LoRA (lora.py)
 
 
-def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
-    """x / sqrt(mean(x^2) + eps) * scale over the last axis, float32. x: [..., D] or [..., H]; scale: [D] or [H]."""
-    y = x.astype(jnp.float32)
-    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
-    return y * jnp.broadcast_to(scale.astype(jnp.float32), y.shape)
-
-
 class Block(nn.Module):
     """One layer. Carries the residual stream and, where there is one, the cache's own keys and values."""
 
@@ -86,6 +79,17 @@ class Block(nn.Module):
             return w
         factors: Any = self.get_variable(ADAPTERS, name, {})
         return Frozen(w, factors.get("lora_a"), factors.get("lora_b"), self.cfg.lora_alpha / self.cfg.lora_rank)
+
+    def mixture(self, y_BTD: jax.Array) -> jax.Array:
+        """What the experts add; each token's route is in the collection ROUTES, if that is asked for."""
+        cfg, E, D, F = self.cfg, self.cfg.num_experts, self.cfg.hidden_size, self.cfg.mlp_size
+        router = self.matrix("router", scaled(D), embed=D, experts_whole=E)
+        gate, up = (self.matrix(n, scaled(D), experts=E, embed=D, expert_mlp=F) for n in ("expert_gate", "expert_up"))
+        down = self.matrix("expert_down", scaled(F), experts=E, expert_mlp=F, embed=D)
+        k, normed = cfg.experts_per_token, cfg.norm_topk_prob
+        out, mark_BT = experts.mixture(self.layout, k, normed, y_BTD, router, gate, up, down)
+        self.sow(ROUTES, experts.MARK, mark_BT)
+        return out
 
     @nn.compact
     def __call__(
@@ -136,8 +140,11 @@ class Block(nn.Module):
         x_BTD = constrain(x_BTD + added(attended, "attention_out_norm"), "batch", along, None)
 
         y = ready(rms_norm(x_BTD, self.weight("mlp_norm", ONES, embed=D), cfg.norm_eps))
-        gate, up = (self.matrix(name, scaled(D), embed=D, mlp=F) for name in ("gate", "up"))
-        out = gated(self.layout, y, gate, up, self.matrix("down", scaled(F), mlp=F, embed=D))
+        if cfg.num_experts:
+            out = self.mixture(y)
+        else:
+            gate, up = (self.matrix(name, scaled(D), embed=D, mlp=F) for name in ("gate", "up"))
+            out = gated(self.layout, y, gate, up, self.matrix("down", scaled(F), mlp=F, embed=D))
         x_BTD = constrain(x_BTD + added(out, "mlp_out_norm"), "batch", along, None)
         return (x_BTD, *own), (k, v) if self.keep else None
 
@@ -184,7 +191,7 @@ class Transformer(nn.Module):
         block = Block if cfg.remat == "none" else nn.remat(Block, policy=REMAT[cfg.remat], prevent_cse=False)
         layers = nn.scan(
             block,
-            variable_axes={"params": 0, ADAPTERS: 0},
+            variable_axes={"params": 0, ADAPTERS: 0, ROUTES: 0},
             split_rngs={"params": True},
             in_axes=(0 if prompt_kv is not None else nn.broadcast, nn.broadcast),
             length=cfg.num_layers,
@@ -200,6 +207,13 @@ class Transformer(nn.Module):
 
 
 def forward(
+    model: Transformer, params: Params, tokens_BT: jax.Array, position_BT: jax.Array, **named: Any
+) -> tuple[jax.Array, KVCache | None]:
+    """The first two of what `forward_and_routes` returns, which has the arguments."""
+    return forward_and_routes(model, params, tokens_BT, position_BT, **named)[:2]
+
+
+def forward_and_routes(
     model: Transformer,
     params: Params,
     tokens_BT: jax.Array,
@@ -209,10 +223,10 @@ def forward(
     parent_BT: jax.Array | None = None,
     cache: KVCache | None = None,
     adapters: Params | None = None,
-) -> tuple[jax.Array, KVCache | None]:
+) -> tuple[jax.Array, KVCache | None, jax.Array | None]:
     """The hidden state after each token, [B, T, D] in compute dtype, and the cache with these tokens in it.
 
-    Activations between layers are float32, see precision.py.
+    Then each token's route, as experts.py has it, or None. Activations between layers are float32, see precision.py.
 
     Without a cache, a token attends itself, and earlier tokens of the row that are of its own nonzero segment or of its
     parent: so responses can share one copy of their prompt and not see each other. With a cache,
@@ -230,18 +244,18 @@ def forward(
         of layers is not made.
     """
     weights = {"params": params} if adapters is None else {"params": params, ADAPTERS: adapters}
-    out: Any = model.apply(weights, tokens_BT, position_BT, segment_BT, cache, parent_BT=parent_BT)
-    return out
+    out, made = model.apply(weights, tokens_BT, position_BT, segment_BT, cache, parent_BT=parent_BT, mutable=[ROUTES])
+    return *out, experts.routes(made)
 
 
 def prefill(
     model: Transformer, params: Params, tokens_PC: jax.Array, valid_PC: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """Right-padded prompts: the hidden state after each token, [P, C, D], and all keys and values, [L, P, K, C, H]."""
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array], jax.Array | None]:
+    """Right-padded prompts: hidden states, [P, C, D], all keys and values, [L, P, K, C, H], and routes, as above."""
     position_PC = jnp.broadcast_to(jnp.arange(tokens_PC.shape[1], dtype=jnp.int32)[None], tokens_PC.shape)
-    segment_PC = valid_PC.astype(jnp.int32)
-    out: Any = model.apply({"params": params}, tokens_PC, position_PC, segment_PC, None, keep=True)
-    return out
+    given = tokens_PC, position_PC, valid_PC.astype(jnp.int32), None
+    out, made = model.apply({"params": params}, *given, keep=True, mutable=[ROUTES])
+    return *out, experts.routes(made)
 
 
 def head(params: Params) -> jax.Array:

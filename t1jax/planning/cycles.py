@@ -169,11 +169,13 @@ def _token_floor(setup: RlSetup, chip: Chip, length: float) -> dict[str, float]:
     value, tensor, lanes = estimate.value_bytes(model), setup.mesh.shape["tensor"], _lanes(setup)
     prompts = cfg.rl.drawn / setup.layout.batch_shards
     column = model.num_layers * _column(setup)
-    weights = model.num_layers * estimate.layer_weights(model) / tensor
+    weights, active = (
+        model.num_layers * of(model) / tensor for of in (estimate.layer_weights, estimate.active_weights)
+    )
     head = model.hidden_size * model.vocab_size / tensor
     rate, flops = chip.bandwidth / chip.clock, chip.flops / chip.clock
     return {
-        WEIGHTS: max(weights * value / rate, 2 * lanes * weights / flops),
+        WEIGHTS: max(weights * value / rate, 2 * lanes * active / flops),
         "prompt attention": prompts * cfg.data.prompt_length * column / rate,
         "own attention": lanes * length * column / rate,
         "head": max(head * value / rate, 2 * lanes * head / flops),

@@ -2,7 +2,8 @@
 """Estimates the computation, memory traffic and communication of a step from shapes, and its time by a roofline model.
 
 Use it to compare settings, not as a forecast: it counts matrix products, the bytes of weights and cache, and the
-weights and activations that chips exchange, and assumes that every response is `length` tokens long. planning/hlo.py
+weights and activations that chips exchange, and assumes that every response is `length` tokens long. Of experts it
+counts the flops of those that a token goes through, evenly spread over devices, and the bytes of all. planning/hlo.py
 measures what a compiled program really does.
 
 Axes: P prompts, R responses per prompt, C prompt positions, T tokens of a response; devices split them evenly.
@@ -40,9 +41,18 @@ def assumptions(slices: int = 1) -> str:
 
 
 def layer_weights(cfg: ModelConfig) -> int:
-    """Weights of one layer's matrix products."""
+    """Weights of one layer's matrix products: of all experts."""
+    return _layer_weights(cfg, cfg.num_experts or 1)
+
+
+def active_weights(cfg: ModelConfig) -> int:
+    """Those that a token goes through: of experts_per_token experts."""
+    return _layer_weights(cfg, cfg.experts_per_token or 1)
+
+
+def _layer_weights(cfg: ModelConfig, mlps: int) -> int:
     D, N, K, H, F = cfg.hidden_size, cfg.num_heads, cfg.num_kv_heads, cfg.head_dim, cfg.mlp_size
-    return 2 * D * N * H + 2 * D * K * H + 3 * D * F
+    return 2 * D * N * H + 2 * D * K * H + 3 * D * F * mlps + D * cfg.num_experts
 
 
 def adapter_weights(cfg: ModelConfig) -> tuple[int, int]:
@@ -55,7 +65,7 @@ def adapter_weights(cfg: ModelConfig) -> tuple[int, int]:
 
 def forward_flops(cfg: ModelConfig, tokens: float, attended: float, scored: float) -> float:
     """Of one forward: `tokens` through the layers, each attending `attended` others, and `scored` through the head."""
-    matmul = 2.0 * tokens * cfg.num_layers * layer_weights(cfg)
+    matmul = 2.0 * tokens * cfg.num_layers * active_weights(cfg)
     attention = 4.0 * tokens * attended * cfg.num_layers * cfg.num_heads * cfg.head_dim
     return matmul + attention + 2.0 * scored * cfg.hidden_size * cfg.vocab_size
 

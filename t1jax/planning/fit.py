@@ -105,9 +105,11 @@ class Found:
     def update_ratio(self) -> float | None:
         """Compiled flops of the update over those counted, what is computed again to save memory with them.
 
-        Of matrix products without attention, which is a kernel whose flops the compiler does not say.
+        Of matrix products without attention, which is a kernel whose flops the compiler does not say, and None with
+        experts, whose products are not plain ones either.
         """
-        if self.compiled is None or self.where.compiler != "tpu" or "update" not in self.compiled.stages:
+        plain = self.where.compiler == "tpu" and not self.cfg.model.num_experts
+        if self.compiled is None or not plain or "update" not in self.compiled.stages:
             return None
         counted = estimate.work(self.cfg, self.length, attention=False)
         return self.compiled.stages["update"] * len(self.where.devices) / (counted.update + counted.remat)

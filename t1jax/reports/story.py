@@ -42,7 +42,8 @@ def parameters(model: Mapping[str, Any]) -> int | None:
     if not all(isinstance(size, int) for size in sizes):
         return None
     V, L, D, N, K, H, F = (int(size or 0) for size in sizes)
-    layer = 2 * D * N * H + 2 * D * K * H + 3 * D * F + (4 if model.get("post_norms") else 2) * D
+    E = int(model.get("num_experts") or 0)  # then a router too
+    layer = 2 * D * N * H + 2 * D * K * H + 3 * D * F * (E or 1) + D * E + (4 if model.get("post_norms") else 2) * D
     layer += (N + 2 * K) * H if model.get("qkv_bias") else 0
     layer += 2 * H if model.get("qk_norm") else 0
     return L * layer + D + V * D * (1 if model.get("tie_embeddings") else 2)

@@ -189,7 +189,7 @@ def _one_token(
     stops_B = live_B & jnp.isin(token_B, jnp.asarray(stop_tokens, jnp.int32))
     cache = replace(lanes.cache, length_B=jnp.where(live_B, t_B, ragged.IDLE))
     position_B1 = (lanes.start_B + t_B)[:, None]
-    hidden_BTD, new_cache = qwen.forward(model, params, token_B[:, None], position_B1, cache=cache)
+    hidden_BTD, new_cache, route_BT = qwen.forward_and_routes(model, params, token_B[:, None], position_B1, cache=cache)
     assert new_cache is not None
     length_B = t_B + live_B.astype(t_B.dtype)
     ends_B = live_B & (stops_B | (length_B == length))
@@ -201,11 +201,12 @@ def _one_token(
         lanes,
         cache=new_cache,
         hidden_BD=hidden_BTD[:, 0],
+        route_B=None if route_BT is None else route_BT[:, 0],
         token_B=token_B,
         live_B=live_B & ~ends_B,
         text=replace(lanes.text, length=length_B, stopped=lanes.text.stopped | stops_B),
         repeats=new_repeats,
-        log=lanes.log.put(lanes.row, token_B, logprob_B, entropy_B),
+        log=lanes.log.put(lanes.row, token_B, logprob_B, entropy_B, lanes.route_B),
         row=lanes.row + 1,
     )
     return lanes, ends_B

@@ -53,6 +53,7 @@ class Starts:
 
     problem_key_P: jax.Array  # key[P]
     hidden_PD: jax.Array  # hidden state after the prompt
+    route_P: jax.Array | None  # uint32 its route
     token_P: jax.Array  # int32 the prompt's last token
 
 
@@ -64,6 +65,7 @@ class Lanes:
     key_B: jax.Array  # random key of the response
     start_B: jax.Array  # int32 tokens of the prompt
     hidden_BD: jax.Array  # hidden state that predicts the next token
+    route_B: jax.Array | None  # uint32 its route through the experts, if there are any
     token_B: jax.Array  # int32 the last token: of the prompt, then of the response
     live_B: jax.Array  # bool
     response_B: jax.Array  # int32 which of the group's r responses
@@ -84,8 +86,9 @@ def begin(
     problem_key_P = rng.problem_keys(key, prompts.problem_P)
     P, B = len(problem_key_P), len(problem_key_P) * m
     tokens_PC = jnp.where(prompts.valid_PC, prompts.tokens_PC, 0)
-    hidden_PCD, prompt_kv = qwen.prefill(model, params, tokens_PC, prompts.valid_PC)
+    hidden_PCD, prompt_kv, route_PC = qwen.prefill(model, params, tokens_PC, prompts.valid_PC)
     start_P = jnp.sum(prompts.valid_PC, axis=-1, dtype=jnp.int32)
+    route_P = jax.tree.map(lambda x_PC: jnp.take_along_axis(x_PC, start_P[:, None] - 1, axis=1)[:, 0], route_PC)
     hidden_PD = jnp.take_along_axis(hidden_PCD, start_P[:, None, None] - 1, axis=1)[:, 0]
     token_P = jnp.take_along_axis(tokens_PC, start_P[:, None] - 1, axis=1)[:, 0]
 
@@ -105,6 +108,7 @@ def begin(
         key_B=rng.response_keys(jnp.repeat(problem_key_P, m), response_B),
         start_B=jnp.repeat(start_P, m),
         hidden_BD=jnp.repeat(hidden_PD, m, axis=0),
+        route_B=jax.tree.map(lambda x_P: jnp.repeat(x_P, m), route_P),
         token_B=jnp.repeat(token_P, m),
         live_B=~per_lane(bool),
         response_B=response_B,
@@ -116,7 +120,7 @@ def begin(
         handed_in=(text(per_response), per_response()) if more else None,
         groups=P,
     )
-    return Starts(problem_key_P, hidden_PD, token_P), lanes
+    return Starts(problem_key_P, hidden_PD, route_P, token_P), lanes
 
 
 def take_next(lanes: Lanes, starts: Starts, ends_B: jax.Array, responses: int, rule: repeats.Rule | None) -> Lanes:
@@ -142,6 +146,7 @@ def take_next(lanes: Lanes, starts: Starts, ends_B: jax.Array, responses: int, r
         next_P=jnp.minimum(lanes.next_P + jnp.sum(ends_Pm, axis=1), responses),
         key_B=begun(rng.response_keys(jnp.repeat(starts.problem_key_P, m), response_B), lanes.key_B),
         hidden_BD=begun(jnp.repeat(starts.hidden_PD, m, axis=0), lanes.hidden_BD),
+        route_B=jax.tree.map(lambda x_P, old_B: begun(jnp.repeat(x_P, m), old_B), starts.route_P, lanes.route_B),
         token_B=begun(jnp.repeat(starts.token_P, m), lanes.token_B),
         live_B=lanes.live_B | begins_B,
         response_B=begun(response_B, lanes.response_B),
@@ -188,6 +193,7 @@ def compact(model: qwen.Transformer, lanes: Lanes, M: int, rows: tuple[int, int]
         key_B=pick(lanes.key_B),
         start_B=pick(lanes.start_B),
         hidden_BD=pick(lanes.hidden_BD),
+        route_B=jax.tree.map(pick, lanes.route_B),
         token_B=pick(lanes.token_B),
         live_B=live_B,
         response_B=pick(group_B * (rows[0] // lanes.groups) + lanes.response_B),

@@ -38,25 +38,31 @@ class Log:
     token_IB: jax.Array  # int32
     logprob_IB: jax.Array  # float32, nats
     entropy_IB: jax.Array  # float32, nats
+    route_IB: jax.Array | None  # uint32, as Rollouts have it
 
-    def put(self, row: jax.Array, *values_B: jax.Array) -> Log:
-        """A log with this row set to (token, log-probability, entropy), [B] each."""
-        logs = (self.token_IB, self.logprob_IB, self.entropy_IB)
+    def put(self, row: jax.Array, *values_B: Any) -> Log:
+        """A log with this row set to (token, log-probability, entropy, route or None), [B] each."""
         put = jax.lax.dynamic_update_index_in_dim
-        return Log(*(put(log, value, row, 0) for log, value in zip(logs, values_B, strict=True)))
+        found: Log = jax.tree.map(lambda log, value: put(log, value, row, 0), self, Log(*values_B))
+        return found
 
 
 def empty_log(model: qwen.Transformer, iterations: int, B: int) -> Log:
     """An empty log. R responses of T tokens on m lanes take at most (R - 1) * T / m + T iterations."""
-    dtypes = (jnp.int32, jnp.float32, jnp.float32)
-    return Log(*(model.layout.constrain(jnp.zeros((iterations, B), dtype), None, "batch") for dtype in dtypes))
+
+    def column(dtype: Any) -> jax.Array:
+        return model.layout.constrain(jnp.zeros((iterations, B), dtype), None, "batch")
+
+    route = column(jnp.uint32) if model.cfg.num_experts else None
+    return Log(column(jnp.int32), column(jnp.float32), column(jnp.float32), route)
 
 
 def empty_rollouts(model: qwen.Transformer, B: int, T: int) -> Rollouts:
     def rows(dtype: Any, *axes: int) -> jax.Array:
         return model.layout.constrain(jnp.zeros((B, *axes), dtype), "batch", *(None for _ in axes))
 
-    return Rollouts(rows(jnp.int32, T), rows(bool, T), rows(jnp.float32, T), rows(jnp.float32, T), rows(bool))
+    route = rows(jnp.uint32, T) if model.cfg.num_experts else None
+    return Rollouts(rows(jnp.int32, T), rows(bool, T), rows(jnp.float32, T), rows(jnp.float32, T), rows(bool), route)
 
 
 def hand_in(
@@ -103,4 +109,5 @@ def gather(done: Rollouts, log: Log, text: Text, lane_gr: jax.Array) -> Rollouts
         logprob_BT=put(done.logprob_BT, log.logprob_IB),
         entropy_BT=put(done.entropy_BT, log.entropy_IB),
         stopped_B=done.stopped_B | text.stopped.reshape(B),
+        route_BT=jax.tree.map(put, done.route_BT, log.route_IB),
     )

@@ -90,11 +90,15 @@ class Gaps:
 
     The gap is max |sampler - learner| log-probability, which only rounding keeps above 0. In float32 a gap above EXACT
     means that devices compute different things, for example because some were fed different rows, and ends the run. In
-    half precision rounding cannot be distinguished from such faults with certainty, so a gap above HALF is a warning.
+    half precision, or where rounding may send a token to another expert, it cannot be distinguished from such faults
+    with certainty, so a gap above HALF is a warning.
     """
 
     def __init__(self, cfg: Config, note: Callable[[str], None]) -> None:
-        self._exact = cfg.model.compute_dtype == "float32"
+        self._exact = cfg.model.compute_dtype == "float32" and not cfg.model.num_experts
+        self._hint = "model.compute_dtype=float32 shows whether it is rounding or a fault"
+        if cfg.model.num_experts:
+            self._hint = "route_gap is the share of tokens that went through other experts"
         self._same = cfg.rl.learner_temperature == cfg.rl.temperature  # else the two differ on purpose
         self._note = note
         self._seen: deque[float] = deque(maxlen=100)
@@ -112,7 +116,7 @@ class Gaps:
         what = f"rl step {step}: logprob_gap is {gap:.3g}, the most that a token's log-probability differs by between "
         what += f"sampler and learner; expected at most {most:.3g}"
         if not self._exact:
-            self._note(f"WARNING: {what}; model.compute_dtype=float32 shows whether it is rounding or a fault")
+            self._note(f"WARNING: {what}; {self._hint}")
             return
         raise Stopped(
             f"{what}, the most that rounding explains: devices compute different things, or a kernel is wrong. Nothing "

@@ -12,7 +12,7 @@ within 1.25 of the process's peak.
 
 Axes: P prompts, R responses per prompt, m lanes per prompt, X shards of the batch; b rows of a part, S positions of a
 row; C prompt positions, T response positions, D width, N query heads, K kv heads, H head dim, F mlp width,
-V vocabulary, L layers.
+V vocabulary, L layers, E experts, k of them for a token.
 Deliberately not here: what cannot work whatever the memory (validation.py).
 """
 
@@ -203,24 +203,30 @@ def _parts(cfg: Config, learner: qwen.Transformer, sampler: qwen.Transformer, gr
     tokens, chunk = grid.rows * grid.length, grid.rows * -(-grid.length // rl.vocab_chunks)
     weights, stay, merged = _held(learner)
     learnt = 0 if stay else FLOAT  # bytes of a gradient, for a matrix or a table
-    layer = 2 * D * (N + K) * H + 3 * D * F
+    E, k = model.num_experts, model.experts_per_token
+    layer = 2 * D * (N + K) * H + (E * (D + 3 * D * model.mlp_size // tensor) if E else 3 * D * F)
+    if E:  # a token has k copies on each device of a tensor group, though most are for other devices
+        F = k * model.mlp_size
+    copies = k * (2 + 2 * FLOAT // width) * D  # into experts, and out of them in float32, by expert and by token
 
     window = min(rl.window, T)
     key = 2 * L * K * H * width  # one position's keys and values
     block = P * m * window * key
     ring = -(-T // window) * block
     few = -(-P * m // 4)  # lanes after compaction, each with a prompt of its own
-    log = 3 * FLOAT * P * m * ((R - 1) * T // m + T if m < R else T)
+    route = FLOAT if E else 0  # a token's route through the experts
+    log = (3 * FLOAT + route) * P * m * ((R - 1) * T // m + T if m < R else T)
     cast = width * _weights(sampler) if (width < FLOAT and not stay) or fsdp > 1 else 0
 
     plain = grid.length <= attention.PLAIN  # attention keeps scores before and after the softmax
     scores = 2 * N * grid.length if plain else 0
     added = 2 * FLOAT // width * D * model.post_norms  # what attention and MLP add, float32, before its norm
-    work = 6 * F + 8 * D + 3 * N * H + 4 * K * H + scores + added  # values per token and layer
+    work = 6 * F + copies + 8 * D + 3 * N * H + 4 * K * H + scores + added  # values per token and layer
     dots = 2 * F + 3 * D + 2 * N * H + 2 * K * H + scores // 2
     between = (FLOAT - width) * D  # a layer's input is float32, whatever the rest is
     kept = L * tokens * (between + width * {"none": work - 4 * F, "dots": dots, "full": D}[model.remat])
-    forward = tokens * (4 * between + width * (4 * F + 6 * D + 2 * N * H + scores))
+    forward = tokens * (4 * between + width * (4 * F + copies + 6 * D + 2 * N * H + scores))
+    prefill = P * C * width * (4 * F + copies) if E else 0
     beside = forward if model.remat == "none" else tokens * (4 * between + width * work)
     logits = 3 * FLOAT * chunk * V
     gathered = (width + learnt) * D * V if fsdp > 1 else width * D * V if width < FLOAT and not stay else 0
@@ -233,19 +239,20 @@ def _parts(cfg: Config, learner: qwen.Transformer, sampler: qwen.Transformer, gr
         Part("always", "anchor", weights, "raise mesh.fsdp"),
         *([Part("always", "weights that stay", stay, "raise mesh.fsdp")] if stay else []),
         *([Part("always", "weights with adapters", merged, "raise mesh.fsdp")] if stay else []),
-        Part("always", "responses", 26 * P * R * T, fewer),
+        Part("always", "responses", (26 + 2 * route) * P * R * T, fewer),
         Part("sampling", "decode copy of the weights", cast, "raise mesh.tensor"),
         Part("sampling", "prompts' keys and values", 2 * P * C * key, "lower rl.prompts_per_step"),
         Part("sampling", "lanes' keys and values", ring, shorter),
         Part("sampling", "one block of them and prompts, for few lanes", block + 2 * few * C * key, "lower rl.window"),
         Part("sampling", "log of drawn tokens", log, shorter),
+        *([Part("sampling", "prompts in experts", prefill, "lower rl.prompts_per_step")] if E else []),
         Part("sampling", "logits", 3 * FLOAT * P * m * V, "lower rl.prompts_per_step"),
         Part("scoring", "the anchor's weights", weights + merged + moving, "raise mesh.fsdp"),
-        Part("scoring", "rows", 34 * grid.parts * tokens, fewer),
+        Part("scoring", "rows", (34 + route) * grid.parts * tokens, fewer),
         Part("scoring", "logits, or the activations of a layer", max(logits, forward), "raise rl.vocab_chunks"),
         Part("update", "gradients: sum and one micro-batch", 2 * weights, "raise mesh.fsdp"),
         Part("update", "weights and gradient of a layer, the head", moving, "raise mesh.tensor"),
-        Part("update", "rows", 34 * grid.parts * tokens, fewer),
+        Part("update", "rows", (34 + route) * grid.parts * tokens, fewer),
         Part("update", "values kept for the backward pass", kept, "raise rl.micro_batches"),
         Part("update", "logits, or the activations of a layer", max(logits, beside), "raise rl.vocab_chunks"),
     ]

@@ -25,12 +25,13 @@ from t1jax.update.logprobs import token_logprobs_and_entropy
 
 def token_stats(
     setup: RlSetup, params: Params, rows: packing.Rows, adapters: Params | None = None
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """log-probabilities and entropies, float32[b, S] nats, of the sampled tokens of one part.
 
-    `params`, `adapters`: as qwen.forward takes them.
+    And int32[], how many of them are predicted by a state that took another route through the experts than it did in
+    sampling; None without experts. `params`, `adapters`: as qwen.forward takes them.
     """
-    hidden_bSD, _ = qwen.forward(
+    hidden_bSD, _, route_bS = qwen.forward_and_routes(
         setup.learner,
         params,
         rows.tokens_jbS,
@@ -39,7 +40,7 @@ def token_stats(
         parent_BT=rows.parent_jbS,
         adapters=adapters,
     )
-    return token_logprobs_and_entropy(
+    logprob_bS, entropy_bS = token_logprobs_and_entropy(
         precision.pick(hidden_bSD, rows.state_jbS),
         qwen.head(params),
         rows.target_jbS,
@@ -49,13 +50,18 @@ def token_stats(
         setup.layout,
         frozen=adapters is not None,
     )
+    rerouted = None
+    if route_bS is not None:
+        other_bS = jnp.take_along_axis(route_bS, rows.state_jbS, axis=1) != rows.route_jbS
+        rerouted = (other_bS & rows.sampled_jbS).sum(dtype=jnp.int32)
+    return logprob_bS, entropy_bS, rerouted
 
 
 def logprobs(setup: RlSetup, params: Params, rows: packing.Rows, parts: jax.Array) -> jax.Array:
     """float32[j, b, S]: log-probabilities of the sampled tokens under `params`; 0 elsewhere. No gradient."""
 
     def one(j: jax.Array, logprob_jbS: jax.Array) -> jax.Array:
-        logprob_bS, _ = token_stats(setup, params, packing.part(rows, j))
+        logprob_bS, *_ = token_stats(setup, params, packing.part(rows, j))
         return _put(logprob_jbS, logprob_bS, j)
 
     return jax.lax.fori_loop(0, parts, one, jnp.zeros_like(rows.logprob_jbS))
@@ -74,16 +80,17 @@ def policy_gradient(
     share_jbS: jax.Array | None,
     counts: losses.LossCounts,
     alpha: jax.Array | None,
-) -> tuple[jax.Array, jax.Array, Params]:
-    """The loss of all parts, float32[]; log-probabilities, float32[j, b, S]; the scaled gradient of `trained`.
+) -> tuple[jax.Array, jax.Array, jax.Array | None, Params]:
+    """The loss of all parts, float32[]; log-probabilities, float32[j, b, S]; how many tokens took another route, as in
+    `token_stats`; the scaled gradient of `trained`.
 
     `trained`, `read`: TrainState.params, and what the model reads; see `Setup.differentiated`.
     """
 
-    def loss(trained: Params, part: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    def loss(trained: Params, part: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array | None]]:
         rows, anchor_bS, scorable_bS, advantage_bS, share_bS = part
         params, adapters = setup.differentiated(trained, read)
-        logprob_bS, entropy_bS = token_stats(setup, params, rows, adapters)
+        logprob_bS, entropy_bS, rerouted = token_stats(setup, params, rows, adapters)
         share = losses.policy_loss(
             logprob_bS,
             entropy_bS,
@@ -97,17 +104,21 @@ def policy_gradient(
             share_bS,
             alpha,
         )
-        return optim.scaled(share, loss_scale), (share, logprob_bS)
+        return optim.scaled(share, loss_scale), (share, logprob_bS, rerouted)
 
     def accumulate(j: jax.Array, total: Any) -> Any:
         part = packing.part((rows, anchor_jbS, scorable_jbS, advantage_jbS, share_jbS), j)
-        gradient, (share, logprob_bS) = jax.grad(loss, has_aux=True)(trained, part)
-        loss_sum, logprob_jbS, gradients = total
-        return loss_sum + share, _put(logprob_jbS, logprob_bS, j), jax.tree.map(jnp.add, gradients, gradient)
+        gradient, (share, logprob_bS, rerouted) = jax.grad(loss, has_aux=True)(trained, part)
+        loss_sum, logprob_jbS, count, gradients = total
+        summed = (loss_sum, count, gradients), (share, rerouted, gradient)
+        loss_sum, count, gradients = jax.tree.map(jnp.add, *summed)
+        return loss_sum, _put(logprob_jbS, logprob_bS, j), count, gradients
 
-    zero = (jnp.float32(0), jnp.zeros_like(rows.logprob_jbS), jax.tree.map(jnp.zeros_like, trained))
+    count = None if rows.route_jbS is None else jnp.int32(0)
+    zero = (jnp.float32(0), jnp.zeros_like(rows.logprob_jbS), count, jax.tree.map(jnp.zeros_like, trained))
     with jax.named_scope(scopes.UPDATE_PARTS):
-        total: tuple[jax.Array, jax.Array, Params] = jax.lax.fori_loop(0, parts, accumulate, zero)
+        total: tuple[jax.Array, jax.Array, jax.Array | None, Params]
+        total = jax.lax.fori_loop(0, parts, accumulate, zero)
     return total
 
 

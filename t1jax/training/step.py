@@ -130,7 +130,7 @@ def make_update(
         share_B = losses.shares(learnt.sampled_BT, rl.loss_normalisation)
         share_jbS = None if share_B is None else packing.spread(layout, rows, share_B)
         alpha = losses.entropy_weight(learnt.entropy_BT, learnt.sampled_BT, rl)
-        loss, learner_jbS, gradient = passes.policy_gradient(
+        loss, learner_jbS, rerouted, gradient = passes.policy_gradient(
             setup, state.params, read, state.loss_scale, rows, parts, anchor_jbS, scorable_jbS, advantage_jbS,
             share_jbS, counts, alpha,
         )  # fmt: skip
@@ -157,6 +157,9 @@ def make_update(
         if plan.kept_B is not None:
             mixed_P = advantages.mixed_groups(judged, rl.responses_per_prompt)
             report["mixed_groups_kept"] = mixed_P.sum(dtype=jnp.float32) / rl.prompts_per_step
+        if rerouted is not None:
+            tokens = rows.sampled_jbS.sum(dtype=jnp.float32)
+            report["route_gap"] = rerouted.astype(jnp.float32) / jnp.maximum(tokens, 1.0)
         state = replace(
             state,
             step=state.step + 1,

@@ -135,6 +135,7 @@ class Rows:
     state_jbS: jax.Array  # int32 the position in the row whose state predicts it
     response_jbS: jax.Array  # int32 the number of its response in its shard
     logprob_jbS: jax.Array  # float32 the sampler's; 0 where no token
+    route_jbS: jax.Array | None = None  # uint32 the sampler's, of that state; None: no experts
 
 
 def part(tree: Any, index: jax.Array) -> Any:
@@ -194,6 +195,7 @@ def pack(layout: Layout, grid: Grid, where: Plan, prompts: Prompts, rollouts: Ro
             state_jbS=entries(state_rS),
             response_jbS=entries(n_rS),
             logprob_jbS=entries(rollouts.logprob_BT[n_rS, t_rS]),
+            route_jbS=jax.tree.map(lambda x_BT: entries(x_BT[n_rS, t_rS]), rollouts.route_BT),
         )
         return jax.tree.map(lambda x: x.reshape(grid.parts, grid.rows, grid.length), rows)
 

@@ -64,8 +64,8 @@ class Cast:
         found: np.ndarray = self.base.read(index).astype(self.kept, copy=False)
         return found
 
-    def where(self, layer: int | None) -> str:
-        return str(self.base.where(layer))
+    def where(self, at: tuple[int, ...]) -> str:
+        return str(self.base.where(at))
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ class Merged(Cast):
             out[place] = part[place].astype(np.float32) + np.float32(self.scale) * product[tuple(index[1:])]
         return out
 
-    def where(self, layer: int | None) -> str:
-        return f"{self.base.where(layer)} with its adapter"
+    def where(self, at: tuple[int, ...]) -> str:
+        return f"{self.base.where(at)} with its adapter"
 
 
 def knobs(step: Place) -> Knobs | None:

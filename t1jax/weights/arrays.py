@@ -55,8 +55,8 @@ class Array(Protocol):
     def read(self, index: Index) -> np.ndarray:
         """Reads only this slice. Raises ConfigError if the files are damaged."""
 
-    def where(self, layer: int | None) -> str:
-        """The file and the tensor's name, for error messages."""
+    def where(self, at: tuple[int, ...]) -> str:
+        """The file and the tensor's name, for error messages. `at`: as `Tensor.at`."""
 
 
 def arrays(source: Source, cfg: ModelConfig, which: str = "policy") -> dict[KeyPath, Array]:
@@ -96,7 +96,7 @@ def arrays(source: Source, cfg: ModelConfig, which: str = "policy") -> dict[KeyP
 
 @dataclass(frozen=True)
 class _Stacked:
-    """A parameter made of tensors in a Hugging Face folder, or of parts of them: one, or one per layer."""
+    """A parameter made of tensors in a Hugging Face folder, or of parts of them: one, or one per layer and expert."""
 
     rows: Sequence[Tensor]
     files: Sequence[StoredTensor]
@@ -105,14 +105,20 @@ class _Stacked:
     @property
     def shape(self) -> tuple[int, ...]:
         row = self.rows[0]
-        return (len(self.rows),) * (row.layer is not None) + tuple(row.split[axis] for axis in row.order)
+        return self.leading + tuple(row.split[axis] for axis in row.order)
+
+    @property
+    def leading(self) -> tuple[int, ...]:
+        """How many tensors are stacked on each leading axis."""
+        return tuple(n + 1 for n in self.rows[-1].at)
 
     @property
     def dtype(self) -> np.dtype:
         return self.files[0].dtype
 
     def read(self, index: Index) -> np.ndarray:
-        if self.rows[0].layer is None:
+        lead = self.leading
+        if not lead:
             part = np.array(self.rows[0].to_ours(self.files[0].view())[index])
             if self.twin is not None and (part != self.rows[0].to_ours(self.twin.view())[index]).any():
                 raise ConfigError(
@@ -121,12 +127,13 @@ class _Stacked:
                 )
             return part
         part = np.empty([len(range(n)[each]) for n, each in zip(self.shape, index, strict=True)], self.dtype)
-        for place, layer in enumerate(range(len(self.rows))[index[0]]):
-            part[place] = self.rows[layer].to_ours(self.files[layer].view())[index[1:]]
+        number = np.arange(len(self.rows)).reshape(lead)[index[: len(lead)]]
+        for place, row in np.ndenumerate(number):
+            part[place] = self.rows[int(row)].to_ours(self.files[int(row)].view())[index[len(lead) :]]
         return part
 
-    def where(self, layer: int | None) -> str:
-        file = self.files[layer or 0]
+    def where(self, at: tuple[int, ...]) -> str:
+        file = self.files[int(np.ravel_multi_index(at, self.leading)) if at else 0]
         return f"{file.file}: tensor {file.name}"
 
 
@@ -148,8 +155,8 @@ class _Anchor:
     def read(self, index: Index) -> np.ndarray:
         return self.params.read(index).astype(np.float32) + self.offset.read(index)
 
-    def where(self, layer: int | None) -> str:
-        return f"{self.params.where(layer)} + {self.offset.name}"
+    def where(self, at: tuple[int, ...]) -> str:
+        return f"{self.params.where(at)} + {self.offset.name}"
 
 
 def _stacked(source: Source, cfg: ModelConfig) -> dict[KeyPath, Array]:

@@ -124,8 +124,8 @@ def orbax_to_hf(
                         f"expected one dtype, because {row.name} holds both: give --dtype"
                     )
                 for _, part in _parts(row, arrays[row.path], to[row.path]):
-                    one_layer = part if row.layer is None else part[0]
-                    yield meter.count(np.ascontiguousarray(one_layer.transpose(np.argsort(row.order))))
+                    one = part.reshape(part.shape[len(row.at) :])
+                    yield meter.count(np.ascontiguousarray(one.transpose(np.argsort(row.order))))
 
         _carry(source, folder)
         if hf_config != base:
@@ -166,16 +166,15 @@ def pieces(row: Tensor, itemsize: int, chunk: tuple[int, ...] = ()) -> Iterator[
 
     A piece is a range on the first axis of the file's tensor: about PIECE bytes, in whole chunks of shape `chunk`.
     """
-    stacked = row.layer is not None
     axis = row.order.index(0)
     step = max(1, PIECE // (math.prod(row.split[1:]) * itemsize))
     if chunk:
-        unit = chunk[axis + stacked]
+        unit = chunk[axis + len(row.at)]
         step = max(1, step // unit) * unit
     for start in range(0, row.split[0], step):
         index = [slice(0, row.split[each]) for each in row.order]
         index[axis] = slice(start, min(start + step, row.split[0]))
-        yield (slice(row.layer, row.layer + 1), *index) if row.layer is not None else tuple(index)
+        yield (*(slice(n, n + 1) for n in row.at), *index)
 
 
 def _parts(
@@ -187,7 +186,7 @@ def _parts(
         with np.errstate(over="ignore"):  # reported below, with the name
             part = part.astype(dtype, copy=False)
         if not np.isfinite(part).all():
-            raise ConfigError(f"{array.where(row.layer)} is NaN or infinite as {dtype}; expected finite numbers")
+            raise ConfigError(f"{array.where(row.at)} is NaN or infinite as {dtype}; expected finite numbers")
         yield index, part
 
 

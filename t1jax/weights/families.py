@@ -5,7 +5,7 @@ Where: before the prompts, and on export. A family is a line of FAMILIES, used i
 here what it means to transformers: settings that t1jax cannot honour are rejected, and the error names the file, the
 key, its value and what was expected.
 How to add one: docs/models.md.
-Source: transformers 5.23, configurations of Qwen2, Qwen3, Llama, Glm and Glm4.
+Source: transformers 5.23, configurations of Qwen2, Qwen3, Qwen3Moe, Llama, Glm and Glm4.
 Deliberately not here: the tensors' names and shapes (tensor_table.py), RoPE scaling (rope.py).
 """
 
@@ -53,6 +53,7 @@ class Family:
     post_norms: bool = False
     rope_share: float = 1
     rope_interleaved: bool = False
+    experts: bool = False  # whether a layer has several MLPs, between which a router chooses: EXPERT_SIZES
     # parameter -> its tensor's name within a layer, if not as in tensor_table.TENSORS; with the same name, they are
     # one after another in one tensor
     names: Mapping[str, str] = field(default_factory=dict)
@@ -63,7 +64,14 @@ class Family:
 
     def has(self, cfg: ModelConfig) -> bool:
         """Whether a model can be of this family."""
-        return all(getattr(cfg, knob) == value or knob in self.may_say for knob, value in self.knobs().items())
+        alike = all(getattr(cfg, knob) == value or knob in self.may_say for knob, value in self.knobs().items())
+        return alike and self.experts == (cfg.num_experts > 0)
+
+    def sizes(self) -> tuple[tuple[str, str, int], ...]:
+        """The lines of SIZES, or what it has instead, and more."""
+        if not self.experts:
+            return SIZES
+        return (*(line for line in SIZES if line[0] != "mlp_size"), *EXPERT_SIZES)
 
 
 KNOBS = ("qkv_bias", "qk_norm", "post_norms", "rope_share", "rope_interleaved")
@@ -74,6 +82,7 @@ GLM: dict[str, Any] = {"may_say": tuple(SAID), "rope_share": 0.5, "rope_interlea
 FAMILIES = (
     Family("Qwen2ForCausalLM", "qwen2", ("head_dim",), qkv_bias=True),  # Qwen2.5 too
     Family("Qwen3ForCausalLM", "qwen3", (), qk_norm=True),
+    Family("Qwen3MoeForCausalLM", "qwen3_moe", ("head_dim",), qk_norm=True, experts=True),
     Family("LlamaForCausalLM", "llama", ("head_dim", "num_key_value_heads")),
     Family("GlmForCausalLM", "glm", (), qkv_bias=True, **GLM),  # GLM-4-9B
     Family("Glm4ForCausalLM", "glm4", (), qkv_bias=True, post_norms=True, **GLM),  # GLM-4-0414
@@ -89,11 +98,19 @@ SIZES = (
     ("head_dim", "head_dim", 2**12),
     ("mlp_size", "intermediate_size", 2**20),
 )
+EXPERT_SIZES = (  # a mixture's; intermediate_size is of layers without one, and there are none
+    ("mlp_size", "moe_intermediate_size", 2**20),
+    ("num_experts", "num_experts", 2**12),
+    ("experts_per_token", "num_experts_per_tok", 2**12),
+)
+EXPERTS_TOO = "num_local_experts"  # what transformers 5 calls num_experts where it writes a file
 
 # Keys that change what a model computes, and the only value supported; absent and null mean the same.
-FIXED = (
+FIXED: tuple[tuple[str, Any], ...] = (
     ("hidden_act", "silu"),
     ("mlp_bias", False),
+    ("decoder_sparse_step", 1),  # every layer has experts, or none
+    ("mlp_only_layers", []),
     ("attention_dropout", 0),
     ("use_sliding_window", False),
     ("use_mrope", False),
@@ -134,6 +151,8 @@ def model_config(hf: Mapping[str, Any], like: ModelConfig, file: str) -> ModelCo
       ConfigError: an unknown architecture, an absurd size, or a setting that t1jax does not support.
     """
     hf = {key: value for key, value in hf.items() if value is not None}  # as transformers does
+    if EXPERTS_TOO in hf:
+        hf = {"num_experts": hf[EXPERTS_TOO]} | hf
     section = Section(hf, file)
     family = _family(section)
     for key, expected in FIXED:
@@ -145,15 +164,20 @@ def model_config(hf: Mapping[str, Any], like: ModelConfig, file: str) -> ModelCo
     if "qkv_bias" in family.may_say and "attention_bias" in hf:
         knobs["qkv_bias"] = section.truth("attention_bias")
     rope = read_rope(section, None if "rope_share" in family.may_say else family.rope_share)
-    knobs = {**knobs, **rope}
+    knobs = {**knobs, **rope, "num_experts": 0, "experts_per_token": 0, "norm_topk_prob": False}
     if family.model_type == "llama":  # Qwen's files set a length that use_sliding_window disables
         section.fixed("sliding_window", None)
 
     sizes: dict[str, Any] = {
         knob: section.whole(key, most)
-        for knob, key, most in SIZES
+        for knob, key, most in family.sizes()
         if hf.get(key) is not None or key not in family.may_lack
     }
+    if family.experts:
+        section.fixed(EXPERTS_TOO, sizes["num_experts"])
+        if sizes["experts_per_token"] > sizes["num_experts"]:
+            section.refuse("num_experts_per_tok", f"at most num_experts, {sizes['num_experts']}")
+        knobs["norm_topk_prob"] = section.truth("norm_topk_prob")
     width, heads = sizes["hidden_size"], sizes["num_heads"]
     kv_heads = sizes.setdefault("num_kv_heads", heads)
     if width % heads and ("head_dim" not in sizes or family.model_type == "llama"):  # LlamaConfig always requires it
@@ -173,8 +197,7 @@ def model_config(hf: Mapping[str, Any], like: ModelConfig, file: str) -> ModelCo
         section.refuse("layer_types", f"full_attention for each of {len(layers)} layers")
     return dataclasses.replace(
         like,
-        **sizes,
-        **knobs,
+        **(knobs | sizes),
         norm_eps=section.number("rms_norm_eps", 1e-12, 1e-1),
         tie_embeddings=section.truth("tie_word_embeddings"),
     )
@@ -196,7 +219,9 @@ def hf_config(cfg: ModelConfig, base: Mapping[str, Any]) -> dict[str, Any]:
     family = of(cfg)
     out = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None, **base}
     out |= {"architectures": [family.architecture], "model_type": family.model_type, "hidden_act": "silu"}
-    out |= {key: getattr(cfg, knob) for knob, key, _ in SIZES}
+    out |= {key: getattr(cfg, knob) for knob, key, _ in family.sizes()}
+    if family.experts:
+        out |= {"norm_topk_prob": cfg.norm_topk_prob} | ({EXPERTS_TOO: cfg.num_experts} if EXPERTS_TOO in out else {})
     out |= {"rms_norm_eps": cfg.norm_eps, "tie_word_embeddings": cfg.tie_embeddings}
     out.pop("layer_types", None)
 

@@ -32,6 +32,7 @@ METADATA = "_METADATA"
 FILES = (*families.CARRIED, peft.CONFIG, "*.safetensors", "*.safetensors.index.json")  # of a model of the hub
 # knobs of `model` that say how it runs, not what it computes
 NOT_STORED = ("checkpoint", "compute_dtype", "remat", "attention", *adapters.KNOBS)
+MAY_BE_0 = ("num_experts", "experts_per_token")
 
 
 def find(path: str | Place, what: str = "--checkpoint") -> Source:
@@ -120,7 +121,7 @@ def model_config(source: Source, like: ModelConfig) -> ModelConfig:
         value: Any = saved.get(field.name)
         if type(value) is int and kind is float:
             value = float(value)
-        if type(value) is not kind or (kind is int and value not in range(1, 2**31)):
+        if type(value) is not kind or (kind is int and value not in range(field.name not in MAY_BE_0, 2**31)):
             found = f"is {safetensors_files.SHORT.repr(value)}" if field.name in saved else "is missing"
             raise ConfigError(f"{file}: model.{field.name} {found}; expected {kind.__name__}; is the run older?")
         values[field.name] = value
@@ -243,7 +244,8 @@ def _refuse_not_finite(params: Params, given: Mapping[KeyPath, Array], model: qw
 
     def check(tree: Params) -> Params:
         def one(keys: Any, x: jax.Array) -> jax.Array:
-            return jnp.isfinite(x).all(axis=tuple(range(len(keys) - 1, x.ndim)))  # per layer if stacked
+            path = tuple(key.key for key in keys)
+            return jnp.isfinite(x).all(axis=tuple(range(parameters.stacked(path), x.ndim)))  # per layer, and expert
 
         return jax.tree_util.tree_map_with_path(one, tree)
 
@@ -251,10 +253,7 @@ def _refuse_not_finite(params: Params, given: Mapping[KeyPath, Array], model: qw
     bad = []
     for keys, values in jax.tree_util.tree_leaves_with_path(finite):
         array = given[tuple(key.key for key in keys)]
-        if values.ndim:
-            bad += [array.where(int(layer)) for layer in np.flatnonzero(~np.asarray(values))]
-        elif not values:
-            bad.append(array.where(None))
+        bad += [array.where(tuple(map(int, at))) for at in np.argwhere(~np.asarray(values))]
     if bad:
         more = f" and {len(bad) - safetensors_files.LISTED} more" if len(bad) > safetensors_files.LISTED else ""
         listed = "; ".join(bad[: safetensors_files.LISTED])

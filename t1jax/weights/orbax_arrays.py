@@ -27,6 +27,7 @@ from t1jax.config import ConfigError
 from t1jax.host import bucket
 from t1jax.host.bucket import Bucket
 from t1jax.host.place import Place
+from t1jax.model.parameters import stacked
 
 CHUNK = 8 << 20  # bytes of a chunk on disk, before compression: the cost of the smallest read
 AHEAD = 2  # pieces being written while the next one is prepared
@@ -66,9 +67,11 @@ class StoredArray:
     def dtype(self) -> np.dtype:
         return np.dtype(self.store.dtype.numpy_dtype)
 
-    def where(self, layer: int | None) -> str:
-        """The folder and the array's name, for error messages."""
-        return f"{self.folder}: {self.name}" + ("" if layer is None else f", layer {layer}")
+    def where(self, at: tuple[int, ...]) -> str:
+        """The folder and the array's name, for error messages. `at`: which layer, and which of its experts."""
+        return f"{self.folder}: {self.name}" + "".join(
+            f", {what} {n}" for what, n in zip(("layer", "expert"), at, strict=False)
+        )
 
     def read(self, index: Index) -> np.ndarray:
         """A slice of the array; reads only the chunks that contain it.
@@ -140,11 +143,12 @@ def write_arrays(folder: Place, arrays: Mapping[KeyPath, NewArray]) -> None:
 
 def save_args(tree: Any) -> Any:
     """Orbax arguments to save each array in chunks of at most CHUNK bytes. Chunks of arrays under "layers" have a
-    single layer, so that reading one layer does not read the others."""
+    single layer, and a single expert, so that reading one layer does not read the others."""
 
     def one(keys: Any, _: Any) -> ocp.SaveArgs:
-        stacked = any(getattr(key, "key", None) == "layers" for key in keys)
-        return ocp.SaveArgs(shard_axes=(0,) if stacked else (), chunk_byte_size=CHUNK)
+        path = [str(getattr(key, "key", "")) for key in keys]
+        below = path[path.index("layers") :] if "layers" in path else [""]
+        return ocp.SaveArgs(shard_axes=tuple(range(stacked(tuple(below)))), chunk_byte_size=CHUNK)
 
     return jax.tree_util.tree_map_with_path(one, tree)
 

@@ -101,12 +101,16 @@ def factors(adapter: Adapter, cfg: ModelConfig) -> Callable[[str], Factors]:
     """name -> the factors of a matrix, read from adapter_model.safetensors when asked for.
 
     Raises:
-      ConfigError: a tensor is missing, unexpected, damaged or of another shape than the base's model needs.
+      ConfigError: a tensor is missing, unexpected, damaged or of another shape than the base's model needs; or the
+        adapter is of experts.
     """
+    if cfg.num_experts and (inside := [m for m, name in MODULES.items() if name in adapter.names and name in lora.MLP]):
+        where = f"{adapter.folder / CONFIG}: target_modules has {', '.join(inside)}"
+        raise ConfigError(f"{where}; expected matrices of attention alone: the base's experts take no adapters")
     if not (adapter.folder / WEIGHTS).is_file():
         raise ConfigError(f"{adapter.folder} has no {WEIGHTS}; expected it beside {CONFIG}")
     found = {t.name: t for t in safetensors_files.read_header(safetensors_files.inside(adapter.folder, WEIGHTS))}
-    rows = {(row.path[-1], row.layer): row for row in _rows(cfg, adapter.names)}
+    rows = {(row.path[-1], *row.at): row for row in _rows(cfg, adapter.names)}
     expected: dict[str, tuple[int, ...]] = {}
     for row in rows.values():
         expected |= dict(zip(tensor_names(row), _in_file(row, adapter.rank), strict=True))
@@ -150,8 +154,7 @@ def write(
     for row in _rows(cfg, names):
 
         def factor(index: int, row: Tensor = row) -> Any:
-            assert row.layer is not None
-            x = of(row.path[-1])(row.layer)[index]
+            x = of(row.path[-1])(*row.at)[index]
             flat = x.reshape(-1, rank) if index == 0 else x.reshape(rank, -1)
             yield np.ascontiguousarray(flat.T, np.float32)
 

@@ -4,8 +4,9 @@
 Where: before the prompts, and on export. A tensor is a line of TENSORS, used in both directions; a family may name it
 otherwise, and join several in one (families.py).
 
-Axes: D width, N query heads, K kv heads, H head dim, F mlp width, V vocabulary, L layers.
-Source: transformers 5.23, models of Qwen2, Qwen3, Llama, Glm and Glm4.
+Axes: D width, N query heads, K kv heads, H head dim, F mlp width, E experts, V vocabulary, L layers.
+Source: transformers 5.23, models of Qwen2, Qwen3, Qwen3Moe (as its conversion_mapping.py has the files), Llama, Glm and
+Glm4.
 Deliberately not here: config.json (families.py), the tensors' bytes (safetensors_files.py), loading onto devices
 (load.py).
 """
@@ -16,12 +17,15 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 from t1jax.config import ModelConfig
+from t1jax.model.parameters import EXPERTS, stacked
 from t1jax.weights import families
 
 LAYER = "model.layers.{layer}."
+EXPERT = LAYER + "mlp.experts.{expert}."
 
 # Name in the file, path in t1jax's parameters, axes in the file (adjacent letters are one axis), t1jax's axes.
 TENSORS = (
@@ -44,8 +48,11 @@ TENSORS = (
     (LAYER + "mlp.gate_proj.weight", ("layers", "gate"), "F D", "DF"),
     (LAYER + "mlp.up_proj.weight", ("layers", "up"), "F D", "DF"),
     (LAYER + "mlp.down_proj.weight", ("layers", "down"), "D F", "FD"),
+    (LAYER + "mlp.gate.weight", ("layers", "router"), "E D", "DE"),
+    (EXPERT + "gate_proj.weight", ("layers", "expert_gate"), "F D", "DF"),
+    (EXPERT + "up_proj.weight", ("layers", "expert_up"), "F D", "DF"),
+    (EXPERT + "down_proj.weight", ("layers", "expert_down"), "D F", "FD"),
 )
-
 
 # Tensors of older folders that are not weights: RoPE frequencies, which follow from config.json.
 UNUSED = re.compile(r"model\.(?:layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
@@ -58,7 +65,7 @@ class Tensor:
     name: str  # "model.layers.3.self_attn.q_proj.weight"
     shape: tuple[int, ...]  # in the file
     path: tuple[str, ...]  # keys in the parameters of qwen.init_params: ("layers", "q")
-    layer: int | None  # index on axis 0 of t1jax's stacked array; None: not stacked
+    at: tuple[int, ...]  # index on the leading axes of t1jax's stacked array: (), (layer,) or (layer, expert)
     split: tuple[int, ...]  # the part of the file's tensor is reshaped to this, e.g. (N, H, D)
     order: tuple[int, ...]  # ... and transposed by this
     start: int = 0  # where on axis 0 of the file's tensor the part begins
@@ -89,13 +96,13 @@ def tensors(cfg: ModelConfig) -> list[Tensor]:
     size, names, found = _sizes(cfg), families.of(cfg).names, []
     for name, path, in_file, ours in _rows(cfg):
         name = LAYER + names[path[-1]] if path[-1] in names else name
-        for layer in range(cfg.num_layers) if path[0] == "layers" else (None,):
+        for at in product(*(range(n) for n in _leading(cfg, path))):
             found.append(
                 Tensor(
-                    name=name.format(layer=layer),
+                    name=name.format(**dict(zip(("layer", "expert"), at, strict=False))),
                     shape=tuple(math.prod(size[axis] for axis in group) for group in in_file.split()),
                     path=path,
-                    layer=layer,
+                    at=at,
                     split=tuple(size[axis] for axis in in_file if axis != " "),
                     order=tuple(in_file.replace(" ", "").index(axis) for axis in ours),
                 )
@@ -120,12 +127,14 @@ def _one_after_another(parts: list[Tensor]) -> list[Tensor]:
 
 
 def shapes(cfg: ModelConfig) -> dict[tuple[str, ...], tuple[int, ...]]:
-    """Path -> shape of each of t1jax's parameters; [L, ...] under "layers"."""
+    """Path -> shape of each of t1jax's parameters; [L, ...] under "layers", of experts [L, E, ...]."""
     size = _sizes(cfg)
-    return {
-        path: (cfg.num_layers,) * (path[0] == "layers") + tuple(size[axis] for axis in ours)
-        for _, path, _, ours in _rows(cfg)
-    }
+    return {path: _leading(cfg, path) + tuple(size[axis] for axis in ours) for _, path, _, ours in _rows(cfg)}
+
+
+def _leading(cfg: ModelConfig, path: tuple[str, ...]) -> tuple[int, ...]:
+    """The sizes of the axes on which separate tensors are stacked."""
+    return (cfg.num_layers, cfg.num_experts)[: stacked(path)]
 
 
 def _sizes(cfg: ModelConfig) -> dict[str, int]:
@@ -136,6 +145,7 @@ def _sizes(cfg: ModelConfig) -> dict[str, int]:
         "K": cfg.num_kv_heads,
         "H": cfg.head_dim,
         "F": cfg.mlp_size,
+        "E": cfg.num_experts,
     }
 
 
@@ -150,4 +160,5 @@ def _rows(cfg: ModelConfig) -> list[tuple[str, tuple[str, ...], str, str]]:
         absent |= {"q_norm", "k_norm"}
     if not cfg.post_norms:
         absent |= {"attention_out_norm", "mlp_out_norm"}
+    absent |= {"gate", "up", "down"} if cfg.num_experts else {"router", *EXPERTS}
     return [row for row in TENSORS if row[1][-1] not in absent]

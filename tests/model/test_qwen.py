@@ -74,7 +74,7 @@ def test_prefill_and_cache_equal_the_full_forward(changes):
     prompt = rng.integers(0, 40, (2, 5)).astype(np.int32)
     valid = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], bool)
     first, second = rng.integers(0, 40, (2, 4, 4)).astype(np.int32)
-    prompt_hidden, prompt_kv = jax.jit(functools.partial(qwen.prefill, model))(params, prompt, valid)
+    prompt_hidden, prompt_kv, _ = jax.jit(functools.partial(qwen.prefill, model))(params, prompt, valid)
     cache = ring.start(model.cfg, model.layout, prompt_kv, jnp.asarray(valid), lanes=4, length=4, block=2)
     length = valid.sum(1)
     start = np.repeat(length, 2)[:, None].astype(np.int32)

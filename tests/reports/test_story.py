@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from made_up import HOSTILE, Reader, example_results, example_rows, share, write_run
 
-from configs import qwen0p5b, tiny
+from configs import qwen0p5b, qwen3_30b_a3b, tiny
 from t1jax import config
 from t1jax.planning import fit
 from t1jax.reports import runs
@@ -162,7 +162,7 @@ def test_an_unfinished_run_says_so_first():
     assert cautions(unfinished)[0].startswith("This run is not finished")
 
 
-@pytest.mark.parametrize("make", [tiny, qwen0p5b], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("make", [tiny, qwen0p5b, qwen3_30b_a3b], ids=lambda m: m.__name__)
 def test_parameters_are_counted_as_the_planner_counts_them(make):
     model = config.load(make.get_config()).model
     assert parameters(vars(model)) == fit._parameters(model)

@@ -25,6 +25,7 @@ NUMERICS = (
     "model.cudnn",
     "model.attention",
     "model.ring",
+    "model.experts",
     "model.qwen",
     "update.masking",
     "update.advantages",

@@ -199,6 +199,12 @@ def gaps(dtype, values, **knobs):
     return notes
 
 
+def test_with_experts_a_gap_is_a_warning_in_float32_too():
+    """Rounding may send a token to another expert, whatever the dtype."""
+    (note,) = gaps("float32", [5e-6, 0.77], model__num_experts=4, model__experts_per_token=2)
+    assert "rl step 2: logprob_gap is 0.77, " in note and note.endswith("that went through other experts")
+
+
 def test_a_gap_that_float32_cannot_explain_ends_the_run_before_the_step_is_saved():
     """0.77 was the gap of two processes that were fed different prompts of one shard."""
     assert gaps("float32", [5e-6, 7e-3, None]) == []

@@ -22,7 +22,7 @@ SFT = dataclasses.replace(CFG.sft, learning_rate=0.1, warmup_steps=4, weight_dec
 RL = dataclasses.replace(CFG.rl, learning_rate=0.1, warmup_fraction=0.05, weight_decay=0.0, grad_clip=1e9)
 
 
-def make_params(seed=0, layers=2):
+def make_params(seed=0, layers=2, **knobs):
     """Every parameter of a small model by its real name and shape, random."""
     mesh = sharding.make_mesh(config.MeshConfig(1, 1, 1), jax.devices()[:1])
     cfg = dataclasses.replace(
@@ -35,6 +35,7 @@ def make_params(seed=0, layers=2):
         head_dim=2,
         mlp_size=12,
         tie_embeddings=False,
+        **knobs,
     )
     shapes = qwen.boxed_shapes(qwen.Transformer(cfg, sharding.train_layout(mesh)))
     rng = np.random.default_rng(seed)
@@ -158,14 +159,31 @@ def test_a_layers_muon_update_does_not_see_the_other_layers():
     assert np.abs(got["layers"]["q"][1] - expected["layers"]["q"][1]).max() > 1e-3
 
 
+def test_muon_takes_each_expert_for_itself():
+    """An orthogonal update each, of the size of Adam's, that does not see the layer's other experts."""
+    section = dataclasses.replace(SFT, optimizer="muon", warmup_steps=0)
+    params, gradient = (make_params(seed, num_experts=3, experts_per_token=1) for seed in (0, 1))
+    change, _ = step(section, gradient, params)
+    for name in ("expert_gate", "expert_up", "expert_down"):
+        assert change["layers"][name].shape[:2] == (2, 3)
+        for matrix in np.asarray(change["layers"][name]).reshape(6, *change["layers"][name].shape[2:]):
+            values = np.linalg.svd(matrix, compute_uv=False) / (0.1 * 0.2 * np.sqrt(max(matrix.shape)))
+            assert values.min() > 0.5 and values.max() < 1.5, name
+    other = {name: x.at[:, 1].multiply(-3.0) if "expert" in name else x for name, x in gradient["layers"].items()}
+    found, _ = step(section, {**gradient, "layers": other}, params)
+    up, expected = (np.asarray(x["layers"]["expert_up"]) for x in (found, change))
+    np.testing.assert_allclose(up[:, ::2], expected[:, ::2], atol=1e-6)
+    assert np.abs(up[:, 1] - expected[:, 1]).max() > 1e-3
+
+
 def test_rl_has_no_choice_but_adam():
     change, _ = step(dataclasses.replace(RL, warmup_fraction=0.0), GRADIENT)
     np.testing.assert_allclose(change["layers"]["q"], -0.1 * np.sign(GRADIENT["layers"]["q"]), rtol=1e-3)
 
 
 def test_an_unknown_parameter_is_named():
-    with pytest.raises(ValueError, match=r"\['layers'\]\['router'\].*MATRICES, TABLES, FACTORS or VECTORS"):
-        parameters.kinds({"layers": {"router": jnp.zeros((2, 2))}})
+    with pytest.raises(ValueError, match=r"\['layers'\]\['gates'\].*MATRICES, TABLES, FACTORS or VECTORS"):
+        parameters.kinds({"layers": {"gates": jnp.zeros((2, 2))}})
 
 
 # ---- anchor

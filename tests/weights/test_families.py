@@ -53,6 +53,20 @@ def test_what_the_file_said_of_another_model_is_not_kept():
     assert "rope_scaling" not in written and "layer_types" not in written
 
 
+def test_experts_are_read_by_either_name_and_written_by_the_hubs():
+    """transformers 5 writes num_local_experts."""
+    cfg = families.model_config(hub.QWEN3_MOE, LIKE, "config.json")
+    assert (cfg.num_experts, cfg.experts_per_token, cfg.mlp_size, cfg.norm_topk_prob) == (128, 8, 768, True)
+    other = {key: value for key, value in hub.QWEN3_MOE.items() if key != "num_experts"} | {"num_local_experts": 128}
+    assert families.model_config(other, LIKE, "config.json") == cfg
+    fewer = dataclasses.replace(cfg, num_experts=64)
+    names = ("num_experts", "num_local_experts")
+    assert [families.hf_config(fewer, hub.QWEN3_MOE).get(name) for name in names] == [64, None]
+    assert [families.hf_config(fewer, other).get(name) for name in names] == [64, 64]
+    dense = families.model_config(hub.QWEN3, cfg, "config.json")
+    assert (dense.num_experts, dense.experts_per_token, dense.norm_topk_prob) == (0, 0, False)
+
+
 def test_without_a_file_the_special_tokens_are_null():
     """transformers would take those of Llama 2."""
     written = families.hf_config(LIKE, {})
@@ -101,6 +115,7 @@ LENGTHS = {  # what the model cards say
     "Qwen2.5-0.5B": 32768,
     "Qwen2.5-72B": 131072,  # by YaRN
     "Qwen3-0.6B": 40960,
+    "Qwen3-30B-A3B": 40960,
     "Llama-3.2-1B": 131072,  # not 32 times 8,192
     "SmolLM2-135M": 8192,
     "glm-4-9b-chat-hf": 131072,
@@ -200,6 +215,23 @@ BAD = {  # key: (file, changes, what the message says)
         "layer_types is .*sliding_attention.*; expected full_attention for each of 2 layers",
     ),
     "too few layer types": (hub.QWEN2, {"layer_types": ["full_attention"]}, "layer_types is .*; expected .* 24 layers"),
+    "qwen3moe's bias": (hub.QWEN3_MOE, {"attention_bias": True}, "attention_bias is True; expected false"),
+    "no experts": (hub.QWEN3_MOE, {"num_experts": 0}, "num_experts is 0; expected a whole number from 1"),
+    "missing experts": (hub.QWEN3_MOE, {"num_experts": DROP}, "num_experts is missing; expected a whole number"),
+    "two numbers of experts": (hub.QWEN3_MOE, {"num_local_experts": 64}, "num_local_experts is 64; expected 128"),
+    "more chosen than there are": (
+        hub.QWEN3_MOE,
+        {"num_experts_per_tok": 129},
+        "num_experts_per_tok is 129; expected at most num_experts, 128",
+    ),
+    "no expert size": (hub.QWEN3_MOE, {"moe_intermediate_size": DROP}, "moe_intermediate_size is missing; expected"),
+    "shares of nothing": (hub.QWEN3_MOE, {"norm_topk_prob": 1}, "norm_topk_prob is 1; expected true or false"),
+    "experts in every second layer": (
+        hub.QWEN3_MOE,
+        {"decoder_sparse_step": 2},
+        "decoder_sparse_step is 2; expected 1",
+    ),
+    "a layer without experts": (hub.QWEN3_MOE, {"mlp_only_layers": [0]}, r"mlp_only_layers is \[0\]; expected \[\]"),
     "llama's bias": (hub.LLAMA, {"attention_bias": True}, "attention_bias is True; expected false"),
     "llama's mlp bias": (hub.LLAMA, {"mlp_bias": True}, "mlp_bias is True; expected false"),
     "qwen3's bias": (hub.QWEN3, {"attention_bias": True}, "attention_bias is True; expected false"),

@@ -106,7 +106,7 @@ def test_logits_and_gradients_are_those_of_peft(family, tmp_path):
     for row in peft._rows(cfg, lora.TARGETS["all"]):
         for key, name in zip((lora.A, lora.B), peft.tensor_names(row), strict=True):
             other = found[name.replace(".weight", ".default.weight")]
-            ours = np.array(gradient["layers"][row.path[-1]][key][row.layer])
+            ours = np.array(gradient["layers"][row.path[-1]][key][row.at])
             flat = ours.reshape(-1, RANK) if key == lora.A else ours.reshape(RANK, -1)
             np.testing.assert_allclose(flat.T, other, atol=1e-5 * np.abs(other).max() + 1e-5, err_msg=name)
 
