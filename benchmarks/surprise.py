@@ -32,7 +32,7 @@ def kinds(scores: Any) -> Any:
 
     outcome_B = np.asarray(scores.outcome_B)
     tests = (scores.garbled_B, scores.repetition_B, scores.overlong_B, outcome_B < 0, outcome_B == 1)
-    return np.select([np.asarray(test) for test in tests], range(5), 5)
+    return np.select([np.asarray(test).astype(bool) for test in tests], range(5), 5)
 
 
 def rows(perplexity_B: Any, kind_B: Any) -> dict[str, dict[str, float]]:

@@ -112,7 +112,7 @@ def test_the_update_exchanges_what_is_counted(shape, parts, chunks):
     found = planned(shape, parts, chunks)
     counted, (_, fsdp, _), model = found.exchanged, shape, found.cfg.model
     elsewhere = [x for x in found.compiled.exchanges if not x.in_token_loop]
-    copied = "jit(train_step)/sharding_constraint"  # for decoding
+    copied = "jit(train_step)/sample/sharding_constraint"  # for decoding
     gathers = sum(x.received for x in elsewhere if x.kind == "all-gather" and x.scope != copied)
     assert gathers == pytest.approx(counted.weights, rel=0.02, abs=100)
 
@@ -143,7 +143,7 @@ def test_with_adapters_the_update_exchanges_what_is_counted(shape, targets):
     over = {"fsdp": [], "tensor": []}
     for x in elsewhere:
         over["tensor" if x.groups[0][1] - x.groups[0][0] == 1 else "fsdp"].append(x)
-    copied = "jit(train_step)/sharding_constraint"  # for decoding
+    copied = "jit(train_step)/sample/sharding_constraint"  # for decoding
     gathers = sum(x.received for x in over["fsdp"] if x.kind == "all-gather" and x.scope != copied)
     assert gathers == pytest.approx(counted.weights, rel=0.02)
 

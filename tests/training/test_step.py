@@ -140,7 +140,7 @@ def test_the_pieces_apart_are_the_step(drawn, updated):
     """Sample, score and update, each a program of its own, give the samples, state and report of the fused step."""
     one = small.fused(ONE)
     one.scorer.take()
-    state, report = one.step(one.start(), one.prompts())
+    state, report = jax.block_until_ready(one.step(one.start(), one.prompts()))  # then the scorer has been called
     problem, *rows = one.scorer.rows()
     prompts, rollouts, *_ = drawn
     np.testing.assert_array_equal(problem, np.repeat(prompts.problem_P, R))
