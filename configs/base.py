@@ -3,7 +3,7 @@
 
 Tags: [paper] stated by T1 (arXiv 2501.11651); [kin] read in THUDM/TreeRL, an ancestor of T1's code;
 [ours] not public, our choice; [hw] what the hardware dictates.
-Typed views and validation: t1jax/config.py.
+Typed views: t1jax/sections.py; validation: t1jax/validation.py.
 """
 
 from ml_collections import ConfigDict
@@ -191,7 +191,7 @@ def get_config() -> ConfigDict:
     cfg.synthesis.temperature = 1.0  # of attempts; critic, merger and rewriter write at 0.3 [ours]
     cfg.synthesis.attempt_tokens = 4096  # longest attempt or note, tokens [ours]
     cfg.synthesis.chain_tokens = 16384  # longest chain, tokens [ours]
-    cfg.synthesis.endpoints = ConfigDict()  # name -> url, model, key_variable and limits; see t1jax/config.py [ours]
+    cfg.synthesis.endpoints = ConfigDict()  # name -> url, model, key_variable and limits; see t1jax/sections.py [ours]
 
     cfg.checkpoint = ConfigDict()
     cfg.checkpoint.sft_every = 250  # updates of the cold start between checkpoints [ours]

@@ -103,6 +103,8 @@ def run_jobs(jobs: Sequence[Job], out: Path, at_a_time: int, say: Callable[[str]
       Stopped: a job failed; what others had begun goes on next time.
     """
     left = [job for job in jobs if not all((out / name).exists() for name in job.makes)]
+    needed = {name for job in left for name in job.after}
+    left = [job for job in left if job.kind != "cold" or job.name in needed]
     spent: dict[str, list[float]] = {}  # kind of job -> seconds that each took
     finished, total = 0, len(left)
     shares = [Share(cores) for cores in _shares(at_a_time)]
@@ -218,6 +220,10 @@ def _run(argv: list[str]) -> None:
         raise ConfigError(f"reward.function is {base.reward.function}; expected correct: studies compare right answers")
     if base.data.train:
         raise ConfigError(f"data.train is {base.data.train}; expected nothing: studies run on the embedded task")
+    if loggers := [name for name, value in base.to_dict()["metrics"].items() if value]:
+        raise ConfigError(f"metrics.{loggers[0]} is set; expected nothing: studies use no loggers")
+    if base.rl.profile:
+        raise ConfigError(f"rl.profile is {base.rl.profile!r}; expected nothing: studies trace no steps")
     if not base.eval.before:
         raise ConfigError("eval.before is False; expected True: studies compare with what is measured before RL")
     if base.checkpoint.every >= base.rl.num_steps:

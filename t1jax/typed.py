@@ -3,8 +3,8 @@
 
     cfg = typed.read(Config, {"seed": 0, "rl": {...}, ...})
 
-Where: below config.py, which has the dataclasses. A knob is named by its path: `rl.num_steps`.
-Deliberately not here: which knobs there are (config.py), what may stand together (validation.py).
+Where: below sections.py and config.py, which have the dataclasses. A knob is named by its path: `rl.num_steps`.
+Deliberately not here: which knobs there are (sections.py), what may stand together (validation.py).
 """
 
 from __future__ import annotations

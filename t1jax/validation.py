@@ -2,7 +2,7 @@
 """Rejects configs that cannot work, by themselves or on these devices, before anything is compiled.
 
 Every error names the knob, its value, and what was expected.
-Deliberately not here: types of knobs (config.py); bounds, and the words of an error (checks.py); contents of files.
+Deliberately not here: types of knobs (sections.py); bounds, and the words of an error (checks.py); contents of files.
 """
 
 from __future__ import annotations

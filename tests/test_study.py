@@ -122,6 +122,8 @@ def test_the_time_left_is_that_of_jobs_of_the_same_kind():
         (["penalties", "--config.rl.micro_batches=7"], "rl.micro_batches"),
         (["penalties", "--config.data.train=x.jsonl"], "data.train is x.jsonl; expected nothing"),
         (["penalties", "--config.reward.function=mine.py:score"], "reward.function is mine.py:score; expected correct"),
+        (["penalties", "--config.metrics.wandb=mine"], "metrics.wandb is set; expected nothing"),
+        (["penalties", "--config.rl.profile=1:2"], "rl.profile is '1:2'; expected nothing"),
         (["penalties", "--config.eval.before=False"], "eval.before is False; expected True"),
         (["penalties", "--config.checkpoint.every=24"], "checkpoint.every is 24; expected less than rl.num_steps = 24"),
         (["inference_scaling", "--config.scaling.budgets=(8,)"], "scaling.budgets is (8,); expected at least two"),

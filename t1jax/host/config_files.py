@@ -4,7 +4,7 @@
 A config file is a Python program with a `get_config()`. It may say `from configs import base`, wherever it is and
 however t1jax was installed: while it runs, `configs` is the folder that comes with t1jax. In a checkout that is
 configs/ beside the package, once installed t1jax/configs/.
-Deliberately not here: what the knobs mean (configs/base.py), their types (config.py), flags (command_line.py).
+Deliberately not here: what the knobs mean (configs/base.py), their types (sections.py), flags (command_line.py).
 """
 
 from __future__ import annotations

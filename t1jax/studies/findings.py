@@ -145,9 +145,9 @@ def _over_seeds(values: Sequence[float]) -> dict[str, Any]:
 
 
 def _same_steps(out: Path, arm: Arm, runs: Mapping[int, Trial]) -> list[Trial]:
-    """The runs. ConfigError: one was measured at other steps than the first, so a mean would mix them."""
+    """The runs. ConfigError: one was measured at other steps than the one with most, so a mean would mix them."""
     steps = {seed: [mark["step"] for mark in run["marks"]] for seed, run in runs.items()}
-    first = next(iter(steps.values()))
+    first = max(steps.values(), key=len)  # a run of an older version has fewer
     for seed, found in steps.items():
         if found != first:
             raise ConfigError(

@@ -16,8 +16,9 @@ from t1jax.studies.significance import MOST
 CLAIM = ("difference", "p", "p, Holm", "", "seeds needed")  # columns of a claim
 NOTES = """\
 Brackets are 95 % intervals over seeds. p is Student's test over seeds, two-sided; "p, Holm" is corrected for testing
-all claims in this folder, and decides. "Seeds needed" would tell the effect apart from none with a power of 80 %, given
-the spread of these seeds. The difference of a shape is its margin: above 0 the curves have it.
+all claims in this folder, and decides. "Seeds needed" would tell the effect apart from none with a power of 80 % at
+p = 0.05 without correction, given the spread of these seeds. The difference of a shape is its margin: above 0
+the curves have it.
 """
 
 

@@ -87,8 +87,9 @@ def run(
     changed = claim(cfg, workdir, allow_change)
     done = (workdir / "results.json", workdir / "report.html")
     if not changed and all(path.exists() for path in done):
-        if multihost.is_main():
-            print(f"{workdir} is done; give another --workdir to run again")
+        with Loggers(cfg, workdir, print):  # what they lack is sent: the run may have ended before all was
+            if multihost.is_main():
+                print(f"{workdir} is done; give another --workdir to run again")
         return done[1]
     with (
         Signals(cfg.checkpoint.grace_seconds) as signals,

@@ -84,7 +84,7 @@ def test_what_a_killed_run_had_not_sent_is_sent_by_the_next_start(client):
     notes: list[str] = []
     logged.stopped(CFG, client / "run", notes.append)
     (line,) = notes[1:]
-    assert line.startswith("metrics.wandb: its process ended with exit status 7: out of order; ")
+    assert line.startswith("metrics.wandb: its process ended with exit status 7: out of order, says https://host/x; ")
     (client / "mode").write_text("")
     logged.resumed(CFG, client / "run", notes.append)
     assert got(client) == WHOLE

@@ -204,6 +204,15 @@ def test_seeds_that_were_measured_at_other_steps_are_not_mixed(tmp_path):
         findings.write("penalties", BASE, [0, 1], tmp_path)
 
 
+def test_of_runs_measured_less_often_by_an_older_version_those_are_to_be_made_again(tmp_path):
+    write_trials(tmp_path, "penalties", [0, 1])
+    path = tmp_path / "runs/base/seed0/trial.json"
+    told = json.loads(path.read_text())
+    path.write_text(json.dumps(told | {"marks": told["marks"][:1]}))
+    with pytest.raises(ConfigError, match=r"runs/base/seed0: measured at steps \[0\]; expected \[0, 0\]: delete"):
+        findings.write("penalties", BASE, [0, 1], tmp_path)
+
+
 @pytest.mark.parametrize(
     "name, knob, value",
     [

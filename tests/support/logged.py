@@ -50,7 +50,7 @@ def fail():
     if mode == "hang":
         time.sleep(1000)
     if mode == "exit":
-        print("out of order", file=sys.stderr, flush=True)
+        print("out of order, says https://me:hunter2@host/x", file=sys.stderr, flush=True)
         os._exit(7)
 
 class Settings:

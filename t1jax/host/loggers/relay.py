@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from t1jax.host import bucket
+from t1jax.host.loggers.worker import reason
 
 QUEUE = 1000  # things that may wait: rows of about 1 KB, and names of files
 LONGEST = 60.0  # seconds that a logger may take to send the rest, and again to be sent all that it lacks
@@ -181,7 +182,7 @@ class Relay:
                 raise Failed(f"no answer in {LONGEST if self._ok else HURRY:g} s")
             said.seek(0)
             last = said.read().decode(errors="replace").strip().rpartition("\n")[2]
-            raise Failed(f"its process ended with exit status {status}: {last}")
+            raise Failed(f"its process ended with exit status {status}: {reason(Failed(last))}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise Failed(answer["error"])
