@@ -82,7 +82,7 @@ def measure(cfg: Any, temperatures: Sequence[float], steps: int) -> dict[str, di
                 return advantages.surprise(rollouts.logprob_BT, rollouts.sampled_BT), score(prompts, rollouts)[0]
 
             root, found = jax.random.key_data(jax.random.key(cfg.seed)), []
-            stream = streams.prompt_stream(cfg, task, tokens, "train", cfg.rl.prompts_per_step, cfg.seed + 1)
+            stream = streams.prompt_stream(cfg, task, tokens, "train", cfg.rl.drawn, cfg.seed + 1)
             for number in range(steps):
                 prompts = multihost.global_batch(next(stream), setup.layout)
                 surprise_B, scores = jax.device_get(judged(params, prompts, root, np.int32(number)))

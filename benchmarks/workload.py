@@ -130,7 +130,7 @@ def make_prompts(setup: Any, stops: Sequence[int], step: int) -> Any:
     from t1jax.types import Prompts
 
     cfg = setup.cfg
-    P, C = cfg.rl.prompts_per_step, cfg.data.prompt_length
+    P, C = cfg.rl.drawn, cfg.data.prompt_length
     random = np.random.default_rng((cfg.seed, step))
     tokens = random.integers(2, cfg.model.vocab_size - len(stops) - 1, (P, C)).astype(np.int32)
     rows = Prompts(tokens, np.ones((P, C), bool), np.arange(step * P, (step + 1) * P, dtype=np.int32))

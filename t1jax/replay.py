@@ -15,7 +15,7 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-from t1jax import checks, config
+from t1jax import checks, config, validation
 from t1jax.config import Config, ConfigError, MeshConfig
 from t1jax.host import command_line, place
 from t1jax.host.place import Place
@@ -123,7 +123,12 @@ def _config(folder: Place, num_devices: int) -> Config:
         checks.mesh_shape(cfg.mesh, num_devices)
     except ConfigError:
         print(f"the run's mesh does not fit {num_devices} devices: taking fsdp {num_devices}")
-        return replace(cfg, mesh=MeshConfig(1, num_devices, 1))
+        if cfg.rl.drawn > cfg.rl.prompts_per_step:
+            print(
+                "with rl.overdraw the groups that are kept depend on mesh.data * mesh.fsdp: the update may be another"
+            )
+        cfg = replace(cfg, mesh=MeshConfig(1, num_devices, 1))
+        validation.validate(cfg, num_devices)
     return cfg
 
 

@@ -104,9 +104,11 @@ class Try:
             f"the largest that is done in {hours:g} h (--hours)" if self.hours <= hours
             else f"the shortest run, though longer than {hours:g} h (--hours)"
         )  # fmt: skip
+        drawn = self.cfg.rl.drawn
+        learnt = f" ({drawn} prompts are sampled)" if drawn > prompts else ""
         return (
-            f"Recommended: {self.trained}, {prompts} x {responses} responses of at most {tokens:,} tokens a step, "
-            f"{self.cfg.rl.num_steps} steps: {why}."
+            f"Recommended: {self.trained}, {prompts} x {responses} responses{learnt} of at most {tokens:,} tokens a "
+            f"step, {self.cfg.rl.num_steps} steps: {why}."
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -235,9 +237,11 @@ def evaluated(found: Found) -> int:
     A prompt of an evaluation has one response, in a step as many as there are lanes. Powers of two a shard.
     """
     cfg, shards, memory = found.cfg, found.mesh[0] * found.mesh[1], found.memory
-    prompts = cfg.rl.prompts_per_step // shards
+    prompts = cfg.rl.drawn // shards
     of = {part.name: part.bytes for part in memory.parts if part.phase == "sampling"}
     copy, asked = of.pop("decode copy of the weights"), of.pop("prompts' keys and values")
+    longest = cfg.data.prompt_length + max(cfg.scaling.budgets, default=0)  # a cut thought is a prompt too
+    asked += of.pop("prompts in experts", 0) * longest // cfg.data.prompt_length
     each = asked / prompts + sum(of.values()) / (prompts * memory.lanes)
     room = USABLE * memory.device_bytes - memory.of("always") - memory.of("host") - copy
     fits = max(1, int(room / each))
@@ -270,6 +274,8 @@ def _knobs(cfg: Config, where: Slice, workload: Sequence[int], rank: int, given:
     if "scaling.budgets" not in given:
         budgets = tuple(budget for budget in cfg.scaling.budgets if budget <= workload[2])
         knobs["scaling.budgets"] = budgets or (workload[2],)
+    if rank and cfg.model.num_experts and "model.lora_targets" not in given:
+        knobs["model.lora_targets"] = "attention"  # experts take no adapters
     if where.on_host and "model.compute_dtype" not in given:
         knobs["model.compute_dtype"] = "float32"  # what a CPU computes fastest
     return knobs

@@ -81,6 +81,19 @@ def pad_prompts(rows: Sequence[Sequence[int]], ids: Iterable[int], length: int, 
     return Prompts(tokens_PC, valid_PC, problem_P)
 
 
+def refuse_too_few(task: Task, split: str, batch: int) -> None:
+    """ConfigError: a batch is larger than the file, or a file's share of it than that file."""
+    size = task.size(split)
+    if size is not None and size < batch:
+        raise ConfigError(f"a batch is {batch} prompts; expected at most {size}, the {split} problems of the file")
+    for source in task.sources if split == "train" else ():
+        if source.weight is not None and source.size < (needed := math.ceil(source.weight * batch - 1e-9)):
+            raise ConfigError(
+                f"data.weights takes {needed} of the {batch} prompts of a batch from {source.name}; expected at most "
+                f"{source.size}, its problems"
+            )
+
+
 def prompt_stream(cfg: Config, task: Task, tokenizer: Tokenizer, split: str, batch: int, seed: int) -> PromptStream:
     """Batches of `batch` prompts of different problems, Prompts of NumPy arrays.
 
@@ -89,11 +102,10 @@ def prompt_stream(cfg: Config, task: Task, tokenizer: Tokenizer, split: str, bat
     Raises:
       ConfigError: a batch is larger than the file, or a file's share of it than that file.
     """
+    refuse_too_few(task, split, batch)
     size = task.size(split)
-    if size is not None and size < batch:
-        raise ConfigError(f"a batch is {batch} prompts; expected at most {size}, the {split} problems of the file")
     weights = [source.weight for source in task.sources if source.weight is not None] if split == "train" else []
-    order = _mixed(task.sources, weights, batch, seed) if weights else _epochs(size, seed)
+    order = _mixed(task.sources, weights, seed) if weights else _epochs(size, seed)
     if cfg.task.curriculum and task.difficulties:
         count = NUM_PROBLEMS if size is None else size
         order = order.map_with_index(
@@ -179,7 +191,7 @@ def _epochs(size: int | None, seed: int) -> grain.MapDataset:
     return grain.MapDataset.range(NUM_PROBLEMS if size is None else size).shuffle(seed).repeat(NUM_EPOCHS)
 
 
-def _mixed(sources: Sequence[Source], weights: Sequence[float], batch: int, seed: int) -> grain.MapDataset:
+def _mixed(sources: Sequence[Source], weights: Sequence[float], seed: int) -> grain.MapDataset:
     """Indices of the problems of several sources, each source in epochs of its own, `weights` their shares.
 
     Grain spreads them evenly and without chance: of any number of prompts in a row a source has its share, give or take
@@ -187,12 +199,7 @@ def _mixed(sources: Sequence[Source], weights: Sequence[float], batch: int, seed
     """
     orders: list[grain.MapDataset] = []
     start = 0
-    for number, (source, weight) in enumerate(zip(sources, weights, strict=True)):
-        if source.size < (needed := math.ceil(weight * batch - 1e-9)):
-            raise ConfigError(
-                f"data.weights takes {needed} of the {batch} prompts of a batch from {source.name}; expected at most "
-                f"{source.size}, its problems"
-            )
+    for number, source in enumerate(sources):
         orders.append(_epochs(source.size, (seed + number) % 2**32).map(functools.partial(operator.add, start)))
         start += source.size
     return grain.MapDataset.mix(orders, weights)

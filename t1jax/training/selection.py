@@ -31,6 +31,7 @@ from t1jax.host import files
 from t1jax.host.place import Place
 from t1jax.host.progress import Progress
 from t1jax.host.workdir import read
+from t1jax.prompts import streams
 from t1jax.tasks.task import P, Source, Task, Wrapped
 from t1jax.text.tokenizer import Tokenizer
 from t1jax.types import Params
@@ -109,7 +110,14 @@ def choose(cfg: Config, task: Task, folder: Place) -> Task:
             f"{path}: rl.filter_pass_rate = {cfg.rl.filter_pass_rate} keeps {len(kept)} of {len(rates)} problems; "
             f"expected at least {a_step(cfg.rl)}: raise rl.filter_pass_rate or rl.filter_problems in another --workdir"
         )
-    return Selected(task, kept)
+    chosen = Selected(task, kept)
+    try:
+        streams.refuse_too_few(chosen, "train", cfg.rl.drawn)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{path}: of what rl.filter_pass_rate keeps: {error}; raise rl.filter_problems in another --workdir"
+        ) from error
+    return chosen
 
 
 def tokens(cfg: Config, folder: Place) -> int:

@@ -42,6 +42,7 @@ from t1jax.host.place import Place
 from t1jax.host.progress import Progress
 from t1jax.host.stopping import Signals
 from t1jax.host.workdir import begin, claim, locked, refuse_other_processes
+from t1jax.prompts import streams
 from t1jax.reports import run_page
 from t1jax.rewards.verifier import Verifier
 from t1jax.tasks.embedded import make_embedded, make_verifier
@@ -97,6 +98,7 @@ def run(
         Progress() as progress,
         open_task(cfg, workdir, progress.note) as (task, tokens),
     ):
+        streams.refuse_too_few(task, "train", cfg.rl.drawn)
         if cfg.scaling.budgets:
             answerer.check(cfg, tokens)
         if jax.process_count() > 1:

@@ -15,7 +15,7 @@ from pathlib import PurePath
 from typing import Any
 
 from t1jax import __version__
-from t1jax.checks import plain_reward, reward_terms, right_and_wrong, train_files
+from t1jax.checks import plain_reward, reward_terms, right_and_wrong, train_files, weighed
 from t1jax.config import Config
 from t1jax.host import hub
 from t1jax.weights import load as weights
@@ -76,7 +76,8 @@ def _stages(cfg: Config, stage: str, step: int) -> str:
 def _training(cfg: Config, stage: str) -> list[tuple[str, str]]:
     """Rows of the table: what a reader needs to know of the run's knobs."""
     rows = [("start", _shown(cfg.model.checkpoint, hub.is_model) or "random weights")]
-    names = [_shown(name, hub.is_dataset) for name in train_files(cfg.data.train)]
+    shown = [(_shown(name, hub.is_dataset), weight) for name, weight in weighed(cfg.data)]
+    names = [word if weight is None else f"{word} ({weight:.0%})" for word, weight in shown]
     task = ", ".join(names) or f"the embedded task {cfg.task.name}"
     if cfg.sft.num_steps:
         chains = _shown(cfg.data.sft, hub.is_dataset) or f"chains of {task}"

@@ -102,6 +102,13 @@ def config(**knobs):
     return small.make_config(**WORK | knobs)
 
 
+def test_adapters_of_a_mixture_of_experts_are_of_attention(ask):
+    code, told, error = ask("--model=qwen3_30b_a3b", "--have=v5p:2x2x2", "--json")
+    assert code == 0, error
+    assert any(one["fits"] for one in told["tries"] if one["trained"] != "all weights"), told["tries"]
+    assert "--config.model.lora_targets=attention" in flags_of(told["command"])
+
+
 def test_what_is_recommended_is_what_the_planner_says_of_its_command(ask, models):
     """The command is planned again by --topology, which knows nothing of recipes."""
     code, told, error = ask("--model=Qwen/Qwen2.5-1.5B", "--have=v5e:2x2", "--json")

@@ -104,3 +104,21 @@ def test_the_trace_has_the_steps_and_the_names_of_their_pieces(run):
     names = set(re.findall(rb"jit\(train_step\)/(\w+)/", planes.read_bytes()))
     assert {scopes.SAMPLE.encode(), scopes.SCORE.encode(), scopes.UPDATE.encode()} <= names
     assert scopes.ANCHOR_PARTS.encode() in planes.read_bytes()
+
+
+def test_a_finished_run_sends_what_its_logger_lacks(run, monkeypatch, capsys):
+    """As when it was killed, or the service away, while the last rows were sent. Here the service has lost all."""
+    folder, _ = run
+
+    def told():
+        lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        return [values for kind, *_, values in lines if kind == "log"]
+
+    before = told()
+    (folder / "log.jsonl").unlink()
+    monkeypatch.setenv("PYTHONPATH", str(folder / "packages"))
+    monkeypatch.syspath_prepend(folder / "packages")
+    monkeypatch.setenv("STAND_IN", str(folder))
+    stages.run(small.make_config(**KNOBS, metrics__wandb="project", **PROFILED), folder / "run")
+    assert "is done" in capsys.readouterr().out
+    assert told() == before
