@@ -83,6 +83,7 @@ def test_trap_4_a_resumed_run_has_its_anchor_and_goes_on_bit_for_bit(tmp_path):
     halfway = small.to_numpy(state)
     with checkpoint.Checkpoints(tmp_path, one.cfg, Tokenizer()) as checkpoints:
         checkpoints.save(2, state)
+        checkpoints.wait()
         unbroken, reports = one.run(state, range(2, 4))
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), unbroken)
         resumed = checkpoints.restore(shapes)

@@ -221,13 +221,13 @@ def test_parts_beyond_the_last_filled_row_are_not_computed(monkeypatch):
     cfg = small.make_config(rl__micro_batches=16, rl__kl_coef=0.0, rl__entropy_coef=0.0)
     calls: list[int] = []
     rollouts, scores = awkward()  # sampling needs forwards of its own
-    forward = passes.qwen.forward
+    forward = passes.qwen.forward_and_routes
 
     def counted(*args, **named):
         jax.debug.callback(lambda: calls.append(1))
         return forward(*args, **named)
 
-    monkeypatch.setattr(passes.qwen, "forward", counted)
+    monkeypatch.setattr(passes.qwen, "forward_and_routes", counted)
     report, _, plan = packed_gradient(cfg, ONE, rollouts, scores, monkeypatch)
     jax.effects_barrier()
     rows = plan.row_B.max() + 1

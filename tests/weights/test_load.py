@@ -80,13 +80,18 @@ def by_hand(tensors, name):
         "k": stack("self_attn.k_proj.weight", heads_first(kv)),
         "v": stack("self_attn.v_proj.weight", heads_first(kv)),
         "o": stack("self_attn.o_proj.weight", lambda x: x.T.reshape(heads, -1, width)),
-        "down": stack("mlp.down_proj.weight", np.transpose),
     }
     if name.startswith("glm"):  # in one tensor, the gate first
         for half, part in enumerate(("gate", "up")):
             params["layers"][part] = stack("mlp.gate_up_proj.weight", lambda x, half=half: np.split(x, 2)[half].T)
+        params["layers"]["down"] = stack("mlp.down_proj.weight", np.transpose)
+    elif name == "qwen3moe":
+        params["layers"]["router"] = stack("mlp.gate.weight", np.transpose)
+        for part in ("gate", "up", "down"):
+            each = [stack(f"mlp.experts.{e}.{part}_proj.weight", np.transpose) for e in range(4)]
+            params["layers"][f"expert_{part}"] = np.stack(each, axis=1)
     else:
-        for part in ("gate", "up"):
+        for part in ("gate", "up", "down"):
             params["layers"][part] = stack(f"mlp.{part}_proj.weight", np.transpose)
     if name == "glm4":
         for part, key in (("attention_out_norm", "post_self_attn"), ("mlp_out_norm", "post_mlp")):
@@ -95,7 +100,7 @@ def by_hand(tensors, name):
         for letter, n in (("q", heads), ("k", kv), ("v", kv)):
             biases = stack(f"self_attn.{letter}_proj.bias", lambda x, n=n: x.reshape(n, -1))
             params["layers"][f"{letter}_bias"] = biases
-    if name == "qwen3":
+    if name in ("qwen3", "qwen3moe"):
         for letter in "qk":
             params["layers"][f"{letter}_norm"] = stack(f"self_attn.{letter}_norm.weight")
     return params
