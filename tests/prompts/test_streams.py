@@ -51,6 +51,18 @@ def same(one, other):
     return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
 
 
+def goes_on(make, done):
+    """Whether a new stream, set to where one was after `done` batches, goes on as that one does."""
+    stream = make()
+    for _ in range(done):
+        next(stream)
+    state = json.dumps(stream.get_state())
+    rest = take(stream, 6)
+    fresh = make()
+    fresh.set_state(json.loads(state))
+    return all(same(a, b) for a, b in zip(take(fresh, 6), rest, strict=True))
+
+
 def prompts(tokens, split="train", batch=4, seed=0):
     return streams.prompt_stream(CFG, TASK, tokens, split, batch, seed)
 
@@ -265,14 +277,7 @@ def test_a_stream_goes_on_exactly_over_the_end_of_an_epoch(tokens, kind, done):
             return streams.prompt_stream(CFG, Small(7), tokens, "train", 4, 0)
         return streams.sft_stream(CFG, Small(7), tokens)
 
-    stream = make()
-    for _ in range(done):
-        next(stream)
-    state = json.dumps(stream.get_state())
-    rest = take(stream, 5)
-    fresh = make()
-    fresh.set_state(json.loads(state))
-    assert all(same(a, b) for a, b in zip(take(fresh, 5), rest, strict=True))
+    assert goes_on(make, done)
 
 
 def test_every_text_of_the_cold_start_comes_once_an_epoch(tokens):
@@ -343,14 +348,7 @@ def test_mixed_files_go_on_exactly_over_the_ends_of_their_epochs(tokens, done):
     def make():
         return streams.prompt_stream(CFG, Files((23, 5), (0.7, 0.3)), tokens, "train", 6, 3)
 
-    stream = make()
-    for _ in range(done):
-        next(stream)
-    state = json.dumps(stream.get_state())
-    rest = take(stream, 6)
-    fresh = make()
-    fresh.set_state(json.loads(state))
-    assert all(same(a, b) for a, b in zip(take(fresh, 6), rest, strict=True))
+    assert goes_on(make, done)
 
 
 def test_a_file_that_is_smaller_than_its_share_of_a_batch_is_refused(tokens):
