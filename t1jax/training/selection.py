@@ -142,7 +142,7 @@ def pass_rates(
     how many tokens were sampled for it.
     """
     evaluator = Evaluator(cfg, mesh, task, tokenizer, lenient=False)
-    indices = candidates(task.size("train"), cfg.rl.filter_problems, cfg.seed)
+    indices = candidates(task.size("train"), cfg.rl.filter_problems, cfg.seed, task.sources)
     questions = ask(task, tokenizer, [task.problem(index, "train") for index in indices])
     with progress.stage("filter", total=len(indices)) as stage:
         tries = evaluator.respond(
@@ -158,8 +158,20 @@ def pass_rates(
     return figures.pass_rates(tries, lambda response: response.problem), evaluator.sampled
 
 
-def candidates(size: int | None, count: int, seed: int) -> list[int]:
-    """The training problems that are tried: the first `count`; of a file as many at random, all if it has fewer."""
+def candidates(size: int | None, count: int, seed: int, sources: Sequence[Source] = ()) -> list[int]:
+    """The training problems that are tried: the first `count`; of a file as many at random, all if it has fewer.
+
+    Of several files with weights, of each its share.
+    """
     if size is None:
         return list(range(count))
-    return sorted(np.random.default_rng(seed).permutation(size)[:count].tolist())
+    random = np.random.default_rng(seed)
+    if all(source.weight is None for source in sources):
+        return sorted(random.permutation(size)[:count].tolist())
+    found: list[int] = []
+    start = 0
+    for source in sources:
+        tried = random.permutation(source.size)[: round((source.weight or 0.0) * count)]
+        found += (start + tried).tolist()
+        start += source.size
+    return sorted(found)

@@ -181,6 +181,16 @@ def test_of_a_file_some_are_tried_and_of_a_small_one_all():
     assert selection.candidates(7, 50, 0) == list(range(7))
 
 
+def test_of_several_files_some_of_each_are_tried_by_its_share():
+    files = (Source("a", 900, 0.5), Source("b", 60, 0.4), Source("c", 40, 0.1))
+    tried = selection.candidates(1000, 100, 0, files)
+    counts = [sum(start <= index < end for index in tried) for start, end in ((0, 900), (900, 960), (960, 1000))]
+    assert counts == [50, 40, 10] and tried == sorted(set(tried))
+    plain = [Source("a", 960, None), Source("c", 40, None)]
+    assert selection.candidates(1000, 100, 0, plain) == selection.candidates(1000, 100, 0)
+    assert len(selection.candidates(1000, 500, 0, files)) == 250 + 60 + 40  # all of a file that has fewer
+
+
 def test_training_draws_from_what_was_kept_and_is_judged_by_it(done):
     """The stream names places among the kept; prompts and verdicts are those of the problems there."""
     task, chosen, _ = done
