@@ -42,28 +42,25 @@ class Cost:
         return max(self.flops / flops, self.bytes / bandwidth)
 
 
-def layer_weights(model: Any) -> int:
-    """Weights of the matrices of all layers."""
-    D, N, K, H, F = model.hidden_size, model.num_heads, model.num_kv_heads, model.head_dim, model.mlp_size
-    return int(model.num_layers * (2 * D * N * H + 2 * D * K * H + 3 * D * F))
-
-
 def costs(model: Any, P: int, R: int, C: int, T: int, size: int) -> dict[str, list[Cost]]:
     """Part -> its pieces, one after the other; `size` bytes an activation or cast weight has."""
-    B, layers, head = P * R, layer_weights(model), model.hidden_size * model.vocab_size
+    from t1jax.planning import estimate
+
+    B, head = P * R, model.hidden_size * model.vocab_size
+    layers, active = (model.num_layers * of(model) for of in (estimate.layer_weights, estimate.active_weights))
     pair = 4 * model.num_layers * model.num_heads * model.head_dim  # flops of one query and one key: scores, values
     token_kv = 2 * model.num_layers * model.num_kv_heads * model.head_dim * size
     prompt = C * (C + 1) / 2
-    prefill = Cost(P * (2 * C * layers + pair * prompt), layers * size + P * C * token_kv)
+    prefill = Cost(P * (2 * C * active + pair * prompt), layers * size + P * C * token_kv)
     decode = [
         Cost(
-            B * (2 * (layers + head) + pair * (C + t)),
+            B * (2 * (active + head) + pair * (C + t)),
             (layers + head) * size + (P * C + B * t) * token_kv,
         )
         for t in range(1, T + 1)
     ]
     whole = C + T
-    forward = B * (2 * (whole * layers + T * head) + pair * whole * (whole + 1) / 2)
+    forward = B * (2 * (whole * active + T * head) + pair * whole * (whole + 1) / 2)
     master = 4 * (layers + head)  # bytes of one float32 copy: parameters, gradient, two moments, anchor
     scoring = Cost(forward, 2 * master)
     update = Cost(3 * forward, 10 * master)

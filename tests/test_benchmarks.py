@@ -79,13 +79,22 @@ def test_flops_and_bytes_by_hand():
         model__mlp_size=5, model__vocab_size=7,
     ).model  # fmt: skip
     weights = 2 * 6 + 6 * 2 + 2 * (2 * 3) + 3 * (2 * 5)  # q, o, k and v, gate and up and down
-    assert roofline.layer_weights(model) == weights == 66
+    assert weights == 66
     found = roofline.costs(model, P=2, R=2, C=3, T=2, size=4)
     assert found["prefill"][0].flops == 2 * (2 * 3 * 66 + 24 * 6)
     assert [cost.flops for cost in found["decode"]] == [4 * (2 * (66 + 14) + 24 * n) for n in (4, 5)]
     assert [cost.bytes for cost in found["decode"]] == [4 * (66 + 14) + (6 + 4 * t) * 2 * 3 * 4 for t in (1, 2)]
     assert found["scoring"][0].flops == 4 * (2 * (5 * 66 + 2 * 14) + 24 * 15)
     assert found["update"][0].flops == 3 * found["scoring"][0].flops
+
+    model = make_config(
+        model__num_layers=1, model__hidden_size=2, model__num_heads=2, model__num_kv_heads=1, model__head_dim=3,
+        model__mlp_size=5, model__vocab_size=7, model__num_experts=4, model__experts_per_token=2,
+    ).model  # fmt: skip
+    (prefill,) = roofline.costs(model, P=2, R=2, C=3, T=2, size=4)["prefill"]
+    router, mlp = 2 * 4, 3 * (2 * 5)
+    assert prefill.flops == 2 * (2 * 3 * (36 + router + 2 * mlp) + 24 * 6)  # of the experts that a token goes through
+    assert prefill.bytes == 4 * (36 + router + 4 * mlp) + 6 * 2 * 3 * 4
 
 
 def test_costs_takes_turns_and_prints_ratios_and_goals(monkeypatch, capsys):
