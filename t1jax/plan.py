@@ -114,7 +114,7 @@ def _plan(argv: list[str]) -> int:
     from rich.console import Console
 
     from t1jax.host.progress import Progress
-    from t1jax.model import heads
+    from t1jax.model import experts, heads
     from t1jax.planning import fit, suggest, tables
 
     found: Found | None = None
@@ -138,7 +138,8 @@ def _plan(argv: list[str]) -> int:
             print(tables.cycles_table(found))
         if values.suggest:
             print(f"\nsuggestion: {better.command() if better else 'none of the settings tried fits'}")
-    for line in (heads.note(cfg.model, found.mesh[2]) if found else "", note):
+    beside = experts.note(cfg.model, where.chip.name in slices.TPUS)
+    for line in (heads.note(cfg.model, found.mesh[2]) if found else "", beside, note):
         if line:
             print(f"t1jax.plan: {line}", file=sys.stderr)
     if why:
@@ -152,6 +153,7 @@ def _recipe(argv: list[str], have: str, model: str) -> int:
     from rich.console import Console
 
     from t1jax.host.progress import Progress
+    from t1jax.model import experts
     from t1jax.planning import recipes, tables
 
     cfg, values, name = _asked(argv, have, model)
@@ -186,6 +188,8 @@ def _recipe(argv: list[str], have: str, model: str) -> int:
         if best:
             print(f"\n{best.words(values.hours)}\n\n{command}\n\n{recipes.assumed(slices_there)}")
         print(compiled.stdout if compiled else "", end="")
+    if beside := experts.note(cfg.model, chip.name in slices.TPUS):
+        print(f"t1jax.plan: {beside}", file=sys.stderr)
     if why:
         print(f"t1jax.plan: {why}", file=sys.stderr)
         return EXIT_TOO_BIG

@@ -30,6 +30,7 @@ from flax import linen as nn
 from jax import lax
 from jax.sharding import PartitionSpec
 
+from t1jax.config import ModelConfig
 from t1jax.devices.sharding import Layout
 from t1jax.model.precision import einsum, rounded
 from t1jax.model.products import Frozen, Weight, read, stream, whole
@@ -77,6 +78,16 @@ def routes(made: Mapping[str, Any]) -> jax.Array | None:
     (mark_LBT,) = made[ROUTES]["layers"][MARK]
     odd_L = 2 * jnp.arange(len(mark_LBT), dtype=jnp.uint32) + 1
     return (mark_LBT * odd_L[:, None, None]).sum(0, dtype=jnp.uint32)
+
+
+def note(cfg: ModelConfig, tpu: bool) -> str:
+    """What is said where experts are not multiplied as plans count them; nothing where they are, or there are none."""
+    if not cfg.num_experts or tpu:
+        return ""
+    return (
+        "experts are planned for TPUs: on a CPU each row is multiplied by every expert, in memory that is not counted; "
+        "on a GPU they have not been tried"
+    )
 
 
 def shares(score_nE: jax.Array, k: int, normed: bool) -> tuple[jax.Array, jax.Array]:

@@ -23,7 +23,7 @@ from t1jax.host.metrics import read_rows
 from t1jax.host.place import Place
 from t1jax.host.progress import duration
 from t1jax.host.workdir import read
-from t1jax.model import heads
+from t1jax.model import experts, heads
 from t1jax.tasks.task import Source, Task
 from t1jax.text.tokenizer import Tokenizer
 from t1jax.training.memory import size
@@ -71,6 +71,8 @@ def lines(
     yield f"mesh: {axes}, on {mesh.size} {kinds} in {jax.process_count()} process{'es' * (jax.process_count() > 1)}"
     if copied := heads.note(model, mesh.shape["tensor"]):
         yield copied
+    if told := experts.note(model, mesh.devices.flat[0].platform == "tpu"):
+        yield told
     plan = rl.memory
     yield (
         f"memory planned: {size(plan.total)} of {size(plan.device_bytes)} a device, most in {plan.peak}; "

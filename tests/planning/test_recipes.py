@@ -107,6 +107,9 @@ def test_adapters_of_a_mixture_of_experts_are_of_attention(ask):
     assert code == 0, error
     assert any(one["fits"] for one in told["tries"] if one["trained"] != "all weights"), told["tries"]
     assert "--config.model.lora_targets=attention" in flags_of(told["command"])
+    assert "experts" not in error
+    _, _, error = ask("--model=qwen3_30b_a3b", "--have=gpu:4xh200", "--json")
+    assert "t1jax.plan: experts are planned for TPUs: " in error
 
 
 def test_what_is_recommended_is_what_the_planner_says_of_its_command(ask, models):
