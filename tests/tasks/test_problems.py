@@ -19,7 +19,7 @@ from t1jax.checks import weighed
 from t1jax.config import ConfigError
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
 from t1jax.rewards.verifier import Verifier
-from t1jax.tasks.files import problems
+from t1jax.tasks.files import overlap, problems
 from t1jax.tasks.files.overlap import normalise
 from t1jax.tasks.files.problems import read_problems, usable, verifiable
 from t1jax.tasks.files.prompts import render
@@ -256,6 +256,17 @@ def test_case_alone_makes_another_problem_only_where_the_answer_is_another(tmp_p
     rows = [row("Is A > B?", "Yes"), row("Is a > b?", "No"), row("IS A > B?", "yes"), row("is a > b?", "no")]
     found, notes = read(tmp_path, rows)
     assert [p.row for p in found] == [1, 2] and notes == ["2 rows dropped: an earlier row's problem (rows 3, 4)"]
+
+
+def test_a_problem_that_a_file_repeats_is_normalised_once(tmp_path, monkeypatch):
+    """DAPO's has each a hundred times, 1.8 million rows."""
+    asked = [{"problem": f"What is {n} halves of a repeated cake?", "answer": str(n / 2)} for n in (1001, 1003)]
+    done = []
+    real = overlap.unicodedata.normalize
+    monkeypatch.setattr(overlap.unicodedata, "normalize", lambda form, text: done.append(text) or real(form, text))
+    found, notes = read(tmp_path, asked * 50)
+    assert len(found) == 2 and "98 rows dropped" in notes[0]
+    assert sorted(set(done)) == sorted({row[key] for row in asked for key in row}) and len(done) <= 4 * len(asked)
 
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"
