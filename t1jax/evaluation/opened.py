@@ -75,6 +75,7 @@ class Opened:
         progress.doing("reading the weights")
         params = self.params(mesh)
         evaluator, origin = self.evaluator_of(params, mesh, task, progress)
+        progress.doing("compiling")  # until something is sampled
         return evaluator, params, origin
 
     def evaluator_of(

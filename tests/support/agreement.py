@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether transformers, greedily, writes what t1jax.evaluate wrote; where not, how near the two likeliest tokens were.
 
-    python -m tests.support.agreement FOLDER RESPONSES.jsonl [--limit=64]
+    python -m tests.support.agreement FOLDER RESPONSES.jsonl PROBLEMS.jsonl [--prefix=TEXT] [--limit=64]
 
-FOLDER is a Hugging Face folder, such as t1jax.convert writes; RESPONSES.jsonl is of t1jax.evaluate --temperature=0 with
-the same weights. transformers continues each prompt, in float32, as it was asked. Where the texts part, its logits of
-the two likeliest tokens there are told: a gap near 0 is rounding, a wide one is a fault. One line of JSON at the end.
+FOLDER is a Hugging Face folder, such as t1jax.convert writes; RESPONSES.jsonl is what t1jax.evaluate --temperature=0
+with the same weights wrote of PROBLEMS.jsonl. transformers makes each prompt with the folder's own chat template and
+--prefix, data.response_prefix of the evaluation, and continues it in float32. Where the texts part, its logits of the
+two likeliest tokens there are told: a gap near 0 is rounding, a wide one is a fault. One line of JSON at the end.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from pathlib import Path
 from typing import Any
+
+BOXED = "Please reason step by step, and put your final answer within \\boxed{}."  # of configs/base.py: what T1 asks
 
 
 def parting(ids: list[int], text: str, decode: Any) -> int | None:
@@ -26,7 +30,7 @@ def parting(ids: list[int], text: str, decode: Any) -> int | None:
     return min(same, len(ids) - 1)
 
 
-def compare(folder: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def compare(folder: str, rows: list[dict[str, Any]], problems: list[dict[str, Any]], prefix: str) -> dict[str, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -36,7 +40,11 @@ def compare(folder: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     stops = {stops} if isinstance(stops, int) else set(stops)
     parted, tokens = [], 0
     for row in rows:
-        prompt = tokenizer(row["prompt"], add_special_tokens=False, return_tensors="pt")
+        asked = problems[row["row"] - 1]
+        said = f"{asked.get('problem') or asked['question']}\n{BOXED}"
+        chat = [{"role": "user", "content": said}]
+        text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) + prefix
+        prompt = tokenizer(text, add_special_tokens=False, return_tensors="pt")
         with torch.no_grad():
             out = model.generate(
                 **prompt,
@@ -61,13 +69,14 @@ def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("folder")
     flags.add_argument("responses")
+    flags.add_argument("problems")
+    flags.add_argument("--prefix", default="<think>\n")
     flags.add_argument("--limit", type=int, default=64)
     args = flags.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    with open(args.responses, encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
-    rows = [row for row in rows if "text" in row][: args.limit]  # without the journal's settings
-    print(json.dumps(compare(args.folder, rows)))
+    files = args.responses, args.problems
+    rows, problems = ([*map(json.loads, Path(name).read_text(encoding="utf-8").splitlines())] for name in files)
+    print(json.dumps(compare(args.folder, rows[: args.limit], problems, args.prefix)))
 
 
 if __name__ == "__main__":
