@@ -155,7 +155,8 @@ class Model:
             if isinstance(data, str | os.PathLike):
                 path = place.data(os.fspath(data), "data", "test")
             else:
-                path = given.write_rows(folder / "problems.jsonl", data)
+                rows = given.listed(data, "data", "rows")
+                path = given.write_rows(folder / "problems.jsonl", rows, folder / "responses.settings.json")
             problems, notes = task.read(path)
             for note in notes:
                 progress.note(note)
