@@ -19,7 +19,9 @@ import small
 import t1jax
 from configs import tiny
 from t1jax.api import given
+from t1jax.api.training import Run
 from t1jax.config import ConfigError
+from t1jax.evaluation import opened
 from t1jax.host import command_line, workdir
 from t1jax.rewards.score import HostScores
 from t1jax.training import step
@@ -88,6 +90,18 @@ def test_what_is_given_of_the_wrong_kind_is_a_line(call, words):
     with pytest.raises(ConfigError, match=words) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_a_run_is_loaded_with_its_own_config_and_others_with_base(tmp_path, monkeypatch):
+    monkeypatch.setattr(opened, "open_checkpoint", lambda cfg, folder: (cfg, folder))
+    cfg = given.config_of("tiny", {"data.template": "Q: {problem}", "rl.max_new_tokens": 77})
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text(json.dumps(cfg.to_dict()))
+    run = Run(tmp_path, tmp_path / "report.html")
+    assert run.load().opened == t1jax.load(tmp_path).opened == (cfg, str(tmp_path))
+    assert t1jax.load(tmp_path, knobs={"seed": 5}).opened[0] == dataclasses.replace(cfg, seed=5)
+    assert t1jax.load(tmp_path, config="base").opened[0] == given.config_of("base")
+    assert t1jax.load(tmp_path / "other").opened[0] == given.config_of("base")
 
 
 def test_rewards_are_named_by_their_file():
