@@ -51,8 +51,8 @@ Evaluates a model: pass@1, pass@k and maj@k with 95 % intervals, by subject, lev
   --budgets=N,N,...   for each N, cut the thinking after N tokens and have it answered: by the model itself, or with
                       --config.scaling.answerer=base by the model that the run began with, or =DIR by another one
   --limit=N           only the first N problems of each file
-  --config=FILE       a Python file with get_config() (default: configs/base.py); the sizes of the
-                      model come from the checkpoint
+  --config=FILE       a Python file with get_config() (default: that of the run, if --checkpoint is a workdir, else
+                      configs/base.py); the sizes of the model come from the checkpoint
   --config.KNOB=...   set any other knob, such as --config.rl.max_new_tokens=4096 (maximum response length),
                       --config.data.prompt_length=512, --config.eval.batch_size=64
   --help              show this text

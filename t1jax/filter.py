@@ -45,8 +45,8 @@ T1's filter: keeps the problems of a file that the model rarely solves, with the
   --min_pass_rate=X     ... and at least this share; 0 keeps problems that were never solved (default: 0)
   --temperature=T       sampling temperature (default: rl.temperature)
   --limit=N             only the first N problems
-  --config=FILE         a Python file with get_config() (default: configs/base.py); the sizes of the
-                        model come from the checkpoint
+  --config=FILE         a Python file with get_config() (default: that of the run, if --checkpoint is a workdir, else
+                        configs/base.py); the sizes of the model come from the checkpoint
   --config.KNOB=...     set any other knob, such as --config.rl.max_new_tokens=4096 (maximum response length)
   --help                show this text
 

@@ -16,7 +16,6 @@ import sys
 
 from absl import flags
 
-from t1jax.checks import plain_reward
 from t1jax.config import Config, ConfigError
 from t1jax.host import command_line, place, processes
 from t1jax.host.bucket import Bucket
@@ -93,7 +92,10 @@ def _run(argv: list[str]) -> None:
 
 
 def next_commands(cfg: Config, workdir: Place) -> list[str]:
-    """The lines that a finished run ends with: what to do with it next, as commands to paste."""
+    """The lines that a finished run ends with: what to do with it next, as commands to paste.
+
+    Prompt, limits, reward and mesh are those of the run without a flag, see command_line.read_config.
+    """
     from t1jax.tasks import embedded
 
     def line(what: str, command: str, module: str, *arguments: str) -> str:
@@ -103,15 +105,7 @@ def next_commands(cfg: Config, workdir: Place) -> list[str]:
     question = embedded.example(cfg) or "What is 12 times 13?"
     measure = line("look", "analyze", "analyze", run)
     if cfg.data.eval:
-        flags: tuple[str, ...] = (
-            f"--checkpoint={run}",
-            f"--data={cfg.data.eval}",
-            "--samples=4",
-            f"--out={beside}-evaluated",
-        )
-        if not plain_reward(cfg.reward):
-            flags += (f"--config.reward.function={cfg.reward.function}",)
-            flags += (f"--config.reward.weights={cfg.reward.weights}",) if cfg.reward.weights else ()
+        flags = (f"--checkpoint={run}", f"--data={cfg.data.eval}", "--samples=4", f"--out={beside}-evaluated")
         measure = line("evaluate", "evaluate", "evaluate", *flags)
     return [
         line("ask", "sample", "sample", f"--checkpoint={run}", question),

@@ -38,7 +38,8 @@ Streams a model's answer to a problem, with its thinking dimmed, then prints tok
 
   --checkpoint=DIR     weights and tokenizer: OWNER/NAME of the Hugging Face hub, such a model's folder, output of
                        t1jax.convert, or a workdir (default: the config's model.checkpoint)
-  --config=FILE        config with data.template, data.system_prompt, mesh, ... (default: configs/base.py)
+  --config=FILE        config with data.template, data.system_prompt, mesh, ... (default: that of the run, if DIR is a
+                       workdir, else configs/base.py)
   --config.KNOB=...    set any knob of the config, such as --config.model.compute_dtype=float32
   --temperature=X      sampling temperature; 0 is greedy (default: 0.6)
   --max_new_tokens=N   maximum length of the answer, in tokens (default: 1024)

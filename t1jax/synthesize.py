@@ -50,8 +50,8 @@ that tries, fails, backtracks and verifies, then rewritten and checked.
   --checkpoint=DIR      weights of the writer "local": a Hugging Face folder, output of t1jax.convert, or a workdir
                         (default: model.checkpoint of the config)
   --limit=N             only the first N problems (default: the whole file, or 1000 of the embedded task)
-  --config=FILE         a Python file with get_config() (default: configs/base.py); cfg.synthesis names the writers
-                        and their endpoints
+  --config=FILE         a Python file with get_config() (default: that of the run, if --checkpoint is a workdir, else
+                        configs/base.py); cfg.synthesis names the writers and their endpoints
   --config.KNOB=...     set any other knob, such as --config.synthesis.attempts=8
   --help                show this text
 

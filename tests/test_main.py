@@ -16,8 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from t1jax import main
+from t1jax import evaluate, main, sample
+from t1jax.api import given
 from t1jax.config import Config, ConfigError
+from t1jax.host import command_line, config_files
 
 ROOT = Path(__file__).parent.parent
 
@@ -289,13 +291,61 @@ def test_a_finished_run_ends_with_three_commands_that_work(runs, monkeypatch, ca
     assert export == ["orbax-to-hf", "--src=work dirs/a'b", "--dst=work dirs/a'b-hf"]
 
 
-def test_after_a_run_on_problems_of_a_file_the_next_step_is_to_evaluate(runs, monkeypatch):
-    assert call(*FITS) == 0
+def begun(cfg, folder):
+    """A workdir of that run, with a checkpoint of each stage, as far as its config is asked for."""
+    for stage in ("sft", "rl"):
+        (folder / "checkpoints" / stage / "8").mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(cfg.to_dict()))
+    return folder
+
+
+def test_the_next_step_is_to_evaluate_with_the_prompt_limits_and_reward_of_the_run(runs, monkeypatch, tmp_path):
+    """None of that is on the command line: it is in the workdir."""
+    own = (
+        "--config.data.system_prompt=Be brief.", "--config.data.template=Q: {problem}", "--config.rl.max_new_tokens=77",
+        "--config.data.problem_column=q", "--config.data.choice_seed=3", "--config.data.text_golds=drop",
+        "--config.data.response_prefix=So", "--config.eval.batch_size=24", "--config.scaling.answer_prefix=!",
+        "--config.reward.function=mine.py:f", "--config.reward.weights=(0.5,)", "--config.mesh.tensor=2",
+    )  # fmt: skip
+    assert call(*FITS, *own) == 0
     cfg = dataclasses.replace(runs[0][0], data=dataclasses.replace(runs[0][0].data, train="a.jsonl", eval="b.jsonl"))
+    begun(cfg, tmp_path / "run")
     ask, measure, _ = next_of(monkeypatch, cfg, "run", "t1jax")
     assert ask[2:] == ["--checkpoint=run", "What is 12 times 13?"]
-    flags = ["--checkpoint=run", "--data=b.jsonl", "--samples=4", "--out=run-evaluated"]
-    assert measure == ["t1jax", "evaluate", *flags]
+    assert measure == ["t1jax", "evaluate", "--checkpoint=run", "--data=b.jsonl", "--samples=4", "--out=run-evaluated"]
+    assert cfg.data.system_prompt == "Be brief." and cfg.reward.weights == (0.5,)
+    for command, printed in ((sample, ask), (evaluate, measure)):
+        found, values, _ = command_line.read_config(printed[1:], command._define, command.DEFAULT_CONFIG)
+        assert found == cfg and values.checkpoint == "run"
+
+
+def test_a_config_or_knob_that_is_given_comes_before_that_of_the_run(runs, tmp_path, monkeypatch):
+    assert call(*FITS, "--config.rl.max_new_tokens=77") == 0
+    ((cfg, _),) = runs
+    folder = begun(cfg, tmp_path / "run")
+
+    def read(*argv):
+        return command_line.read_config(["t1jax.sample", *argv], sample._define, "base")[0]
+
+    knobs = ("--config.rl.max_new_tokens=5", "--config.scaling.budgets=(3,)")
+    for where in (folder, folder / "checkpoints/rl", folder / "checkpoints/sft/8", f"{folder}/"):
+        assert read(f"--checkpoint={where}") == cfg
+        found = read("--checkpoint", str(where), *knobs)
+        assert (found.rl.max_new_tokens, found.scaling.budgets) == (5, (3,)) and found.task == cfg.task
+        assert given.config_of(config_files.of_run(where)) == cfg
+    base = given.config_of("base")
+    assert read(f"--checkpoint={folder}", "--config=base") == base
+    (folder / "hf").mkdir()
+    (folder / "hf/config.json").write_text('{"architectures": ["Qwen2ForCausalLM"]}')
+    for other in (f"{folder}/hf", f"{tmp_path}/none", f"{folder}/checkpoints", "Qwen/Qwen2.5-0.5B", ""):
+        assert read(f"--checkpoint={other}") == base, other
+    assert read() == base
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"run/config.json: .*; expected what t1jax wrote.*--config=FILE"):
+        read(f"--checkpoint={folder}")
+    (folder / "config.json").write_text('{"seed": 0}')
+    with pytest.raises(ConfigError, match=r"run/config.json: missing knob"):
+        read(f"--checkpoint={folder}")
 
 
 # the model's sizes are those of its checkpoint

@@ -19,7 +19,9 @@ import small
 import t1jax
 from configs import tiny
 from t1jax.api import given
+from t1jax.api.training import Run
 from t1jax.config import ConfigError
+from t1jax.evaluation import opened
 from t1jax.host import command_line, workdir
 from t1jax.rewards.score import HostScores
 from t1jax.training import step
@@ -66,6 +68,42 @@ def test_configs_are_given_in_many_ways():
         given.config_of("tiny", {"rl.num_steps": "x"})
 
 
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: given.config_of({"seed": 1}, {"rl.num_steps": 1}), "missing knob .*rl, .*; start from"),
+        (lambda: given.config_of({"rl": 3}, {"rl.num_steps": 1}), "missing knob seed"),
+        (lambda: given.config_of(given.config_of("tiny").to_dict() | {"rl": 3}, {"rl.num_steps": 1}), "rl is 3"),
+        (lambda: given.config_of(None), "config is None; expected the name of a config"),
+        (lambda: given.config_of([1]), r"config is \[1\]; expected the name of a config"),
+        (lambda: given.config_of("tiny", [1]), r"knobs is \[1\]; expected a dict"),
+        (lambda: given.config_of("tiny", {1: 2}), "unknown knob 1"),
+        (lambda: given.problem_knobs(5, None, Path("x")), "problems is 5; expected a list of rows"),
+        (lambda: given.problem_knobs([{}], 5, Path("x")), "held_out is 5; expected a list of rows"),
+        (lambda: given.reward_knobs(score, ["a"]), r"weights is \['a'\]; expected a number for each reward"),
+        (lambda: given.reward_knobs(score, [None]), r"weights is \[None\]; expected a number for each reward"),
+        (lambda: given.reward_knobs(score, 0.5), "weights is 0.5; expected a number for each reward"),
+        (lambda: given.reward_knobs(5, ()), "reward is 5; expected a list of functions"),
+    ],
+)  # fmt: skip
+def test_what_is_given_of_the_wrong_kind_is_a_line(call, words):
+    with pytest.raises(ConfigError, match=words) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_is_loaded_with_its_own_config_and_others_with_base(tmp_path, monkeypatch):
+    monkeypatch.setattr(opened, "open_checkpoint", lambda cfg, folder: (cfg, folder))
+    cfg = given.config_of("tiny", {"data.template": "Q: {problem}", "rl.max_new_tokens": 77})
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text(json.dumps(cfg.to_dict()))
+    run = Run(tmp_path, tmp_path / "report.html")
+    assert run.load().opened == t1jax.load(tmp_path).opened == (cfg, str(tmp_path))
+    assert t1jax.load(tmp_path, knobs={"seed": 5}).opened[0] == dataclasses.replace(cfg, seed=5)
+    assert t1jax.load(tmp_path, config="base").opened[0] == given.config_of("base")
+    assert t1jax.load(tmp_path / "other").opened[0] == given.config_of("base")
+
+
 def test_rewards_are_named_by_their_file():
     found = given.reward_knobs([score, "correct"], (1, 0.5))
     assert found == {"reward.function": f"{__file__}:score,correct", "reward.weights": (1.0, 0.5)}
@@ -83,11 +121,23 @@ def test_problems_become_files_of_the_workdir(tmp_path):
     )
     assert held_out == [rows[9], rows[19]] and train == [row for row in rows if row not in held_out]
     assert given.problem_knobs(rows, None, tmp_path) == knobs
+    (tmp_path / "config.json").touch()  # the run has begun
+    assert given.problem_knobs(rows, None, tmp_path) == knobs
     with pytest.raises(ConfigError, match="train.jsonl holds other problems"):
         given.problem_knobs(rows[1:], None, tmp_path)
     for bad, words in (([1], "problem 1 is a int"), ([{"x": {1}}], "problem 1: .*JSON"), ([], "0 rows to train on")):
         with pytest.raises(ConfigError, match=words):
             given.problem_knobs(bad, [{"problem": "x"}], tmp_path / "other")
+
+
+def test_a_call_that_failed_before_its_run_began_may_be_mended(tmp_path):
+    """Its problems are in the workdir, its config is not."""
+    rows = [{"problem": f"{n}?", "answer": n} for n in range(20)]
+    for problems in (rows, rows[1:], rows[:12]):
+        with pytest.raises(ConfigError, match=r"expected model\.checkpoint to be set too"):
+            t1jax.train("base", workdir=tmp_path, problems=problems)
+        assert len((tmp_path / "problems/train.jsonl").read_text().splitlines()) == len(problems) - len(problems) // 10
+    assert not (tmp_path / "config.json").exists()
 
 
 def test_train_in_the_process_of_a_reward_function_is_refused(monkeypatch):
@@ -298,6 +348,8 @@ def test_a_checkpoint_is_evaluated_from_python_and_a_second_call_samples_nothing
     model, rows, out = t1jax.load(checkpoint, config=cfg), random_qwen.PROBLEMS[:3], tmp_path / "out"
     (tmp_path / "ones.py").write_text("def score(prompt, response, row):\n    return 1.0\n")
     reward = f"{tmp_path}/ones.py:score"
+    with pytest.raises(ConfigError, match="no problem column|problem"):
+        model.evaluate([{"text": "one"}], out=out)  # mended by the next call
     first = model.evaluate(rows, out=out, samples=2)
     assert first["problems"] == 3 and 0 <= first["pass@1"]["value"] <= 1
     with monkeypatch.context() as patch:

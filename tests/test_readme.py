@@ -16,6 +16,7 @@ import several
 from random_qwen import make_folder
 
 from configs import base
+from t1jax.host import config_files, hub
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -86,7 +87,7 @@ def test_readme_commands_of_a_real_model(tmp_path):
     described = tmp_path / "models/Qwen2.5-0.5B/config.json"
     described.write_text(json.dumps(json.loads(described.read_text()) | {"max_position_embeddings": 32768}))
     (tmp_path / "data").mkdir()
-    for name, first in (("train", 0), ("math500", 100)):
+    for name, first in (("train", 0), ("test", 100)):
         rows = [{"problem": f"What is {first + i} less {i}?", "answer": str(first)} for i in range(8)]
         (tmp_path / f"data/{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "configs").symlink_to(ROOT / "configs")
@@ -95,8 +96,9 @@ def test_readme_commands_of_a_real_model(tmp_path):
         folder, data = tmp_path / "models/Qwen2.5-0.5B", tmp_path / "data"
         for name in ("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-1.5B"):
             server.add("models", name, {path.name: path.read_bytes() for path in folder.iterdir()})
-        splits = {"main/train.jsonl": "train.jsonl", "main/test.jsonl": "math500.jsonl"}
-        server.add("datasets", "openai/gsm8k", {name: (data / file).read_bytes() for name, file in splits.items()})
+        splits = {f"main/{name}.jsonl": (data / f"{name}.jsonl").read_bytes() for name in ("train", "test")}
+        server.add("datasets", "openai/gsm8k", splits)
+        server.add("datasets", "HuggingFaceH4/MATH-500", {"test.jsonl": splits["main/test.jsonl"]})
         env = ENV | {
             "PYTHONPATH": str(ROOT),
             "HF_ENDPOINT": server.url,
@@ -134,6 +136,25 @@ def test_readme_command(command, tmp_path):
     assert done.returncode == 0, done.stderr
     if "--workdir" in command:
         assert list(tmp_path.rglob("report.html")) and list(tmp_path.rglob("results.json"))
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/recipes.md", "docs/real_model.md"])
+def test_a_command_needs_no_folder_that_its_page_does_not_download(name):
+    text = (ROOT / name).read_text()
+    found = [match for match in re.finditer(r"t1jax(?:\.main| train) [^`\n]*", text) if "=mine.py" not in match[0]]
+    assert found
+    for match in found:
+        words = shlex.split(match[0])
+        given = {flag: value for flag, _, value in (word.partition("=") for word in words)}
+        shipped = config_files.load(config_files.find(given["--config"])).model.checkpoint
+        checkpoint = given.get("--config.model.checkpoint", shipped)
+        made = f"--local-dir {checkpoint}\n" in text[: match.start()]
+        assert not checkpoint or hub.is_model(checkpoint) or made, match[0]
+
+
+def test_the_readme_asks_for_no_file_of_problems_that_nobody_made():
+    blocks = re.findall(r"```sh\n(.*?)```", PAGES[0].read_text(), re.DOTALL)
+    assert not [word for word in " ".join(blocks).split() if "=data/" in word]
 
 
 def test_the_readme_shows_the_two_commands():

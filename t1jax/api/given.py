@@ -13,7 +13,7 @@ import dataclasses
 import inspect
 import json
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -42,17 +42,22 @@ def config_of(given: Given, knobs: Mapping[str, Any] | None = None) -> Config:
       knobs: dotted names -> values that it is to have instead.
 
     Raises:
-      ConfigError: there is no such config or knob, or a value has the wrong type.
+      ConfigError: there is no such config or knob, or one or a value has the wrong type.
     """
     found: Any = config_files.load(config_files.find(str(given))) if isinstance(given, str | Path) else given
     tree = found.to_dict() if isinstance(found, Config | ConfigDict) else found
-    tree = {name: dict(value) if isinstance(value, Mapping) else value for name, value in tree.items()}
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"config is {given!r:.80}; expected the name of a config, a Python file, or a ConfigDict")
+    if not isinstance(knobs, Mapping | None):
+        raise ConfigError(f'knobs is {knobs!r:.80}; expected a dict like {{"rl.num_steps": 5}}')
     tree = configs.completed(tree)
     for knob, value in (knobs or {}).items():
-        section, _, name = knob.rpartition(".")
         if knob not in configs.knobs():
-            raise configs.unknown_knob(knob)
-        (tree[section] if section else tree)[name] = value
+            raise configs.unknown_knob(str(knob))
+        section, _, name = knob.rpartition(".")
+        into = tree.get(section) if section else tree
+        if isinstance(into, dict):  # else `load` says what is missing
+            into[name] = value
     return command_line.named(configs.load(tree))
 
 
@@ -82,24 +87,36 @@ def reward_knobs(reward: Reward | Sequence[Reward], weights: Sequence[float]) ->
     """The knobs of the section `reward`.
 
     Raises:
-      ConfigError: a function has no name at the top of a file.
+      ConfigError: a function has no name at the top of a file, or a weight is no number.
     """
-    several = [reward] if isinstance(reward, str) or callable(reward) else list(reward)
+    several = [reward] if isinstance(reward, str) or callable(reward) else listed(reward, "reward", "functions")
     names = [one if isinstance(one, str) else named(one) for one in several]
-    return {"reward.function": ",".join(names) or CORRECT, "reward.weights": tuple(map(float, weights))}
+    try:
+        numbers = tuple(map(float, weights))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"weights is {weights!r:.80}; expected a number for each reward") from error
+    return {"reward.function": ",".join(names) or CORRECT, "reward.weights": numbers}
+
+
+def listed(given: Any, what: str, of: str) -> list[Any]:
+    """The items of the argument `what`. ConfigError: it has none; `of`: what they should be."""
+    if not isinstance(given, Iterable):
+        raise ConfigError(f"{what} is {given!r:.80}; expected a list of {of}")
+    return list(given)
 
 
 def problem_knobs(problems: Sequence[Row], held_out: Sequence[Row] | None, folder: Place) -> dict[str, Any]:
-    """The knobs data.train and data.eval; the rows are written to `folder`/problems.
+    """The knobs data.train and data.eval; the rows are written to `folder`/problems, anew until a run has begun there.
 
     Args:
       problems: rows as those of a file, to train on.
       held_out: those that training never sees; None: every tenth of `problems`, which then is not trained on.
 
     Raises:
-      ConfigError: there are too few, a row is no mapping or no JSON, or the folder holds other problems.
+      ConfigError: there are too few, a row is no mapping or no JSON, or the folder's run has other problems.
     """
-    train, rest = list(problems), list(held_out or ())
+    train = listed(problems, "problems", "rows")
+    rest = listed(() if held_out is None else held_out, "held_out", "rows")
     if held_out is None:
         rest = train[HELD_OUT - 1 :: HELD_OUT]
         train = [row for place, row in enumerate(train) if place % HELD_OUT != HELD_OUT - 1]
@@ -111,20 +128,24 @@ def problem_knobs(problems: Sequence[Row], held_out: Sequence[Row] | None, folde
     found = {}
     for knob, rows in (("train", train), ("eval", rest)):
         path = folder / "problems" / f"{knob}.jsonl"
-        found[f"data.{knob}"] = write_rows(path, rows)
+        found[f"data.{knob}"] = write_rows(path, rows, folder / "config.json")
     return found
 
 
-def write_rows(path: Place, rows: Sequence[Row]) -> str:
-    """The file of these rows, written unless it is there.
+def write_rows(path: Place, rows: Sequence[Row], begun: Place) -> str:
+    """The file of these rows, written unless it has them.
+
+    Args:
+      begun: a file that is there once something depends on the rows.
 
     Raises:
-      ConfigError: it holds other rows, or a row is no mapping or no JSON.
+      ConfigError: something depends on other rows, or a row is no mapping or no JSON.
     """
     text = "".join(f"{line(number, row)}\n" for number, row in enumerate(rows, 1))
-    if path.exists() and path.read_text(encoding="utf-8") != text:
+    same = path.exists() and path.read_text(encoding="utf-8") == text
+    if not same and path.exists() and begun.exists():
         raise ConfigError(f"{path} holds other problems than are given; expected the same: give another folder")
-    if not path.exists():
+    if not same:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_text(path, text)
     return str(path)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, overload
 from t1jax.api import given
 from t1jax.api.given import Given, Reward, Row
 from t1jax.config import BenchmarkConfig, Config, ConfigError
-from t1jax.host import place
+from t1jax.host import config_files, place
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -155,7 +155,8 @@ class Model:
             if isinstance(data, str | os.PathLike):
                 path = place.data(os.fspath(data), "data", "test")
             else:
-                path = given.write_rows(folder / "problems.jsonl", data)
+                rows = given.listed(data, "data", "rows")
+                path = given.write_rows(folder / "problems.jsonl", rows, folder / "responses.settings.json")
             problems, notes = task.read(path)
             for note in notes:
                 progress.note(note)
@@ -165,11 +166,14 @@ class Model:
             return benchmark.evaluate(evaluator, self.params, origin, "data", asked, problems, folder, temperature, ())
 
 
-def load(folder: str | os.PathLike[str], *, config: Given = "base", knobs: Mapping[str, Any] | None = None) -> Model:
+def load(
+    folder: str | os.PathLike[str], *, config: Given | None = None, knobs: Mapping[str, Any] | None = None
+) -> Model:
     """The model in `folder`: a Hugging Face folder, output of t1jax.convert, or a workdir.
 
     Args:
-      config: has data.template, mesh, eval.batch_size and all else but the sizes of the model.
+      config: has data.template, mesh, eval.batch_size and all else but the sizes of the model. None: that of the run,
+        if `folder` is a workdir, else "base".
       knobs: dotted names -> values.
 
     Raises:
@@ -178,6 +182,8 @@ def load(folder: str | os.PathLike[str], *, config: Given = "base", knobs: Mappi
     given.refuse_reward_process("t1jax.load")
     from t1jax.evaluation.opened import open_checkpoint
 
+    if config is None:
+        config = config_files.of_run(folder) or "base"
     return Model(open_checkpoint(given.config_of(config, knobs), os.fspath(folder)))
 
 

@@ -133,16 +133,21 @@ def read_config(
 ) -> tuple[Config, flags.FlagValues, list[str]]:
     """The config of --config=FILE with its --config.KNOB=VALUE, the flags that `define` defines, other arguments.
 
+    Without --config it is that of the run that --checkpoint names: a model is asked as it was trained.
+
     Args:
       argv: the command line, program name first.
       define: defines flags in the values that it is given; may not define `config`.
-      default: the file, or the name of one that comes with t1jax, if the command line names none.
+      default: the file, or the name of one that comes with t1jax, if the command line names neither.
 
     Raises:
       ConfigError: anything is misspelt, missing or of the wrong type.
     """
-    path, rest = take_config_file(argv, default)
-    tree = config_files.load(path)
+    given, rest = take(argv, "config")
+    checkpoint, _ = take(rest, "checkpoint")
+    tree = config_files.of_run(checkpoint) if checkpoint and given is None else None
+    if tree is None:
+        tree = config_files.load(config_files.find(default if given is None else given))
     for name in overridden(rest):
         if name not in _knobs(tree):
             raise config.unknown_knob(name)

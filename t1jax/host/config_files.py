@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Config files: the ones that come with t1jax, by name or by path, and those of users.
+"""Config files: the ones that come with t1jax, by name or by path, those of users, and those that runs leave.
 
 A config file is a Python program with a `get_config()`. It may say `from configs import base`, wherever it is and
 however t1jax was installed: while it runs, `configs` is the folder that comes with t1jax. In a checkout that is
@@ -9,6 +9,8 @@ Deliberately not here: what the knobs mean (configs/base.py), their types (secti
 
 from __future__ import annotations
 
+import json
+import os
 import runpy
 import sys
 from collections.abc import Iterator
@@ -18,10 +20,13 @@ from types import ModuleType
 
 from ml_collections import ConfigDict
 
+from t1jax import config
 from t1jax.config import ConfigError
+from t1jax.host import hub, place
 
 PACKAGE = Path(__file__).absolute().parent.parent
 NAME = "configs"
+CHECKPOINTS = "checkpoints"  # the folder of a workdir that has those of each stage
 
 
 def shipped() -> dict[str, Path]:
@@ -59,6 +64,26 @@ def load(path: Path) -> ConfigDict:
     if not isinstance(tree, ConfigDict):
         raise ConfigError(f"{path}: get_config() returned {type(tree).__name__}; expected a ConfigDict, see configs/")
     return tree
+
+
+def of_run(checkpoint: str | os.PathLike[str]) -> ConfigDict | None:
+    """The config of the run whose checkpoints these are: its workdir, those of a stage, or one of them; else None.
+
+    Raises:
+      ConfigError: its config.json is damaged.
+    """
+    if hub.is_model(os.fspath(checkpoint)):
+        return None
+    folder = place.of(checkpoint, "--checkpoint").absolute()
+    inside = next((up for up in (folder, folder.parent) if up.parent.name == CHECKPOINTS), None)
+    workdir = folder if inside is None else inside.parent.parent
+    path = workdir / "config.json"
+    if not ((workdir / CHECKPOINTS).is_dir() and path.exists()):
+        return None
+    try:
+        return ConfigDict(config.load(json.loads(path.read_text(encoding="utf-8"))).to_dict())
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"{path}: {error}; expected what t1jax wrote: put it back, or give --config=FILE") from error
 
 
 def _folder() -> Path:

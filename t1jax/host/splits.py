@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which files of a data set of the Hugging Face hub a split is: by its card, else by their names.
 
-The card, README.md, begins with YAML; its `configs` name the files of each split, as the hub's viewer reads them.
-Source: huggingface.co/docs/hub/datasets-manual-configuration.
+The card, README.md, begins with YAML; its `configs` name the files of each split, as the hub's viewer reads them. Where
+neither card nor names tell of any split, all files are train.
+Source: huggingface.co/docs/hub/datasets-manual-configuration and datasets-file-names-and-splits.
 Deliberately not here: downloading (hub.py), what is in the files (tasks/files/rows.py).
 """
 
@@ -16,7 +17,11 @@ from typing import Any
 
 from t1jax.config import ConfigError
 
-READABLE = re.compile(r"\.(jsonl?|ndjson|parquet)(\.(gz|bz2|xz|zip))?$", re.IGNORECASE)
+READABLE = re.compile(r"\.(jsonl?|ndjson|parquet|csv)(\.(gz|bz2|xz|zip))?$", re.IGNORECASE)
+SPLITS = {  # words of names that tell of a split, as the hub reads them
+    "train", "training", "validation", "valid", "dev", "val", "test", "testing", "eval", "evaluation",
+}  # fmt: skip
+ABOUT = {"config.json", "dataset_dict.json", "dataset_info.json", "dataset_infos.json"}  # files without rows
 DEFAULTS = ("default", "main", "data", ".")  # of several configs or folders, in this order
 LISTED = 8  # names that an error lists
 
@@ -82,9 +87,12 @@ def choose(name: str, paths: Sequence[str], card: Configs, wanted: str, split: b
             raise ConfigError(f"{name}: no split {wanted}; expected one of {_listed(list(splits))}: OWNER/NAME:SPLIT")
         found = sorted(path for path in paths if any(fnmatch(path, pattern) for pattern in splits[wanted]))
         if any(not READABLE.search(path) for path in found):
-            return _refuse(name, f"the files of {wanted} are no JSON lines, JSON or Parquet", found)
+            return _refuse(name, f"the files of {wanted} are no JSON lines, JSON, CSV or Parquet", found)
         return found or _refuse(name, f"no file of the split {wanted}", paths)
-    named = [path for path in paths if READABLE.search(path) and wanted in re.split(r"[/._-]", path)]
+    readable = [path for path in paths if READABLE.search(path)]
+    named = [path for path in readable if wanted in _words(path)]
+    if wanted == "train" and not any(SPLITS & _words(path) for path in readable):
+        return _all(name, readable, config) or _refuse(name, "no file is named after the split train", paths)
     folders = {str(PurePosixPath(path).parent) for path in named}
     folder = config or next((each for each in DEFAULTS if each in folders), next(iter(sorted(folders)), ""))
     if len(folders) > 1 and not config and folder not in DEFAULTS:
@@ -93,6 +101,21 @@ def choose(name: str, paths: Sequence[str], card: Configs, wanted: str, split: b
         )
     found = sorted(path for path in named if str(PurePosixPath(path).parent) == folder)
     return found or _refuse(name, f"no file is named after the split {wanted}", paths)
+
+
+def _words(path: str) -> set[str]:
+    """The words of a path, which may tell of a split."""
+    return set(re.split(r"[/._-]", path))
+
+
+def _all(name: str, readable: Sequence[str], folder: str) -> list[str]:
+    """All files with rows, of one format; in `folder`, if there is one."""
+    hidden = re.compile(r"(^|/)(\.|__)")
+    inside = [path for path in readable if path.startswith(f"{folder}/" if folder else "") and not hidden.search(path)]
+    found = sorted(path for path in inside if PurePosixPath(path).name not in ABOUT)
+    if len({match[1].lower() for path in found if (match := READABLE.search(path))}) > 1:
+        return _refuse(name, "no file is named after the split train, and they have several formats", found)
+    return found
 
 
 def _refuse(name: str, why: str, paths: Sequence[str]) -> list[str]:

@@ -16,6 +16,7 @@ import bisect
 import dataclasses
 import itertools
 import json
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -161,7 +162,7 @@ def pass_rates(
 def candidates(size: int | None, count: int, seed: int, sources: Sequence[Source] = ()) -> list[int]:
     """The training problems that are tried: the first `count`; of a file as many at random, all if it has fewer.
 
-    Of several files with weights, of each its share.
+    Of several files with weights, of each its share, rounded up: a batch takes no more of one (streams.refuse_too_few).
     """
     if size is None:
         return list(range(count))
@@ -171,7 +172,7 @@ def candidates(size: int | None, count: int, seed: int, sources: Sequence[Source
     found: list[int] = []
     start = 0
     for source in sources:
-        tried = random.permutation(source.size)[: round((source.weight or 0.0) * count)]
+        tried = random.permutation(source.size)[: math.ceil((source.weight or 0.0) * count - 1e-9)]
         found += (start + tried).tolist()
         start += source.size
     return sorted(found)

@@ -323,6 +323,23 @@ def test_without_a_card_names_tell_the_split():
         ConfigError, match=r"no file is named after the split test; it has train.csv; name files as hf://"
     ):
         chosen(["train.csv"], "test")
+    assert chosen(["gpqa/train.csv", "gpqa/train.py"], "gpqa/train") == ["gpqa/train.csv"]
+
+
+def test_where_no_file_is_named_after_a_split_all_are_train():
+    assert chosen(["data/dapo-math-17k.parquet", "README.md", "run.py"], "train") == ["data/dapo-math-17k.parquet"]
+    assert chosen(["b/1.jsonl", "a.jsonl", "dataset_infos.json", ".x/c.jsonl"], "train") == ["a.jsonl", "b/1.jsonl"]
+    assert chosen(["a/1.csv.gz", "b/1.csv"], "a/train") == ["a/1.csv.gz"]
+    for others in (["x.jsonl"], ["README.md"]):
+        with pytest.raises(ConfigError, match="no file is named after the split test"):
+            chosen(others, "test")
+    with pytest.raises(ConfigError, match="no file is named after the split train; it has README.md, run.py; name"):
+        chosen(["README.md", "run.py"], "train")
+    for split in splits.SPLITS - {"train"}:
+        with pytest.raises(ConfigError, match="no file is named after the split train"):
+            chosen(["x.jsonl", f"data/{split}-0.jsonl"], "train")
+    with pytest.raises(ConfigError, match="no file is named after the split train, and they have several formats; it"):
+        chosen(["x.jsonl", "x.parquet"], "train")
 
 
 @pytest.mark.parametrize(
@@ -333,15 +350,16 @@ def test_without_a_card_names_tell_the_split():
         ("[{config_name: a, data_files: q}, {config_name: main, data_files: [y.jsonl, x.jsonl]}]", BOTH),
         ("[{config_name: a, data_dir: d, data_files: [{split: train, path: ['*.jsonl']}]}]", ["d/z.jsonl"]),
         ("[{config_name: a, data_files: q}, {config_name: b, data_files: r}]", "several configs; expected one of a, b"),
-        ("[{config_name: a, data_files: x.csv}]", "no JSON lines, JSON or Parquet"),
+        ("[{config_name: a, data_files: x.csv}]", ["x.csv"]),
+        ("[{config_name: a, data_files: x.tsv}]", "the files of train are no JSON lines, JSON, CSV or Parquet"),
         ("[{config_name: a, data_files: q.jsonl}]", "no file of the split train"),
-        ("{a: [", "no file is named after the split train"),
+        ("{a: [", "no file is named after the split train, and they have several formats"),
         ("[1, {data_files: 5}]", "no split train"),
     ],
 )  # fmt: skip
 def test_a_card_tells_the_files(configs, expected):
     card = f"---\nconfigs: {configs}\n---\n"
-    paths = ["x.jsonl", "y.jsonl", "d/z.jsonl", "x.csv"]
+    paths = ["x.jsonl", "y.jsonl", "d/z.jsonl", "x.csv", "x.tsv"]
     if isinstance(expected, list):
         assert chosen(paths, "train", card) == expected
         return

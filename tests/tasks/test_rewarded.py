@@ -81,6 +81,10 @@ def test_problems_without_answers_and_a_row_with_all_its_columns(made, tmp_path)
         found = judging.score([problems[1], problems[2], problems[0]], [said, said, "nothing"])
     assert found[:2] == [Judged(SCORED, 1.0), Judged(SCORED, 0.0)]
     assert found[2].outcome == UNSCORABLE and math.isnan(found[2].reward)
+    asked = [{"question": "q", "city": city} for city in ("Rome", "rome", "Oslo")] + [{"question": "Q", "city": "Rome"}]
+    asked += [{"city": "Rome", "question": "q"}, {"question": "q "}]  # the first again, in another order
+    kept, notes = FileGrader(cfg, LETTERS, Nobody()).read(write(tmp_path / "d.jsonl", asked))
+    assert [problem.row for problem in kept] == [1, 2, 3, 4, 6] and "earlier row's problem (row 5)" in "".join(notes)
     graded = made("correct", "columns", train=train, eval=held_out)
     with pytest.raises(ConfigError, match="data.answer_column"):
         ProblemsTask(graded, LETTERS, Nobody())

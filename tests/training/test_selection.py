@@ -191,6 +191,17 @@ def test_of_several_files_some_of_each_are_tried_by_its_share():
     assert len(selection.candidates(1000, 500, 0, files)) == 250 + 60 + 40  # all of a file that has fewer
 
 
+@pytest.mark.parametrize("count", [32, 40, 50, 64])
+@pytest.mark.parametrize("light", [0.01, 0.07, 0.5])
+def test_of_a_light_file_as_many_are_tried_as_a_batch_takes(count, light):
+    """Otherwise the run would end after its cold start, whatever the model solves."""
+    task = Graded(size=1100)
+    task.sources = (Source("a", 1000, 1 - light), Source("b", 100, light))
+    tried = selection.candidates(1100, count, 0, task.sources)
+    assert count <= len(tried) <= count + 1
+    streams.refuse_too_few(selection.Selected(task, tried), "train", 32)
+
+
 def test_training_draws_from_what_was_kept_and_is_judged_by_it(done):
     """The stream names places among the kept; prompts and verdicts are those of the problems there."""
     task, chosen, _ = done

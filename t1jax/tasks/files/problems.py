@@ -105,13 +105,13 @@ def read_problems(
     answers are the same too: A is not a where a question asks for both. The problems are numbered from 0 on.
 
     Args:
-      answered: each needs an answer; else none is looked for, and `gold` is "".
+      answered: each needs an answer; else none is looked for, `gold` is "", and only an equal row is the same problem.
       whole: keep the columns of the rows.
 
     Raises:
       ConfigError: the file, a column or its type is not as expected, or no row is left.
     """
-    answers_of: dict[str, dict[str, str]] = {}  # of a normalised problem, by its text with capitals
+    answers_of: dict[str, dict[str, str]] = {}  # of a normalised problem, or a row, by its text with capitals
     problems: list[Problem] = []
     dropped, noted = Dropped(path), Dropped(path)
     columns: Columns | None = None
@@ -134,7 +134,7 @@ def read_problems(
                 if differ:
                     noted.add(f"{both[1]!r} ends in another number", number)
         said = "\n".join([*(turn["content"] for turn in before if turn["role"] == "user"), text])
-        known = answers_of.setdefault(normalise(said), {})
+        known = answers_of.setdefault(normalise(said) if answered else repr(sorted(row.items())), {})
         exact = normalise(said, fold=False)
         if answered and several(row, columns):
             dropped.add("a list of several answers", number)
