@@ -20,19 +20,9 @@ from t1jax.training import sft, step
 from t1jax.training.scoring import make_score
 from t1jax.training.setup import rl_setup, sft_setup
 
-MOE = {
-    "model__num_experts": 8,
-    "model__experts_per_token": 2,
-    "model__norm_topk_prob": True,
-    "model__mlp_size": 24,
-    "model__qkv_bias": False,
-    "model__qk_norm": True,
-}
-
-
 def run(shape=small.ONE, steps=1, start=small.start, rule=small.parity, **knobs):
     """The state after a few steps, and their reports."""
-    cfg, mesh = small.make_config(**MOE | knobs), small.make_mesh(shape)
+    cfg, mesh = small.make_config(**small.MOE | knobs), small.make_mesh(shape)
     scorer = small.Recorder()
     scorer.rule = rule
     return small.Fused(rl_setup(cfg, mesh), scorer).run(start(cfg, mesh), range(steps))
@@ -41,7 +31,7 @@ def run(shape=small.ONE, steps=1, start=small.start, rule=small.parity, **knobs)
 @functools.cache
 def pieces():
     """(setup, sample, score, update) on one device, each of the last three a program."""
-    setup = rl_setup(small.make_config(**MOE), small.make_mesh())
+    setup = rl_setup(small.make_config(**small.MOE), small.make_mesh())
     parts = step.make_sample(setup, small.STOPS), make_score(setup, small.parity), step.make_update(setup)
     return setup, *map(jax.jit, parts)
 
@@ -146,7 +136,7 @@ def test_reward_rises():
 
 
 def test_the_cold_start_learns():
-    cfg, mesh = small.make_config(**MOE, sft__micro_batches=2), small.make_mesh((1, 1, 2))
+    cfg, mesh = small.make_config(**small.MOE, sft__micro_batches=2), small.make_mesh((1, 1, 2))
     setup = sft_setup(cfg, mesh)
     rows, train = small.on_devices(small.packed_rows(cfg), mesh), sft.make_sft_step(setup)
     state = setup.init_state(small.make_params(cfg, mesh))
@@ -160,7 +150,7 @@ def test_the_cold_start_learns():
 @pytest.mark.slow
 def test_lora_of_attention_reads_the_experts_and_leaves_them_alone():
     knobs = {"model__lora_rank": 4, "model__lora_targets": "attention"}
-    cfg, mesh = small.make_config(**MOE | knobs), small.make_mesh((1, 1, 2))
+    cfg, mesh = small.make_config(**small.MOE | knobs), small.make_mesh((1, 1, 2))
     state = adapting.start(cfg, mesh)
     base = small.to_numpy(state.base)
     state, (report,) = small.Fused(rl_setup(cfg, mesh), small.Recorder()).run(state, range(1))
@@ -170,7 +160,7 @@ def test_lora_of_attention_reads_the_experts_and_leaves_them_alone():
 
 
 def test_memory_is_counted_by_all_experts_to_the_byte():
-    cfg, mesh = small.make_config(**MOE), small.make_mesh((1, 2, 2))
+    cfg, mesh = small.make_config(**small.MOE), small.make_mesh((1, 2, 2))
     state = rl_setup(cfg, mesh).state_shapes()
 
     def held(tree):
@@ -185,7 +175,7 @@ def test_memory_is_counted_by_all_experts_to_the_byte():
 
 
 def test_all_kinds_of_parameters_are_known():
-    cfg, mesh = small.make_config(**MOE), small.make_mesh()
+    cfg, mesh = small.make_config(**small.MOE), small.make_mesh()
     kinds = parameters.kinds(small.make_params(cfg, mesh))["layers"]
     assert {name for name, kind in kinds.items() if kind == "matrix"} == {
         *("q", "k", "v", "o", "router", "expert_gate", "expert_up", "expert_down")
