@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import shutil
 
 import adapting
 import jax
@@ -12,13 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
+import tiny_run
 import unpacked
 
 from t1jax.model import parameters
 from t1jax.rewards.score import HostScores
-from t1jax.training import sft, step
+from t1jax.training import sft, stages, step
 from t1jax.training.scoring import make_score
 from t1jax.training.setup import rl_setup, sft_setup
+
 
 def run(shape=small.ONE, steps=1, start=small.start, rule=small.parity, **knobs):
     """The state after a few steps, and their reports."""
@@ -157,6 +160,28 @@ def test_lora_of_attention_reads_the_experts_and_leaves_them_alone():
     jax.tree.map(np.testing.assert_array_equal, base, small.to_numpy(state.base))
     assert set(state.params["layers"]) == {"q", "k", "v", "o"} and report["grad_norm"] > 1e-4
     assert report["logprob_gap"] < 1e-4
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_goes_on_alike(tmp_path):
+    """Both stages with experts over `tensor`, and rows of `fsdp`; without the checkpoints of RL, then of its end."""
+    knobs = {"sft__num_steps": 2, "rl__num_steps": 2, "eval__every": 0, "scaling__budgets": (), "checkpoint__every": 1}
+    mesh = {"mesh__data": 2, "mesh__fsdp": 2, "mesh__tensor": 2}
+    cfg = small.make_config(**tiny_run.KNOBS | small.MOE | knobs | mesh)
+    stages.run(cfg, tmp_path / "run")
+    expected, rows = tiny_run.last_state(tmp_path / "run", cfg), tiny_run.rows_of(tmp_path / "run")
+    gaps = [row["route_gap"] for row in rows if row["stage"] == "rl"]
+    assert len(gaps) == 2 and max(gaps) < 0.01 and np.abs(expected.params["layers"]["router"]).max() > 0.01
+    for gone in ("1", "2"):
+        again = tmp_path / gone
+        shutil.copytree(tmp_path / "run", again)
+        for name in ("results.json", "report.html", "measured/rl.json"):
+            (again / name).unlink()
+        for step_number in range(int(gone), 3):
+            shutil.rmtree(again / f"checkpoints/rl/{step_number}")
+        stages.run(cfg, again)
+        assert tiny_run.rows_of(again) == rows
+        jax.tree.map(np.testing.assert_array_equal, tiny_run.last_state(again, cfg), expected)
 
 
 def test_memory_is_counted_by_all_experts_to_the_byte():

@@ -101,7 +101,7 @@ def test_adapters_beside_another_base_are_not_exported(made, tmp_path):
     conversion.orbax_to_hf(run, tmp_path / "before", Progress())
     assert (tmp_path / "before" / peft.WEIGHTS).is_file()
     spoil(base)
-    with pytest.raises(ConfigError, match=f"has adapters for weights with the digest .* model.checkpoint = {base} have"):
+    with pytest.raises(ConfigError, match=f"adapters for weights with the digest .* model.checkpoint = {base} have"):
         conversion.orbax_to_hf(run, tmp_path / "after", Progress())
     assert not (tmp_path / "after").exists()
 
