@@ -74,8 +74,8 @@ def _in(folder: Place, path: str | Place, named: bool, whole: bool) -> Source:
     if folder.name.isdecimal() and (folder / STATE).is_dir():
         return _run(folder.parent, folder)
     for stage in (folder / "checkpoints" / "rl", folder / "checkpoints" / "sft", folder):
-        whole = (path for path in reversed(steps.folders(stage).values()) if steps.is_whole(path))
-        if newest := next((path for path in whole if (path / STATE).is_dir()), None):
+        saved = (path for path in reversed(steps.folders(stage).values()) if steps.is_whole(path))
+        if newest := next((path for path in saved if (path / STATE).is_dir()), None):
             return _run(stage, newest)
     if (folder / "config.json").exists() and any(folder.glob("*.safetensors")):
         return Source(folder, "hf", None)
