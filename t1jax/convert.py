@@ -21,12 +21,13 @@ from t1jax.config import ConfigError
 from t1jax.host import command_line, place
 
 USAGE = """\
-usage: python -m t1jax.convert hf-to-orbax --src=HF_DIR --dst=DIR
+usage: python -m t1jax.convert hf-to-orbax --src=HF_DIR --dst=DIR [--merge]
        python -m t1jax.convert orbax-to-hf --src=DIR --dst=HF_DIR [--dtype=bfloat16] [--which=policy]
                                            [--max-shard-size=5GB] [--merge] [--push=OWNER/NAME]
 
-hf-to-orbax   from a Hugging Face folder of a Qwen2, Qwen2.5, Qwen3, Llama or GLM-4 model to an Orbax folder, of which
-              each process reads only its shards; weights keep their dtype
+hf-to-orbax   from a Hugging Face folder of a Qwen2, Qwen2.5, Qwen3, Qwen3-MoE, Llama or GLM-4 model, or with --merge
+              PEFT's folder of an adapter beside one, to an Orbax folder, of which each process reads only its shards;
+              weights keep their dtype
 orbax-to-hf   from such a folder, or a run's workdir, stage or step, to a folder for transformers and vLLM; of a run
               with LoRA, to PEFT's folder of its adapters
 

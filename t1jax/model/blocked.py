@@ -24,7 +24,7 @@ from t1jax.model.precision import einsum, level, rounded
 
 BLOCK = 64  # S; half of 128: fewer pairs of tokens in a tile that need not meet
 GROUP = 8  # c; CPUs split the work on scores over their cores only where there are several tiles of them
-SAVED = "attended"  # name of what the backward needs besides q, k and v, for remat policies
+SAVED = "saved"  # name of what a kernel's backward needs besides its inputs, for remat policies
 
 
 class Tiles(NamedTuple):

@@ -28,10 +28,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 from t1jax.config import ModelConfig
 from t1jax.devices.sharding import Layout
+from t1jax.model.blocked import SAVED
 from t1jax.model.precision import einsum, rounded
 from t1jax.model.products import Frozen, Weight, read, stream, whole
 
@@ -177,6 +179,7 @@ def _forward(layout: Layout, k: int, normed: bool, y_BTD: jax.Array, *weights: W
     split = (rows, *_split(layout))
     call = jax.shard_map(here, mesh=layout.mesh, in_specs=split, out_specs=out, check_vma=False)
     out_BTD, mark_BT, *kept = call(y_BTD, *_weights(layout, weights, dtype))
+    kept = [checkpoint_name(x, SAVED) for x in kept]  # model.remat = "dots" keeps no ragged product by itself
     return (out_BTD, mark_BT), (y_BTD, weights, *kept)
 
 

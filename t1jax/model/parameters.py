@@ -82,7 +82,10 @@ def cast_for_decode(model: qwen.Transformer, params: Params) -> Params:
 
 
 def checksum(params: Params) -> str:
-    """12 hex digits that differ when any weight does, wherever the weights are from and however they are sharded."""
+    """12 hex digits that differ when any weight does, wherever the weights are from and however they are sharded.
+
+    Of a parameter's bits only the sum counts: values that trade places within it are not seen.
+    """
 
     def total(x: jax.Array) -> jax.Array:
         bits = jax.lax.bitcast_convert_type(x, jnp.uint32 if x.dtype.itemsize == 4 else jnp.uint16)

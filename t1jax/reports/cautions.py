@@ -12,7 +12,7 @@ from t1jax.reports.wording import amount, change, knob, measure, of_responses, p
 LAST = 10  # steps that count as the end of RL
 LOW_ENTROPY = 0.05  # nats a token
 MUCH_CUT, MUCH_UNSCORABLE, MUCH_OUTSIDE = 0.1, 0.05, 0.2  # shares of the responses
-# nats between sampler and learner that rounding does not explain
+# nats between sampler and learner that rounding does not explain, unless it sends a token to another expert
 GAPS = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5}
 
 
@@ -50,11 +50,17 @@ def cautions(run: Run) -> list[str]:
     if unscorable is not None and unscorable > MUCH_UNSCORABLE:
         found.append(f"At the end {percent(unscorable)} of the responses cannot be judged and teach nothing.")
     gaps = [row["logprob_gap"] for row in rows if row.get("logprob_gap") is not None]
-    dtype = knob(run.results.get("config"), "model.compute_dtype")
-    if gaps and max(gaps) > GAPS.get(str(dtype), max(GAPS.values())):
+    cfg = run.results.get("config")
+    experts, dtype = knob(cfg, "model.num_experts"), knob(cfg, "model.compute_dtype")
+    most = max(GAPS.values()) if experts else GAPS.get(str(dtype), max(GAPS.values()))
+    if gaps and max(gaps) > most:
+        why = "more than rounding explains"
+        if experts:
+            routes = [row["route_gap"] for row in rows if row.get("route_gap") is not None]
+            share = percent(max(routes, default=0.0))
+            why = f"rounding sent up to {share} of a step's tokens through other experts, or a fault did"
         found.append(
-            f"Sampler and learner differ by up to {max(gaps):.2g} nats in the log-probability of a token: more than "
-            "rounding explains."
+            f"Sampler and learner differ by up to {max(gaps):.2g} nats in the log-probability of a token: {why}."
         )
     outside, spread = mean("ratio_outside"), mean("log_ratio_std")
     if outside is not None and spread is not None and outside > MUCH_OUTSIDE:

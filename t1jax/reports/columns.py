@@ -90,6 +90,9 @@ HEALTH = (
         "a few hundredths in bfloat16.",
         (("logprob_gap", "largest"), ("log_ratio_std", "standard deviation")),
     ),
+    Curve("route_gap", "Tokens on other routes",
+          "Share of tokens that went through other experts in the learner than in the sampler.",
+          (("route_gap", ""),), percent=True),
 )  # fmt: skip
 
 

@@ -155,6 +155,7 @@ def _write_adapter(source: Source, step: Place, dst: str | Place, progress: Prog
         raise ConfigError(f"{step} is beside {found.checkpoint}, which has adapters itself; expected --merge")
     if dtype not in ("", "float32"):
         raise ConfigError(f"--dtype is {dtype}; expected float32, in which adapters are written, or --merge")
+    adapters.refuse_other_base(step, weights.arrays(source.base, cfg), found)
     factors = adapters.of_run(step, found, cfg, which)
     with output.folder(place.of(dst, "--dst"), 0) as folder, progress.stage("adapter", total=1):
         _carry(source, folder, but=("config.json", "generation_config.json"))

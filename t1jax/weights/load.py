@@ -35,11 +35,12 @@ NOT_STORED = ("checkpoint", "compute_dtype", "remat", "attention", *adapters.KNO
 MAY_BE_0 = ("num_experts", "experts_per_token")
 
 
-def find(path: str | Place, what: str = "--checkpoint") -> Source:
+def find(path: str | Place, what: str = "--checkpoint", whole: bool = False) -> Source:
     """Finds the weights in a folder.
 
     Args:
       what: the flag or knob that names it.
+      whole: refuse PEFT's folder of an adapter.
       path: a model of the Hugging Face hub (OWNER/NAME or OWNER/NAME@REVISION, which is downloaded), or
         a Hugging Face folder (config.json and *.safetensors), the output of t1jax.convert (config.json and
         params/), a run's workdir (the last step of RL, else of the cold start), the checkpoints of one stage (the
@@ -51,10 +52,10 @@ def find(path: str | Place, what: str = "--checkpoint") -> Source:
     named = not isinstance(path, Bucket) and hub.is_model(os.fspath(path))
     folder = hub.model(os.fspath(path), what, FILES).resolve() if named else place.of(path, what).absolute()
     name = os.fspath(path).removeprefix(hub.SCHEME) if named else folder.resolve().name
-    return dataclasses.replace(_in(folder, path, named), name=name)
+    return dataclasses.replace(_in(folder, path, named, whole), name=name)
 
 
-def _in(folder: Place, path: str | Place, named: bool) -> Source:
+def _in(folder: Place, path: str | Place, named: bool, whole: bool) -> Source:
     """The weights in `folder`, which the user means by `path`; `named`: of the Hugging Face hub."""
     if named and not peft.is_adapter(folder):
         return Source(folder, "hf", None)
@@ -64,18 +65,17 @@ def _in(folder: Place, path: str | Place, named: bool) -> Source:
     if isinstance(folder, Bucket) and (folder / steps.UNFINISHED).exists():
         raise ConfigError(f"{path}: a conversion to it was interrupted; run the same t1jax.convert again")
     if peft.is_adapter(folder):
-        base = _base(folder / peft.CONFIG, peft.BASE, peft.base_of(folder))
-        if base.adapter is not None:
-            where = f"{folder / peft.CONFIG}: {peft.BASE} is {base.adapter}"
-            raise ConfigError(f"{where}, an adapter; expected whole weights: merge it with t1jax.convert")
+        if whole:
+            raise ConfigError(f"{path} is an adapter; expected whole weights, as t1jax.convert --merge writes them")
+        base = _base(folder / peft.CONFIG, peft.BASE, peft.base_of(folder), whole=True)
         return dataclasses.replace(base, adapter=folder)
     if (folder / PARAMS / METADATA).is_file() and steps.is_whole(folder / PARAMS):
         return Source(folder, "orbax", None)
     if folder.name.isdecimal() and (folder / STATE).is_dir():
         return _run(folder.parent, folder)
     for stage in (folder / "checkpoints" / "rl", folder / "checkpoints" / "sft", folder):
-        whole = (path for path in reversed(steps.folders(stage).values()) if steps.is_whole(path))
-        if newest := next((path for path in whole if (path / STATE).is_dir()), None):
+        saved = (path for path in reversed(steps.folders(stage).values()) if steps.is_whole(path))
+        if newest := next((path for path in saved if (path / STATE).is_dir()), None):
             return _run(stage, newest)
     if (folder / "config.json").exists() and any(folder.glob("*.safetensors")):
         return Source(folder, "hf", None)
@@ -92,10 +92,10 @@ def _run(stage: Place, step: Place) -> Source:
     return Source(stage, "run", step, base)
 
 
-def _base(file: Place, key: str, path: str) -> Source:
+def _base(file: Place, key: str, path: str, whole: bool = False) -> Source:
     """The weights that an adapter is beside, by this key of its file."""
     try:
-        return find(path, key)
+        return find(path, key, whole)
     except ConfigError as error:
         said = str(error).removeprefix(key).lstrip(":= ")
         raise ConfigError(f"{file}: {key}: {said}; put the base's weights there, or name their folder") from error

@@ -89,7 +89,7 @@ def read_config(folder: Place) -> Adapter:
     if not isinstance(modules, list) or not modules:
         section.refuse("target_modules", f"a list of some of {', '.join(MODULES)}")
     for module in modules:
-        if module not in MODULES:
+        if not isinstance(module, str) or module not in MODULES:
             shown = safetensors_files.SHORT.repr(module)
             raise ConfigError(f"{folder / CONFIG}: target_modules has {shown}; expected some of {', '.join(MODULES)}")
     names = tuple(name for module, name in MODULES.items() if module in modules)

@@ -39,6 +39,8 @@ KNOBS = {
     "sft__batch_size": 4,
     "eval__batch_size": 4,
 }
+LORA = {"model__lora_rank": 4}
+LORA_BESIDE_MOE = small.MOE | LORA | {"model__lora_targets": "attention"}
 
 
 def test_one_process_is_the_main_one_and_is_asked_everything():
@@ -149,12 +151,10 @@ def test_digests_depend_on_where_bits_stand():
 # several processes: one launch runs all of this on all meshes
 
 
-def on_mesh(shape: tuple[int, int, int], rank: int = 0) -> dict[str, Any]:
-    """Two steps of RL, two of the cold start and some responses: their reports, and what this process's scorer saw.
-
-    `rank`: of adapters, which are trained instead of all weights.
-    """
-    cfg, mesh, scorer = small.make_config(**KNOBS, model__lora_rank=rank), small.make_mesh(shape), small.Recorder()
+def on_mesh(shape: tuple[int, int, int], knobs: dict[str, Any]) -> dict[str, Any]:
+    """Two steps of RL, two of the cold start and some responses: their reports, and what this process's scorer saw."""
+    cfg, mesh, scorer = small.make_config(**KNOBS | knobs), small.make_mesh(shape), small.Recorder()
+    rank = cfg.model.lora_rank
     train_step = step.make_train_step(rl_setup(cfg, mesh), scorer, stop_tokens=small.STOPS)
     sft_step = sft.make_sft_step(sft_setup(cfg, mesh))
     state = (adapting if rank else small).start(cfg, mesh)
@@ -176,27 +176,29 @@ def on_mesh(shape: tuple[int, int, int], rank: int = 0) -> dict[str, Any]:
     return reports | {"drawn": drawn, "asked": asked}
 
 
-def on_meshes(rank: int, *shapes: tuple[int, int, int]) -> list[dict[str, Any]]:
+def on_meshes(knobs: dict[str, Any], *shapes: tuple[int, int, int]) -> list[dict[str, Any]]:
     """`on_mesh` of each."""
-    return [on_mesh(shape, rank) for shape in shapes]
+    return [on_mesh(shape, knobs) for shape in shapes]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("processes", "devices", "shapes", "rank"),
+    ("processes", "devices", "shapes", "knobs"),
     [
-        (2, 1, [(1, 1, 2)], 0),
-        (2, 2, [(1, 1, 4), (1, 2, 2), (2, 2, 1)], 0),
-        (4, 1, [(1, 1, 4), (1, 2, 2)], 0),
-        (4, 2, [(2, 1, 4)], 0),
-        (2, 1, [(1, 1, 2)], 4),
-        (2, 2, [(1, 2, 2)], 4),
+        pytest.param(2, 1, [(1, 1, 2)], {}, id="2-1"),
+        pytest.param(2, 2, [(1, 1, 4), (1, 2, 2), (2, 2, 1)], {}, id="2-2"),
+        pytest.param(4, 1, [(1, 1, 4), (1, 2, 2)], {}, id="4-1"),
+        pytest.param(4, 2, [(2, 1, 4)], {}, id="4-2"),
+        pytest.param(2, 1, [(1, 1, 2)], LORA, id="2-1-lora"),
+        pytest.param(2, 2, [(1, 2, 2)], LORA, id="2-2-lora"),
+        pytest.param(2, 1, [(1, 1, 2)], small.MOE, id="2-1-experts"),
+        pytest.param(2, 1, [(1, 1, 2)], LORA_BESIDE_MOE, id="2-1-lora-experts"),
     ],
 )
-def test_several_processes_do_what_one_with_as_many_devices_does(processes, devices, shapes, rank):
-    started = several.start("test_multihost.on_meshes", rank, *shapes, processes=processes, devices=devices)
+def test_several_processes_do_what_one_with_as_many_devices_does(processes, devices, shapes, knobs):
+    started = several.start("test_multihost.on_meshes", knobs, *shapes, processes=processes, devices=devices)
     (alone,) = several.said(
-        several.start("test_multihost.on_meshes", rank, *shapes, processes=1, devices=processes * devices)
+        several.start("test_multihost.on_meshes", knobs, *shapes, processes=1, devices=processes * devices)
     )
     for expected, *found in zip(alone, *several.said(started), strict=True):
         for each in found:

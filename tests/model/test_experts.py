@@ -184,11 +184,8 @@ def test_a_route_is_of_all_layers_in_their_order():
     assert experts.routes({}) is None
 
 
-MOE = {"model__num_experts": 8, "model__experts_per_token": 2, "model__norm_topk_prob": True, "model__mlp_size": 24}
-
-
 def test_experts_are_born_split_over_tensor_and_fsdp():
-    cfg = small.make_config(**MOE).model
+    cfg = small.make_config(**small.MOE).model
     shape = (1, 2, 4)
     split, whole = (
         qwen.init_params(qwen.Transformer(cfg, layout_of(shape)), jax.random.key(0)) for shape in (shape, (1, 1, 1))
@@ -201,12 +198,26 @@ def test_experts_are_born_split_over_tensor_and_fsdp():
     assert "gate" not in layers and layers["expert_up"].shape == (2, 8, 32, 24)
 
 
+@pytest.mark.parametrize(("remat", "ragged"), [("none", 9), ("dots", 9), ("full", 11)])
+def test_remat_of_dots_keeps_what_experts_multiply(remat, ragged):
+    """Products of a layer: 3 forward, 6 backward, and gate and up again where only the layer's input is kept."""
+    cfg = small.make_config(**small.MOE, model__remat=remat).model
+    model = qwen.Transformer(cfg, layout_of((1, 1, 2)))
+    rows = np.zeros((2, 8), np.int32)
+
+    def loss(params):
+        return qwen.forward(model, params, rows, rows, segment_BT=rows + 1)[0].sum()
+
+    shapes = qwen.nn.unbox(qwen.boxed_shapes(model))
+    assert str(jax.make_jaxpr(jax.grad(loss))(shapes)).count("ragged_dot_general[") == ragged
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("remat", ["none", "dots", "full"])
 def test_remat_changes_no_number(remat):
-    cfg = small.make_config(**MOE, model__remat=remat).model
+    cfg = small.make_config(**small.MOE, model__remat=remat).model
     model = qwen.Transformer(cfg, layout_of((1, 1, 2)))
-    params = small.make_params(small.make_config(**MOE), model.layout.mesh)
+    params = small.make_params(small.make_config(**small.MOE), model.layout.mesh)
     tokens = np.random.default_rng(0).integers(0, small.V, (2, 8)).astype(np.int32)
     position = np.broadcast_to(np.arange(8, dtype=np.int32), tokens.shape)
 
@@ -215,7 +226,7 @@ def test_remat_changes_no_number(remat):
         return qwen.logits(model, params, hidden)[..., 3].sum(), route
 
     gradient, route = jax.jit(jax.grad(lambda p: loss(model, p), has_aux=True))(params)
-    one = qwen.Transformer(small.make_config(**MOE).model, layout_of())
+    one = qwen.Transformer(small.make_config(**small.MOE).model, layout_of())
     expected, expected_route = jax.jit(jax.grad(lambda p: loss(one, p), has_aux=True))(small.to_numpy(params))
     np.testing.assert_array_equal(route, expected_route)
     assert len(np.unique(np.asarray(route))) > 4

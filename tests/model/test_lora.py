@@ -117,6 +117,21 @@ def test_gradients_of_the_factors_do_not_depend_on_the_mesh(shape, kv_heads):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5 * np.abs(x).max())
 
 
+@pytest.mark.slow
+def test_in_bfloat16_gradients_on_a_mesh_are_near_those_on_one_device():
+    cfg = config(model__compute_dtype="bfloat16")
+    found = []
+    with small.optimised():
+        for mesh in map(small.make_mesh, (small.ONE, (1, 2, 2), (1, 1, 4))):
+            policy, rows = adapting.make_policy(cfg, mesh), small.on_devices(small.packed_rows(cfg), mesh)
+            found.append(small.to_numpy(gradients(cfg, mesh, policy, rows, plain=False)[1]))
+    one, *others = map(jax.tree.leaves, found)
+    for other in others:
+        for x, y in zip(one, other, strict=True):
+            assert y.dtype == np.float32
+            assert np.linalg.norm(x - y) < 0.02 * np.linalg.norm(x)
+
+
 def test_in_bfloat16_gradients_are_near_those_of_float32():
     with small.optimised():
         found = []

@@ -6,15 +6,17 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up import HOSTILE, Reader
+from made_up import HOSTILE, Reader, example_results, example_rows
 
 from t1jax.reports import axes, curves
 from t1jax.reports.axes import number, ticks_between
-from t1jax.reports.charts import Chart, Series, figure
+from t1jax.reports.charts import Chart, Series, figure, grid
 from t1jax.reports.page import assets
+from t1jax.reports.runs import Run
 
 
 def drawn(chart):
@@ -208,3 +210,14 @@ def test_lines_and_words_stand_out_from_their_background(of):
         assert contrast(of[name], of["card"]) >= 4.5, name
     assert contrast(of["ink"], of["big-soft"]) >= 4.5  # warnings
     assert len({of[f"s{i}"] for i in range(1, 7)}) == 6
+
+
+def test_routes_of_experts_have_a_curve_where_rows_report_them():
+    rows = example_rows()
+    plain = Run("x", Path("x"), example_results(), rows, True)
+    routed = [{**row, "route_gap": 0.02} if row["stage"] == "rl" else row for row in rows]
+    moe = Run("x", Path("x"), example_results(), routed, True)
+    for charts in (curves.health, lambda run: curves.compared([run])):
+        assert "Tokens on other routes" in grid(charts(moe)) and "Tokens on other routes" not in grid(charts(plain))
+    (found,) = [chart for chart in curves.health(moe) if chart.name == "rl_route_gap"]
+    assert found.percent and set(found.series[0].y) == {0.02}

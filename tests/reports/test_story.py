@@ -150,6 +150,15 @@ def test_the_gap_that_rounding_explains_depends_on_the_precision(run):
     assert any("Sampler" in caution for caution in cautions(with_rows(wide, logprob_gap=0.7)))
 
 
+def test_a_gap_is_told_of_experts_as_what_other_routes_explain(run):
+    tree = {**run.results["config"], "model": {**run.results["config"]["model"], "num_experts": 8}}
+    moe = with_results(run, config=tree, rl={**run.results["rl"], "false_claims": 0.006})
+    (caution,) = cautions(with_rows(moe, logprob_gap=0.7, route_gap=0.02))
+    assert "up to 0.7 nats" in caution and "sent up to 2.0 % of a step's tokens through other experts" in caution
+    assert "more than rounding explains" not in caution
+    assert cautions(with_rows(moe, logprob_gap=0.3, route_gap=0.02)) == []
+
+
 def test_a_fall_is_told_whether_from_the_start_or_from_the_way(run):
     said = " ".join(cautions(with_results(run, rl=share(15.0))))
     assert "RL lowered accuracy: −12.1 points" in said and "below that of step 36" not in said

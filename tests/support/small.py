@@ -61,6 +61,14 @@ KNOBS: dict[str, Any] = {
     "rl.entropy_coef": 1e-2,
     "rl.anchor_decay": 0.9,
 }
+MOE: dict[str, Any] = {  # for make_config: a small Qwen3-MoE
+    "model__num_experts": 8,
+    "model__experts_per_token": 2,
+    "model__norm_topk_prob": True,
+    "model__mlp_size": 24,
+    "model__qkv_bias": False,
+    "model__qk_norm": True,
+}
 
 
 def make_config(**knobs: Any) -> config.Config:

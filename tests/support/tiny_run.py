@@ -39,12 +39,12 @@ def rows_of(workdir):
     return [{name: value for name, value in row.items() if name not in TIMES} for row in metrics.read_rows(workdir)]
 
 
-def last_state(workdir):
+def last_state(workdir, cfg=CFG):
     """Every array of the last RL checkpoint."""
 
-    mesh = stages.sharding.make_mesh(CFG.mesh)
-    shapes = rl_setup(CFG, mesh).state_shapes()
+    mesh = stages.sharding.make_mesh(cfg.mesh)
+    shapes = rl_setup(cfg, mesh).state_shapes()
     tokens = stages.tokenizer.load(workdir / "tokenizer")
-    with checkpoint.Checkpoints(workdir / "checkpoints/rl", CFG, tokens) as kept:
-        assert kept.latest() == CFG.rl.num_steps
+    with checkpoint.Checkpoints(workdir / "checkpoints/rl", cfg, tokens) as kept:
+        assert kept.latest() == cfg.rl.num_steps
         return jax.tree.map(np.asarray, kept.restore(shapes))

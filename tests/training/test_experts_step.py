@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import shutil
 
 import adapting
 import jax
@@ -12,27 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
+import tiny_run
 import unpacked
 
 from t1jax.model import parameters
 from t1jax.rewards.score import HostScores
-from t1jax.training import sft, step
+from t1jax.training import sft, stages, step
 from t1jax.training.scoring import make_score
 from t1jax.training.setup import rl_setup, sft_setup
-
-MOE = {
-    "model__num_experts": 8,
-    "model__experts_per_token": 2,
-    "model__norm_topk_prob": True,
-    "model__mlp_size": 24,
-    "model__qkv_bias": False,
-    "model__qk_norm": True,
-}
 
 
 def run(shape=small.ONE, steps=1, start=small.start, rule=small.parity, **knobs):
     """The state after a few steps, and their reports."""
-    cfg, mesh = small.make_config(**MOE | knobs), small.make_mesh(shape)
+    cfg, mesh = small.make_config(**small.MOE | knobs), small.make_mesh(shape)
     scorer = small.Recorder()
     scorer.rule = rule
     return small.Fused(rl_setup(cfg, mesh), scorer).run(start(cfg, mesh), range(steps))
@@ -41,7 +34,7 @@ def run(shape=small.ONE, steps=1, start=small.start, rule=small.parity, **knobs)
 @functools.cache
 def pieces():
     """(setup, sample, score, update) on one device, each of the last three a program."""
-    setup = rl_setup(small.make_config(**MOE), small.make_mesh())
+    setup = rl_setup(small.make_config(**small.MOE), small.make_mesh())
     parts = step.make_sample(setup, small.STOPS), make_score(setup, small.parity), step.make_update(setup)
     return setup, *map(jax.jit, parts)
 
@@ -146,7 +139,7 @@ def test_reward_rises():
 
 
 def test_the_cold_start_learns():
-    cfg, mesh = small.make_config(**MOE, sft__micro_batches=2), small.make_mesh((1, 1, 2))
+    cfg, mesh = small.make_config(**small.MOE, sft__micro_batches=2), small.make_mesh((1, 1, 2))
     setup = sft_setup(cfg, mesh)
     rows, train = small.on_devices(small.packed_rows(cfg), mesh), sft.make_sft_step(setup)
     state = setup.init_state(small.make_params(cfg, mesh))
@@ -160,7 +153,7 @@ def test_the_cold_start_learns():
 @pytest.mark.slow
 def test_lora_of_attention_reads_the_experts_and_leaves_them_alone():
     knobs = {"model__lora_rank": 4, "model__lora_targets": "attention"}
-    cfg, mesh = small.make_config(**MOE | knobs), small.make_mesh((1, 1, 2))
+    cfg, mesh = small.make_config(**small.MOE | knobs), small.make_mesh((1, 1, 2))
     state = adapting.start(cfg, mesh)
     base = small.to_numpy(state.base)
     state, (report,) = small.Fused(rl_setup(cfg, mesh), small.Recorder()).run(state, range(1))
@@ -169,8 +162,30 @@ def test_lora_of_attention_reads_the_experts_and_leaves_them_alone():
     assert report["logprob_gap"] < 1e-4
 
 
+@pytest.mark.slow
+def test_a_run_that_was_stopped_goes_on_alike(tmp_path):
+    """Both stages with experts over `tensor`, and rows of `fsdp`; without the checkpoints of RL, then of its end."""
+    knobs = {"sft__num_steps": 2, "rl__num_steps": 2, "eval__every": 0, "scaling__budgets": (), "checkpoint__every": 1}
+    mesh = {"mesh__data": 2, "mesh__fsdp": 2, "mesh__tensor": 2}
+    cfg = small.make_config(**tiny_run.KNOBS | small.MOE | knobs | mesh)
+    stages.run(cfg, tmp_path / "run")
+    expected, rows = tiny_run.last_state(tmp_path / "run", cfg), tiny_run.rows_of(tmp_path / "run")
+    gaps = [row["route_gap"] for row in rows if row["stage"] == "rl"]
+    assert len(gaps) == 2 and max(gaps) < 0.01 and np.abs(expected.params["layers"]["router"]).max() > 0.01
+    for gone in ("1", "2"):
+        again = tmp_path / gone
+        shutil.copytree(tmp_path / "run", again)
+        for name in ("results.json", "report.html", "measured/rl.json"):
+            (again / name).unlink()
+        for step_number in range(int(gone), 3):
+            shutil.rmtree(again / f"checkpoints/rl/{step_number}")
+        stages.run(cfg, again)
+        assert tiny_run.rows_of(again) == rows
+        jax.tree.map(np.testing.assert_array_equal, tiny_run.last_state(again, cfg), expected)
+
+
 def test_memory_is_counted_by_all_experts_to_the_byte():
-    cfg, mesh = small.make_config(**MOE), small.make_mesh((1, 2, 2))
+    cfg, mesh = small.make_config(**small.MOE), small.make_mesh((1, 2, 2))
     state = rl_setup(cfg, mesh).state_shapes()
 
     def held(tree):
@@ -185,7 +200,7 @@ def test_memory_is_counted_by_all_experts_to_the_byte():
 
 
 def test_all_kinds_of_parameters_are_known():
-    cfg, mesh = small.make_config(**MOE), small.make_mesh()
+    cfg, mesh = small.make_config(**small.MOE), small.make_mesh()
     kinds = parameters.kinds(small.make_params(cfg, mesh))["layers"]
     assert {name for name, kind in kinds.items() if kind == "matrix"} == {
         *("q", "k", "v", "o", "router", "expert_gate", "expert_up", "expert_down")

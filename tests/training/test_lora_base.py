@@ -18,11 +18,12 @@ from weight_folders import Beside
 from t1jax import replay
 from t1jax.config import Config, ConfigError
 from t1jax.devices import sharding
+from t1jax.host.progress import Progress
 from t1jax.model import parameters, qwen
 from t1jax.training import health, origin, stages
 from t1jax.training.checkpoint import Checkpoints
 from t1jax.training.setup import rl_setup
-from t1jax.weights import arrays
+from t1jax.weights import arrays, conversion, peft
 from t1jax.weights import load as weights
 
 
@@ -93,6 +94,16 @@ def test_each_of_two_processes_reads_half_of_the_base_for_its_digest(made):
     spoil(base)
     mine, theirs = both()
     assert mine == theirs and "has adapters for weights with the digest" in mine["refused"]
+
+
+def test_adapters_beside_another_base_are_not_exported(made, tmp_path):
+    base, run, *_ = made
+    conversion.orbax_to_hf(run, tmp_path / "before", Progress())
+    assert (tmp_path / "before" / peft.WEIGHTS).is_file()
+    spoil(base)
+    with pytest.raises(ConfigError, match=f"adapters for weights with the digest .* model.checkpoint = {base} have"):
+        conversion.orbax_to_hf(run, tmp_path / "after", Progress())
+    assert not (tmp_path / "after").exists()
 
 
 class Reached(Exception):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from types import SimpleNamespace
 
@@ -207,6 +208,8 @@ def read(folder):
         ({"peft_type": "IA3"}, "peft_type is 'IA3'; expected \"LORA\""),
         ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'"),
         ({"target_modules": ["q_proj", "lm_head"]}, "target_modules has 'lm_head'; expected some of q_proj"),
+        ({"target_modules": [["q_proj"]]}, r"target_modules has \['q_proj'\]; expected some of q_proj"),
+        ({"target_modules": [{}]}, r"target_modules has {}; expected some of q_proj"),
         ({"target_modules": "q|k"}, r"target_modules is 'q\|k'; expected a list"),
         ({"target_modules": ["q_proj"]}, "has 'base_model.model.model.layers.0.mlp.down_proj.lora_A.weight'"),
         ({"r": 4}, r"has shape \(3, 32\); expected \(4, 32\)"),
@@ -261,6 +264,17 @@ def test_an_adapter_for_another_base_is_refused(folder, tmp_path):
     nested = changed(folder, tmp_path / "nested", **{peft.BASE: str(folder)})
     with pytest.raises(ConfigError, match="an adapter; expected whole weights"):
         read(nested)
+
+
+@pytest.mark.parametrize("others", [["own"], ["second", "own"]])
+def test_adapters_that_name_themselves_or_each_other_are_refused(folder, tmp_path, others):
+    changed(folder, tmp_path / "own", **{peft.BASE: str(tmp_path / others[0])})
+    for name, other in itertools.pairwise(others):
+        changed(folder, tmp_path / name, **{peft.BASE: str(tmp_path / other)})
+    with pytest.raises(ConfigError) as error:
+        read(tmp_path / "own")
+    said = f"{peft.BASE}: {tmp_path / others[0]} is an adapter; expected whole weights"
+    assert f"{tmp_path / 'own' / peft.CONFIG}: {said}" in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_part_of_a_merged_matrix_is_that_part_of_the_whole():
