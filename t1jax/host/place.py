@@ -31,7 +31,7 @@ def of(name: str | os.PathLike[str], what: str) -> Place:
       what: the flag or knob that names it, for errors.
 
     Raises:
-      ConfigError: a URL that is none of a bucket, or gcsfs is not installed.
+      ConfigError: a URL that is none of a bucket, or has characters of a pattern; or gcsfs is not installed.
     """
     if isinstance(name, Bucket):
         return name
@@ -47,6 +47,8 @@ def of(name: str | os.PathLike[str], what: str) -> Place:
     bucket, *parts = text.removeprefix(SCHEME).rstrip("/").split("/")
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", bucket) or any(p in ("", ".", "..") for p in parts):
         raise ConfigError(f"{what}={text}; expected {SCHEME}BUCKET/FOLDER, without empty or dotted parts")
+    if odd := re.search(r"[*?#\[\]]", text):  # gcsfs takes these for patterns, also where it deletes
+        raise ConfigError(f"{what}={text} has {odd[0]!r}; expected a name without any of * ? # [ ]")
     try:
         storage()
     except ImportError as error:
