@@ -26,7 +26,7 @@ from uuid import uuid4
 
 from t1jax.config import ConfigError
 from t1jax.host import bucket
-from t1jax.host.bucket import Bucket, Unreachable
+from t1jax.host.bucket import Bucket, Refused, Unreachable
 
 HEARTBEAT = 20.0  # seconds
 STALE = 90.0  # seconds without a heartbeat after which the holder counts as dead
@@ -51,14 +51,15 @@ def held(path: Bucket, flag: str, note: Callable[[str], None]) -> Iterator[None]
       note: is told when there is something to wait for.
 
     Raises:
-      ConfigError: another process holds it, or it cannot be written.
+      ConfigError: another process holds it, or this account cannot write it.
+      Unreachable: the server does not serve it now.
     """
     content = json.dumps(
         {"process": os.getpid(), "host": socket.gethostname(), "machine": _machine(), "token": uuid4().hex}
     ).encode()
     try:
         generation = _take(path, content, flag, note)
-    except (FileNotFoundError, Unreachable) as error:
+    except (FileNotFoundError, Refused) as error:
         raise ConfigError(f"{flag}={path.parent}: {error.strerror}; expected a folder that can be written") from error
     end = threading.Event()
     beat = threading.Thread(target=_beat, args=(path, content, generation, end), daemon=True, name="lock")

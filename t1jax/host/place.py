@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from t1jax.config import ConfigError
 from t1jax.host import hub
-from t1jax.host.bucket import SCHEME, Bucket, storage
+from t1jax.host.bucket import SCHEME, Bucket, raise_not_served, storage
 
 LONGEST = 255  # bytes of a file's name
 URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -136,13 +138,25 @@ def data_files(name: str) -> list[str]:
     return [str(path) for path in hub.dataset(name)] if hub.is_dataset(name) else [name]
 
 
-def open_data(path: str, compression: str | None = None) -> Any:
-    """fsspec's opener of one of the `data_files`: local, gs://, or another URL that fsspec knows."""
+@contextmanager
+def open_data(path: str, compression: str | None = None) -> Iterator[Any]:
+    """One of the `data_files`, to be read: local, gs://, or another URL that fsspec knows.
+
+    Raises:
+      Unreachable: its bucket did not serve, here or in the body. All else that fsspec and its file systems raise stays.
+    """
     import fsspec
 
     if path.startswith(SCHEME):
         storage()
-    return fsspec.open(path, "rb", compression=compression)
+    try:
+        with fsspec.open(path, "rb", compression=compression) as file:
+            yield file
+    except (ConfigError, FileNotFoundError):
+        raise
+    except Exception as error:
+        raise_not_served(Bucket(path) if path.startswith(SCHEME) else Path(path), error)
+        raise
 
 
 def _refusal(scheme: str) -> str:
