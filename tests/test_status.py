@@ -158,7 +158,7 @@ def test_in_a_bucket_rows_are_waited_for_until_the_next_checkpoint(cloud, tmp_pa
     monkeypatch.setattr(lock, "holder", lambda path: "process 7 on far")
     began = time.time()
     for steps, code in ((19.5, 0), (20.5, 6)):  # ten usual ones, and the ten that a checkpoint is waited for
-        monkeypatch.setattr(time, "time", lambda: began + steps * 814)
+        monkeypatch.setattr(time, "time", lambda steps=steps: began + steps * 814)
         assert said(capsys, there)[0] == code, steps
 
 
