@@ -77,7 +77,8 @@ class Checkpoints:
             self._damaged.append(found)
         policies = (
             checkpoint_managers.LatestN(cfg.checkpoint.keep),
-            checkpoint_managers.BestN(n=1, get_metric_fn=_score),
+            # every save writes metrics: what has none is what a kill left of a step that was being deleted
+            checkpoint_managers.BestN(n=1, get_metric_fn=_score, keep_checkpoints_without_metrics=False),
         )
         options = ocp.CheckpointManagerOptions(
             best_fn=_score,
