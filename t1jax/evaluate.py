@@ -201,7 +201,7 @@ def _reward(reward: RewardConfig) -> str:
 def _budgets(text: str) -> list[int]:
     """The numbers of --budgets, smallest first."""
     parts = [part.strip() for part in text.split(",")] if text else []
-    if not all(part.isdecimal() and 0 < int(part) < 2**31 for part in parts):
+    if not all(part.isdecimal() and len(part) <= 10 and 0 < int(part) < 2**31 for part in parts):
         raise ConfigError(f"--budgets={text}; expected positive whole numbers like 512,1024")
     return sorted(set(map(int, parts)))
 

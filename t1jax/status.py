@@ -43,6 +43,8 @@ STALLED = 10.0  # usual steps, and at least PATIENCE seconds, without a step: so
 PATIENCE = 1800.0
 Rows: TypeAlias = Mapping[str, Sequence[Mapping[str, Any]]]  # by stage
 NAMES = {"sft": "cold start", "rl": "reinforcement"}
+KINDS = {name: stage for stage, name in NAMES.items()}
+EVERY = {"sft": "checkpoint.sft_every", "rl": "checkpoint.every"}
 
 
 def cli() -> None:
@@ -73,9 +75,9 @@ def _run(argv: list[str]) -> None:
     rows: Rows = {stage: [row for row in run.rows if row["stage"] == stage] for stage in ("sft", "rl", "evaluate")}
     totals = {stage: _number(run, f"{stage}.num_steps") for stage in NAMES}
     measured = bool(run.results.get("sft")) or not was_measured_before(run.results)
-    stage, done, total = _stage(run.results, rows, totals, run.finished, measured)
+    stage, done, total = _stage(run, rows, totals, measured)
     print(f"stage: {stage}" + (f", step {done} of {total}" if total else ""))
-    recent = [row for row in (rows["rl"] or rows["sft"]) if row.get("seconds")][-RECENT:]
+    recent = [row for row in rows.get(KINDS.get(stage, ""), ()) if row.get("seconds")][-RECENT:]
     if recent and not run.finished:
         pace = statistics.median(row["seconds"] for row in recent)
         tokens = statistics.median(row.get("tokens_per_second") or 0 for row in recent)
@@ -96,9 +98,10 @@ def _run(argv: list[str]) -> None:
     print(f"cost so far: {hours:.3g} chip-hours in {len(starts)} starts" + (f" on {', '.join(kinds)}" if kinds else ""))
     if not run.finished and not holder:
         raise Stopped("the run is neither running nor finished; the command that started it resumes it", EXIT_IDLE)
-    if holder and recent and stage in NAMES.values():
+    if holder and recent:
         quiet = now - max(_last_sign(run.workdir), starts[-1]["began"] if starts else 0.0)
-        if quiet > max(PATIENCE, STALLED * pace):
+        every = _number(run, EVERY[KINDS[stage]]) or total  # rows come to a bucket with checkpoints
+        if quiet > max(PATIENCE, STALLED * pace) + (every * pace if isinstance(run.workdir, Bucket) else 0.0):
             troubles.append(f"no step for {duration(quiet)}, usually {pace:.3g} s")
     if troubles:
         raise Stopped(f"running, but {troubles[-1]}", EXIT_WRONG)
@@ -124,24 +127,29 @@ def _holder(folder: Place, starts: Sequence[Mapping[str, Any]], now: float) -> s
     return None
 
 
-def _stage(
-    results: Mapping[str, Any], rows: Rows, totals: Mapping[str, int], finished: bool, measured: bool
-) -> tuple[str, int, int]:
+def _stage(run: Run, rows: Rows, totals: Mapping[str, int], measured: bool) -> tuple[str, int, int]:
     """(what the run does, steps done, of how many); no steps where it counts none.
 
     `measured`: nothing is to be measured before RL, or it has been.
     """
+    from t1jax.reports.wording import knob
+    from t1jax.training.selection import FILE_NAME
+
     cold, last = totals["sft"], totals["rl"]
     done = {stage: max((row["step"] for row in rows[stage]), default=0) for stage in NAMES}
-    if finished:
+    if run.finished:
         return "all is done", done["rl"], last
-    if results.get("rl"):
+    if run.results.get("rl"):
         return "report", 0, 0
     if done["rl"]:
         return (NAMES["rl"], done["rl"], last) if done["rl"] < last else ("measurement after reinforcement", 0, 0)
     if done["sft"] < cold:
         return NAMES["sft"], done["sft"], cold
-    return (NAMES["rl"], 0, last) if measured else ("measurement before reinforcement", 0, 0)
+    if not measured:
+        return "measurement before reinforcement", 0, 0
+    if knob(run.results.get("config"), "rl.filter_pass_rate") != 1 and not (run.workdir / FILE_NAME).exists():
+        return "filter of problems", 0, 0
+    return NAMES["rl"], 0, last
 
 
 def _seconds_left(rows: Rows, totals: Mapping[str, int], eval_every: int, pace: float) -> float | None:
@@ -180,10 +188,12 @@ def _newest(folder: Place) -> tuple[str, int, float] | None:
 
 
 def _last_sign(folder: Place) -> float:
-    """When the metrics last grew, Unix time in seconds."""
+    """When a step or a part of a measurement last ended, Unix time in seconds: what is written then."""
+    from t1jax.evaluation import journal
     from t1jax.host import log, metrics
 
-    return max((part.stat().st_mtime for part in log.parts(folder / metrics.FILE_NAME)), default=0.0)
+    signs = [*log.parts(folder / metrics.FILE_NAME), *(folder / journal.FOLDER).glob("*"), *folder.glob("measured/*")]
+    return max((sign.stat().st_mtime for sign in signs), default=0.0)
 
 
 def _troubles(rows: Rows) -> Iterator[str]:

@@ -212,6 +212,7 @@ REFUSED = {
     "greedy samples": (["--temperature=0"], "--temperature=0 with 4 samples"),
     "no temperature": (["--temperature=hot"], "temperature"),
     "no budget": (["--budgets=512,many"], "--budgets=512,many; expected positive whole numbers"),
+    "a budget of 5,000 digits": ([f"--budgets={'9' * 5000}"], "--budgets=999"),
     "a budget of nothing": (["--budgets=0"], "--budgets=0; expected positive"),
     "no limit": (["--limit=0"], "limit"),
     "a size of the model": (["--config.model.num_layers=3"], "--config.model.num_layers=3: the model is that of"),

@@ -65,6 +65,14 @@ def test_what_is_not_running_says_so_by_its_code(run, tmp_path, capsys):
     assert code == 2 and out == "" and "no such folder" in err
 
 
+def quiet(run, seconds: float, *but: str) -> None:
+    """All files of the run are as old as this, but for some that were just written."""
+    for path in run.rglob("*"):
+        os.utime(path, (time.time() - seconds,) * 2)
+    for name in but:
+        files.write_text(run / name, "{}")
+
+
 @pytest.mark.parametrize(("before", "stage"), [(True, "measurement before reinforcement"), (False, "reinforcement")])
 def test_after_the_cold_start_it_says_what_comes_next(tmp_path, capsys, before, stage):
     folder = write_run(tmp_path / "run", cold=20, steps=0, finished=False, eval__before=before, **KNOBS)
@@ -96,13 +104,62 @@ def test_a_run_that_is_not_well_says_so_by_its_code(run, capsys, change, words):
 
 
 def test_a_run_that_hangs_says_so_by_its_code(run, capsys):
-    os.utime(run / "metrics.jsonl", (time.time() - 7200,) * 2)
+    quiet(run, 7200)
     with workdir.locked(run):
         code, _, err = said(capsys, run)
         assert code == 6 and "no step for 2:00:00" in err
         now = time.time()
         files.write_json(run / "usage.json", {"starts": [start(now - 60, now)]})
         assert said(capsys, run)[0] == 0  # it was started a minute ago
+
+
+def test_before_the_first_step_of_a_stage_nothing_is_judged_by_another_stages_pace(tmp_path, capsys):
+    """After a measurement of hours the first step takes as long as it takes."""
+    folder = write_run(tmp_path / "run", cold=20, steps=0, finished=False, **KNOBS)
+    quiet(folder, 7200)
+    with workdir.locked(folder):
+        code, out, err = said(capsys, folder)
+    assert (code, err) == (0, "") and "stage: reinforcement, step 0 of 90\n" in out and "speed" not in out
+
+
+def test_the_filter_is_a_stage(tmp_path, capsys):
+    folder = write_run(tmp_path / "run", cold=20, steps=0, finished=False, rl__filter_pass_rate=0.3, **KNOBS)
+    quiet(folder, 7200)
+    with workdir.locked(folder):
+        code, out, err = said(capsys, folder)
+    assert (code, err) == (0, "") and "stage: filter of problems\n" in out
+    files.write_text(folder / "filter.json", "{}")
+    assert "stage: reinforcement, step 0 of 90\n" in said(capsys, folder)[1]
+
+
+@pytest.mark.parametrize("sign", ["journal/rl-000009-quick.jsonl", "measured/extra.json", "metrics.jsonl"])
+def test_a_measurement_that_goes_on_is_a_sign_of_life(run, capsys, sign):
+    content = (run / "metrics.jsonl").read_text()
+    quiet(run, 7200)
+    with workdir.locked(run):
+        assert said(capsys, run)[0] == 6
+        quiet(run, 7200, sign)
+        if sign == "metrics.jsonl":
+            (run / sign).write_text(content)
+        assert said(capsys, run)[0] == 0
+
+
+def test_in_a_bucket_rows_are_waited_for_until_the_next_checkpoint(cloud, tmp_path, capsys, monkeypatch):
+    """Ten steps of 814 s: no row comes for more than two hours, of a run that is well."""
+    from t1jax.host import lock, place
+
+    run = write_run(tmp_path / "run", cold=20, steps=11, finished=False, checkpoint__every=10, **KNOBS)
+    there = place.of("gs://bkt/slow", "--workdir")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    slow = "".join(json.dumps(row | {"seconds": 814.0}) + "\n" for row in rows).encode()
+    files.write_bytes(there / "metrics.jsonl-000000", slow)
+    for path in ("config.json", "measured/sft.json"):
+        files.write_bytes(there / path, (run / path).read_bytes())
+    monkeypatch.setattr(lock, "holder", lambda path: "process 7 on far")
+    began = time.time()
+    for steps, code in ((19.5, 0), (20.5, 6)):  # ten usual ones, and the ten that a checkpoint is waited for
+        monkeypatch.setattr(time, "time", lambda steps=steps: began + steps * 814)
+        assert said(capsys, there)[0] == code, steps
 
 
 def test_a_bucket_says_the_same(cloud, run, capsys):

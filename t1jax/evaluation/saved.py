@@ -26,6 +26,7 @@ from t1jax.config import ConfigError
 from t1jax.devices import multihost
 from t1jax.evaluation.responses import Response
 from t1jax.host import files, log
+from t1jax.host.bucket import Unreachable
 from t1jax.host.place import Place
 from t1jax.tasks.files.columns import PROBLEMS
 from t1jax.tasks.files.rows import Row, named, one_line, read_rows
@@ -121,6 +122,8 @@ def _begins_with_one(path: Place) -> bool:
         return True
     except (ValueError, KeyError, TypeError):
         return False
+    except Unreachable:
+        raise
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; expected a file that can be read") from error
 

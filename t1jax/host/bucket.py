@@ -205,7 +205,7 @@ def not_served(error: BaseException) -> bool:
 
 
 def raise_not_served(path: Path | Bucket, error: Exception) -> None:
-    """Unreachable where `error`, of Orbax or tensorstore, is for that reason and not for what stands at `path`."""
+    """Unreachable where `error`, of any package, is for that reason and not for what stands at `path`."""
     if isinstance(path, Bucket) and not_served(error):
         raise unreachable(path, error) from error
 

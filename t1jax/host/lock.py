@@ -26,7 +26,7 @@ from uuid import uuid4
 
 from t1jax.config import ConfigError
 from t1jax.host import bucket
-from t1jax.host.bucket import Bucket, Unreachable
+from t1jax.host.bucket import Bucket, Refused, Unreachable
 
 HEARTBEAT = 20.0  # seconds
 STALE = 90.0  # seconds without a heartbeat after which the holder counts as dead
@@ -51,14 +51,14 @@ def held(path: Bucket, flag: str, note: Callable[[str], None]) -> Iterator[None]
       note: is told when there is something to wait for.
 
     Raises:
-      ConfigError: another process holds it, or it cannot be written.
+      ConfigError: another process holds it, or this account cannot write it.
+      Unreachable: the server does not serve it now.
     """
-    content = json.dumps(
-        {"process": os.getpid(), "host": socket.gethostname(), "machine": _machine(), "token": uuid4().hex}
-    ).encode()
+    mine = {"process": os.getpid(), "host": socket.gethostname(), "machine": _machine()}
+    content = json.dumps(mine | {"started": _started(os.getpid()), "token": uuid4().hex}).encode()
     try:
         generation = _take(path, content, flag, note)
-    except (FileNotFoundError, Unreachable) as error:
+    except (FileNotFoundError, Refused) as error:
         raise ConfigError(f"{flag}={path.parent}: {error.strerror}; expected a folder that can be written") from error
     end = threading.Event()
     beat = threading.Thread(target=_beat, args=(path, content, generation, end), daemon=True, name="lock")
@@ -164,13 +164,24 @@ def _dead(who: dict[str, Any]) -> bool:
     """Whether the holder was a process of this machine that is no more."""
     if who.get("machine") != _machine():
         return False
+    number = int(who["process"])
     try:
-        os.kill(int(who["process"]), 0)
-        return False
+        os.kill(number, 0)
     except ProcessLookupError:
         return True
     except PermissionError:
-        return False
+        pass
+    # Another process may have its number by now: a container that is started again has the same ones.
+    return _started(number) not in (None, who.get("started", _started(number)))
+
+
+def _started(process: int) -> str | None:
+    """When a process of this machine began, in ticks since the machine did; None: that cannot be read."""
+    try:
+        said = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return said.rpartition(")")[2].split()[19]  # field 22 of proc(5); the second may have spaces and brackets
 
 
 def _machine() -> str:

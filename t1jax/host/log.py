@@ -51,8 +51,9 @@ class Log:
         if self._file is not None:
             os.fsync(self._file.fileno())
         elif self._waiting:
-            files.write_bytes(self._path.with_name(f"{self._path.name}-{self._next:06d}"), self._waiting)
-            self._waiting, self._next = b"", self._next + 1
+            lines = self._waiting  # others may come meanwhile: checkpoint.grace_seconds saves from a thread of its own
+            files.write_bytes(self._path.with_name(f"{self._path.name}-{self._next:06d}"), lines)
+            self._waiting, self._next = self._waiting[len(lines) :], self._next + 1
 
     def close(self) -> None:
         """Writes what is still in memory."""

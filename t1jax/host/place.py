@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from t1jax.config import ConfigError
 from t1jax.host import hub
-from t1jax.host.bucket import SCHEME, Bucket, storage
+from t1jax.host.bucket import SCHEME, Bucket, raise_not_served, storage
 
 LONGEST = 255  # bytes of a file's name
 URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -31,7 +33,7 @@ def of(name: str | os.PathLike[str], what: str) -> Place:
       what: the flag or knob that names it, for errors.
 
     Raises:
-      ConfigError: a URL that is none of a bucket, or gcsfs is not installed.
+      ConfigError: a URL that is none of a bucket, or has characters of a pattern; or gcsfs is not installed.
     """
     if isinstance(name, Bucket):
         return name
@@ -47,6 +49,8 @@ def of(name: str | os.PathLike[str], what: str) -> Place:
     bucket, *parts = text.removeprefix(SCHEME).rstrip("/").split("/")
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", bucket) or any(p in ("", ".", "..") for p in parts):
         raise ConfigError(f"{what}={text}; expected {SCHEME}BUCKET/FOLDER, without empty or dotted parts")
+    if odd := re.search(r"[*?#\[\]]", text):  # gcsfs takes these for patterns, also where it deletes
+        raise ConfigError(f"{what}={text} has {odd[0]!r}; expected a name without any of * ? # [ ]")
     try:
         storage()
     except ImportError as error:
@@ -134,13 +138,25 @@ def data_files(name: str) -> list[str]:
     return [str(path) for path in hub.dataset(name)] if hub.is_dataset(name) else [name]
 
 
-def open_data(path: str, compression: str | None = None) -> Any:
-    """fsspec's opener of one of the `data_files`: local, gs://, or another URL that fsspec knows."""
+@contextmanager
+def open_data(path: str, compression: str | None = None) -> Iterator[Any]:
+    """One of the `data_files`, to be read: local, gs://, or another URL that fsspec knows.
+
+    Raises:
+      Unreachable: its bucket did not serve, here or in the body. All else that fsspec and its file systems raise stays.
+    """
     import fsspec
 
     if path.startswith(SCHEME):
         storage()
-    return fsspec.open(path, "rb", compression=compression)
+    try:
+        with fsspec.open(path, "rb", compression=compression) as file:
+            yield file
+    except (ConfigError, FileNotFoundError):
+        raise
+    except Exception as error:
+        raise_not_served(Bucket(path) if path.startswith(SCHEME) else Path(path), error)
+        raise
 
 
 def _refusal(scheme: str) -> str:

@@ -148,10 +148,17 @@ class Signals:
         """Saves the last completed step, unless the main thread is already leaving, and ends the process."""
         if not self._leaving.acquire(blocking=False):
             return
-        if self._save is not None:
-            self._save()
-        self._say("stopped during a step; the last completed step is saved, and the same command resumes from it")
-        os._exit(128 + self.asked)
+        code = EXIT_STORAGE
+        try:
+            if self._save is not None:
+                self._save()
+            code = 128 + self.asked
+            self._say("stopped during a step; the last completed step is saved, and the same command resumes from it")
+        except Exception as error:  # whatever the storage makes of it: the main thread may be waiting for the end
+            said = " ".join(str(error).split())
+            self._say(f"stopped during a step, and the last completed one could not be saved: {said}")
+        finally:
+            os._exit(code)
 
     @staticmethod
     def _say(what: str) -> None:

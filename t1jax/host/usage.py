@@ -54,7 +54,10 @@ def read(folder: Place) -> list[dict[str, Any]]:
 
 
 def lost_tokens(starts: list[dict[str, Any]]) -> int:
-    """Tokens of steps that kills undid, which were drawn again. Those of a step that had no row yet are not known."""
+    """Tokens of steps and evaluations whose rows kills undid. Those of a step that had no row yet are not known.
+
+    Steps are drawn again; an evaluation is not, where its journal is whole.
+    """
     return sum(start.get("lost_tokens", 0) for start in starts)
 
 

@@ -31,7 +31,7 @@ from t1jax import checks, config
 from t1jax.config import Config, ConfigError
 from t1jax.devices import multihost
 from t1jax.host import bucket, files, lock, place
-from t1jax.host.bucket import Bucket
+from t1jax.host.bucket import Bucket, Unreachable
 from t1jax.host.place import Place
 
 # knobs that may change without a word; that never may; and of the latter those that may nevertheless
@@ -170,7 +170,12 @@ def begin(cfg: Config, workdir: Place, outdated: Sequence[Place]) -> None:
 
 
 def digests(cfg: Config) -> dict[str, str]:
-    """SHA-256 of each file of FILES that the config names, by its knob; under REWARDS that of its functions' files."""
+    """SHA-256 of each file of FILES that the config names, by its knob; under REWARDS that of its functions' files.
+
+    Raises:
+      ConfigError: one cannot be read.
+      Unreachable: a bucket does not serve it now.
+    """
     found = {}
     for knob in FILES:
         path = getattr(cfg.data, knob.partition(".")[2])
@@ -179,7 +184,7 @@ def digests(cfg: Config) -> dict[str, str]:
             paths = [file for name in names for file in place.data_files(name)]
             try:
                 found[knob] = _digest(paths)
-            except ConfigError:
+            except (ConfigError, Unreachable):
                 raise
             except Exception as error:  # each file system has errors of its own
                 raise ConfigError(f"{knob} is {path}: {bucket.reason(error)}; expected a file of rows") from error

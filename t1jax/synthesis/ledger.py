@@ -32,7 +32,7 @@ from typing import Any
 
 from t1jax.config import ConfigError
 from t1jax.host import lock, log
-from t1jax.host.bucket import Bucket
+from t1jax.host.bucket import Bucket, Unreachable
 from t1jax.host.log import Log
 from t1jax.host.place import Place
 from t1jax.host.stopping import EXIT_STORAGE, Stopped
@@ -128,6 +128,9 @@ class Ledger:
             copy = self._copied(path) if isinstance(path, Bucket) else path
             copy.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(copy, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        except Unreachable:
+            self._kept.close()
+            raise
         except OSError as error:
             self._kept.close()
             raise ConfigError(f"{path}: {error.strerror}; expected a writable file of paid responses") from error

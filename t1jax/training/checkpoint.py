@@ -69,14 +69,16 @@ class Checkpoints:
         self._cfg, self._note, self._together = cfg, note, Together()
         self._base: str = ""  # the digest of what adapters are beside
         self._failed: str = ""  # why the newest save is not there
-        self._damaged: dict[int, str] = {}
-        if multihost.is_main():
-            for step, why in damage.unreadable(self.directory):
-                self._set_aside(step, why)
-        multihost.barrier(f"{self.directory} is looked through")
+        self._damaged: list[str] = []  # the same for every process
+        at_once = list(damage.unreadable(self.directory)) if multihost.is_main() else []
+        for step, why in at_once:
+            self._set_aside(step, why)
+        if found := multihost.agreed("; ".join(f"{step}: {why}" for step, why in at_once)):  # once they are set aside
+            self._damaged.append(found)
         policies = (
             checkpoint_managers.LatestN(cfg.checkpoint.keep),
-            checkpoint_managers.BestN(n=1, get_metric_fn=_score),
+            # every save writes metrics: what has none is what a kill left of a step that was being deleted
+            checkpoint_managers.BestN(n=1, get_metric_fn=_score, keep_checkpoints_without_metrics=False),
         )
         options = ocp.CheckpointManagerOptions(
             best_fn=_score,
@@ -185,13 +187,13 @@ class Checkpoints:
             if not (found := multihost.agreed(why)):
                 return state and replace(state, base=base)
             self._set_aside(newest, found)
+            self._damaged.append(f"{newest}: {found}")
             multihost.barrier(f"{newest} of {self.directory} is set aside")
             self._manager.reload()
         if self._damaged:
-            listed = "; ".join(f"{step}: {why}" for step, why in self._damaged.items())
             raise Stopped(
-                f"{self.directory}: no checkpoint can be read ({listed}); put one back from a copy, or delete the "
-                "directory to do this stage again",
+                f"{self.directory}: no checkpoint can be read ({'; '.join(self._damaged)}); put one back from a copy, "
+                "or delete the directory to do this stage again",
                 EXIT_STORAGE,
             )
         return None
@@ -286,7 +288,6 @@ class Checkpoints:
 
     def _set_aside(self, step: int, why: str) -> None:
         """Keeps what is left of a step where Orbax does not look; process 0 does it for all."""
-        self._damaged[step] = why
         if multihost.is_main():
             path = self.directory / str(step)
             kept = damage.set_aside(path, why, self._cfg.checkpoint.keep_damaged)

@@ -32,7 +32,7 @@ import orbax.checkpoint as ocp
 
 from t1jax.config import Config
 from t1jax.devices import multihost
-from t1jax.host import files
+from t1jax.host import bucket, files
 from t1jax.host.place import Place
 from t1jax.host.stopping import EXIT_FAILED, EXIT_SICK, Stopped
 from t1jax.host.workdir import INPUTS
@@ -185,10 +185,11 @@ class Health:
           report: its metrics.
           tokenizer: of the run.
         """
-        if folder.exists():
-            return
         try:
-            self._write(folder, step, state, multihost.to_host(batch), report, tokenizer)
+            with bucket.told(folder):  # gcsfs's errors, raised by Orbax, are none of the system
+                if folder.exists():
+                    return
+                self._write(folder, step, state, multihost.to_host(batch), report, tokenizer)
         except (OSError, ValueError) as error:  # a full disk, as reported by Orbax or by the system
             self._note(f"WARNING: {self._stage} step {step} could not be saved in {folder}: {error}")
             return

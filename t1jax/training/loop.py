@@ -66,7 +66,7 @@ class Saving:
             copy, stream = jax.device_get(replace(state, base=None)), self._stream.get_state()
 
             def save() -> None:
-                self._checkpoints.save(step, copy, stream)
+                self._checkpoints.save(step, copy, stream, first=self._log.sync)
                 self._checkpoints.wait()
 
             self._signals.keep(save)

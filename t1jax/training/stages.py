@@ -110,9 +110,9 @@ def run(
             if multihost.is_main():
                 others = [stage for stage in ("sft", "rl") if measurement.depends(stage, changed)]
                 outdated = (*done, *(measurement.path_of(workdir, stage) for stage in others))
-                begin(cfg, workdir, outdated if changed else ())
-                if changed:
+                if changed:  # before config.json says so: a kill in between must not leave the old ones
                     journal.forget(workdir)
+                begin(cfg, workdir, outdated if changed else ())
                 tokens.save(workdir / "tokenizer")
             multihost.barrier("the workdir is begun")
             for line in opening.lines(cfg, mesh, task, tokens, workdir, paces):

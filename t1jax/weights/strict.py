@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from t1jax.config import ConfigError
 from t1jax.host import bucket
+from t1jax.host.bucket import Unreachable
 from t1jax.host.place import Place
 
 
@@ -24,10 +25,13 @@ def read_object(path: Place, max_bytes: int) -> dict[str, Any]:
 
     Raises:
       ConfigError: the file is missing, has more than `max_bytes` bytes, or is not a JSON object.
+      Unreachable: its bucket does not serve it now.
     """
     try:
         with bucket.told(path), path.open("rb") as file:
             content = file.read(max_bytes + 1)
+    except Unreachable:
+        raise
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; expected a file with a JSON object") from None
     if len(content) > max_bytes:

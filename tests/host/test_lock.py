@@ -60,6 +60,32 @@ def test_a_second_process_is_refused_and_the_lock_of_a_killed_one_is_taken_at_on
     assert not path.exists()
 
 
+def test_the_lock_of_a_dead_process_whose_number_another_has_is_taken_at_once(path):
+    """A container that is started again: the same machine and number, which was 1, of another process."""
+    ours = {"process": os.getpid(), "host": "here", "machine": lock._machine()}
+    for more, alive in (({"started": "12"}, False), ({"started": lock._started(os.getpid())}, True), ({}, True)):
+        path.write_bytes(json.dumps(ours | more).encode())
+        assert bool(lock.holder(path)) == alive, more  # without: a lock of a version before
+    with pytest.raises(ConfigError, match=f"is in use by process {os.getpid()} on here"), held(path):
+        pass
+    path.write_bytes(json.dumps(ours | {"started": "12"}).encode())
+    began = time.monotonic()
+    with held(path):
+        assert time.monotonic() - began < 5
+        assert json.loads(path.read_bytes())["started"] == lock._started(os.getpid())
+
+
+def test_when_a_process_started_is_read_whatever_its_name():
+    code = "import ctypes, sys; ctypes.CDLL(None).prctl(15, b'a ) 7 (b'); print(flush=True); sys.stdin.read()"
+    before = int(lock._started(os.getpid()) or 0)
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"\n"
+        now = time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")
+        assert before < int(lock._started(other.pid) or 0) <= now < int(lock._started(other.pid) or 0) + 6000
+        other.communicate(b"")
+    assert lock._started(other.pid) is None
+
+
 def test_a_holder_that_ends_well_leaves_no_lock(path):
     with holder(path) as other:
         other.communicate("")

@@ -76,6 +76,7 @@ def test_every_flag_refuses_a_url_that_it_does_not_support_in_one_line(
         ("gs://Bkt/run", "expected gs://BUCKET/FOLDER"),
         ("gs://bkt/../run", "expected gs://BUCKET/FOLDER"),
         ("gs://bkt//run", "expected gs://BUCKET/FOLDER"),
+        *((f"gs://bkt/run{odd}/x", "expected a name without any of * ? # [ ]") for odd in ("[1]", "]", "?", "*", "#1")),
         ("s3://bkt/run", "mount the bucket"),
         ("gcs://bkt/run", "gcs:// is not supported; expected a local path or gs://"),
         ("https://bkt/run", "https:// is not supported"),

@@ -17,6 +17,8 @@ import pytest
 from tiny_run import CFG, last_state, rows_of
 
 from t1jax.evaluation import evaluator
+from t1jax.host import place
+from t1jax.host.place import Place
 from t1jax.host.stopping import Interrupted, Signals
 from t1jax.training import loop, sft, stages
 
@@ -27,22 +29,22 @@ import sys
 from pathlib import Path
 sys.path[:0] = [{support!r}, {root!r}]
 import small, tiny_run
-from t1jax.host import command_line
+from t1jax.host import command_line, place
 from t1jax.training import stages
 cfg = small.make_config(**{{**tiny_run.KNOBS, **{knobs!r}}})
 print("begun", flush=True)
-command_line.leave(command_line.call("t1jax", "", lambda _: stages.run(cfg, Path({folder!r})), sys.argv))
+command_line.leave(command_line.call("t1jax", "", lambda _: stages.run(cfg, place.of({folder!r}, "")), sys.argv))
 """
 
 
-def child(folder: Path, before: str = "", **knobs) -> subprocess.Popen[str]:
+def child(folder: Place, before: str = "", **knobs) -> subprocess.Popen[str]:
     """The small run of tiny_run.py in a process of its own; `before` is Python to run first."""
     code = before + CHILD.format(support=str(ROOT / "tests/support"), root=str(ROOT), knobs=knobs, folder=str(folder))
     command = [sys.executable, "-c", code]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def saved(folder: Path, stage: str) -> list[int]:
+def saved(folder: Place, stage: str) -> list[int]:
     return sorted(int(x.name) for x in (folder / "checkpoints" / stage).glob("*") if x.name.isdecimal())
 
 
@@ -108,6 +110,18 @@ def test_a_short_grace_saves_the_last_step_inside_a_call_that_lasts_minutes(tmp_
     assert done.returncode == 130 and (tmp_path / "saved").exists() and "stopped during a step" in done.stderr
 
 
+def test_a_short_grace_ends_the_process_where_the_last_step_cannot_be_saved_too():
+    """Its main thread waits meanwhile in `leave`, as after a step that ended at that moment."""
+    done = alone(
+        "def fail(): time.sleep(1), os.stat('/full')\n"
+        "with Signals(grace=1.0) as s, s.deferred():\n"
+        "    s.keep(fail)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM); time.sleep(1); s.leave('stopped after step 3', signal.SIGTERM)\n"
+    )
+    assert done.returncode == 3 and "Traceback" not in done.stderr, done.stderr
+    assert "the last completed one could not be saved: [Errno 2] No such file or directory: '/full'" in done.stderr
+
+
 def kill_at(monkeypatch, owner, name: str, count: int, number: int) -> None:
     """Sends this process `number` inside of the call `count` of a function."""
     whole, calls = getattr(owner, name), []
@@ -168,7 +182,8 @@ def test_a_stopped_run_ends_as_the_unbroken_one(
 
 
 @pytest.mark.slow
-def test_a_grace_shorter_than_a_step_loses_no_step(unbroken, tmp_path):
+@pytest.mark.parametrize("where", ["local", "gs"])
+def test_a_grace_shorter_than_a_step_loses_no_step(unbroken, tmp_path, where, request):
     """The third RL step hangs (each device scores its own rows); half the grace later the second is saved."""
     hang = (
         "import time\n"
@@ -186,6 +201,9 @@ def test_a_grace_shorter_than_a_step_loses_no_step(unbroken, tmp_path):
         "t1jax.training.rl.make_scorer = slow\n"
     )
     folder = tmp_path / "run"
+    if where == "gs":
+        request.getfixturevalue("cloud")
+        folder = place.of("gs://bkt/grace", "workdir")
     with child(folder, hang, checkpoint__grace_seconds=4.0, checkpoint__every=100) as process:
         assert process.stdout is not None
         said = ""
@@ -195,6 +213,7 @@ def test_a_grace_shorter_than_a_step_loses_no_step(unbroken, tmp_path):
                 process.send_signal(signal.SIGTERM)
         assert process.wait() == 143, said
     assert "stopped during a step" in said and saved(folder, "rl") == [2]
+    assert [row["step"] for row in rows_of(folder) if row["stage"] == "rl"] == [1, 2]
     again = child(folder, checkpoint__grace_seconds=4.0, checkpoint__every=100)
     said = again.communicate()[0]
     assert again.returncode == 0, said

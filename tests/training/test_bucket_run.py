@@ -8,6 +8,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,9 +20,11 @@ from tiny_run import CFG, last_state, rows_of
 
 from t1jax.host import place
 from t1jax.host.bucket import Bucket
-from t1jax.host.stopping import Stopped
+from t1jax.host.metrics import MetricsWriter
+from t1jax.host.stopping import Signals, Stopped
 from t1jax.training import stages
 from t1jax.training.checkpoint import Checkpoints
+from t1jax.training.loop import Saving
 from t1jax.weights import load as weights
 from t1jax.weights import steps
 
@@ -127,6 +131,24 @@ def test_a_damaged_step_is_marked_and_an_older_one_taken_until_it_is_saved_again
         assert checkpoints.steps() == [1, 2] and not (folder / "2" / steps.DAMAGED).exists()
         assert_same(checkpoints.restore(abstract(state_of(1), ONE)), state_of(2))  # type: ignore[arg-type]
     assert weights.find(folder).step == folder / "2"
+
+
+def test_what_is_saved_when_a_grace_ends_has_its_rows(cloud):
+    """`checkpoint.grace_seconds`: rows are in memory until a checkpoint, and the process ends right after this one."""
+    workdir = Bucket("gs://bkt/grace-rows")
+    signals = Signals(grace=60.0)
+    with Checkpoints(workdir / "checkpoints/rl", SAVED, make_tokens()) as checkpoints:
+        writer = MetricsWriter(workdir, {})  # never closed, as the process ends
+        log: Any = SimpleNamespace(name="rl", sync=writer.sync)
+        stream: Any = SimpleNamespace(get_state=lambda: {"next_index": 2})
+        saving = Saving(log, checkpoints, stream, signals)
+        for step in (1, 2):
+            writer.write("rl", step, {"loss": 1.0})
+            saving.after(step, state_of(step), due=False)
+        assert rows_of(workdir) == [] and signals._save is not None
+        signals._save()
+        assert checkpoints.steps() == [2]
+    assert [row["step"] for row in rows_of(workdir)] == [1, 2]
 
 
 def test_where_none_can_be_read_nothing_is_deleted(cloud, two):

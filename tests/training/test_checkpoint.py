@@ -92,6 +92,22 @@ def test_the_newest_and_the_best_are_kept(tmp_path, tokens, scores, kept, best):
         assert (checkpoints.steps(), checkpoints.latest(), checkpoints.best()) == (kept, len(scores), best)
 
 
+@pytest.mark.parametrize("gone", ["metrics/metrics", "metrics"])
+def test_what_a_kill_left_of_a_deletion_goes_with_the_next_save_and_the_best_stays(tmp_path, tokens, gone):
+    """Orbax deletes a local step in place, in an order that the file system chooses."""
+    with Checkpoints(tmp_path, CFG, tokens) as checkpoints:
+        save_all(checkpoints, [0.5, 0.1, 0.2])
+    left = tmp_path / "2" / gone  # of the two kept beside the best the older one
+    shutil.rmtree(left) if left.is_dir() else left.unlink()
+    with Checkpoints(tmp_path, CFG, tokens) as checkpoints:
+        state = make_state(make_mesh(1, 1, 1))
+        for step in (4, 5):
+            checkpoints.save(step, state.replace(step=jnp.int32(step)), score=None)
+        checkpoints.wait()
+        assert (checkpoints.steps(), checkpoints.best()) == ([1, 4, 5], 1)
+    assert sorted(int(path.name) for path in tmp_path.iterdir() if path.is_dir()) == [1, 4, 5]
+
+
 def test_a_chosen_step_is_restored_and_a_saved_step_is_left_alone(tmp_path, tokens):
     state = make_state(make_mesh(1, 1, 1))
     with Checkpoints(tmp_path, CFG, tokens) as checkpoints:

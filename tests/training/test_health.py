@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import types
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +14,12 @@ import numpy as np
 import optax
 import pytest
 import small
+from gcsfs.retry import HttpError
 from small import ONE, STOPS, P, R, V, poison
 from tiny_run import KNOBS
 
 from t1jax import replay
+from t1jax.host.bucket import Bucket
 from t1jax.host.stopping import EXIT_FAILED, EXIT_SICK, Signals, Stopped
 from t1jax.rewards.score import HostScores
 from t1jax.training import health, loop, stages, step
@@ -234,6 +237,19 @@ def test_a_gap_that_float32_cannot_explain_ends_the_run_before_the_step_is_saved
         log.write(2, report)
         saving.after(2, None, due=True)
     assert kept == [1]
+
+
+def test_a_sick_step_that_a_bucket_does_not_take_is_a_warning_and_the_run_goes_on(cloud, monkeypatch):
+    def refuse(*args):
+        raise HttpError({"code": 503, "message": "as told"})  # what Orbax lets through
+
+    monkeypatch.setattr(health.Health, "_write", refuse)
+    notes: list[str] = []
+    watch = health.Health(small.make_config(), "rl", notes.append)
+    none: Any = None
+    watch.dump(Bucket("gs://bkt/sick"), 3, none, np.zeros(1), {}, none)  # type: ignore[arg-type]
+    (note,) = notes
+    assert note.startswith("WARNING: rl step 3 could not be saved in gs://bkt/sick: ") and "as told, 503" in note
 
 
 def test_a_skipped_step_has_no_gap_to_speak_of():

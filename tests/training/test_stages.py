@@ -51,6 +51,23 @@ def test_a_run_leaves_what_it_promises(unbroken):
             assert all(row[name] is not None for name in named.split()) and row["logprob_gap"] < 1e-4
 
 
+def test_a_kill_while_a_changed_run_begins_leaves_no_journal_of_the_old_knobs(tmp_path, monkeypatch):
+    files.write_json(tmp_path / "config.json", CFG.to_dict())
+    files.write_text(tmp_path / "journal/rl-000004-quick.jsonl", "")
+    write = files.write_json
+
+    def fall(path, tree):
+        write(path, tree)
+        if path.name == "config.json":
+            raise ZeroDivisionError("a kill")
+
+    monkeypatch.setattr(files, "write_json", fall)
+    with pytest.raises(ZeroDivisionError):
+        stages.run(small.make_config(**KNOBS | {"eval__every": 2}), tmp_path, ["eval.every"])
+    assert json.loads((tmp_path / "config.json").read_text())["eval"]["every"] == 2
+    assert list((tmp_path / "journal").iterdir()) == []
+
+
 def saved_of(workdir):
     """name -> content of each file of saved responses."""
     return {path.name: path.read_bytes() for path in (workdir / "responses").iterdir()}

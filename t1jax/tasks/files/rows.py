@@ -22,6 +22,7 @@ from typing import IO, Any, TypeVar
 
 from t1jax.config import ConfigError
 from t1jax.host import place
+from t1jax.host.bucket import Unreachable
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -47,7 +48,7 @@ def read_rows(path: str) -> Iterator[tuple[int, Row]]:
 
     Raises:
       ConfigError: the file is missing, empty or cannot be read; a row is no JSON object; at the row, not before.
-      Unreachable: the hub's connection was cut.
+      Unreachable: the hub's connection was cut, or a bucket does not serve it now.
     """
     path = str(path)
     rows = number = 0
@@ -70,7 +71,7 @@ def _readable(path: str) -> Iterator[None]:
     """Whatever keeps a file from being read, as one line: each filesystem package has errors of its own."""
     try:
         yield
-    except ConfigError:
+    except (ConfigError, Unreachable):
         raise
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: not found; expected a file of rows: {FORMATS}") from error
