@@ -356,7 +356,5 @@ def test_an_answerer_that_was_trained_for_shorter_texts_is_refused(checkpoint, t
     if not refused:
         return answerer.check(cfg, tokens)
     count = f"answer_tokens is {longest}" if not more else "for a box is"
-    with pytest.raises(
-        ConfigError, match=rf"scaling.answer_prefix \+ .*{count}.*; expected at most .*short/config.json"
-    ):
+    with pytest.raises(ConfigError, match=rf"answer_prefix \+ .*{count}.*; expected at most .*short/config.json"):
         answerer.check(cfg, tokens)

@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from t1jax.studies import shapes, significance, tables
+from t1jax.studies.claims import STUDIES
 
 TEXT = (Path(__file__).parents[2] / "docs/findings.md").read_text(encoding="utf-8")
 SEEDS = 5
@@ -73,3 +74,19 @@ def test_margins_follow_from_the_tables():
     found = [float(x) for x in re.findall(r"\| [+-][0-9.]+ \| ([+-][0-9.]+)(?: \||;)", table)]
     found += [float(re.search(r"on Countdown ([+-][0-9.]+)", table)[1])]
     assert found == pytest.approx([100 * x for x in expected], abs=0.051)
+    theirs = [float(x) for x in re.findall(r"\| ([+-][0-9.]+) \| [+-]", table)]
+    claimed = [
+        contrast.paper
+        for study in ("inference_scaling", "oversampling")
+        for contrast in STUDIES[study].contrasts
+        if contrast.claim.startswith("shape")
+    ]
+    assert theirs == pytest.approx([100 * x for x in claimed], abs=0.051)
+
+
+def test_the_papers_effects_are_of_the_shares_of_rl_that_are_measured():
+    """Figure 1 without its curve after 90 %, by hand: a fan of 52.6 - 45.4 points, 1.1 more at the smallest budget."""
+    paper = {contrast.measure: contrast.paper for contrast in STUDIES["inference_scaling"].contrasts}
+    assert paper["fans_out"] == pytest.approx(0.526 - 0.454 - (0.305 - 0.294))
+    assert paper["equal_at_smallest"] == pytest.approx(0.25 * (0.526 - 0.305) - (0.305 - 0.294))
+    assert paper["flat_before"] == pytest.approx(0.25 * (0.526 - 0.305) - (0.243 - 0.213))
