@@ -245,6 +245,22 @@ REFUSED = [
     ({"rl__min_p": 1.0}, "rl.min_p is 1.0; expected 0 (off) or more and below 1"),
     ({"rl__anchor_decay": 1.01}, "rl.anchor_decay is 1.01; expected 0 to 1"),
     ({"rl__kl_coef": -1e-3}, "rl.kl_coef is -0.001; expected at least 0"),
+    (
+        {"rl__kl_reduction": "mean", "rl__kl_site": "token"},
+        "rl.kl_reduction is mean; expected sum, as it does nothing where rl.kl_site is token",
+    ),
+    (
+        {"rl__kl_reduction": "mean", "rl__kl_site": "loss"},
+        "rl.kl_reduction is mean; expected sum, as it does nothing where rl.kl_site is loss",
+    ),
+    (
+        {"rl__entropy_target": 0.5, "rl__entropy_coef": 0.0},
+        "rl.entropy_target is 0.5; expected 0 (off), as there is no bonus where rl.entropy_coef is 0",
+    ),
+    (
+        {"rl__anchor_every": 2, "rl__anchor_decay": 1.0},
+        "rl.anchor_every is 2; expected 1, as the anchor never moves where rl.anchor_decay is 1",
+    ),
     ({"rl__stop_repeats": -1}, "rl.stop_repeats is -1; expected at least 0"),
     ({"rl__repeat_count": 1}, "rl.repeat_count is 1; expected at least 2"),
     ({"rl__kl_site": "rewards"}, "rl.kl_site is rewards; expected one of reward, token, loss; did you mean reward?"),
