@@ -14,6 +14,7 @@ import pytest
 from configs import base, tiny
 from t1jax import checks, config, validation
 from t1jax.config import ConfigError
+from t1jax.studies import paper
 
 CONFIGS = sorted(path.stem for path in Path(base.__file__).parent.glob("*.py") if path.stem != "__init__")
 
@@ -64,6 +65,14 @@ def test_base_explains_each_knob_on_its_line_with_a_tag():
         assert re.search(r"#.*\w.*\[(paper|kin|ours|hw)\b.*\]", line) or re.search(r"#.*\[(paper|kin|ours|hw)", line), (
             line
         )
+
+
+def test_the_document_defines_the_tags_that_the_configs_have():
+    """And that of the published numbers, which studies are compared with."""
+    text = (Path(base.__file__).parents[1] / "docs/method.md").read_text(encoding="utf-8")
+    tags = re.findall(r"\[(\w+)\] ", base.__doc__.partition("Tags: ")[2])
+    assert re.findall(r"^\* `\[(\w+)\]` ", text, re.MULTILINE) == tags
+    assert set(tags) == {"paper", "data", "kin", "ours", "hw"} and "[data]" in paper.__doc__
 
 
 def test_the_views_hold_the_values_of_the_file():
