@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every knob, its meaning, unit and where its value comes from. Other configs say only what differs.
 
-Tags: [paper] stated by T1 (arXiv 2501.11651); [kin] read in THUDM/TreeRL, an ancestor of T1's code;
-[ours] not public, our choice; [hw] what the hardware dictates.
+Tags: [paper] stated by T1 (arXiv 2501.11651), as far as it is known: docs/method.md; [data] read off a file that its
+authors published; [kin] read in THUDM/TreeRL, an ancestor of T1's code; [ours] not public, our choice;
+[hw] what the hardware dictates.
 Typed views: t1jax/sections.py; validation: t1jax/validation.py.
 """
 

@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
     cfg.rl.min_p = 0.05
     cfg.rl.advantage_floor = True
     cfg.rl.penalty_site = "wrong"
+    cfg.rl.garbled_share = 1.0  # never: it flags repetition, 80 characters 20 times, and responses without an end alone
     cfg.rl.kl_site = "token"
     cfg.rl.kl_coef = 1e-4  # 0.004 in its first scripts, 0 in the last
     cfg.rl.loss_normalisation = "response_mean"

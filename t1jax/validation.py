@@ -195,6 +195,11 @@ def _validate_rl(cfg: Config) -> None:
     checks.one_of(cfg, "rl.kl_site", "reward", "token", "loss")
     checks.one_of(cfg, "rl.kl_reduction", "sum", "mean")
     checks.one_of(cfg, "rl.kl_logprobs", "learner", "sampler")
+    reduced = rl.kl_reduction == "sum" or rl.kl_site == "reward"
+    checks.check(cfg, "rl.kl_reduction", reduced, f"sum, as it does nothing where rl.kl_site is {rl.kl_site}")
+    aimed, moved = rl.entropy_target == 0 or rl.entropy_coef > 0, rl.anchor_every == 1 or rl.anchor_decay < 1
+    checks.check(cfg, "rl.entropy_target", aimed, "0 (off), as there is no bonus where rl.entropy_coef is 0")
+    checks.check(cfg, "rl.anchor_every", moved, "1, as the anchor never moves where rl.anchor_decay is 1")
     checks.one_of(cfg, "rl.penalty_site", "reward", "advantage", "wrong")
     checks.one_of(cfg, "rl.loss_normalisation", "response", "response_mean", "token")
 

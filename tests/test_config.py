@@ -14,6 +14,7 @@ import pytest
 from configs import base, tiny
 from t1jax import checks, config, validation
 from t1jax.config import ConfigError
+from t1jax.studies import paper
 
 CONFIGS = sorted(path.stem for path in Path(base.__file__).parent.glob("*.py") if path.stem != "__init__")
 
@@ -64,6 +65,14 @@ def test_base_explains_each_knob_on_its_line_with_a_tag():
         assert re.search(r"#.*\w.*\[(paper|kin|ours|hw)\b.*\]", line) or re.search(r"#.*\[(paper|kin|ours|hw)", line), (
             line
         )
+
+
+def test_the_document_defines_the_tags_that_the_configs_have():
+    """And that of the published numbers, which studies are compared with."""
+    text = (Path(base.__file__).parents[1] / "docs/method.md").read_text(encoding="utf-8")
+    tags = re.findall(r"\[(\w+)\] ", base.__doc__.partition("Tags: ")[2])
+    assert re.findall(r"^\* `\[(\w+)\]` ", text, re.MULTILINE) == tags
+    assert set(tags) == {"paper", "data", "kin", "ours", "hw"} and "[data]" in paper.__doc__
 
 
 def test_the_views_hold_the_values_of_the_file():
@@ -245,6 +254,22 @@ REFUSED = [
     ({"rl__min_p": 1.0}, "rl.min_p is 1.0; expected 0 (off) or more and below 1"),
     ({"rl__anchor_decay": 1.01}, "rl.anchor_decay is 1.01; expected 0 to 1"),
     ({"rl__kl_coef": -1e-3}, "rl.kl_coef is -0.001; expected at least 0"),
+    (
+        {"rl__kl_reduction": "mean", "rl__kl_site": "token"},
+        "rl.kl_reduction is mean; expected sum, as it does nothing where rl.kl_site is token",
+    ),
+    (
+        {"rl__kl_reduction": "mean", "rl__kl_site": "loss"},
+        "rl.kl_reduction is mean; expected sum, as it does nothing where rl.kl_site is loss",
+    ),
+    (
+        {"rl__entropy_target": 0.5, "rl__entropy_coef": 0.0},
+        "rl.entropy_target is 0.5; expected 0 (off), as there is no bonus where rl.entropy_coef is 0",
+    ),
+    (
+        {"rl__anchor_every": 2, "rl__anchor_decay": 1.0},
+        "rl.anchor_every is 2; expected 1, as the anchor never moves where rl.anchor_decay is 1",
+    ),
     ({"rl__stop_repeats": -1}, "rl.stop_repeats is -1; expected at least 0"),
     ({"rl__repeat_count": 1}, "rl.repeat_count is 1; expected at least 2"),
     ({"rl__kl_site": "rewards"}, "rl.kl_site is rewards; expected one of reward, token, loss; did you mean reward?"),

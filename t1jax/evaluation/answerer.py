@@ -90,15 +90,17 @@ def open_answerer(evaluator: Evaluator, params: Params) -> Answerer:
 
 
 def _refuse_too_long(cfg: Config, tokens: Tokenizer) -> None:
-    """ConfigError if an answer that is asked for a box is longer than its model was trained for."""
-    if not isinstance(tokens, HFTokenizer) or cfg.scaling.answer_prefix.endswith(answers.BOX):
+    """ConfigError if an answer, and its box where that is asked for, is longer than its model was trained for."""
+    if not isinstance(tokens, HFTokenizer):
         return
     written = len(tokens.encode(cfg.scaling.answer_prefix)) + cfg.scaling.answer_tokens
-    asked = len(tokens.encode(ASK_FOR_BOX)) + BOX_TOKENS
+    opened = cfg.scaling.answer_prefix.endswith(answers.BOX)
+    asked = 0 if opened else len(tokens.encode(ASK_FOR_BOX)) + BOX_TOKENS
     thought = min(max(cfg.scaling.budgets, default=0), cfg.rl.max_new_tokens)
     tokens.refuse_too_long(
         cfg.data.prompt_length + thought + written + asked,
-        f"data.prompt_length + the largest budget + scaling.answer_prefix + scaling.answer_tokens + {asked} for a box",
+        "data.prompt_length + the largest budget + scaling.answer_prefix + scaling.answer_tokens"
+        + f" + {asked} for a box" * bool(asked),
     )
 
 

@@ -98,9 +98,9 @@ def without_box(
         return []
     asked = []
     for question, response in zip(questions, answered, strict=True):
-        ids = [token for token in response.ids.tolist() if token not in tokenizer.stop_ids]
-        if answers.final_answer(tokenizer.decode(ids[len(question.begun) :])) is None:
-            begun = (*ids, *tokenizer.encode(ASK_FOR_BOX))
+        new = [token for token in response.ids.tolist()[len(question.begun) :] if token not in tokenizer.stop_ids]
+        if answers.final_answer(tokenizer.decode(new)) is None:
+            begun = (*question.begun, *new, *tokenizer.encode(ASK_FOR_BOX))
             prompt = (*question.prompt[: len(question.prompt) - len(question.begun)], *begun)
             asked.append(dataclasses.replace(question, prompt=prompt, begun=begun))
     return asked

@@ -29,7 +29,7 @@ from t1jax.host import files, log
 from t1jax.host.bucket import Unreachable
 from t1jax.host.place import Place
 from t1jax.tasks.files.columns import PROBLEMS
-from t1jax.tasks.files.rows import Row, named, one_line, read_rows
+from t1jax.tasks.files.rows import Row, first_filled, one_line, read_rows
 from t1jax.tasks.files.turns import asked
 
 FOLDER = "responses"  # of a workdir
@@ -176,8 +176,8 @@ def _prompts(path: Place, notes: list[str]) -> dict[int, str]:
 
 
 def _question(path: str, number: int, row: Row) -> str:
-    """The problem of a row, in the first column with a common name; "" if there is none."""
-    column = next((found[0] for name in PROBLEMS if (found := named(row, name))), None)
+    """The problem of a row, in the first column with a common name that is not empty; "" if there is none."""
+    column = first_filled(row, PROBLEMS)
     return asked(path, number, row, column)[1] if column else ""
 
 

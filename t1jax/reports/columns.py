@@ -74,9 +74,15 @@ CURVES = (
     Curve(
         "penalties",
         "Penalised responses",
-        "Share of responses that ran over the length limit, repeated themselves, or were garbled; "
-        "unscorable ones count as neither right nor wrong.",
-        (("overlong", "overlong"), ("repetition", "repetitive"), ("garbled", "garbled"), ("unscorable", "unscorable")),
+        "Share of responses that ran over the length limit, repeated themselves, were garbled, or were too unlikely "
+        "(rl.max_perplexity); unscorable ones count as neither right nor wrong.",
+        (
+            ("overlong", "overlong"),
+            ("repetition", "repetitive"),
+            ("garbled", "garbled"),
+            ("perplexed", "high perplexity"),
+            ("unscorable", "unscorable"),
+        ),
         percent=True,
     ),
 )

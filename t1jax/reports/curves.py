@@ -19,7 +19,7 @@ from t1jax.reports.runs import Run, held_out
 from t1jax.reports.wording import graded, measure, of_responses, triple
 
 COLOURS = {"sft": "before", "rl": "after"}
-SPARE = ("3", "4", "5")  # of several columns in one chart
+SPARE = ("3", "4", "5", "6")  # of several columns in one chart
 LINE_COLOURS = 6  # of several runs (charts.css); the lines of further runs are dashed
 BEHAVIOUR = (("gave_up", "gave up", "2"), ("false_claims", "false claims", "5"))
 

@@ -16,6 +16,8 @@ from t1jax.reports.plots import Theme, canvas, styled
 from t1jax.reports.runs import Rows
 from t1jax.reports.wording import amount, measure
 
+DASHES = ("-", "--", ":", "-.", (0, (6, 2, 1, 2, 1, 2)))
+
 
 def draw_curve(curve: Curve, rows: Rows, results: Mapping[str, Any], theme: Theme) -> bytes | None:
     """The PNG of one figure over steps, cold start and RL side by side; None if no row has any of its columns."""
@@ -27,8 +29,8 @@ def draw_curve(curve: Curve, rows: Rows, results: Mapping[str, Any], theme: Them
         axes = figure.subplots(1, len(phases), width_ratios=ratios, squeeze=False)[0]
         for ax, stage in zip(axes, phases, strict=True):
             styled(ax, theme, curve.percent)
-            colours = (theme.before if stage == "sft" else theme.after, *theme.others)
-            for (column, label), colour, dash in zip(curve.columns, colours, ("-", "--", ":", "-."), strict=False):
+            colours = (theme.before if stage == "sft" else theme.after, *theme.others, theme.faint)
+            for (column, label), colour, dash in zip(curve.columns, colours, DASHES, strict=False):
                 steps, values = series(rows, stage, column)
                 _line(ax, steps, values, colour, label, dash if label else "-")
             main = measure(results.get("rl") or results.get("sft")).replace(" ", "_")
@@ -44,7 +46,7 @@ def draw_curve(curve: Curve, rows: Rows, results: Mapping[str, Any], theme: Them
     return output.getvalue()
 
 
-def _line(ax: Any, steps: np.ndarray, values: np.ndarray, colour: str, label: str, dash: str) -> None:
+def _line(ax: Any, steps: np.ndarray, values: np.ndarray, colour: str, label: str, dash: Any) -> None:
     """The values; if there are many, faint with their running mean on top."""
     many = len(values) >= SMOOTH_FROM
     if many:

@@ -78,10 +78,12 @@ def compare(contrast: Contrast, trials: Mapping[str, Sequence[Trial]]) -> dict[s
 
 
 def conclude(claims: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What became of claims that are tested together: each with {p, p_holm, verdict, effect, seeds_needed}.
+    """What became of claims that are tested together: each with {p, p_holm, verdict, effect, seeds_needed,
+    seeds_needed_holm}.
 
     p is None for one seed. `effect` is the paper's or else what was seen; seeds_needed tell it apart with a power of
-    80 %: None if that is unknown, or more than significance.MOST.
+    80 %, seeds_needed_holm after the strictest step of Holm's correction: None if that is unknown, or more than
+    significance.MOST.
     """
     tested = [claim for claim in claims if len(claim["values"]) > 1]
     corrected = iter(significance.holm([significance.p_value(claim["values"]) for claim in tested]))
@@ -95,8 +97,10 @@ def conclude(claims: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             told = {"p": significance.p_value(claim["values"]), "p_holm": p_holm, "verdict": verdict}
         paper = claim.get("paper")  # which results of older versions do not have
         effect = claim["mean"] if paper is None else paper
-        needed = significance.seeds_needed(effect, significance.spread(claim["values"]))
-        found.append({**claim, **told, "paper": paper, "effect": effect, "seeds_needed": needed})
+        s = significance.spread(claim["values"])
+        told["seeds_needed"] = significance.seeds_needed(effect, s)
+        told["seeds_needed_holm"] = significance.seeds_needed(effect, s, len(tested))
+        found.append({**claim, **told, "paper": paper, "effect": effect})
     return found
 
 

@@ -71,8 +71,8 @@ def holm(p: Sequence[float]) -> list[float]:
     return corrected
 
 
-def power(effect: float, s: float, seeds: int) -> float:
-    """The chance that a true `effect` is told apart from 0 at 5 %, with this many seeds and standard deviation `s`.
+def power(effect: float, s: float, seeds: int, claims: int = 1) -> float:
+    """The chance that a true `effect` is told apart from 0, with this many seeds and standard deviation `s`.
 
     P(|T| > t), T noncentral with n - 1 degrees of freedom and noncentrality m = effect sqrt(n) / s:
     the mean of Phi(m - t r) + Phi(-m - t r) over r, the ratio of the estimated to the true standard deviation, which is
@@ -82,9 +82,10 @@ def power(effect: float, s: float, seeds: int) -> float:
       effect: in the unit of `s`; its sign does not matter.
       s: above 0.
       seeds: at least 2.
+      claims: p is compared with 5 % / claims, which Holm's correction does for the first of so many; for the last, 5 %.
     """
     df, m = seeds - 1, abs(effect) * math.sqrt(seeds) / s
-    t = float(stats.t.ppf(1 - LEVEL / 2, df))
+    t = float(stats.t.ppf(1 - LEVEL / claims / 2, df))
     low, high = stats.chi.ppf((1e-12, 1 - 1e-12), df)  # beyond, there is nothing to add up
     chi = np.linspace(low, high, POINTS)
     bound = t * chi / math.sqrt(df)
@@ -92,20 +93,24 @@ def power(effect: float, s: float, seeds: int) -> float:
     return float(np.trapezoid(stats.chi.pdf(chi, df) * told_apart, chi))
 
 
-def seeds_needed(effect: float, s: float) -> int | None:
-    """The fewest seeds that tell `effect` apart from 0 with a power of 80 %; None: more than 10,000, or s is NaN."""
+def seeds_needed(effect: float, s: float, claims: int = 1) -> int | None:
+    """The fewest seeds that tell `effect` apart from 0 with a power of 80 %; None: more than 10,000, or s is NaN.
+
+    Args:
+      claims: as for `power`.
+    """
     if not effect or math.isnan(s):
         return None
-    if s == 0 or power(effect, s, 2) >= POWER:
+    if s == 0 or power(effect, s, 2, claims) >= POWER:
         return 2
-    if power(effect, s, MOST) < POWER:
+    if power(effect, s, MOST, claims) < POWER:
         return None
     few, enough = 2, 4
-    while power(effect, s, enough) < POWER:
+    while power(effect, s, enough, claims) < POWER:
         few, enough = enough, 2 * enough
     while enough - few > 1:
         middle = (few + enough) // 2
-        few, enough = (few, middle) if power(effect, s, middle) >= POWER else (middle, enough)
+        few, enough = (few, middle) if power(effect, s, middle, claims) >= POWER else (middle, enough)
     return enough
 
 

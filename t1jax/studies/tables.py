@@ -16,9 +16,9 @@ from t1jax.studies.significance import MOST
 CLAIM = ("difference", "p", "p, Holm", "", "seeds needed")  # columns of a claim
 NOTES = """\
 Brackets are 95 % intervals over seeds. p is Student's test over seeds, two-sided; "p, Holm" is corrected for testing
-all claims in this folder, and decides. "Seeds needed" would tell the effect apart from none with a power of 80 % at
-p = 0.05 without correction, given the spread of these seeds. The difference of a shape is its margin: above 0
-the curves have it.
+all claims in this folder, and decides. "Seeds needed" would tell the effect apart from none with a power of 80 %, given
+the spread of these seeds: at p = 0.05, to p = 0.05 / number of claims, which is enough whatever becomes of the other
+claims. The difference of a shape is its margin: above 0 the curves have it.
 """
 
 
@@ -78,12 +78,16 @@ def _p(value: float | None) -> str:
 
 
 def _needed(found: Mapping[str, Any]) -> str:
-    """`6 for the paper's +7.6 points`."""
+    """`6 to 9 for the +7.6 points of the paper`."""
     if found["p"] is None or not found["effect"]:
         return ""
     effect = difference({"measure": found["measure"], "mean": found["effect"], "low": None})
-    count = f"more than {MOST:,}" if found["seeds_needed"] is None else f"{found['seeds_needed']:,}"
-    return f"{count} for {f'the {effect} seen' if found['paper'] is None else f'the {effect} of the paper'}"
+    counts = [
+        f"more than {MOST:,}" if (count := found[key]) is None else f"{count:,}"
+        for key in ("seeds_needed", "seeds_needed_holm")
+    ]
+    needed = " to ".join(dict.fromkeys(counts))
+    return f"{needed} for {f'the {effect} seen' if found['paper'] is None else f'the {effect} of the paper'}"
 
 
 def _thinking(marks: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -26,8 +26,7 @@ FEWEST = 0.1  # share of mixed groups that is too small to learn from
 EMPTIEST = 0.5  # share of the update's positions that should at least hold a text
 
 Row = Mapping[str, Any]
-PENALISED = ("overlong", "repetition", "garbled")
-COLUMNS = ("reward", "mixed_groups", "penalty_variance", "packed_positions", *PENALISED)
+COLUMNS = ("reward", "mixed_groups", "penalty_variance", "packed_positions", "overlong", "repetition", "garbled")
 
 
 def trend(values: Sequence[float]) -> float:
@@ -120,12 +119,16 @@ def _way_out(rows: Sequence[Row]) -> str:
         "overlong": "raise rl.max_new_tokens to several times the mean length",
         "repetition": "raise rl.temperature, or rl.repeat_count if such texts are fine",
         "garbled": "lower rl.temperature, or raise rl.garbled_share if such texts are fine",
+        "perplexed": "raise rl.max_perplexity, or lower rl.temperature",
     }
-    name = max(knobs, key=lambda name: fmean(row[name] for row in rows))
-    return f"{knobs[name]} ({fmean(row[name] for row in rows):.0%} of the responses are {ADJECTIVES[name]})"
+    shares = {name: fmean(row.get(name) or 0.0 for row in rows) for name in knobs}  # older rows have no perplexity
+    name = max(knobs, key=lambda name: shares[name])
+    return f"{knobs[name]} ({shares[name]:.0%} of the responses are {ADJECTIVES[name]})"
 
 
-ADJECTIVES = {"overlong": "overlong", "repetition": "repetitive", "garbled": "garbled"}
+ADJECTIVES = {
+    "overlong": "overlong", "repetition": "repetitive", "garbled": "garbled", "perplexed": "of too high a perplexity",
+}  # fmt: skip
 ALARMS: tuple[Callable[[Sequence[Row]], str | None], ...] = (hacked, penalties, unmixed, sparse)
 
 

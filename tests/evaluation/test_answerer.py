@@ -252,8 +252,8 @@ def test_a_run_that_answers_has_the_name_of_its_folder(tmp_path):
 # no box
 
 
-def asked_again(thought, said, prefix=PREFIX):
-    """The text that continues the prompt, if the answer `said` to a thought is asked for a box; else None."""
+def asked_again(thought, said, prefix):
+    """The tokens that continue the prompt, if the answer `said` to a thought is asked for a box; else None."""
     begun = tuple(LETTERS.encode(thought + prefix))
     question = Question(4, None, (*LETTERS.encode("Q"), *begun), "5", response=2, begun=begun)  # type: ignore[arg-type]
     ids = np.array([*begun, *LETTERS.encode(said)], np.int32)
@@ -263,9 +263,13 @@ def asked_again(thought, said, prefix=PREFIX):
         return None
     (again,) = found
     assert again.prompt == (*LETTERS.encode("Q"), *again.begun) and (again.id, again.response) == (4, 2)
-    return LETTERS.decode(again.begun)
+    return list(again.begun)
 
 
+TURNS = "\n</think><|im_end|>\n<|im_start|>user\nSum up.<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize("prefix", [PREFIX, TURNS])
 @pytest.mark.parametrize(
     "thought, said, again",
     [
@@ -278,10 +282,11 @@ def asked_again(thought, said, prefix=PREFIX):
         ("so", "<answer>5</answer>", False),
     ],
 )
-def test_an_answer_without_a_box_is_asked_for_one(thought, said, again):
-    expected = thought + PREFIX + said.removesuffix("<|im_end|>") + "\n\nThe final answer is \\boxed{"
-    assert asked_again(thought, said) == (expected if again else None)
-    assert asked_again(thought, said, PREFIX + "\\boxed{") is None
+def test_an_answer_without_a_box_is_asked_for_one(thought, said, again, prefix):
+    """Also one that a prompt of its own asks for, whose turns hold stop tokens."""
+    expected = thought + prefix + said.removesuffix("<|im_end|>") + "\n\nThe final answer is \\boxed{"
+    assert asked_again(thought, said, prefix) == (LETTERS.encode(expected) if again else None)
+    assert asked_again(thought, said, prefix + "\\boxed{") is None
 
 
 # mistakes
@@ -333,3 +338,23 @@ def test_an_answerer_that_the_mesh_cannot_split_is_named(checkpoint, tmp_path):
         validation.validate(cfg, 64)
         with pytest.raises(ConfigError, match=r"scaling.answerer is \S+: model.hidden_size is 32; expected a multiple"):
             answerer.check(cfg, tokens)
+
+
+@pytest.mark.parametrize(("more", "refused"), [("", True), (" It is 5.", True), (" \\boxed{", False)])
+def test_an_answerer_that_was_trained_for_shorter_texts_is_refused(checkpoint, tmp_path, more, refused):
+    """With the default prefix, which opens the box, its answer is shorter by what asks for one."""
+    tokens, short = HFTokenizer(checkpoint), tmp_path / "short"
+    shutil.copytree(checkpoint, short)
+    prefix = PREFIX + (more or base.get_config().scaling.answer_prefix.removeprefix(PREFIX))
+    longest = 8 + 4 + len(tokens.encode(prefix)) + 3
+    told = json.loads((short / "config.json").read_text())
+    (short / "config.json").write_text(json.dumps(told | {"max_position_embeddings": longest - (more == "")}))
+    cfg = small.make_config(
+        scaling__answerer=str(short), scaling__budgets=(4,), scaling__answer_tokens=3, scaling__answer_prefix=prefix,
+        data__prompt_length=8, rl__max_new_tokens=8, model__hidden_size=32, eval__batch_size=8, sft__num_steps=0,
+    )  # fmt: skip
+    if not refused:
+        return answerer.check(cfg, tokens)
+    count = f"answer_tokens is {longest}" if not more else "for a box is"
+    with pytest.raises(ConfigError, match=rf"answer_prefix \+ .*{count}.*; expected at most .*short/config.json"):
+        answerer.check(cfg, tokens)

@@ -92,19 +92,20 @@ class Group:
     processes: int
     devices: int
     mesh: tuple[int, int, int]
+    kv_heads: int = 4  # of the model: as many as any mesh here splits
 
     @property
     def alone(self) -> Group:
         """One process with as many devices."""
-        return Group(1, self.processes * self.devices, self.mesh)
+        return Group(1, self.processes * self.devices, self.mesh, self.kv_heads)
 
     def start(self, workdir: Place, last: Sequence[str] = ()) -> list[subprocess.Popen[str]]:
-        """The training program, with the sizes of support/tiny_run.py and as many kv heads as any mesh here splits.
+        """The training program, with the sizes of support/tiny_run.py.
 
         `last`: arguments of the last process.
         """
         knobs = small.KNOBS | {name.replace("__", "."): value for name, value in KNOBS.items()}
-        knobs |= {"model.num_kv_heads": 4, "scaling.budgets": (16,)}
+        knobs |= {"model.num_kv_heads": self.kv_heads, "scaling.budgets": (16,)}
         knobs |= dict(zip(("mesh.data", "mesh.fsdp", "mesh.tensor"), self.mesh, strict=True))
         overrides = [f"--config.{name}={value}" for name, value in knobs.items()]
         argv = [sys.executable, "-m", "t1jax.main", "--config=configs/tiny.py", f"--workdir={workdir}", *overrides]
@@ -137,6 +138,7 @@ OTHERS = (
     Group(2, 2, (1, 1, 4)),
     Group(2, 2, (1, 2, 2)),
     Group(4, 1, (1, 1, 4)),
+    Group(4, 1, (1, 1, 4), kv_heads=2),  # two processes have a copy of each
     Group(4, 1, (1, 2, 2)),
     Group(4, 2, (2, 1, 4)),
 )

@@ -17,7 +17,7 @@ from made_up import GOOD, SHOWN, Reader, example_results, example_rows, share
 
 from t1jax.evaluation.statistics import wilson
 from t1jax.host import files, metrics
-from t1jax.reports import columns, plots, training_plots
+from t1jax.reports import columns, curves, plots, training_plots
 from t1jax.reports.page import assets, escape, page, visible
 from t1jax.reports.run_page import render, write_report
 from t1jax.reports.runs import Run
@@ -279,6 +279,19 @@ def test_cold_start_and_rl_have_an_axis_each_and_held_out_points_their_intervals
     np.testing.assert_allclose(points, [(0, 0.271), (30, 0.854), (15, 0.3)])
     low, high = ax.containers[2].lines[2][0].get_segments()[0][:, 1]
     assert (low, high) == pytest.approx(wilson(30, 100))
+
+
+def test_each_kind_of_penalty_has_a_line_with_a_look_of_its_own(monkeypatch, tmp_path):
+    shares = {"overlong": 0.1, "repetition": 0.2, "garbled": 0.3, "perplexed": 0.4, "unscorable": 0.5}
+    rows = [{"stage": "rl", "step": step, **shares} for step in (1, 2)]
+    (penalised,) = (curve for curve in columns.CURVES if curve.name == "penalties")
+    (ax,) = drawn(monkeypatch, lambda: training_plots.draw_curve(penalised, rows, {}, plots.LIGHT)).axes
+    assert [list(line.get_ydata()) for line in ax.lines] == [[share] * 2 for share in shares.values()]
+    assert len({line.get_color() for line in ax.lines}) == len(shares)
+    run = Run("r", tmp_path, {}, rows, finished=False)
+    (chart,) = (chart for chart in curves.training(run) if chart.name == "rl_penalties")
+    assert [list(line.y) for line in chart.series] == [[share] * 2 for share in shares.values()]
+    assert len({line.colour for line in chart.series}) == len({line.label for line in chart.series}) == len(shares)
 
 
 def test_importing_the_report_does_not_import_matplotlib():

@@ -155,10 +155,11 @@ def test_the_seeds_that_a_claim_needs_are_for_the_papers_effect_or_else_for_the_
     values = [0.04, 0.05, 0.06]  # s = 0.01
     found = findings.conclude([told(values, paper=0.008), told([x - 0.045 for x in values]), told([0.05, 0.05, 0.05])])
     assert [(c["effect"], c["seeds_needed"]) for c in found[:1]] == [(0.008, 15)]
+    assert found[0]["seeds_needed_holm"] == 20  # at 5 % / 3
     assert math.isclose(found[1]["effect"], 0.005) and found[1]["seeds_needed"] == 34
     assert found[2]["seeds_needed"] == 2
-    assert tables.claim(found[0] | {"low": None})[-1] == "15 for the +0.8 points of the paper"
-    assert tables.claim(found[1] | {"low": None})[-1] == "34 for the +0.5 points seen"
+    assert tables.claim(found[0] | {"low": None})[-1] == "15 to 20 for the +0.8 points of the paper"
+    assert tables.claim(found[1] | {"low": None})[-1] == "34 to 45 for the +0.5 points seen"
     endless = findings.conclude([told(values, paper=1e-6)])[0] | {"low": None}
     assert tables.claim(endless)[-1].startswith("more than 10,000 for the")
     assert tables.claim(findings.conclude([told([0.1])])[0] | {"low": None})[1:] == ("", "", "one seed", "")
@@ -321,8 +322,8 @@ def test_curves_over_steps_are_judged_and_drawn_beside_the_papers(tmp_path):
 
 
 def test_curves_by_budget_are_judged_and_drawn_beside_the_papers(tmp_path):
-    """The paper's own curves, as if a seed had them; the other seed's are turned around."""
-    curves_of = list(paper.SCALING.values())
+    """The paper's own curves at our shares of RL, as if a seed had them; the other seed's are turned around."""
+    curves_of = [paper.SCALING[share] for share in (0.0, 0.3, 0.6, 1.0)]
     for seed, turned in enumerate((curves_of, curves_of[::-1])):
         marks = [
             mark(curve[-1], step=10 * i)
@@ -337,7 +338,7 @@ def test_curves_by_budget_are_judged_and_drawn_beside_the_papers(tmp_path):
     findings.write_summary(tmp_path)
     table = (tmp_path / "inference_scaling/table.md").read_text()
     assert "| shape: flat before RL | +2.5 | -21.4 | 1 of 2 |" in table
-    assert "| shape: a fan with more RL | +2.3 | -" in table
+    assert "| shape: a fan with more RL | +6.1 | -" in table
     for c, contrast in zip(
         json.loads((tmp_path / "inference_scaling/results.json").read_text())["contrasts"],
         STUDIES["inference_scaling"].contrasts,

@@ -117,6 +117,22 @@ def test_messages_that_cannot_be_used_are_dropped_too(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("empty", [None, "", []])
+def test_columns_that_a_row_leaves_empty_are_passed_over(tmp_path, empty):
+    unused = dict.fromkeys(("messages", "conversations", "prompt", "problem", "response"), empty)
+    rows = [
+        unused | pair("p", "1"),
+        unused | {"question": "q", "output": "2"},
+        unused | turns("r", "3"),
+        unused | {"conversations": [{"from": "human", "value": "s"}, {"from": "gpt", "value": "4"}]},
+        unused,
+    ]
+    texts, notes = read(tmp_path, rows)
+    assert [response for _, response in texts] == ["1", "2", "3", "4"]
+    assert [text in prompt for text, (prompt, _) in zip("pqrs", texts, strict=True)] == [True] * 4
+    assert notes == ["1 row dropped: no prompt or no response (row 5)"]
+
+
 def test_a_prompt_one_token_shorter_than_a_row_stays(tmp_path):
     length = len(LETTERS.encode(render("q", CFG.data, LETTERS)))
     for sequence_length, kept in ((length + 1, 1), (length, 0)):

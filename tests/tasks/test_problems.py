@@ -94,6 +94,42 @@ def test_the_first_common_name_counts(tmp_path):
         assert (found.text, found.gold) == expected
 
 
+@pytest.mark.parametrize("empty", [None, "", " ", []])
+def test_each_row_has_its_problem_in_the_first_column_that_is_not_empty(tmp_path, empty):
+    """Data sets of several schemas in one file: columns that a row does not use are empty."""
+    names = ("problem", "question", "text")
+    rows = [dict.fromkeys(names, empty) | {name: f"{name}?", "answer": "4"} for name in names]
+    rows.append(dict.fromkeys(names, empty) | {"answer": "4"})
+    found, notes = read(tmp_path, rows)
+    assert [p.text for p in found] == ["problem?", "question?", "text?"]
+    assert notes == ["1 row dropped: no problem or no answer (row 4)"]
+    found, _ = read(tmp_path, rows, problem_column="question")  # a name by the user is the only one
+    assert [p.text for p in found] == ["question?"]
+
+
+def test_columns_in_objects_are_looked_for_in_each_row(tmp_path):
+    """The rows of a file have the same columns on top, with answers in one object, the other, or both."""
+
+    def verl(n, extra, model):
+        return {"prompt": [{"role": "user", "content": f"q{n}"}], "extra_info": extra, "reward_model": model}
+
+    rows = [
+        verl(0, {"answer": "so #### 4"}, {"style": "rule"}),
+        verl(1, {"index": 1}, {"ground_truth": "5"}),
+        verl(2, {"answer": "so #### 6"}, {"ground_truth": "6"}),
+        verl(3, {"answer": "so #### 8"}, {"ground_truth": "7"}),
+        verl(4, {"answer": "so #### 8"}, None),
+    ]
+    found, notes = read(tmp_path, rows)
+    assert [p.gold for p in found] == ["4", "5", "6", "7", "8"]
+    assert notes == ["1 row kept: 'extra_info.answer' ends in another number (row 4)"]
+    with pytest.raises(ConfigError, match="row 5: expected a column one of answer"):
+        read(tmp_path, [*rows[:4], verl(4, {"index": 4}, {"style": "rule"})])
+    rows = [{"conversations": FORMS["ShareGPT"]["conversations"], "answer": "4"}]
+    rows.append({"conversations": [{"from": "human", "value": "Who?"}, FORMS["ORZ"][1]], "answer": None})
+    assert [p.gold for p in read(tmp_path, rows)[0]] == ["4", "4"]  # in the last turn
+
+
 def test_columns_by_config(tmp_path):
     rows = [{"Question": "q", "problem": "p", "Correct Answer": "(B)", "answer": "1"}]
     ((found,), _) = read(tmp_path, rows, problem_column="Question", answer_column="Correct Answer")

@@ -94,6 +94,19 @@ def test_problems_without_answers_and_a_row_with_all_its_columns(made, tmp_path)
     assert row_of(FileGrader(plain, LETTERS, Equal()).read(write(tmp_path / "c.jsonl", [ROW]))[0][0], "1") == {}
 
 
+def test_choices_in_columns_are_asked_with_letters_although_nobody_compares_them(made, tmp_path):
+    row = {"Question": "Which?", "Correct Answer": "one", "Incorrect Answer 1": "two", "Incorrect Answer 2": "three"}
+    rows = [row, row | {"Question": "Who?", "Incorrect Answer 2": "one"}]
+    cfg = made("columns", train=(file := write(tmp_path / "a.jsonl", rows)))
+    problems, notes = FileGrader(cfg, LETTERS, Nobody()).read(file)
+    (asked,), _ = FileGrader(made("correct"), LETTERS, Equal()).read(file)
+    assert [problem.text for problem in problems] == [asked.text] and "\n(C) " in asked.text
+    assert (problems[0].gold, row_of(problems[0], None)) == ("", row)
+    assert [note.partition(": ")[2] for note in notes] == ["1 row dropped: choices that are empty or the same (row 2)"]
+    (bare, _), _ = FileGrader(made("columns", answer_column="Correct Answer"), LETTERS, Nobody()).read(file)
+    assert bare.text == "Which?"
+
+
 ROW = {"problem": "p", "answer": "1"}
 
 

@@ -59,7 +59,10 @@ def test_a_collapse_is_told_within_nine_steps_once_and_with_the_knob():
     assert unmixed[0].startswith("WARNING: rl step 8: ") and "70% of the reward's variance" in unmixed[0]
 
 
-@pytest.mark.parametrize(("name", "knob"), [("repetition", "rl.repeat_count"), ("garbled", "rl.garbled_share")])
+@pytest.mark.parametrize(
+    ("name", "knob"),
+    [("repetition", "rl.repeat_count"), ("garbled", "rl.garbled_share"), ("perplexed", "rl.max_perplexity, or lower")],
+)
 def test_the_knob_is_that_of_the_penalty_that_hits_most(name, knob):
     (note,) = said(HEALTHY | {"penalty_variance": (0.8,) * 9, "repetition": (0.0,) * 9, name: (0.4,) * 9})
     assert knob in note and "40% of the responses are" in note

@@ -11,6 +11,7 @@ import pytest
 
 from configs import kin, tiny
 from t1jax import config
+from t1jax.rewards import penalties
 from t1jax.types import Scores
 from t1jax.update import advantages as adv
 
@@ -123,6 +124,7 @@ def test_the_ancestors_advantages_by_hand():
     )
     expected = [1, -1 / 3, -1 / 3, -1, 1 / 3, 1 / 3, 1 / 3, -1 / 3]
     np.testing.assert_allclose(adv.advantages(scores, kl, floor), expected, atol=1e-6)
+    assert not penalties.garbled("\ufffd\u6f22" * 9, floor.garbled_share)  # its rules know no garbled text
 
 
 def test_the_kl_of_a_token_is_taken_off_beside_it_without_a_gradient():

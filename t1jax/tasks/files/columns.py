@@ -13,10 +13,10 @@ A knob names a column by its name or by a dotted path, case-insensitively; witho
     conversations, their last turn's ground_truth   Open-Reasoner-Zero
     Question, Correct Answer, Incorrect Answer 1-3  GPQA (choices.py)
 
-Rows of a file may have different columns. Several columns may hold an answer; the first one that is not empty counts,
-and two that disagree are rejected, so that the user decides. A worked `solution` is used only if no other column has an
-answer. It may write the same answer differently, and in some data sets it is now and then wrong, so a file is rejected
-only if most of its solutions end in another number than its answers.
+Rows of a file may have different columns. Several columns may hold a problem or an answer; the first one that is not
+empty counts, and two answers that disagree are rejected, so that the user decides. A worked `solution` is used only if
+no other column has an answer. It may write the same answer differently, and in some data sets it is now and then wrong,
+so a file is rejected only if most of its solutions end in another number than its answers.
 Source: https://verl.readthedocs.io/en/latest/preparation/prepare_data.html for verl's columns; datasets/ of
 THUDM/TreeRL at 3feada6; the dataset cards of Hothan/OlympiadBench, KbsdJames/Omni-MATH, Maxwell-Jia/AIME_2024.
 Deliberately not here: which part of a text is the answer (problems.py), turns of a conversation (turns.py).
@@ -25,7 +25,7 @@ Deliberately not here: which part of a text is the answer (problems.py), turns o
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from t1jax.config import ConfigError, DataConfig
@@ -34,7 +34,7 @@ from t1jax.tasks.files.choices import choice_columns
 from t1jax.tasks.files.overlap import normalise
 from t1jax.tasks.files.rows import CONVERSATIONS, Row, named, names, shown_as, text_of, value_of
 
-PROBLEMS = ("problem", "question", "prompt", CONVERSATIONS, "messages", "extra_info.question", "text")  # the first one
+PROBLEMS = ("problem", "question", "prompt", CONVERSATIONS, "messages", "extra_info.question", "text")
 SOLUTION = "solution"  # a column whose text ends in an answer
 NESTED = ("reward_model.ground_truth", f"{CONVERSATIONS}.-1.ground_truth.value")
 WORKED = ("extra_info.answer", SOLUTION)  # whole solutions
@@ -52,10 +52,10 @@ _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}[ ,]+[A-Za-z]{2,}")  # two word
 class Columns:
     """Where a file's rows have the problem and the answer."""
 
-    problem: str
-    golds: tuple[str, ...]  # the first that is not empty counts
+    problems: tuple[str, ...]  # the first that is not empty counts
+    golds: tuple[str, ...]  # likewise
     by_knob: bool  # data.answer_column named it
-    keys: tuple[str, ...]  # of the rows that have these columns
+    keys: Hashable  # of the rows that have these columns, see `keys_of`
     labels: Mapping[str, str]  # of LABELS -> its column
     context: str = ""  # what comes before the problem
     choices: tuple[str, ...] = ()  # the right one, then the wrong ones
@@ -64,30 +64,44 @@ class Columns:
 def choose(path: str, number: int, row: Row, cfg: DataConfig, answered: bool = True) -> Columns:
     """The columns that the config names, else those with common names that this row has.
 
-    `answered`: there must be one for the answer; else none is looked for.
+    `answered`: there must be one for the answer; else none is looked for, and choices are only asked with.
 
     Raises:
       ConfigError: there is none, or a name may mean two.
     """
     where = f"{path}: row {number}"
-    problem = _one(where, row, "data.problem_column", cfg.problem_column, PROBLEMS)
+    knob, name = "data.problem_column", cfg.problem_column
+    common = () if name else tuple(_one(where, row, knob, "", (each,)) for each in PROBLEMS if named(row, each))
+    problems = common or (_one(where, row, knob, name, PROBLEMS),)
     labels = {name: found[0] for name in LABELS if (found := named(row, name))}
     context = "" if cfg.problem_column else next(iter(named(row, "context")), "")
-    keys = tuple(row)
+    keys, choices = keys_of(row), () if cfg.answer_column else choice_columns(row)
     if not answered:
-        return Columns(problem, (), False, keys, labels, context)
+        return Columns(problems, (), False, keys, labels, context, choices)
     if cfg.answer_column:
         gold = _one(where, row, "data.answer_column", cfg.answer_column, ())
-        return Columns(problem, (gold,), True, keys, labels, context)
+        return Columns(problems, (gold,), True, keys, labels, context)
     golds = tuple(
         dict.fromkeys(column for name in GOLDS for column in sorted({*named(row, name), *_other_cases(row, name)}))
     )
-    if choices := choice_columns(row):
+    if choices:
         if golds:
             raise _ambiguous(where, [shown_as(golds[0]), shown_as(choices[0])], "may both hold the answer")
-        return Columns(problem, choices[:1], False, keys, labels, context, choices)
+        return Columns(problems, choices[:1], False, keys, labels, context, choices)
     _one(where, row, "data.answer_column", "", GOLDS)
-    return Columns(problem, golds, False, keys, labels, context)
+    return Columns(problems, golds, False, keys, labels, context)
+
+
+def keys_of(row: Row) -> Hashable:
+    """The row's columns and those of its objects, and of its lists' last objects: rows with equal ones have the same
+    `Columns`. Cheap: it is made of every row."""
+    keys: list[Hashable] = list(row)
+    for key, value in row.items():
+        if isinstance(value, list) and value:
+            value = value[-1]
+        if isinstance(value, dict):
+            keys.append((key, *value))
+    return tuple(keys)
 
 
 def first_gold(

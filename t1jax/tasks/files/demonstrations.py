@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Texts for the cold start from a file: rows with `messages` or `conversations`, or with `prompt` and `response`.
 
-Rows may differ: each is read by its own columns. `problem`, `question` and `query` are prompts too, `output` and
-`completion` responses; `history`, a list of such pairs, comes before them, as in THUDM/TreeRL (sft_dataset.py).
+Rows may differ: each is read by its own columns, without those that are empty in it. `problem`, `question` and `query`
+are prompts too, `output` and `completion` responses; `history`, a list of such pairs, comes before them, as in
+THUDM/TreeRL (sft_dataset.py).
 The prompt is built exactly as for sampling: data.template is applied to `prompt`, the text of a problem; messages go
 through the chat template unchanged. The last assistant turn is the response; anything after it is dropped. The
 beginning of every response (data.response_prefix, or <think> from the chat template) is part of the prompt, and is
@@ -17,11 +18,12 @@ from collections.abc import Sequence
 from t1jax.config import Config, ConfigError
 from t1jax.tasks.files.overlap import Known
 from t1jax.tasks.files.prompts import ChatTokenizer, after, control_texts, has_any, render, render_messages
-from t1jax.tasks.files.rows import CONVERSATIONS, Dropped, Row, named, names, read_rows, text_of, value_of
+from t1jax.tasks.files.rows import CONVERSATIONS, Dropped, Row, first_filled, names, read_rows, text_of, value_of
 from t1jax.tasks.files.turns import Message, response_of, turns_of
 
 MESSAGES, HISTORY, PROMPT, RESPONSE = "messages", "history", "prompt", "response"
-PROMPTS = (PROMPT, "problem", "question", "query")  # the first that a row has
+TURNS = (MESSAGES, CONVERSATIONS)  # of these, and of each below, the first that is not empty in a row
+PROMPTS = (PROMPT, "problem", "question", "query")
 RESPONSES = (RESPONSE, "output", "completion")
 
 
@@ -67,11 +69,11 @@ def read_demonstrations(
 
 def _turns(path: str, number: int, row: Row) -> tuple[Sequence[Message], Message | None, bool]:
     """(the turns before the response, the response's turn or None, whether the only turn is the text of a problem)."""
-    if (column := _first(row, (MESSAGES, CONVERSATIONS))) is not None:
+    column, prompt, response = (first_filled(row, common) for common in (TURNS, PROMPTS, RESPONSES))
+    if column is not None and (value_of(row, column) or prompt is None or response is None):
         turns = turns_of(path, number, row, column)
         last = max((place for place, turn in enumerate(turns) if turn["role"] == "assistant"), default=0)
         return (turns[:last], turns[last], False) if last else ([], None, False)
-    prompt, response = (_first(row, common) for common in (PROMPTS, RESPONSES))
     if prompt is None or response is None:
         expected = f"{MESSAGES}, or {PROMPT} and {RESPONSE}"
         raise ConfigError(f"{path}: row {number}: expected columns {expected}; it has {names(row)}")
@@ -86,7 +88,7 @@ def _turns(path: str, number: int, row: Row) -> tuple[Sequence[Message], Message
 
 def _history(path: str, number: int, row: Row) -> list[Message]:
     """The turns of `history`, a list of prompts and responses; [] without one."""
-    column = _first(row, (HISTORY,))
+    column = first_filled(row, (HISTORY,))
     pairs = None if column is None else row[column]
     if not pairs:
         return []
@@ -99,7 +101,3 @@ def _history(path: str, number: int, row: Row) -> list[Message]:
         for pair in pairs
         for role, name in (("user", PROMPT), ("assistant", RESPONSE))
     ]
-
-
-def _first(row: Row, common: tuple[str, ...]) -> str | None:
-    return next((found[0] for name in common if (found := named(row, name))), None)

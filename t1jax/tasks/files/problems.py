@@ -42,13 +42,14 @@ from t1jax.tasks.files.columns import (
     first_gold,
     is_short,
     is_solution,
+    keys_of,
     marked,
     refuse_ambiguous,
     several,
 )
 from t1jax.tasks.files.overlap import Known, normalise
 from t1jax.tasks.files.prompts import ChatTokenizer, has_any, render
-from t1jax.tasks.files.rows import Dropped, Row, one_line, read_rows, text_of, value_of
+from t1jax.tasks.files.rows import Dropped, Row, first_filled, one_line, read_rows, text_of, value_of
 from t1jax.tasks.files.turns import Message, asked
 from t1jax.text.tokenizer import TokenIds, Tokenizer
 
@@ -117,15 +118,16 @@ def read_problems(
     columns: Columns | None = None
     worked: defaultdict[tuple[str, str], list[bool]] = defaultdict(list)
     for number, row in read_rows(path):
-        if columns is None or columns.keys != tuple(row):
+        if columns is None or columns.keys != keys_of(row):
             columns = choose(path, number, row, cfg, answered)
-        before, text = asked(path, number, row, columns.problem)
+        before, text = asked(path, number, row, first_filled(row, columns.problems) or columns.problems[0])
         if isinstance(value_of(row, columns.context), str):
             text = f"{text_of(path, number, row, columns.context)}\n{text}".strip()
         gold = ""
         if columns.choices:
             choices = [_written(path, number, row, column) for column in columns.choices]
-            text, gold = lettered(text, choices, cfg.choice_seed) or (text, "")
+            text, letter = lettered(text, choices, cfg.choice_seed) or (text, "")
+            gold = letter if answered else ""
         elif answered:
             read = partial(_gold, path, number, row, columns.by_knob)
             gold, both, differ = first_gold(path, number, row, columns, read)
@@ -138,7 +140,7 @@ def read_problems(
         exact = normalise(said, fold=False)
         if answered and several(row, columns):
             dropped.add("a list of several answers", number)
-        elif columns.choices and not gold:
+        elif columns.choices and not letter:
             dropped.add("choices that are empty or the same", number)
         elif not normalise(text) or (answered and not gold):
             dropped.add("no problem or no answer" if answered else "no problem", number)

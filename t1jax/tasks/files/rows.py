@@ -16,7 +16,7 @@ import io
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import IO, Any, TypeVar
 
@@ -207,6 +207,17 @@ def value_of(row: Row, column: str) -> Any:
             head, rest = column, ""
         value, column = (value[int(head)] if isinstance(value, list) else value.get(head)), rest
     return value[0] if isinstance(value, list) and len(value) == 1 and not isinstance(value[0], dict) else value
+
+
+def first_filled(row: Row, common: Iterable[str]) -> str | None:
+    """The first of the columns `common` that is not null, "" or []; else the first that is there; None without any."""
+    first = None
+    for column in (found[0] for name in common if (found := named(row, name))):
+        value = value_of(row, column)
+        if not (value is None or value == [] or isinstance(value, str) and not value.strip()):
+            return column
+        first = first or column
+    return first
 
 
 def text_of(path: str, number: int, row: Row, column: str) -> str:
