@@ -31,9 +31,8 @@ def get_config() -> ConfigDict:
     cfg.model.rope_original_length = 40960
     cfg.model.norm_eps = 1e-6
 
-    cfg.eval.batch_size = (
-        16  # of a cut thought each token goes through 8 experts: 3 GB of a chip for 11,264 tokens [hw]
-    )
+    # Of a cut thought each token goes through 8 experts: 3 GB of a chip for 11,264 tokens [hw].
+    cfg.eval.batch_size = 16
 
     cfg.mesh.fsdp = 16
     cfg.mesh.tensor = 4  # 32 experts and one kv head a chip [hw]

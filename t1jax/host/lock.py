@@ -172,7 +172,8 @@ def _dead(who: dict[str, Any]) -> bool:
     except PermissionError:
         pass
     # Another process may have its number by now: a container that is started again has the same ones.
-    return _started(number) not in (None, who.get("started", _started(number)))
+    started = _started(number)
+    return started not in (None, who.get("started", started))
 
 
 def _started(process: int) -> str | None:

@@ -51,16 +51,18 @@ def same(one, other):
     return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
 
 
-def goes_on(make, done):
-    """Whether a new stream, set to where one was after `done` batches, goes on as that one does."""
+def goes_on(make, done, used=0):
+    """Whether another stream, `used` batches old and set to where one was after `done`, goes on as that one does."""
     stream = make()
     for _ in range(done):
         next(stream)
     state = json.dumps(stream.get_state())
     rest = take(stream, 6)
-    fresh = make()
-    fresh.set_state(json.loads(state))
-    return all(same(a, b) for a, b in zip(take(fresh, 6), rest, strict=True))
+    other = make()
+    for _ in range(used):
+        next(other)
+    other.set_state(json.loads(state))
+    return all(same(a, b) for a, b in zip(take(other, 6), rest, strict=True))
 
 
 def prompts(tokens, split="train", batch=4, seed=0):
@@ -193,19 +195,7 @@ def make_streams(tokens):
 @pytest.mark.parametrize("done", [0, 1, 5])
 def test_a_stream_goes_on_with_exactly_the_next_batch(tokens, kind, done):
     make = make_streams(tokens)[kind]
-    stream = make()
-    for _ in range(done):
-        next(stream)
-    state = json.dumps(stream.get_state())
-    rest = take(stream, 4)
-    fresh = make()
-    fresh.set_state(json.loads(state))
-    assert all(same(a, b) for a, b in zip(take(fresh, 4), rest, strict=True))
-    used = make()
-    for _ in range(done + 3):
-        next(used)
-    used.set_state(json.loads(state))
-    assert all(same(a, b) for a, b in zip(take(used, 4), rest, strict=True))
+    assert goes_on(make, done) and goes_on(make, done, used=done + 3)
 
 
 @pytest.mark.parametrize("state", [{"next_index": 3}, {"parent": {"next_index": 60}, "next_row": 0, "counter": 24}])
