@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -12,6 +13,7 @@ from pairs_evaluation import CFG, TASK, TOKENS
 
 from t1jax.evaluation import evaluator as evaluation
 from t1jax.evaluation import figures, scaling
+from t1jax.evaluation.opened import Opened
 from t1jax.evaluation.questions import ask_held_out
 from t1jax.rewards.answers import RIGHT, UNSCORABLE, WRONG
 
@@ -169,3 +171,11 @@ def test_a_response_that_never_ended_is_answered_from_all_of_its_thought(answeri
     points = scaling.inference_scaling(evaluator, None, questions(1), [cut], "sft")
     assert [p["accuracy"] for p in points] == [0, 1, 1, 1]
     assert sampler.asked[-1][1][0].endswith(f"{endless}</think>\n\\boxed{{")
+
+
+def test_compiling_is_told_once_the_weights_are_read():
+    """Else a log says for minutes that weights are read."""
+    did = []
+    opened = SimpleNamespace(cfg=CFG, params=lambda mesh: did.append("read"), evaluator_of=lambda *_: ("evaluator", {}))
+    Opened.evaluator(opened, None, SimpleNamespace(doing=did.append))
+    assert did == ["reading the weights", "read", "compiling"]

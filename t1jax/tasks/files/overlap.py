@@ -8,7 +8,6 @@ Deliberately not here: paraphrases, changed numbers, translations: nothing here 
 
 from __future__ import annotations
 
-import functools
 import re
 import unicodedata
 from collections import defaultdict
@@ -24,7 +23,6 @@ _BESIDE_SIGN = re.compile(r" ?([^\w ]) ?")
 BEGINNING = 24  # normalised characters by which a problem inside a longer text is looked up
 
 
-@functools.lru_cache(1 << 16)  # files that repeat each problem a hundred times, such as DAPO's
 def normalise(text: str, fold: bool = True) -> str:
     """`text` in NFKC and, to `fold`, small letters, without what only sets it; a space stays between two words."""
     text = unicodedata.normalize("NFKC", text)

@@ -28,7 +28,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Protocol, TypeVar
 
 from t1jax.config import ConfigError, DataConfig
@@ -112,6 +112,7 @@ def read_problems(
     Raises:
       ConfigError: the file, a column or its type is not as expected, or no row is left.
     """
+    normal = lru_cache(1 << 16)(normalise)  # a file may repeat each problem a hundred times, as DAPO's does
     answers_of: dict[str, dict[str, str]] = {}  # of a normalised problem, or a row, by its text with capitals
     problems: list[Problem] = []
     dropped, noted = Dropped(path), Dropped(path)
@@ -136,16 +137,16 @@ def read_problems(
                 if differ:
                     noted.add(f"{both[1]!r} ends in another number", number)
         said = "\n".join([*(turn["content"] for turn in before if turn["role"] == "user"), text])
-        known = answers_of.setdefault(normalise(said) if answered else repr(sorted(row.items())), {})
-        exact = normalise(said, fold=False)
+        known = answers_of.setdefault(normal(said) if answered else repr(sorted(row.items())), {})
+        exact = normal(said, fold=False)
         if answered and several(row, columns):
             dropped.add("a list of several answers", number)
         elif columns.choices and not letter:
             dropped.add("choices that are empty or the same", number)
-        elif not normalise(text) or (answered and not gold):
+        elif not normal(text) or (answered and not gold):
             dropped.add("no problem or no answer" if answered else "no problem", number)
-        elif exact in known or normalise(gold) in map(normalise, known.values()):
-            other = normalise(gold) not in map(normalise, known.values())
+        elif exact in known or normal(gold) in map(normal, known.values()):
+            other = normal(gold) not in map(normal, known.values())
             dropped.add("an earlier row's problem" + ", its answer written differently" * other, number)
         else:
             known[exact] = gold
