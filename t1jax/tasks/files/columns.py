@@ -93,8 +93,10 @@ def choose(path: str, number: int, row: Row, cfg: DataConfig, answered: bool = T
 
 
 def keys_of(row: Row) -> Hashable:
-    """The row's columns and those of its objects, and of its lists' last objects: rows with equal ones have the same
-    `Columns`. Cheap: it is made of every row."""
+    """The row's columns, those of its objects and of its lists' last objects; it is made of every row, so it is cheap.
+
+    Rows with equal ones have equal `Columns`.
+    """
     keys: list[Hashable] = list(row)
     for key, value in row.items():
         if isinstance(value, list) and value:
