@@ -81,8 +81,8 @@ def conclude(claims: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What became of claims that are tested together.
 
     Each with {p, p_holm, verdict, effect, seeds_needed, seeds_needed_holm}. p is None for one seed. `effect` is the
-    paper's or else what was seen; seeds_needed tell it apart with a power of 80 %, seeds_needed_holm after the strictest
-    step of Holm's correction: None if that is unknown, or more than significance.MOST.
+    paper's or else what was seen; seeds_needed tell it apart with a power of 80 %, seeds_needed_holm after the
+    strictest step of Holm's correction: None if that is unknown, or more than significance.MOST.
     """
     tested = [claim for claim in claims if len(claim["values"]) > 1]
     corrected = iter(significance.holm([significance.p_value(claim["values"]) for claim in tested]))
