@@ -15,8 +15,8 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-from t1jax import checks, config, validation
-from t1jax.config import Config, ConfigError, MeshConfig
+from t1jax import config, validation
+from t1jax.config import Config, ConfigError
 from t1jax.host import command_line, place
 from t1jax.host.bucket import Unreachable
 from t1jax.host.place import Place
@@ -117,18 +117,19 @@ def replay(folder: Place) -> bool:
 
 def _config(folder: Place, num_devices: int) -> Config:
     """The run's config; on other devices than the run's, with a mesh that fits them, which is said."""
+    from t1jax.devices import sharding
+
     if not (folder / "prompts.npz").is_file():
         raise ConfigError(f"{folder}: no prompts.npz; expected the folder `sick` of a workdir")
     cfg = config.load(_read(folder / "config.json"))
-    try:
-        checks.mesh_shape(cfg.mesh, num_devices)
-    except ConfigError:
-        print(f"the run's mesh does not fit {num_devices} devices: taking fsdp {num_devices}")
+    mesh, told = sharding.fitting(cfg.mesh, num_devices)
+    if told:
+        print(told)
         if cfg.rl.drawn > cfg.rl.prompts_per_step:
             print(
                 "with rl.overdraw the groups that are kept depend on mesh.data * mesh.fsdp: the update may be another"
             )
-        cfg = replace(cfg, mesh=MeshConfig(1, num_devices, 1))
+        cfg = replace(cfg, mesh=mesh)
         validation.validate(cfg, num_devices)
     return cfg
 

@@ -19,10 +19,12 @@ import several
 import small
 import torch
 from hf_folders import byte_level, change, write
+from ml_collections import ConfigDict
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from t1jax import sample
 from t1jax.devices import sharding
+from t1jax.host import config_files
 from t1jax.model import qwen
 from t1jax.rollouts.generate import Generator
 from t1jax.tasks import embedded
@@ -165,6 +167,21 @@ def of_a_run(script, tmp_path, monkeypatch):
         monkeypatch.setattr(weights, name, lambda *_, value=value, **__: value)
     script.answer, script.reports = [*tokens.encode("2 1"), *tokens.stop_ids], []
     return tokens
+
+
+def test_on_other_devices_the_mesh_of_a_run_gives_way_and_one_that_is_asked_for_does_not(
+    of_a_run, script, monkeypatch, capsys
+):
+    """A run on six devices, on the eight of the tests: two of them split heads, as in the run."""
+    cfg = small.make_config(mesh__data=3, mesh__fsdp=1, mesh__tensor=2)
+    monkeypatch.setattr(config_files, "of_run", lambda _: ConfigDict(cfg.to_dict()))
+    assert run("--checkpoint=run", QUESTION) == 0
+    mesh = script.asked["cfg"].mesh
+    assert (mesh.data, mesh.fsdp, mesh.tensor) == (1, 4, 2)
+    told = "the run's mesh is not one of 8 devices: taking mesh.data 1, mesh.fsdp 4, mesh.tensor 2"
+    assert told in capsys.readouterr().err
+    assert run("--checkpoint=run", "--config.mesh.data=5", QUESTION) == 2
+    assert "mesh.data, mesh.fsdp, mesh.tensor are 5, 1, 2; expected a product of 8" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("ending", ["", "\n", "\n<think>", "\n<think>\n"])

@@ -13,6 +13,7 @@ Deliberately not here: the order of devices in the mesh (topology.py), anything 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ from flax import linen as nn
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from t1jax.checks import mesh_shape
-from t1jax.config import MeshConfig
+from t1jax.config import ConfigError, MeshConfig
 from t1jax.devices import topology
 
 MESH_AXES = ("data", "fsdp", "tensor")
@@ -101,6 +102,21 @@ class Layout:
 def are_host(devices: Iterable[Any]) -> bool:
     """Whether devices are the host's processors, whose memory is that of the process: all are, or none."""
     return bool(next(iter(devices)).platform == "cpu")
+
+
+def fitting(mesh: MeshConfig, num_devices: int) -> tuple[MeshConfig, str]:
+    """(a run's `mesh`, "") if it is one of so many devices; else one that is, and what to say of it.
+
+    The other one keeps as much of the tensor axis as divides the devices.
+    """
+    try:
+        mesh_shape(mesh, num_devices)
+    except ConfigError:
+        tensor = math.gcd(max(mesh.tensor, 1), num_devices)
+        fsdp = num_devices // tensor
+        took = f"mesh.data 1, mesh.fsdp {fsdp}, mesh.tensor {tensor}"
+        return MeshConfig(1, fsdp, tensor), f"the run's mesh is not one of {num_devices} devices: taking {took}"
+    return mesh, ""
 
 
 def make_mesh(

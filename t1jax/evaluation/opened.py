@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +20,11 @@ from jax.sharding import Mesh
 
 from t1jax import validation
 from t1jax.checks import plain_reward
-from t1jax.config import Config, ConfigError
-from t1jax.devices import sharding
+from t1jax.config import Config, ConfigError, MeshConfig
+from t1jax.devices import multihost, sharding
 from t1jax.evaluation import answerer
 from t1jax.evaluation.evaluator import Evaluator
-from t1jax.host import workdir
+from t1jax.host import config_files, workdir
 from t1jax.host.progress import Progress
 from t1jax.model import heads, qwen
 from t1jax.model.parameters import checksum
@@ -129,8 +130,19 @@ def open_checkpoint(cfg: Config, folder: str | None, argv: Sequence[str] = ()) -
             raise ConfigError(f"{arg}: the model is that of {folder}; expected no knob of it: leave this one out")
     source = weights.find(folder, what)
     model = dataclasses.replace(weights.model_config(source, cfg.model), checkpoint=folder, lora_rank=0)
-    cfg = dataclasses.replace(cfg, model=model)
+    cfg = dataclasses.replace(cfg, model=model, mesh=_mesh(cfg, folder))
     validation.validate(cfg, jax.device_count())
     tokens = tokenizer.load(source.folder)
     tokenizer.refuse_too_big(tokens, cfg.model.vocab_size, str(source.folder))
     return Opened(cfg, source, tokens)
+
+
+def _mesh(cfg: Config, folder: str) -> MeshConfig:
+    """The config's mesh; if it is that of the run in `folder`, and the devices are others, one that fits them."""
+    run = config_files.of_run(folder)
+    if run is None or MeshConfig(**run.mesh) != cfg.mesh:
+        return cfg.mesh
+    mesh, told = sharding.fitting(cfg.mesh, jax.device_count())
+    if told and multihost.is_main():
+        print(told, file=sys.stderr)
+    return mesh
