@@ -53,6 +53,7 @@ def call(
     waiting.be_patient()
     try:
         body(argv)
+        sys.stdout.flush()  # here, where an error is told
     except ConfigError as error:
         said = typed.inert(" ".join(str(error).split()))
         print(f"{program}: {said if len(said) <= LONGEST else said[:LONGEST] + '...'}", file=sys.stderr)

@@ -2,14 +2,18 @@
 """Errors that end a command though no user made a mistake: one line each, and the exit code.
 
 A disk that is full or not writable is told as such. Any other error is one line too, which names the file of its
-traceback: beside the workdir or --out, else in the current folder.
+traceback: beside the workdir or --out, else in the current folder. Output that nobody reads any more, such as after
+`| head`, is none of these.
 Deliberately not here: users' mistakes (command_line.py), buckets (bucket.py), failed saves (checkpoint.py).
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import re
+import select
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -21,6 +25,7 @@ EXIT_MISTAKE = 2
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 OF_ANOTHER_KIND = (errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG)
+STDOUT = 1  # the file descriptor
 LONGEST = 300  # characters of what an error says
 
 
@@ -40,6 +45,10 @@ def foreseen(error: BaseException) -> tuple[str, int] | None:
 
 def tell(program: str, argv: Sequence[str], error: Exception) -> int:
     """Prints a line about the error that ended `program argv`, and keeps its traceback; returns the exit code."""
+    if isinstance(error, BrokenPipeError) and _unread():
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)  # for what is still buffered
+        print(f"{program}: stopped, as nothing reads its output any more", file=sys.stderr)
+        return 128 + signal.SIGPIPE
     if (known := foreseen(error)) is not None:
         print(f"{program}: {known[0]}", file=sys.stderr)
         return known[1]
@@ -53,6 +62,13 @@ def tell(program: str, argv: Sequence[str], error: Exception) -> int:
         kept = "its traceback is above"
     print(f"{program}: {said.encode(errors='backslashreplace').decode()}; {kept}", file=sys.stderr)
     return EXIT_FAILED
+
+
+def _unread() -> bool:
+    """Whether what read the standard output has ended: another pipe may be the broken one."""
+    poll = select.poll()
+    poll.register(STDOUT, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _beside(program: str, argv: Sequence[str]) -> Path:

@@ -264,3 +264,29 @@ def test_a_report_of_a_run_with_damaged_rows_is_a_line(tmp_path):
         file.write(b"\xff\n")
     with pytest.raises(ConfigError, match="line 7"):
         metrics.read_rows(folder)
+
+
+@pytest.mark.parametrize("body", ["[print('x' * 99) for _ in range(9999)]", "print('x' * 8000)"])
+def test_output_that_nobody_reads_any_more_is_no_failure(tmp_path, body):
+    """As after `| head`: while it writes, and with what is written last. The code is that of a shell's own tools."""
+    code = f"from t1jax.host import command_line as c; c.leave(c.call('t1jax.x', '', lambda argv: {body}, ['x']))"
+    said, path = tmp_path / "said", {"PYTHONPATH": str(ROOT)}
+    with said.open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, stderr=errors, env=os.environ | path
+        )
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait(60) == 141
+    assert said.read_text() == "t1jax.x: stopped, as nothing reads its output any more\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["said"]  # no traceback
+
+
+def test_another_pipe_that_breaks_is_a_failure(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def body(argv):
+        raise BrokenPipeError("of a child")
+
+    assert command_line.call("t1jax.x", "", body, ["x"]) == 1
+    assert "BrokenPipeError: of a child; its traceback is in t1jax.x.traceback.txt" in capsys.readouterr().err
