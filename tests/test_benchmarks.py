@@ -4,14 +4,20 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from benchmarks import blocks, compare, costs, host, plans, roofline, surprise, tiles, workload
+from benchmarks import blocks, compare, costs, host, mixing, plans, roofline, surprise, tiles, workload
+from configs import study
+from t1jax.config import load
 from t1jax.model import splash
+from t1jax.tasks.pairs.task import PairsTask
+from t1jax.text.huggingface import HFTokenizer
+from t1jax.text.tokenizer import SentencePieceTokenizer, train_sentencepiece
 
 FLAGS = (
     "--layers=1 --hidden=16 --ffn=24 --heads=2 --kv-heads=1 --head-dim=8 --vocab=64 --prompts=8 --group=2 "
@@ -200,3 +206,32 @@ def test_surprise_names_each_response_by_the_first_rule_that_fits_and_counts_per
     assert found["wrong"]["n"] == 2 and found["wrong"]["p50"] == 3.0 and found["wrong"]["p95"] == pytest.approx(3.9)
     assert "| wrong | 2 | 2.02 | 3.00 | 3.90 | 3.98 |" in surprise.table("t", found)
     assert "right" not in surprise.rows(np.array([2.0]), np.array([5]))
+
+
+def test_the_tokenizer_of_the_embedded_task_reads_the_same_in_hugging_faces_format(tmp_path):
+    cfg = load(study.get_config())
+    task = PairsTask(cfg.task)
+    pieces = SentencePieceTokenizer(train_sentencepiece(task.corpus(200, 0), cfg.model.vocab_size, task.symbols()))
+    mixing.reader(pieces.vocabulary).save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(mixing.NAMED))
+    found = HFTokenizer(tmp_path)
+    assert (found.stop_ids, found.pad_id, found.vocab_size) == (pieces.stop_ids, pieces.pad_id, pieces.vocab_size)
+    for index in range(100):
+        problem = task.problem(index, "train")
+        text = task.prompt(problem) + task.chain(problem, random.Random(index))
+        assert found.encode(text) == pieces.encode(text) and found.decode([*found.encode(text), 1]) == text
+
+
+def test_the_files_of_mixing_hold_what_they_say_and_their_golds_are_right(tmp_path):
+    cfg = load(study.get_config())
+    files = mixing.write_problems(cfg, tmp_path)
+    rows = {name: [json.loads(line) for line in file.read_text().splitlines()] for name, file in files.items()}
+    assert {name: len(of_file) for name, of_file in rows.items()} == mixing.SIZES | {"held_out": mixing.HELD_OUT}
+    for name, numbers in (("few", 5), ("many", 8), ("held_out", 8)):
+        assert {len(row["numbers"]) for row in rows[name]} == {numbers}
+    assert not {row["problem"] for row in rows["many"]} & {row["problem"] for row in rows["held_out"]}
+    row = {"numbers": [3, 5, 5], "target": 10}
+    right = {"5+5": 1.0, "3+7": 0.0, "5+3": 0.0, "10+0": 0.0, "3+5+2": 0.0}
+    assert {text: mixing.found("", f"\\boxed{{{text}}}", row) for text in right} == right
+    assert mixing.found("", "5+5", row) == 0.0 and mixing.found("", "\\boxed{5+5}", row | {"numbers": [3, 5]}) == 0.0
+    assert all(mixing.found("", f"\\boxed{{{row['answer']}}}", row) for of_file in rows.values() for row in of_file)
