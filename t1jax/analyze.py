@@ -18,7 +18,6 @@ from absl import flags
 
 from t1jax.config import Config, ConfigError
 from t1jax.host import command_line, place
-from t1jax.host.bucket import Unreachable
 from t1jax.host.place import Place
 from t1jax.typed import inert
 
@@ -105,8 +104,6 @@ def embedded_task(path: Place) -> tuple[Task | None, str]:
     try:
         tree = json.loads(file.read_text(encoding="utf-8"))
         cfg: Config = load(tree)
-    except Unreachable:
-        raise
     except (OSError, ValueError) as error:  # ConfigError is a ValueError
         raise ConfigError(f"{file}: {error}; expected the knobs of a run, as this version writes them") from error
     if cfg.data.train or cfg.task.name == "gym":

@@ -18,7 +18,6 @@ from typing import Any
 from t1jax import config, validation
 from t1jax.config import Config, ConfigError
 from t1jax.host import command_line, place
-from t1jax.host.bucket import Unreachable
 from t1jax.host.place import Place
 
 USAGE = """\
@@ -137,8 +136,6 @@ def _config(folder: Place, num_devices: int) -> Config:
 def _read(path: Place) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    except Unreachable:
-        raise
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{path}: {error}; expected what t1jax wrote") from error
 

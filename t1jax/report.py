@@ -16,7 +16,6 @@ from absl import flags
 
 from t1jax.config import ConfigError
 from t1jax.host import command_line, place
-from t1jax.host.bucket import Unreachable
 
 USAGE = """\
 usage: python -m t1jax.report WORKDIR [WORKDIR ...] [--out=FILE.html]
@@ -65,8 +64,6 @@ def _run(argv: list[str]) -> None:
             path = run_page.write(found[0], out)
         else:
             path = files.write_text(out or Path(DEFAULT_OUT), comparison.render(found))
-    except Unreachable:
-        raise
     except OSError as error:
         raise ConfigError(f"{error.filename or out}: {error.strerror}; expected a writable path") from error
     print(f"report: {path.resolve()}")

@@ -59,12 +59,12 @@ def test_a_conversion_that_fails_leaves_nothing(orbax, cloud, monkeypatch, capsy
 
     def fail(path, content):
         if path.name == "config.json":
-            raise Unreachable(5, "no", str(path))
+            raise Unreachable(str(path), "no")
         return put(path, content)
 
     monkeypatch.setattr(Bucket, "write_bytes", fail)
-    assert run(convert, "orbax-to-hf", f"--src={orbax}", f"--dst={GS / 'failed'}") == 2
-    assert "gs://bkt/commands/failed: no; nothing was written to it" in capsys.readouterr().err
+    assert run(convert, "orbax-to-hf", f"--src={orbax}", f"--dst={GS / 'failed'}") == 1
+    assert "gs://bkt/commands/failed/config.json: no; the same command resumes" in capsys.readouterr().err
     assert cloud.names("commands/failed") == []
 
 

@@ -122,8 +122,6 @@ def _begins_with_one(path: Place) -> bool:
         return True
     except (ValueError, KeyError, TypeError):
         return False
-    except Unreachable:
-        raise
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; expected a file that can be read") from error
 
@@ -169,7 +167,7 @@ def _prompts(path: Place, notes: list[str]) -> dict[int, str]:
     try:
         data = str(json.loads(beside.read_text(encoding="utf-8"))["data"])
         questions = {number: _question(data, number, row) for number, row in read_rows(data)}
-    except (OSError, ValueError, KeyError, TypeError) as error:  # ConfigError is a ValueError
+    except (OSError, Unreachable, ValueError, KeyError, TypeError) as error:  # ConfigError is a ValueError
         notes.append(f"{path}: its problems cannot be read, so they are shown by number: {one_line(error)}")
         return {}
     return {number: text for number, text in questions.items() if text}

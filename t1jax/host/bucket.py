@@ -35,8 +35,18 @@ NOT_SERVED = re.compile(
 )
 
 
-class Unreachable(OSError):
-    """A bucket that cannot be read or written now: the server did not answer as it should."""
+class Unreachable(Exception):
+    """A bucket, or the hub, that cannot be read or written now: the server did not answer as it should.
+
+    No OSError: what handles a file that is missing, damaged or full must not take this for it.
+    """
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(path, why)
+        self.path, self.why = path, why
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.why}"
 
 
 class Refused(Unreachable):
@@ -214,13 +224,13 @@ def unreachable(path: Bucket, error: Exception) -> Unreachable:
     """`error`, for which something at `path` could not be read or written, as the error to raise."""
     if REFUSED.match(str(error)) or getattr(error, "code", None) in (401, 403):
         advice = "expected an account that may read and write it: see docs/tpu.md"
-        return Refused(errno.EACCES, f"{reason(error)}; {advice}", str(path))
-    return Unreachable(errno.EIO, reason(error), str(path))
+        return Refused(str(path), f"{reason(error)}; {advice}")
+    return Unreachable(str(path), reason(error))
 
 
 def reason(error: BaseException) -> str:
     """What went wrong, in part of a line."""
-    said = getattr(error, "strerror", None) or " ".join(str(error).split())
+    said = getattr(error, "why", None) or getattr(error, "strerror", None) or " ".join(str(error).split())
     return f"{said or type(error).__name__}"[:LONGEST]
 
 

@@ -61,7 +61,7 @@ def call(
     except Unreachable as error:
         refused = isinstance(error, Refused)
         resumes = "" if refused else "; the same command resumes"
-        print(f"{program}: {error.filename}: {error.strerror}{resumes}", file=sys.stderr)
+        print(f"{program}: {error}{resumes}", file=sys.stderr)
         return EXIT_MISTAKE if refused else EXIT_FAILED
     except Stopped as error:
         print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)

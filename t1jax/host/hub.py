@@ -165,7 +165,7 @@ def _download(uri: HfUri, patterns: Sequence[str], ignore: Sequence[str] = (), r
         if found.mismatches:
             bad = found.mismatches[0]
             what = f"{bad['path']} arrived damaged: its {bad['algorithm']} is {bad['actual']}, not {bad['expected']}"
-            raise Unreachable(None, f"{what}; it was removed", uri.id)
+            raise Unreachable(uri.id, f"{what}; it was removed")
         return folder
 
 
@@ -227,14 +227,12 @@ def _told(uri: HfUri, name: str, command: str) -> Iterator[None]:
     except errors.HFValidationError as error:
         raise ConfigError(f"{name}: {short(error)}") from error
     except errors.HfHubHTTPError as error:
-        raise Unreachable(None, f"{endpoint}: {short(error)}", name) from error
+        raise Unreachable(name, f"{endpoint}: {short(error)}") from error
     except errors.HTTPError as error:  # of its HTTP client
-        raise Unreachable(None, f"{endpoint}: {type(error).__name__}: {short(error)}", name) from error
-    except Unreachable:
-        raise
+        raise Unreachable(name, f"{endpoint}: {type(error).__name__}: {short(error)}") from error
     except OSError as error:
         if error.errno is None:  # fewer bytes than announced
-            raise Unreachable(None, f"{endpoint}: {short(error)}", name) from error
+            raise Unreachable(name, f"{endpoint}: {short(error)}") from error
         raise OSError(error.errno, error.strerror, error.filename or constants.HF_HUB_CACHE) from error
 
 

@@ -59,7 +59,8 @@ def held(path: Bucket, flag: str, note: Callable[[str], None]) -> Iterator[None]
     try:
         generation = _take(path, content, flag, note)
     except (FileNotFoundError, Refused) as error:
-        raise ConfigError(f"{flag}={path.parent}: {error.strerror}; expected a folder that can be written") from error
+        why = bucket.reason(error)
+        raise ConfigError(f"{flag}={path.parent}: {why}; expected a folder that can be written") from error
     end = threading.Event()
     beat = threading.Thread(target=_beat, args=(path, content, generation, end), daemon=True, name="lock")
     beat.start()

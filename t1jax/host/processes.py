@@ -103,7 +103,7 @@ def joined(group: Group | None) -> Iterator[None]:
     except BaseException as error:
         code = EXIT_FAILED
         if isinstance(error, Unreachable):
-            print(f"t1jax: {error.filename}: {error.strerror}", file=sys.stderr)
+            print(f"t1jax: {error}", file=sys.stderr)
         elif (known := failures.foreseen(error)) is not None:
             said, code = known
             print(f"t1jax: {said}", file=sys.stderr)

@@ -95,7 +95,7 @@ def _told(name: str, folder: Path) -> Iterator[None]:
             raise ConfigError(
                 f"--push={name}: {why}; expected a token that may write: hf auth login, HF_TOKEN"
             ) from error
-        raise Unreachable(None, f"{constants.ENDPOINT}: {hub.short(error)}; {later}", name) from error
+        raise Unreachable(name, f"{constants.ENDPOINT}: {hub.short(error)}; {later}") from error
     except errors.HTTPError as error:  # of its HTTP client
         raise ConfigError(
             f"--push={name}: {constants.ENDPOINT} does not answer ({hub.short(error)}); {later}"

@@ -19,6 +19,7 @@ from typing import Any
 from t1jax.config import ConfigError
 from t1jax.devices import multihost
 from t1jax.host import files, workdir
+from t1jax.host.bucket import Unreachable
 from t1jax.host.place import Place
 
 FILE_NAME = "usage.json"
@@ -85,7 +86,7 @@ def counted(
     end, lost = threading.Event(), [0]
 
     def write() -> None:
-        with suppress(OSError):  # a full disk, or a bucket out of reach: the next beat counts this time too
+        with suppress(OSError, Unreachable):  # the next beat counts this time too
             now = {"began": began, "seen": clock(), "lost_tokens": lost[0], **mine}
             files.write_json(folder / FILE_NAME, {"starts": [*before, now]})
 

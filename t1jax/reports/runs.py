@@ -15,7 +15,6 @@ from typing import Any
 
 from t1jax.config import ConfigError
 from t1jax.host import metrics, place
-from t1jax.host.bucket import Unreachable
 from t1jax.host.place import Place
 from t1jax.reports.checks import EXPECTED, STAGES, check_results, is_row, is_share
 
@@ -115,8 +114,6 @@ def _read(path: Place, name: str) -> Run:
 def _json(path: Place) -> dict[str, Any]:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
-    except Unreachable:
-        raise
     except (ValueError, RecursionError, OSError) as error:
         raise ConfigError(f"{path}: {error}; {EXPECTED}") from error
     if not isinstance(tree, dict):

@@ -31,7 +31,7 @@ from types import TracebackType
 from typing import Any
 
 from t1jax.config import ConfigError
-from t1jax.host import lock, log
+from t1jax.host import bucket, lock, log
 from t1jax.host.bucket import Bucket, Unreachable
 from t1jax.host.log import Log
 from t1jax.host.place import Place
@@ -128,11 +128,10 @@ class Ledger:
             copy = self._copied(path) if isinstance(path, Bucket) else path
             copy.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(copy, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-        except Unreachable:
+        except BaseException as error:
             self._kept.close()
-            raise
-        except OSError as error:
-            self._kept.close()
+            if not isinstance(error, OSError):
+                raise
             raise ConfigError(f"{path}: {error.strerror}; expected a writable file of paid responses") from error
         try:
             self._hold()
@@ -181,11 +180,11 @@ class Ledger:
                 if self._remote is not None:
                     self._remote.write(line)
                     self._remote.sync()
-            except OSError as error:
+            except (OSError, Unreachable) as error:
                 self._close()  # a partial line is removed at the next start
                 raise Stopped(
-                    f"{self.path}: {error.strerror}, {paid.request} was paid for and is lost; fix that, and the same "
-                    "command continues",
+                    f"{self.path}: {bucket.reason(error)}, {paid.request} was paid for and is lost; fix that, and the "
+                    "same command continues",
                     EXIT_STORAGE,
                 ) from error
             self._enter(paid, len(line))

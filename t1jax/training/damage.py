@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 
 from t1jax.host import place
-from t1jax.host.bucket import Bucket, Unreachable
+from t1jax.host.bucket import Bucket
 from t1jax.host.place import Place
 from t1jax.weights import steps
 
@@ -25,8 +25,6 @@ def unreadable(directory: Place) -> Iterator[tuple[int, str]]:
             for name in SMALL if steps.is_whole(folder) else ():
                 if (folder / name).exists():
                     dict(json.loads((folder / name).read_bytes()))
-        except Unreachable:
-            raise
         except (ValueError, TypeError, OSError) as error:
             yield step, reason(error)
 

@@ -190,7 +190,7 @@ class Health:
                 if folder.exists():
                     return
                 self._write(folder, step, state, multihost.to_host(batch), report, tokenizer)
-        except (OSError, ValueError) as error:  # a full disk, as reported by Orbax or by the system
+        except (OSError, bucket.Unreachable, ValueError) as error:  # a full disk, by Orbax or by the system
             self._note(f"WARNING: {self._stage} step {step} could not be saved in {folder}: {error}")
             return
         self._note(f"WARNING: {self._stage} step {step} is saved in {folder}; python -m t1jax.replay {folder}")

@@ -29,7 +29,6 @@ from t1jax.evaluation import figures, journal
 from t1jax.evaluation.evaluator import Evaluator
 from t1jax.evaluation.questions import ask
 from t1jax.host import files
-from t1jax.host.bucket import Unreachable
 from t1jax.host.place import Place
 from t1jax.host.progress import Progress
 from t1jax.host.workdir import read
@@ -133,8 +132,6 @@ def _rates(path: Place) -> dict[int, float | None]:
     """What filter.json says: index -> pass rate."""
     try:
         return {int(index): rate for index, rate in json.loads(path.read_text(encoding="utf-8"))["pass_rates"]}
-    except Unreachable:
-        raise
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ConfigError(f"{path}: {error}; expected what t1jax wrote: put it back") from error
 

@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from t1jax.config import ConfigError
-from t1jax.host import bucket, files
-from t1jax.host.bucket import Bucket
+from t1jax.host import files
+from t1jax.host.bucket import Bucket, Unreachable
 from t1jax.host.place import Place
 from t1jax.weights import steps
 
@@ -69,24 +69,20 @@ def _marked(dst: Bucket) -> Iterator[Bucket]:
     """Yields `dst`, in a bucket, which counts as a folder of weights from the end on; is emptied on an error.
 
     Raises:
-      ConfigError: `dst` holds something else than what an interrupted conversion left, or writing failed.
+      ConfigError: `dst` holds something else than what an interrupted conversion left.
+      Unreachable: the bucket does not serve it now.
     """
     mark = dst / steps.UNFINISHED
-    try:
-        if not mark.exists() and next(dst.iterdir(), None) is not None:
-            raise ConfigError(f"{dst} is not empty; expected a folder that does not exist yet or is empty")
-        dst.rmtree()
-        files.write_text(mark, "t1jax.convert is writing here, or was interrupted: the same command begins anew\n")
-    except OSError as error:
-        raise ConfigError(f"{dst}: {bucket.reason(error)}; nothing was written to it") from error
+    if not mark.exists() and next(dst.iterdir(), None) is not None:
+        raise ConfigError(f"{dst} is not empty; expected a folder that does not exist yet or is empty")
+    dst.rmtree()
+    files.write_text(mark, "t1jax.convert is writing here, or was interrupted: the same command begins anew\n")
     try:
         yield dst
         mark.unlink()
-    except BaseException as error:
-        with suppress(OSError):
+    except BaseException:
+        with suppress(Unreachable):  # the mark stays, and the next conversion begins anew
             dst.rmtree()
-        if isinstance(error, OSError):
-            raise ConfigError(f"{dst}: {bucket.reason(error)}; nothing was written to it") from error
         raise
 
 

@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 
 from t1jax.config import ConfigError
 from t1jax.host import bucket
-from t1jax.host.bucket import Bucket, Unreachable
+from t1jax.host.bucket import Bucket
 from t1jax.host.place import Place
 
 DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
@@ -209,8 +209,6 @@ def read_header(path: Place) -> list[StoredTensor]:
 def _reading(path: Place) -> Any:
     try:
         return path.open("rb")
-    except Unreachable:
-        raise
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; expected a file that can be read") from error
 

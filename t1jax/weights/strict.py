@@ -16,7 +16,6 @@ from typing import Any, NoReturn
 
 from t1jax.config import ConfigError
 from t1jax.host import bucket
-from t1jax.host.bucket import Unreachable
 from t1jax.host.place import Place
 
 
@@ -30,8 +29,6 @@ def read_object(path: Place, max_bytes: int) -> dict[str, Any]:
     try:
         with bucket.told(path), path.open("rb") as file:
             content = file.read(max_bytes + 1)
-    except Unreachable:
-        raise
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; expected a file with a JSON object") from None
     if len(content) > max_bytes:

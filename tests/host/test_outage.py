@@ -69,7 +69,7 @@ def test_a_server_that_does_not_serve_is_told_as_such_by_all_who_read(serving, r
     serving(503)
     with pytest.raises(Unreachable, match="as told, 503") as error:
         READERS[reader]()
-    assert not isinstance(error.value, Refused) and str(error.value.filename).startswith(str(RUN))
+    assert not isinstance(error.value, Refused) and error.value.path.startswith(str(RUN))
 
 
 def test_a_lock_that_may_not_be_written_is_the_users_mistake(serving):

@@ -102,7 +102,7 @@ def test_in_a_bucket_it_is_local_and_then_uploaded(cloud, monkeypatch):
     assert notes == [f"rl.profile: the trace is in {folder}; to look at it: tensorboard --logdir={folder}"]
 
     def unreachable(*_: object) -> None:
-        raise Unreachable(5, "the server is away")
+        raise Unreachable("gs://b/x", "the server is away")
 
     monkeypatch.setattr(files, "write_bytes", unreachable)
     work(Profiler(range(1, 2), bucket, notes.append), range(1, 2))
