@@ -88,7 +88,7 @@ def measure(cfg: Any, names: Sequence[str], updates: int, prompts: int, samples:
             sampling = time.perf_counter() - began
             greedy = figures.summary(evaluator.respond(state.params, "greedy", questions, temperature=0.0))
         after = figures.summary(responses)
-        rates = figures.pass_rates((r.problem, r.outcome) for r in responses).values()
+        rates = figures.pass_rates(responses, lambda response: response.problem).values()
         rows.append({
             "dataset": name, "options": " ".join(CANDIDATES[name]), "before": before["accuracy"],
             "accuracy": after["accuracy"], "low": after["low"], "high": after["high"], "n": after["n"],
