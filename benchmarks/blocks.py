@@ -90,9 +90,9 @@ def real(args: argparse.Namespace, S: int) -> tuple[Count, Count]:
         if (live_B := length_B != ragged.IDLE).any():
             counted.add(int(column), np.asarray(length_B), np.asarray(live_B), S)
 
-    def reach(model: Any, layout: Any, cache: Any) -> Any:
+    def reach(cfg: Any, layout: Any, cache: Any) -> Any:
         jax.debug.callback(note, cache.column, cache.length_B, ordered=True)
-        return plain(model, layout, cache)
+        return plain(cfg, layout, cache)
 
     ring.reach = reach
     try:

@@ -71,7 +71,9 @@ def main(argv: Sequence[str]) -> None:
         flags.error(f"--rounds is {args.rounds}; expected at least 1")
     out: dict[str, Any] = {"rounds": args.rounds, "flags": rest}
     for what in KEYS if args.what == "both" else (args.what,):
-        key, found, busy = KEYS[what], {}, {}
+        key = KEYS[what]
+        found: dict[str, list[float]] = {}
+        busy: dict[str, list[float]] = {}
         who = commands(args, what, rest)
         for turn in range(args.rounds):
             for name, (command, folder) in who.items():

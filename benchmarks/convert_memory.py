@@ -47,7 +47,8 @@ def make(folder: Path, layers: int) -> tuple[int, int]:
     """Writes the model in shards; returns the bytes of its largest tensor and of all."""
     from configs import base
     from t1jax import config
-    from t1jax.weights import families, safetensors_files, tensor_table
+    from t1jax.weights import families, tensor_table
+    from t1jax.weights import safetensors_writing as writing
 
     folder.mkdir()
     hf = CONFIG | {"num_hidden_layers": layers}
@@ -60,11 +61,8 @@ def make(folder: Path, layers: int) -> tuple[int, int]:
         for start in range(0, size, noise.size):
             yield np.roll(noise, seed + start)[: size - start]
 
-    new = [
-        safetensors_files.NewTensor(row.name, noise.dtype, row.shape, partial(pieces, row, i))
-        for i, row in enumerate(rows)
-    ]
-    safetensors_files.write_tensors(folder, new, 2 * 10**9)
+    new = [writing.NewTensor(row.name, noise.dtype, row.shape, partial(pieces, row, i)) for i, row in enumerate(rows)]
+    writing.write_tensors(folder, new, 2 * 10**9)
     return max(tensor.nbytes for tensor in new), sum(tensor.nbytes for tensor in new)
 
 

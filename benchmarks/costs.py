@@ -106,9 +106,11 @@ def compare(name: str, rounds: int, extra: Sequence[str]) -> dict[str, Any]:
             seconds[i].append(spent)
             tokens[i].append(drawn)
         print(f"{name} {turn}: {seconds[0][-1]:.3f} s, {seconds[1][-1]:.3f} s", file=sys.stderr, flush=True)
-    found = {"ratio": spread([a / b for a, b in zip(*seconds, strict=True)]), "goal": pair.goal, "shared": pair.shared}
-    for label, flags, spent, drawn in zip("ab", (pair.a, pair.b), seconds, tokens, strict=True):
-        found[label] = {"flags": flags, "seconds": round(statistics.median(spent), 4), "tokens": statistics.mean(drawn)}
+    ratio = spread([a / b for a, b in zip(*seconds, strict=True)])
+    found: dict[str, Any] = {"ratio": ratio, "goal": pair.goal, "shared": pair.shared}
+    for label, flags, times, counts in zip("ab", (pair.a, pair.b), seconds, tokens, strict=True):
+        seen = {"seconds": round(statistics.median(times), 4), "tokens": statistics.mean(counts)}
+        found[label] = {"flags": flags, **seen}
         if name == "group":
             found[label]["prompt_kv_bytes"] = prompt_bytes(f"{pair.shared} {flags}")
     return found

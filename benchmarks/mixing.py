@@ -57,7 +57,9 @@ def write_problems(cfg: Any, folder: Path) -> dict[str, Path]:
     files = {name: folder / f"{name}.jsonl" for name in (*SIZES, "held_out")}
     for name, file in files.items():
         numbers, split = of.get(name, cfg.task.max_numbers), "held_out" if name == "held_out" else "train"
-        task, rows, seen, index = PairsTask(replace(cfg.task, min_numbers=numbers, max_numbers=numbers)), [], set(), 0
+        task = PairsTask(replace(cfg.task, min_numbers=numbers, max_numbers=numbers))
+        rows: list[dict[str, Any]] = []
+        seen, index = set(), 0
         while len(rows) < SIZES.get(name, HELD_OUT):
             problem, index = task.problem(index, split), index + 1
             text = task.prompt(problem).removesuffix(f"{OPEN}\n")

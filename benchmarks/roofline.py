@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from benchmarks import workload
@@ -89,11 +90,11 @@ def ceilings(dtype: str, sizes: Sequence[int], megabytes: Sequence[int], times: 
     matmul = read = copy = 0.0
     for size in sizes:
         x = jax.random.normal(jax.random.key(0), (size, size), dtype)
-        matmul = max(matmul, 2 * size**3 / best(lambda x=x: multiply(x), times))
+        matmul = max(matmul, 2 * size**3 / best(partial(multiply, x), times))
     for count in megabytes:
         y = jnp.zeros((count << 20) // 4096, jnp.float32)[:, None] + jnp.zeros(1024, jnp.float32)[None]
-        read = max(read, y.nbytes / best(lambda y=y: total(y), times))
-        copy = max(copy, 2 * y.nbytes / best(lambda y=y: add(y), times))
+        read = max(read, y.nbytes / best(partial(total, y), times))
+        copy = max(copy, 2 * y.nbytes / best(partial(add, y), times))
     return {"matmul": matmul, "read": read, "copy": copy}
 
 
