@@ -34,22 +34,14 @@ SKILLS = ("before RL", "mean_reward", "response_length")
 
 def found(prompt: str, response: str, row: Mapping[str, Any]) -> float:
     """1 if the box holds two numbers of the row with the asked sum; else 0."""
-    from t1jax.rewards.answers import last_box
+    from t1jax.rewards import answers
 
-    answer = re.fullmatch(r"(\d+)\+(\d+)", last_box(response) or "")
-    if answer is None:
-        return 0.0
-    left, right = map(int, answer.groups())
-    rest = list(row["numbers"])
-    if left not in rest:
-        return 0.0
-    rest.remove(left)
-    return float(right in rest and left + right == row["target"])
+    return float(answers.compare(answers.last_box(response) or "", tuple(row["numbers"]), row["target"]))
 
 
 def write_problems(cfg: Any, folder: Path) -> dict[str, Path]:
     """few.jsonl, many.jsonl and held_out.jsonl of the task that `cfg` describes."""
-    from t1jax.tasks.pairs.chains import OPEN
+    from t1jax.tasks.pairs.chains import BEGIN
     from t1jax.tasks.pairs.task import PairsTask
 
     of = {"few": cfg.task.min_numbers, "many": cfg.task.max_numbers}
@@ -62,16 +54,14 @@ def write_problems(cfg: Any, folder: Path) -> dict[str, Path]:
         seen, index = set(), 0
         while len(rows) < SIZES.get(name, HELD_OUT):
             problem, index = task.problem(index, split), index + 1
-            text = task.prompt(problem).removesuffix(f"{OPEN}\n")
+            text = task.prompt(problem).removesuffix(BEGIN)
             if text not in seen:
                 seen.add(text)
-                rows.append({"problem": text, "answer": task.gold(problem)} | _columns(problem))
+                rows.append({
+                    "problem": text, "answer": task.gold(problem), "numbers": problem.numbers, "target": problem.target,
+                })  # fmt: skip
         file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return files
-
-
-def _columns(problem: Any) -> dict[str, Any]:
-    return {"numbers": list(problem.numbers), "target": problem.target}
 
 
 def reader(vocabulary: Mapping[str, int]) -> Any:
@@ -111,7 +101,7 @@ def export(cold: Path, folder: Path) -> Path:
 def run(cfg: Any, cold: Path, out: Path, seed: int, arm: str, files: Mapping[str, Path]) -> dict[str, float]:
     """What a run of this arm ends as."""
     import t1jax
-    from t1jax.tasks.pairs.chains import OPEN
+    from t1jax.tasks.pairs.chains import BEGIN
 
     knobs = {
         "seed": seed,
@@ -122,7 +112,7 @@ def run(cfg: Any, cold: Path, out: Path, seed: int, arm: str, files: Mapping[str
         "data.eval": str(files["held_out"]),
         "data.template": "{problem}",
         "data.chat": False,
-        "data.response_prefix": f"{OPEN}\n",
+        "data.response_prefix": BEGIN,
         "scaling.budgets": (),
     }
     workdir = out / f"{arm.replace(' ', '_')}{seed}"
@@ -139,7 +129,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5)
     args, rest = parser.parse_known_args(argv[1:])
-    cfg, _, _ = command_line.read_config([argv[0], *rest], lambda values: None, "configs/study.py")
+    cfg, _, extra = command_line.read_config([argv[0], *rest], lambda values: None, "configs/study.py")
+    if extra:
+        raise SystemExit(f"unexpected argument {extra[0]!r}")
     files = write_problems(cfg, args.out / "problems")
     ends = {arm: [run(cfg, args.cold, args.out, seed, arm, files) for seed in range(args.seeds)] for arm in ARMS}
     print("| what counts the same | " + " | ".join(SKILLS) + " |\n|" + "---|" * (len(SKILLS) + 1))
