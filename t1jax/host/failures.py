@@ -25,7 +25,7 @@ EXIT_MISTAKE = 2
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 OF_ANOTHER_KIND = (errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG)
-STDOUT = 1  # the file descriptor
+OUTPUTS = (1, 2)  # the file descriptors of what is printed, and of errors
 LONGEST = 300  # characters of what an error says
 
 
@@ -45,8 +45,9 @@ def foreseen(error: BaseException) -> tuple[str, int] | None:
 
 def tell(program: str, argv: Sequence[str], error: Exception) -> int:
     """Prints a line about the error that ended `program argv`, and keeps its traceback; returns the exit code."""
-    if isinstance(error, BrokenPipeError) and _unread():
-        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)  # for what is still buffered
+    if isinstance(error, BrokenPipeError) and (unread := [file for file in OUTPUTS if _unread(file)]):
+        for file in unread:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), file)  # for what is still buffered, and the line below
         print(f"{program}: stopped, as nothing reads its output any more", file=sys.stderr)
         return 128 + signal.SIGPIPE
     if (known := foreseen(error)) is not None:
@@ -64,10 +65,10 @@ def tell(program: str, argv: Sequence[str], error: Exception) -> int:
     return EXIT_FAILED
 
 
-def _unread() -> bool:
-    """Whether what read the standard output has ended: another pipe may be the broken one."""
+def _unread(output: int) -> bool:
+    """Whether what read this output has ended: another pipe may be the broken one."""
     poll = select.poll()
-    poll.register(STDOUT, 0)
+    poll.register(output, 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 

@@ -282,6 +282,20 @@ def test_output_that_nobody_reads_any_more_is_no_failure(tmp_path, body):
     assert [path.name for path in tmp_path.iterdir()] == ["said"]  # no traceback
 
 
+@pytest.mark.parametrize("to", ["stdout", "stderr"])
+def test_nor_is_it_where_errors_go_the_same_way(tmp_path, to):
+    """As after `2>&1 | head`: nobody can be told, but the code is the same."""
+    body = f"[print('x' * 99, file=c.sys.{to}) for _ in range(9999)]"
+    code = f"from t1jax.host import command_line as c; c.leave(c.call('t1jax.x', '', lambda argv: {body}, ['x']))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait(60) == 141 and not list(tmp_path.iterdir())
+
+
 def test_another_pipe_that_breaks_is_a_failure(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
