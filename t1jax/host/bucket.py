@@ -230,7 +230,9 @@ def unreachable(path: Bucket, error: Exception) -> Unreachable:
 
 def reason(error: BaseException) -> str:
     """What went wrong, in part of a line."""
-    said = getattr(error, "why", None) or getattr(error, "strerror", None) or " ".join(str(error).split())
+    if isinstance(error, Unreachable):
+        return error.why[:LONGEST]
+    said = getattr(error, "strerror", None) or " ".join(str(error).split())
     return f"{said or type(error).__name__}"[:LONGEST]
 
 
