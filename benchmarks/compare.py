@@ -5,7 +5,8 @@
                                  [--what=both] [--rounds=2] [--mean-len=0 --steps=4 ...]
 
 DIR holds the peers' scripts sampler_hf.py, rlstep_trl.py, sampler_tunix.py, rlstep_tunix.py, which take our flags and
-print our keys. A peer whose interpreter is not given is left out, and said to be. All further flags go to everybody.
+print our keys. A peer whose interpreter is not given is left out, and said to be. All further flags go to everybody;
+--peer-micro-prompts and --ours say how each side splits its update.
 Prints a line a run on stderr and one line of JSON on stdout. A ratio above 1 says that ours is faster.
 """
 
@@ -26,7 +27,7 @@ KEYS = {"sampler": "tokens_per_s", "step": "seconds_per_step"}
 
 def commands(args: argparse.Namespace, what: str, rest: Sequence[str]) -> dict[str, tuple[list[str], Path]]:
     """name -> command and folder of everybody that takes part, ours first."""
-    out = {"t1jax": ([sys.executable, "-m", f"benchmarks.{what}", *rest], ROOT)}
+    out = {"t1jax": ([sys.executable, "-m", f"benchmarks.{what}", *rest, *args.ours.split()], ROOT)}
     micro = [f"--micro-prompts={args.peer_micro_prompts}"] if what == "step" else []
     scripts = {
         "transformers": (args.hf_python, "sampler_hf.py"),
@@ -66,10 +67,11 @@ def main(argv: Sequence[str]) -> None:
     flags.add_argument("--what", choices=("sampler", "step", "both"), default="both")
     flags.add_argument("--rounds", type=int, default=2)
     flags.add_argument("--peer-micro-prompts", type=int, default=2, help="prompts a part of the peers' updates")
+    flags.add_argument("--ours", default="", help="flags of ours alone: how the same work is split, not what is done")
     args, rest = flags.parse_known_args(argv)
     if args.rounds < 1:
         flags.error(f"--rounds is {args.rounds}; expected at least 1")
-    out: dict[str, Any] = {"rounds": args.rounds, "flags": rest}
+    out: dict[str, Any] = {"rounds": args.rounds, "flags": rest, "ours": args.ours.split()}
     for what in KEYS if args.what == "both" else (args.what,):
         key = KEYS[what]
         found: dict[str, list[float]] = {}

@@ -59,14 +59,15 @@ def test_compare_runs_everybody_in_turn_and_tells_who_is_left_out(tmp_path, monk
     ran = []
 
     def run(command, folder):
-        ran.append(command[1].rpartition("/")[2])
+        ran.append((command[1].rpartition("/")[2], "--new=6" in command, "--micro-batches=8" in command))
         speed = 8.0 if command[1] == "-m" else 2.0
         return {"tokens_per_s": speed, "mean_len_seen": 6, "split_s": {}, "other_cores_busy": 0.0}
 
     monkeypatch.setattr(compare, "run", run)
-    compare.main(["--what=sampler", "--rounds=2", f"--bench-dir={tmp_path}", "--tunix-python=py", "--new=6"])
+    flags = ["--what=sampler", "--rounds=2", f"--bench-dir={tmp_path}", "--tunix-python=py", "--new=6"]
+    compare.main([*flags, "--ours=--micro-batches=8 --set=rl.pack_length=488"])
     out = capsys.readouterr()
-    assert ran == ["-m", "sampler_tunix.py"] * 2
+    assert ran == [("-m", True, True), ("sampler_tunix.py", True, False)] * 2
     assert "transformers is left out" in out.err and "tunix is left out" not in out.err
     assert json.loads(out.out)["sampler"]["times_as_fast"] == {"tunix": {"median": 4.0, "min": 4.0, "max": 4.0}}
 
