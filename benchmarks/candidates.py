@@ -121,10 +121,13 @@ def main(argv: Sequence[str]) -> None:
         raise SystemExit("expected --updates of at least 2, --prompts and --responses of at least 1")
 
     from t1jax.host import command_line
+    from t1jax.weights import load as weights
 
-    cfg, _, extra = command_line.read_config(["benchmarks.candidates", *rest], lambda values: None, "smollm2_135m")
+    words = ["benchmarks.candidates", *rest]
+    cfg, _, extra = command_line.read_config(words, lambda values: None, "smollm2_135m")
     if extra:
         raise SystemExit(f"unexpected argument {extra[0]!r}")
+    cfg = weights.with_sizes(cfg, command_line.sizes_set(cfg, words))
     print(json.dumps({"candidates": measure(cfg, names, args.updates, args.prompts, args.responses)}))
 
 

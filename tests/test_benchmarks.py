@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks import blocks, compare, costs, host, mixing, plans, roofline, surprise, tiles, workload
+from benchmarks import blocks, candidates, compare, costs, host, mixing, plans, roofline, surprise, tiles, workload
 from configs import study
 from t1jax.config import load
 from t1jax.model import splash
@@ -236,3 +236,24 @@ def test_the_files_of_mixing_hold_what_they_say_and_their_golds_are_right(tmp_pa
     assert {text: mixing.found("", f"\\boxed{{{text}}}", row) for text in right} == right
     assert mixing.found("", "3+7", row) == 0.0  # no box
     assert all(mixing.found("", f"\\boxed{{{row['answer']}}}", row) for of_file in rows.values() for row in of_file)
+
+
+@pytest.mark.slow
+def test_candidates_are_measured_with_the_model_of_the_folder(tmp_path, capsys):
+    """configs/base.py has other sizes than it; and each response is counted once."""
+    from random_qwen import make_folder
+
+    knobs = (
+        f"model.checkpoint={make_folder(tmp_path)}", "model.compute_dtype=float32", "mesh.data=-1", "mesh.fsdp=1",
+        "data.prompt_length=192", "sft.sequence_length=256", "sft.batch_size=8", "sft.warmup_steps=1",
+        "rl.prompts_per_step=8", "rl.responses_per_prompt=2", "rl.micro_batches=1", "rl.max_new_tokens=8",
+        "rl.window=8", "eval.batch_size=24", "verifier.workers=1",
+    )  # fmt: skip
+    flags = ["--updates=2", "--prompts=2", "--responses=3", "--only=chain_sum,gcd"]
+    candidates.main(["--config=base", *(f"--config.{knob}" for knob in knobs), *flags])
+    rows = json.loads(capsys.readouterr().out)["candidates"]
+    assert [row["dataset"] for row in rows] == ["chain_sum", "gcd"]
+    for row in rows:
+        assert row["n"] == 2 * 3 and row["mixed"] in (0, 0.5, 1) and row["update_seconds"] > 0
+        assert row["accuracy"] * 6 == pytest.approx(round(row["accuracy"] * 6)) and row["response_tokens"] <= 8
+        assert 0 < row["boxed"] <= 1 or row["accuracy"] == 0  # nothing is right without a box
