@@ -143,13 +143,13 @@ def canvas(theme: Theme, width: float, height: float) -> Iterator[tuple[Any, io.
         figure.savefig(output, format="png", facecolor=theme.paper)
 
 
-def styled(ax: Any, theme: Theme, percent: bool) -> None:
-    """The house style for axes; `percent`: y is a share."""
+def styled(ax: Any, theme: Theme, percent: bool, along: str = "y") -> None:
+    """The house style for axes; `percent`: what is read along the axis `along`, x or y, is a share."""
     ax.set_facecolor(theme.paper)
-    ax.grid(axis="y", color=theme.grid, linewidth=0.8)
+    ax.grid(axis=along, color=theme.grid, linewidth=0.8)
     ax.set_axisbelow(True)
     ax.tick_params(length=0)
     for side in ("top", "right", "left"):
         ax.spines[side].set_visible(False)
     if percent:
-        ax.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.3g} %")
+        getattr(ax, f"{along}axis").set_major_formatter(lambda y, _: f"{100 * y:.3g} %")

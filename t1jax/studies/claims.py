@@ -100,8 +100,7 @@ CHOICES = (  # label, what differs from the base, the arm that it is compared wi
     ("ours", (), ""),
     ("loss: mean of a response's tokens", (("rl.loss_normalisation", "response_mean"),), "ours"),
     ("loss: mean of all tokens", (("rl.loss_normalisation", "token"),), "ours"),
-    ("penalty: flagged count as wrong", (("rl.penalty_site", "wrong"),), "ours"),
-    ("penalty: after the baseline", (("rl.penalty_site", "advantage"),), "ours"),
+    ("penalty: after the baseline", (("rl.penalty_site", "wrong"),), "ours"),  # "advantage": the same runs here
     ("floor of advantages", (("rl.advantage_floor", True),), "ours"),
     ("perplexity at most 1.3", (("rl.max_perplexity", 1.3),), "ours"),
     ("KL 0.3", (STRONG,), ""),

@@ -16,7 +16,7 @@ from t1jax.reports import plots
 from t1jax.studies.significance import mean_interval
 
 Trials = Mapping[str, Sequence[Mapping[str, Any]]]  # arm -> its runs
-MANY = 8  # arms: then labels are turned and small
+MANY = 8  # arms: then each is a row, and their lines over RL, which could not be told apart, are left out
 MEASURES = {
     "accuracy": ("accuracy on held-out problems", True),
     "response_length": ("mean response, tokens", False),
@@ -33,11 +33,14 @@ def draw(
     if name == "inference_scaling":
         return _draw_thinking(results, theme)
     names = ["accuracy", *([measure] if measure != "accuracy" else [])]
-    with plots.canvas(theme, 4.4 * (len(names) + 1), 3.4) as (figure, output):
-        axes = figure.subplots(1, len(names) + 1)
+    many = len(results["arms"]) >= MANY
+    panels, height = (len(names), 1.2 + 0.26 * len(results["arms"])) if many else (len(names) + 1, 3.4)
+    with plots.canvas(theme, 4.4 * panels, height) as (figure, output):
+        axes = figure.subplots(1, panels, squeeze=False, sharey=many)[0]
         for ax, column in zip(axes, names, strict=False):
-            _arms(ax, theme, results["arms"], column)
-        _against_kl(axes[-1], theme, trials)
+            _arms(ax, theme, results["arms"], column, many)
+        if not many:
+            _against_kl(axes[-1], theme, trials)
         figure.suptitle(results["title"], x=0.012, ha="left", fontsize=11, fontweight="bold", color=theme.ink)
     return output.getvalue()
 
@@ -46,17 +49,25 @@ def _colours(theme: plots.Theme) -> tuple[str, ...]:
     return (theme.after, theme.before, *theme.others, theme.faint)
 
 
-def _arms(ax: Any, theme: plots.Theme, arms: Mapping[str, Any], column: str) -> None:
+def _arms(ax: Any, theme: plots.Theme, arms: Mapping[str, Any], column: str, rows: bool) -> None:
+    """Each arm's runs, mean and interval, in a column of its own or, with `rows`, in a row, the first on top."""
     heading, percent = MEASURES[column]
-    plots.styled(ax, theme, percent)
+    plots.styled(ax, theme, percent, along="x" if rows else "y")
+
+    def draw(places: list[float], values: list[float], *style: str, **how: Any) -> None:
+        ax.plot(*((values, places) if rows else (places, values)), *style, **how)
+
     for place, (arm, colour) in enumerate(zip(arms.values(), cycle(_colours(theme)), strict=False)):
         found = arm[column]
-        ax.plot([place] * len(found["values"]), found["values"], "o", color=colour, alpha=0.45, markersize=4)
-        ax.plot([place - 0.22, place + 0.22], [found["mean"]] * 2, color=colour, linewidth=2.4)
+        draw([place] * len(found["values"]), found["values"], "o", color=colour, alpha=0.45, markersize=4)
+        draw([place - 0.22, place + 0.22], [found["mean"]] * 2, color=colour, linewidth=2.4)
         if found["low"] is not None:
-            ax.plot([place] * 2, [found["low"], found["high"]], color=colour, linewidth=1.2)
-    turned = 20 if len(arms) < MANY else 60
-    ax.set_xticks(range(len(arms)), [label.replace(", ", ",\n") for label in arms], rotation=turned, ha="right")
+            draw([place] * 2, [found["low"], found["high"]], color=colour, linewidth=1.2)
+    if rows:
+        ax.set_yticks(range(len(arms)), list(arms))
+        ax.set_ylim(len(arms) - 0.5, -0.5)
+    else:
+        ax.set_xticks(range(len(arms)), [label.replace(", ", ",\n") for label in arms], rotation=20, ha="right")
     ax.set_title(heading, loc="left", fontsize=9.5, color=theme.ink)
 
 
@@ -75,7 +86,7 @@ def _against_kl(ax: Any, theme: plots.Theme, trials: Trials) -> None:
         )  # fmt: skip
     ax.set_xlabel(MEASURES["kl_start"][0])
     ax.set_title("accuracy, over the steps of RL", loc="left", fontsize=9.5, color=theme.ink)
-    ax.legend(fontsize=8 if len(trials) < MANY else 6)
+    ax.legend(fontsize=8)
 
 
 def _with_ends(

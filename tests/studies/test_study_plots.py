@@ -54,6 +54,20 @@ def test_accuracy_against_kl_has_an_interval_of_both_at_each_mark(drawn):
     assert all(bottom < y < top for lines in (upright, other) for segment in lines.get_segments() for _, y in segment)
 
 
+def test_many_arms_are_rows_from_the_top_without_lines_over_rl(drawn):
+    values = [(i / 20, 2.0 + i) for i in range(12)]  # more than colours
+    arms = {f"arm {i}": {"accuracy": over_seeds(a, a), "kl_start": over_seeds(kl)} for i, (a, kl) in enumerate(values)}
+    plots.draw("choices", "kl_start", {}, {"title": "T", "arms": arms})
+    left, right = drawn[0].axes
+    assert [label.get_text() for label in left.get_yticklabels()] == list(arms)
+    assert left.get_ylim()[0] > 11 and left.get_ylim()[1] < 0
+    for i, ax in enumerate((left, right)):
+        dots = [line for line in ax.lines if line.get_marker() == "o"]
+        assert [list(line.get_ydata()) for line in dots] == [[row] * (2 - i) for row in range(12)]
+    assert list(right.lines[0].get_xdata()) == [2.0]
+    assert left.xaxis.get_major_formatter()(0.5, 0) == "50 %"
+
+
 def test_one_seed_has_no_interval_and_is_drawn(drawn):
     arms = {"one": {"accuracy": {"mean": 0.5, "low": None, "high": None, "values": [0.5]}}}
     plots.draw("penalties", "accuracy", {"one": [run((0, 0.3), (2.0, 0.5))]}, {"title": "T", "arms": arms})
