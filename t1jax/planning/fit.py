@@ -1,62 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """The memory and time of a config's step on hardware you don't have: from shapes, and from the hardware's compiler.
 
-Deliberately not here: the counts from shapes (memory.py, estimate.py), the slices (planning/slices.py), reading the
-compiled text (planning/hlo.py), the command line (plan.py).
+Deliberately not here: the counts from shapes (memory.py, estimate.py), the slices (planning/slices.py), compiling
+(planning/compiling.py), the command line (plan.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import re
-import sys
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
-from jax.experimental import io_callback
 from jax.sharding import Mesh
 
 from t1jax import checks, validation
 from t1jax.config import Config, ConfigError, MeshConfig, ModelConfig
 from t1jax.devices import multihost, scopes, sharding, topology
-from t1jax.model import attention, heads, qwen
-from t1jax.planning import cycles, estimate, exchanges, hlo, launches
+from t1jax.model import heads, qwen
+from t1jax.planning import compiling, estimate
 from t1jax.planning.estimate import Seconds, Work
-from t1jax.planning.exchanges import Collective
-from t1jax.planning.slices import EXTRA, GIB, Slice
-from t1jax.training import step
+from t1jax.planning.slices import GIB, Slice
 from t1jax.training.memory import USABLE, MemoryPlan
 from t1jax.training.setup import RlSetup, rl_setup
-from t1jax.types import Prompts
 
 BETWEEN_SLICES = " between slices"
-STAGES = {"decode": scopes.TOKEN_LOOP, "anchor": scopes.ANCHOR_PARTS, "update": scopes.UPDATE_PARTS}
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """What the compiler says of the step. Bytes and flops are of one device."""
-
-    arguments: int  # the state and the prompts; results take their place
-    temporaries: int
-    code: int
-    flops: float = 0.0  # of matrix products; attention is seen in part: not in a kernel, and one block of the ring
-    stages: Mapping[str, float] = field(default_factory=dict)  # of those, in each of STAGES
-    exchanges: tuple[Collective, ...] = ()
-    cycles: tuple[cycles.Stage, ...] = ()  # of a TPU
-    launches: tuple[launches.Launches, ...] = ()  # of a GPU
-    refused: str = ""  # the compiler's words, where it found no room; then only the bytes are known
-
-    @property
-    def total(self) -> int:
-        """Bytes at the program's peak."""
-        return self.arguments + self.temporaries + self.code
 
 
 @dataclass(frozen=True)
@@ -68,7 +39,7 @@ class Found:
     mesh: tuple[int, int, int]
     parameters: int
     memory: MemoryPlan  # from shapes
-    compiled: Compiled | None  # None: not asked, or too big by shapes alone
+    compiled: compiling.Compiled | None  # None: not asked, or too big by shapes alone
     work: Work
     seconds: Seconds
     length: float
@@ -210,7 +181,7 @@ def plan(cfg: Config, where: Slice, length: float, *, compiled: bool) -> Found:
         mesh=shape,
         parameters=_parameters(cfg.model),
         memory=planned,
-        compiled=_compile(setup, where, length, trips) if compiled and not hopeless else None,
+        compiled=compiling.compiled(setup, where, length, trips) if compiled and not hopeless else None,
         work=estimate.work(cfg, length),
         seconds=seconds,
         length=length,
@@ -247,53 +218,3 @@ def _parameters(cfg: ModelConfig) -> int:
     cfg = dataclasses.replace(cfg, attention="xla")  # what a CPU can do
     model = qwen.Transformer(cfg, sharding.train_layout(sharding.make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])))
     return sum(x.size for x in jax.tree.leaves(nn.unbox(qwen.boxed_shapes(model))))
-
-
-def _compile(setup: RlSetup, where: Slice, length: float, trips: dict[str, float]) -> Compiled:
-    """The step through the slice's compiler."""
-
-    def no_scorer(*_: Any) -> Any:
-        raise AssertionError("a plan scores nothing")
-
-    def no_call(_: Any, shapes: list[jax.ShapeDtypeStruct], *arrays: jax.Array) -> list[jax.Array]:
-        zeros, _ = jax.lax.optimization_barrier(([jnp.zeros(x.shape, x.dtype) for x in shapes], arrays))
-        return zeros
-
-    layout, rows, width = setup.layout, setup.cfg.rl.drawn, setup.cfg.data.prompt_length
-
-    def prompt(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=layout.sharding("batch", *(None for _ in shape[1:])))
-
-    prompts = Prompts(prompt(jnp.int32, rows, width), prompt(jnp.bool_, rows, width), prompt(jnp.int32, rows))
-    call = no_call if where.compiler == "cuda" else io_callback  # lowered for a GPU, that wants a live backend
-    train_step = step.make_train_step(setup, no_scorer, stop_tokens=(0,), call=call)
-    print(f"compiling for {where.topology}; minutes for a large model", file=sys.stderr)
-    try:
-        lowered = train_step.trace(setup.state_shapes(), prompts).lower(lowering_platforms=(where.compiler,))
-    except RuntimeError as error:
-        if "cuDNN" not in str(error):
-            raise
-        raise ConfigError(
-            f"--topology={where.topology}: {error}; expected cuDNN 9, which rows of at most {attention.CUDNN_LENGTH} "
-            f"positions are attended with: {EXTRA.format('plan-gpu')}, or set model.attention to triton"
-        ) from error
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        said = " ".join(str(error).split())
-        used = re.search(r"Used ([0-9.]+)([KMG]) of", said)
-        size = int(float(used[1]) * {"K": 2**10, "M": 2**20, "G": 2**30}[used[2]]) if used else setup.memory.program
-        return Compiled(0, max(size, setup.memory.program), 0, refused=f"the compiler finds no room: {said[:160]}")
-    stats, text = compiled.memory_analysis(), hlo.parse(compiled.as_text())
-    return Compiled(
-        arguments=stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes,
-        temporaries=stats.temp_size_in_bytes,
-        code=stats.generated_code_size_in_bytes,
-        flops=text.flops(trips),
-        stages={stage: text.flops(trips, scope) for stage, scope in STAGES.items()},
-        exchanges=tuple(exchanges.collectives(text, trips)),
-        cycles=cycles.stages(text, setup, where.chip, length) if where.compiler == "tpu" else (),
-        launches=launches.stages(text, setup, length) if where.compiler == "cuda" else (),
-    )

@@ -20,7 +20,7 @@ import small
 
 from t1jax.config import ConfigError
 from t1jax.devices import scopes
-from t1jax.planning import fit, hlo, launches, slices
+from t1jax.planning import compiling, fit, hlo, launches, slices
 from t1jax.training.setup import rl_setup
 
 TOKEN = f"jit(train_step)/{scopes.TOKEN_LOOP}/{scopes.ALL_LANES}"
@@ -129,7 +129,7 @@ def test_without_cudnn_the_plan_says_what_to_install(monkeypatch):
     def no_cudnn(*_, **__):
         raise RuntimeError("cuDNN not found.")
 
-    monkeypatch.setattr(fit.step, "make_train_step", lambda *_, **__: types.SimpleNamespace(trace=no_cudnn))
+    monkeypatch.setattr(compiling.step, "make_train_step", lambda *_, **__: types.SimpleNamespace(trace=no_cudnn))
     where = slices.Slice("gpu:1xh100", slices.CHIPS["h100"], tuple(jax.devices()[:1]), "cuda")
     with pytest.raises(ConfigError, match=r"gpu:1xh100: cuDNN not found\.; expected cuDNN 9.*\[plan-gpu\]"):
         fit.plan(small.make_config(), where, 4.0, compiled=True)
