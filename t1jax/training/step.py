@@ -103,7 +103,9 @@ def make_update(
         read = setup.read(state.policy) if read is None else read
         rows = packing.pack(layout, grid, plan, prompts, rollouts)
         parts, share_filled = packing.filled(layout, grid, plan)
-        anchor = optim.anchor_params(state.anchor_offset, state.params)
+        # After sampling: XLA may else make the anchor's weights before it, to be kept beside the cache.
+        offset, rows = jax.lax.optimization_barrier((state.anchor_offset, rows))
+        anchor = optim.anchor_params(offset, state.params)
         anchor_read = setup.read(replace(state, params=anchor).policy)
 
         def of_response(x_jbS: jax.Array) -> jax.Array:
