@@ -138,7 +138,7 @@ def _plan(argv: list[str]) -> int:
             print(tables.cycles_table(found))
         if values.suggest:
             print(f"\nsuggestion: {better.command() if better else 'none of the settings tried fits'}")
-    beside = experts.note(cfg.model, where.chip.name in slices.TPUS)
+    beside = experts.note(cfg.model, where.chip.platform)
     for line in (heads.note(cfg.model, found.mesh[2]) if found else "", beside, note):
         if line:
             print(f"t1jax.plan: {line}", file=sys.stderr)
@@ -188,7 +188,7 @@ def _recipe(argv: list[str], have: str, model: str) -> int:
         if best:
             print(f"\n{best.words(values.hours)}\n\n{command}\n\n{recipes.assumed(slices_there)}")
         print(compiled.stdout if compiled else "", end="")
-    if beside := experts.note(cfg.model, chip.name in slices.TPUS):
+    if beside := experts.note(cfg.model, chip.platform):
         print(f"t1jax.plan: {beside}", file=sys.stderr)
     if why:
         print(f"t1jax.plan: {why}", file=sys.stderr)

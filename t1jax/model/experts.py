@@ -4,8 +4,9 @@
     p = softmax(y router),   out = sum over the k largest p_e of  p_e (silu(y gate_e) * (y up_e)) down_e
 
 The router's softmax is in float32; with `norm_topk_prob` the k shares are divided by their sum. A token has k copies,
-sorted by expert, so that each expert multiplies rows that follow each other (`jax.lax.ragged_dot_general`): no token is
-dropped, however uneven the routes are. Shares are applied before `down`, whose output the backward then does not need.
+sorted by expert, so that each expert multiplies rows that follow each other (`jax.lax.ragged_dot_general`, and on a GPU
+the kernels of grouped_triton.py): no token is dropped, however uneven the routes are. Shares are applied before `down`,
+whose output the backward then does not need.
 
 Experts are split over `tensor`. Each device of a group scores all tokens of its rows, takes the copies that go to its
 own experts, and the outputs are added up over `tensor` in float32, as those of a dense MLP are. At rest weights are
@@ -33,6 +34,7 @@ from jax.sharding import PartitionSpec
 
 from t1jax.config import ModelConfig
 from t1jax.devices.sharding import Layout
+from t1jax.model import grouped_triton
 from t1jax.model.blocked import SAVED
 from t1jax.model.precision import einsum, rounded
 from t1jax.model.products import Frozen, Weight, read, stream, whole
@@ -82,14 +84,13 @@ def routes(made: Mapping[str, Any]) -> jax.Array | None:
     return (mark_LBT * odd_L[:, None, None]).sum(0, dtype=jnp.uint32)
 
 
-def note(cfg: ModelConfig, tpu: bool) -> str:
+def note(cfg: ModelConfig, platform: str) -> str:
     """What is said where experts are not multiplied as plans count them; nothing where they are, or there are none."""
-    if not cfg.num_experts or tpu:
+    sizes = cfg.hidden_size, cfg.mlp_size
+    if not cfg.num_experts or platform == "tpu" or grouped_triton.suits(platform, *sizes):
         return ""
-    return (
-        "experts are planned for TPUs: on a CPU each row is multiplied by every expert, in memory that is not counted; "
-        "on a GPU they have not been tried"
-    )
+    why = f"with sizes that are no multiples of {grouped_triton.LEAST}, {sizes}" if platform == "gpu" else "on a CPU"
+    return f"each row is multiplied by every expert, in memory that is not counted: {why}"
 
 
 def shares(score_nE: jax.Array, k: int, normed: bool) -> tuple[jax.Array, jax.Array]:
@@ -101,8 +102,9 @@ def shares(score_nE: jax.Array, k: int, normed: bool) -> tuple[jax.Array, jax.Ar
 class _Copies:
     """The copies of a device's tokens in the order of its experts; copies for other devices are last, and read as 0."""
 
-    def __init__(self, expert_nk: jax.Array, held: int) -> None:
+    def __init__(self, expert_nk: jax.Array, held: int, tiled: bool) -> None:
         n, self.k = expert_nk.shape
+        self.tiled = tiled  # by the kernels
         mine = expert_nk.reshape(-1) - lax.axis_index("tensor") * held
         group = jnp.where((mine >= 0) & (mine < held), mine, held)
         self.order_c = jnp.argsort(group, stable=True)  # the copy at each place
@@ -120,17 +122,26 @@ class _Copies:
 
     def times(self, x_c: jax.Array, w_e: jax.Array, transposed: bool = False) -> jax.Array:
         """x w of each copy's expert, float32; x [c, i] and w [e, i, o], or if transposed [e, o, i]."""
-        out = self._ragged(x_c, w_e, (((1,), (2 if transposed else 1,)), ((), ())), rhs_group_dimensions=[0])
+        if self.tiled:
+            out = grouped_triton.times(x_c, w_e, self.sizes_e, transposed)
+        else:
+            out = self._ragged(x_c, w_e, (((1,), (2 if transposed else 1,)), ((), ())), rhs_group_dimensions=[0])
         return jnp.where(self.here_c1, out, 0.0)
 
     def outer(self, x_c: jax.Array, y_c: jax.Array) -> jax.Array:
         """x^T y over the copies of each expert, float32[e, i, o]: the gradient of w from x and that of x w."""
+        if self.tiled:
+            return grouped_triton.outer(x_c, y_c, self.sizes_e)
         return self._ragged(x_c, y_c, (((0,), (0,)), ((), ())), rhs_group_dimensions=[])
 
     def _ragged(self, x: jax.Array, y: jax.Array, dot: Any, rhs_group_dimensions: list[int]) -> jax.Array:
         numbers = lax.RaggedDotDimensionNumbers(dot, [0], rhs_group_dimensions)
         precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
         return lax.ragged_dot_general(x, y, self.sizes_e, numbers, precision, jnp.float32)
+
+
+def _tiled(layout: Layout, gate_eDF: jax.Array) -> bool:
+    return grouped_triton.suits(layout.mesh.devices.flat[0].platform, *gate_eDF.shape[1:])
 
 
 def _specs(layout: Layout, positions: int) -> tuple[PartitionSpec, PartitionSpec, PartitionSpec]:
@@ -166,7 +177,7 @@ def _forward(layout: Layout, k: int, normed: bool, y_BTD: jax.Array, *weights: W
         y_nD = y_BTD.reshape(-1, D)
         score_nE = einsum("nD,DE->nE", y_nD, router_DE)
         share_nk, expert_nk = shares(score_nE, k, normed)
-        mine = _Copies(expert_nk, len(gate_eDF))
+        mine = _Copies(expert_nk, len(gate_eDF), _tiled(layout, gate_eDF))
         y_cD = mine.of_tokens(y_nD)
         a_cF, b_cF = mine.times(y_cD, gate_eDF), mine.times(y_cD, up_eDF)
         share_c1 = share_nk.reshape(-1)[mine.order_c][:, None]
@@ -194,7 +205,7 @@ def _backward(layout: Layout, k: int, normed: bool, saved: Any, douts: tuple[jax
         router_DE, gate_eDF, up_eDF, down_eFD = weights
         y_nD, dout_nD, score_nE = (x.reshape(-1, x.shape[-1]) for x in (y_BTD, dout_BTD, score))
         share_nk, to_scores, expert_nk = jax.vjp(lambda x: shares(x, k, normed), score_nE, has_aux=True)
-        mine = _Copies(expert_nk, len(gate_eDF))
+        mine = _Copies(expert_nk, len(gate_eDF), _tiled(layout, gate_eDF))
         y_cD, dout_cD = mine.of_tokens(y_nD), mine.of_tokens(dout_nD)
         a_cF, b_cF = (x.reshape(-1, x.shape[-1]).astype(jnp.float32) for x in (a, b))
         share_c1 = share_nk.reshape(-1)[mine.order_c][:, None]

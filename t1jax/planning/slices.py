@@ -36,6 +36,11 @@ class Chip:
     clock: float = 1e9  # cycles a second of the matrix units: the peak over the flops that they do in a cycle
 
     @property
+    def platform(self) -> str:
+        """As JAX calls it."""
+        return "tpu" if self.name in TPUS else "gpu" if self.name in GPUS else "cpu"
+
+    @property
     def network(self) -> float:
         """Bytes a second to other slices, a device's share of its host's network, one direction."""
         return NETWORK.get(self.name, 1.25e9)  # a CPU has 10 Gbit/s

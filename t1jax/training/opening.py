@@ -71,7 +71,7 @@ def lines(
     yield f"mesh: {axes}, on {mesh.size} {kinds} in {jax.process_count()} process{'es' * (jax.process_count() > 1)}"
     if copied := heads.note(model, mesh.shape["tensor"]):
         yield copied
-    if told := experts.note(model, mesh.devices.flat[0].platform == "tpu"):
+    if told := experts.note(model, mesh.devices.flat[0].platform):
         yield told
     plan = rl.memory
     yield (

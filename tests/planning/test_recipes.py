@@ -109,7 +109,9 @@ def test_adapters_of_a_mixture_of_experts_are_of_attention(ask):
     assert "--config.model.lora_targets=attention" in flags_of(told["command"])
     assert "experts" not in error
     _, _, error = ask("--model=qwen3_30b_a3b", "--have=gpu:4xh200", "--json")
-    assert "t1jax.plan: experts are planned for TPUs: " in error
+    assert "expert" not in error
+    _, _, error = ask("--model=qwen3_30b_a3b", "--have=cpu:4", "--json")
+    assert "t1jax.plan: each row is multiplied by every expert, in memory that is not counted: on a CPU" in error
 
 
 def test_what_is_recommended_is_what_the_planner_says_of_its_command(ask, models):
