@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """T1's method on Qwen2.5-0.5B (Hugging Face: Qwen/Qwen2.5-0.5B). Slice: v5e:2x2, 4 chips.
 
-Compiled for it, a step takes 13.5 of a chip's 16 GiB, and 1,063 s by the estimate, every response of full length:
+Compiled for it, a step takes 10.9 of a chip's 16 GiB, and 1,063 s by the estimate, every response of full length:
 python -m t1jax.plan --config=configs/qwen0p5b.py --topology=v5e:2x2
 On one v6e chip, --topology=v6e:1x1: 27.1 of 32 GiB and 1,543 s, estimated from shapes (--fast).
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """T1 on Qwen2.5-14B, one of the paper's models (Hugging Face: Qwen/Qwen2.5-14B). Slice: v5p:4x4x4, 64 chips.
 
-Compiled for it, a step takes 79.6 of a chip's 95 GiB, and 463 s by the estimate, every response of full length:
+Compiled for it, a step takes 71.3 of a chip's 95 GiB, and 463 s by the estimate, every response of full length:
 python -m t1jax.plan --config=configs/qwen14b.py --topology=v5p:4x4x4
 On v6e:16x16, 256 chips, with --config.mesh.fsdp=32: 21 of 32 GiB, and 154 s.
 

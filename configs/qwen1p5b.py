@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """T1's method on Qwen2.5-1.5B (Hugging Face: Qwen/Qwen2.5-1.5B). Slice: v5e:4x4, 16 chips.
 
-Compiled for it, a step takes 14.3 of a chip's 16 GiB, and 708 s by the estimate, every response of full length:
+Compiled for it, a step takes 12.3 of a chip's 16 GiB, and 708 s by the estimate, every response of full length:
 python -m t1jax.plan --config=configs/qwen1p5b.py --topology=v5e:4x4
 
 Only what differs from configs/qwen7b.py; every knob is explained in configs/base.py.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """T1 on Qwen2.5-32B, the paper's largest model (Hugging Face: Qwen/Qwen2.5-32B). Slice: v5p:4x4x8, 128 chips.
 
-Compiled for it, a step takes 83.7 of a chip's 95 GiB, and 814 s by the estimate, every response of full length:
+Compiled for it, a step takes 78.1 of a chip's 95 GiB, and 814 s by the estimate, every response of full length:
 python -m t1jax.plan --config=configs/qwen32b.py --topology=v5p:4x4x8
 
 Give your own cold start with data.sft and sft.num_steps (the paper: 3 epochs over 12k problems), or start from weights
