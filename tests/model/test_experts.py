@@ -13,7 +13,7 @@ import small
 
 from t1jax import config
 from t1jax.devices import sharding
-from t1jax.model import experts, products, qwen
+from t1jax.model import experts, grouped_triton, products, qwen
 
 B, T, D, E, F = 4, 8, 6, 8, 5
 SHAPES = {"router": (D, E), "gate": (E, D, F), "up": (E, D, F), "down": (E, F, D)}
@@ -25,11 +25,11 @@ def layout_of(shape=(1, 1, 1), decode=False):
     return sharding.decode_layout(mesh) if decode else sharding.train_layout(mesh)
 
 
-def arrays(seed=0, lopsided=False):
-    """y [B, T, D] and the weights; `lopsided`: the router sends nearly every token to the first experts."""
+def arrays(seed=0, lopsided=False, shapes=SHAPES):
+    """y [B, T, D] and weights of these shapes; `lopsided`: the router sends nearly every token to the first experts."""
     random = np.random.default_rng(seed)
-    y = random.normal(size=(B, T, D)).astype(np.float32)
-    weights = {name: random.normal(0, 0.6, shape).astype(np.float32) for name, shape in SHAPES.items()}
+    y = random.normal(size=(B, T, shapes["router"][0])).astype(np.float32)
+    weights = {name: random.normal(0, 0.6, shape).astype(np.float32) for name, shape in shapes.items()}
     if lopsided:
         y[..., 0] = 3.0
         weights["router"][0] += np.linspace(8, -8, E)
@@ -232,3 +232,31 @@ def test_remat_changes_no_number(remat):
     assert len(np.unique(np.asarray(route))) > 4
     for x, y in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-5 * np.abs(y).max())
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 2, 2), (2, 1, 4)])
+def test_a_mixture_by_the_gpus_kernels_is_that_of_ragged_dot(shape, monkeypatch):
+    """Value, route and all gradients, with experts split over devices; the kernels are interpreted."""
+    layout = layout_of(shape)
+    y, weights = arrays(shapes={"router": (32, E), "gate": (E, 32, 16), "up": (E, 32, 16), "down": (E, 16, 32)})
+    called = []
+
+    def times(*given, kernel=grouped_triton.times, **named):
+        called.append(given)
+        return kernel(*given, **named)
+
+    def found():
+        def loss(y, weights):
+            out, mark = mixed(layout, "top-2", y, weights)
+            return (out * jnp.cos(jnp.arange(out.size).reshape(out.shape))).sum(), mark
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(y, weights)
+
+    expected = found()
+    monkeypatch.setattr(grouped_triton, "INTERPRET", True)
+    monkeypatch.setattr(grouped_triton, "times", times)
+    assert not called
+    ours = found()
+    assert called
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-5 * max(np.abs(other).max(), 1))

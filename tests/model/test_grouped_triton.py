@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The GPU's kernels for experts, interpreted: against float64 sums of each expert's rows, and in a mixture."""
+"""The GPU's kernels for experts, interpreted: against float64 sums of each expert's rows."""
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import test_experts as plain
 
-from t1jax.model import experts, grouped_triton
+from t1jax.model import grouped_triton
 
 SIZES = {
     "uneven": (50, (7, 0, 20, 1, 0, 16)),  # the last 6 rows are of no expert here
@@ -65,37 +63,6 @@ def test_rows_that_are_of_no_expert_are_not_read():
         grouped_triton.times(bad, w, sizes)[: ends[-1]], grouped_triton.times(x, w, sizes)[: ends[-1]]
     )
     np.testing.assert_array_equal(grouped_triton.outer(bad, y, sizes), grouped_triton.outer(x, y, sizes))
-
-
-@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 2, 2), (2, 1, 4)])
-def test_a_mixture_by_the_kernels_is_that_of_ragged_dot(shape, monkeypatch):
-    """Value, route and all gradients, experts split over devices; ragged_dot is judged in test_experts.py."""
-    monkeypatch.setattr(plain, "D", 32)
-    monkeypatch.setattr(
-        plain, "SHAPES", {"router": (32, 8), "gate": (8, 32, 16), "up": (8, 32, 16), "down": (8, 16, 32)}
-    )
-    layout = plain.layout_of(shape)
-    y, weights = plain.arrays(lopsided=True)
-    y = np.random.default_rng(1).normal(size=(plain.B, plain.T, 32)).astype(np.float32)
-
-    def both():
-        def loss(y, weights):
-            out, mark = plain.mixed(layout, "top-2", y, weights)
-            return (out * jnp.cos(jnp.arange(out.size).reshape(out.shape))).sum(), mark
-
-        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(y, weights)
-
-    tiled = []
-    monkeypatch.setattr(
-        experts, "_tiled", lambda layout, w, suits=experts._tiled: tiled.append(suits(layout, w)) or tiled[-1]
-    )
-    found = both()
-    assert tiled and all(tiled)
-    monkeypatch.setattr(grouped_triton, "INTERPRET", False)
-    expected = both()
-    assert not tiled[-1]
-    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-5 * max(np.abs(other).max(), 1))
 
 
 def test_which_sizes_tiles_can_be_made_of(monkeypatch):
