@@ -4,8 +4,8 @@
 Estimated from shapes, every response of full length; no step of it has run:
 one v5e chip, 10.8 of 16 GiB (10.0 as compiled) and 226 s:
 python -m t1jax.plan --config=configs/qwen1p5b_lora.py --topology=v5e:1x1 --fast
-one RTX 4080, 10.8 of 16 GiB and 342 s; one L4, 15.2 of 22 GiB and 397 s; one RTX 4090, 15.2 of 24 GiB and 186 s:
---topology=gpu:1xrtx4080, gpu:1xl4 and gpu:1xrtx4090. Lanes are chosen by the memory.
+one RTX 4080, 10.8 of 16 GiB (12.4) and 342 s; one L4, 15.2 of 22 GiB (16.3) and 397 s; one RTX 4090, 15.2 of 24 GiB
+(16.3) and 186 s: --topology=gpu:1xrtx4080, gpu:1xl4 and gpu:1xrtx4090. Lanes are chosen by the memory.
 
 Only what differs from configs/qwen7b_lora.py; every knob is explained in configs/base.py.
 """

@@ -4,7 +4,8 @@
 Slice: gpu:8xh100, 8 chips.
 
 Estimated from shapes, every response of full length; no step of it has run:
-eight H100, 58.5 of 80 GiB and 288 s: python -m t1jax.plan --config=configs/qwen32b_lora.py --topology=gpu:8xh100 --fast
+eight H100, 58.5 of 80 GiB (60.1 as compiled) and 288 s:
+python -m t1jax.plan --config=configs/qwen32b_lora.py --topology=gpu:8xh100 --fast
 v5e:8x8 with --config.rl.micro_batches=64, 12.8 of 16 GiB (13.3 as compiled) and 366 s: the same with --topology=v5e:8x8
 
 Only what differs from configs/qwen32b.py; every knob is explained in configs/base.py.

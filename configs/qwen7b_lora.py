@@ -2,7 +2,8 @@
 """LoRA on Qwen2.5-7B (Hugging Face: Qwen/Qwen2.5-7B), for one GPU with 80 GB or a small slice.
 
 Estimated from shapes, every response of full length; no step of it has run:
-one H100, 64.6 of 80 GiB and 255 s: python -m t1jax.plan --config=configs/qwen7b_lora.py --topology=gpu:1xh100 --fast
+one H100, 64.6 of 80 GiB (71.5 as compiled) and 255 s:
+python -m t1jax.plan --config=configs/qwen7b_lora.py --topology=gpu:1xh100 --fast
 v6e:2x2 with --config.mesh.fsdp=2 --config.mesh.tensor=2, 23.5 of 32 GiB (22.4 as compiled) and 117 s: the same with
 --topology=v6e:2x2; as it stands 26.6 GiB and 247 s
 

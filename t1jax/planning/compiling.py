@@ -112,8 +112,8 @@ def held(stats: Any, compiler: str) -> tuple[int, int]:
     """(arguments, temporaries) of a program's `memory_analysis()`, in bytes of a device.
 
     Of a TPU the temporaries are the peak less the arguments: within 3 % of what libtpu's buffer assignment takes, which
-    decides whether a program fits. Its `temp_size_in_bytes` is 5 to 40 % above that (libtpu 0.0.42). Of a GPU both agree;
-    of a CPU the peak leaves temporaries out (jaxlib 0.10.2).
+    decides whether a program fits. Its `temp_size_in_bytes` is 5 to 40 % above that (libtpu 0.0.42). Of a GPU the two
+    agree; of a CPU the peak leaves temporaries out (jaxlib 0.10.2).
     """
     arguments = stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
     tpu = compiler == "tpu"
