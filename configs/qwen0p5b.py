@@ -3,7 +3,7 @@
 
 Compiled for it, a step takes 10.9 of a chip's 16 GiB, and 1,063 s by the estimate, every response of full length:
 python -m t1jax.plan --config=configs/qwen0p5b.py --topology=v5e:2x2
-On one v6e chip, --topology=v6e:1x1: 27.1 of 32 GiB and 1,543 s, estimated from shapes (--fast).
+On one v6e chip, --topology=v6e:1x1: 27.0 of 32 GiB and 1,543 s.
 
 Only what differs from configs/qwen1p5b.py; every knob is explained in configs/base.py.
 """
