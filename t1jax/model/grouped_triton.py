@@ -22,10 +22,7 @@ from jax.experimental.pallas import triton as plgpu
 from t1jax.model.triton import dot
 
 LEAST = 16  # of each side of a tile
-MOST = {
-    2: (128, 64, 128),
-    4: (32, 32, 64),
-}  # rows, inputs, outputs of a tile, by bytes of a value: no register is spilled
+MOST = {2: (128, 64, 128), 4: (32, 32, 64)}  # rows, inputs, outputs of one, by bytes of a value: no register is spilled
 INTERPRET = False  # run without a GPU: for tests
 
 
