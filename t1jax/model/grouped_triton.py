@@ -35,7 +35,7 @@ def times(x_ci: jax.Array, w_eio: jax.Array, sizes_e: jax.Array, transposed: boo
     """float32[c, o]: each row times its expert's weight. What is in rows beyond the last expert's is not defined.
 
     Args:
-      x_ci: float32 or bfloat16.
+      x_ci: compute dtype.
       w_eio: of the same dtype; [e, o, i] if `transposed`.
       sizes_e: int32, rows of each expert; those of the first expert are first.
     """
@@ -47,7 +47,8 @@ def times(x_ci: jax.Array, w_eio: jax.Array, sizes_e: jax.Array, transposed: boo
     tiles_e = -(-sizes_e // r)
     last_e, end_e = jnp.cumsum(tiles_e), jnp.cumsum(sizes_e)
     tile_g = jnp.arange(pl.cdiv(c, r) + len(sizes_e), dtype=jnp.int32)  # an expert's last tile may not be full
-    expert_g = jnp.minimum(jnp.searchsorted(last_e, tile_g, side="right"), len(sizes_e) - 1).astype(jnp.int32)
+    before_g = (last_e[None] <= tile_g[:, None]).sum(1, dtype=jnp.int32)  # experts; searchsorted would be a loop
+    expert_g = jnp.minimum(before_g, len(sizes_e) - 1)
     first_g = (end_e - sizes_e)[expert_g] + (tile_g - (last_e - tiles_e)[expert_g]) * r
     end_g = end_e[expert_g]  # beyond the last tile nothing is left
     kernel = partial(_times_kernel, r=r, k=k, n=n, transposed=transposed)

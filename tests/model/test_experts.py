@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import jax
@@ -260,3 +261,12 @@ def test_a_mixture_by_the_gpus_kernels_is_that_of_ragged_dot(shape, monkeypatch)
     assert called
     for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-5 * max(np.abs(other).max(), 1))
+
+
+def test_what_is_said_where_each_row_is_multiplied_by_every_expert():
+    cfg = small.make_config(model__num_experts=4, model__experts_per_token=2, model__hidden_size=32).model
+    wide, odd = (dataclasses.replace(cfg, mlp_size=size) for size in (48, 40))
+    assert not experts.note(wide, "gpu") and not experts.note(odd, "tpu")
+    assert experts.note(odd, "gpu").endswith("not counted: with sizes that are no multiples of 16, (32, 40)")
+    assert experts.note(wide, "cpu").endswith("not counted: on a CPU")
+    assert not experts.note(dataclasses.replace(cfg, num_experts=0), "cpu")

@@ -47,7 +47,7 @@ def test_what_a_compiler_wanted_is_read_from_its_words(said, gib):
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is missing: pip install '.[plan]'")
 @pytest.mark.parametrize("rank", [0, 32])
 def test_the_memory_of_a_tpu_is_what_its_buffer_assignment_takes(rank, tmp_path):
-    """With LoRA temp_size_in_bytes would be a quarter too much."""
+    """With and without LoRA; libtpu writes what it assigns where XLA_FLAGS says."""
     small = ["num_layers=4", "vocab_size=4096", f"lora_rank={rank}", "lora_alpha=32.0"]
     flags = ["--config=configs/qwen1p5b_lora.py", "--topology=v5e:1x1", "--json", "--config.rl.max_new_tokens=512"]
     done = subprocess.run(
