@@ -79,7 +79,10 @@ def main(argv: list[str]) -> int:
 
 
 def jobs_of(names: Sequence[str], base: Config, seeds: Sequence[int]) -> list[Job]:
-    """All that the named studies need, each once: cold starts, and for each arm RL from them with every seed."""
+    """All that the named studies need, each once: cold starts, and for each arm RL from them with every seed.
+
+    Arms with the most responses come first: a long job that begins last would keep all cores but one waiting.
+    """
     from t1jax.studies.claims import STUDIES, cold_start_name
 
     colds, runs = dict[str, Job](), dict[str, Job]()
@@ -93,7 +96,8 @@ def jobs_of(names: Sequence[str], base: Config, seeds: Sequence[int]) -> list[Jo
         runs.setdefault(
             run, Job(run, tuple(f"{run}/seed{seed}/trial.json" for seed in seeds), told, tuple(mine.values()))
         )
-    return [*colds.values(), *runs.values()]
+    longest_first = sorted(runs.values(), key=lambda job: -job.task["config"]["rl"]["responses_per_prompt"])
+    return [*colds.values(), *longest_first]
 
 
 def run_jobs(jobs: Sequence[Job], out: Path, at_a_time: int, say: Callable[[str], None]) -> None:

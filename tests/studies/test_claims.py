@@ -100,6 +100,8 @@ def test_runs_of_several_studies_are_made_once_and_wait_for_their_cold_starts():
         assert set(job.after) <= set(colds) and len(job.after) == 2
         assert job.makes == tuple(f"{job.name}/seed{seed}/trial.json" for seed in (0, 1))
     assert [job.task["thinking"] for job in runs].count(True) == 1
+    responses = [job.task["config"]["rl"]["responses_per_prompt"] for job in runs]
+    assert responses[0] == 64 and responses[-1] == 4 and responses == sorted(responses, reverse=True)
 
 
 def test_cold_starts_are_shared_by_arms_that_differ_in_rl_only():
