@@ -17,17 +17,20 @@ TEXT = (Path(__file__).parents[2] / "docs/findings.md").read_text(encoding="utf-
 SEEDS = 5
 NUMBER = r"[+-]?[0-9.]+"
 CLAIM = re.compile(
-    rf"\|(?P<claim>[^|]*)\| (?P<task>pairs|Countdown|pairs again) "
+    rf"\|(?P<claim>[^|]*)\| (?P<task>pairs|Countdown|pairs again|four numbers) "
     rf"\| (?P<mean>{NUMBER}) \[(?P<low>{NUMBER}), (?P<high>{NUMBER})\] "
     r"(?P<unit>points|tokens|nats) \| (?P<p>[^|]*) \| (?P<p_holm>[^|]*) \| (?P<verdict>[^|]*) "
     rf"\| (?P<needed>[0-9,]+(?: to [0-9,]+)?) for the (?P<effect>{NUMBER}) (?P=unit) (?P<source>seen|of the paper) \|"
 )
-TASKS = ("pairs", "Countdown", "pairs again")  # Holm's correction is over the rows of each
+TASKS = ("pairs", "Countdown", "pairs again", "four numbers")  # Holm's correction is over the rows of each
+FIGURES = ("inference_scaling", "oversampling")  # the studies of the paper's two figures
 ROWS = [match.groupdict() for match in CLAIM.finditer(TEXT)]
 
 
 def test_all_claims_are_found():
-    assert [sum(row["task"] == task for row in ROWS) for task in TASKS] == [21, 9, len(STUDIES["choices"].contrasts)]
+    figures = [contrast for name in FIGURES for contrast in STUDIES[name].contrasts]
+    expected = [21, 9, len(STUDIES["choices"].contrasts), len(figures)]
+    assert [sum(row["task"] == task for row in ROWS) for task in TASKS] == expected
     assert len(ROWS) == TEXT.count("] points |") + TEXT.count("] tokens |") + TEXT.count("] nats |")
 
 
@@ -81,11 +84,42 @@ def test_margins_follow_from_the_tables():
     theirs = [float(x) for x in re.findall(r"\| ([+-][0-9.]+) \| [+-]", table)]
     claimed = [
         contrast.paper
-        for study in ("inference_scaling", "oversampling")
+        for study in FIGURES
         for contrast in STUDIES[study].contrasts
         if contrast.claim.startswith("shape")
     ]
     assert theirs == pytest.approx([100 * x for x in claimed], abs=0.051)
+
+
+def test_margins_of_each_seed_are_those_of_the_claims():
+    text = TEXT.partition("| margin, points | seed 0 |")[2].split("\n\n")[0]
+    margins = {
+        cells[1].strip(): [float(cell) for cell in cells[2:-1]]
+        for cells in (line.split("|") for line in text.splitlines()[2:])
+    }
+    claims = {row["claim"].strip(): float(row["mean"]) for row in ROWS if row["task"] == "four numbers"}
+    for shape, claim in {
+        "flat before RL": "shape: before RL the curve is flat",
+        "equal at the smallest budget": "shape: after any RL nearly equal at the smallest budget",
+        "a fan": "shape: a fan, wider with more RL",
+        "ordered at the end": "shape: at the end R = 4 is lowest, R = 64 highest",
+    }.items():
+        assert len(margins[shape]) == SEEDS
+        assert sum(margins[shape]) / SEEDS == pytest.approx(claims[claim], abs=0.1)
+
+
+def test_the_curves_of_four_numbers_have_the_shapes_that_are_claimed():
+    rows = TEXT.partition("## The paper's two figures")[2].partition("| accuracy, %, by thinking tokens |")[2]
+    curves = list(zip(*map(column, rows.split("\n\n")[0].splitlines()[2:]), strict=True))
+    assert [len(curve) for curve in curves] == [5] * 4
+    assert min(shapes.flat_before(curves), shapes.equal_at_smallest(curves), shapes.fans_out(curves)) > 0
+    rows = TEXT.partition("| accuracy, %, by steps of RL |")[2].split("\n\n")[0].splitlines()[2:]
+    curves = list(zip(*map(column, rows), strict=True))
+    assert [len(curve) for curve in curves] == [4] * 3 and shapes.ordered_at_end(curves) > 0
+    ends = [column(re.search(rf"\| four numbers: R = {count} \|.*", TEXT)[0])[0] for count in (4, 16, 64)]
+    assert ends == [curve[-1] for curve in curves]
+    higher = next(row for row in ROWS if row["task"] == "four numbers" and "64 against 4: higher acc" in row["claim"])
+    assert 100 * (ends[2] - ends[0]) == pytest.approx(float(higher["mean"]), abs=0.101)
 
 
 def test_the_papers_effects_are_of_the_shares_of_rl_that_are_measured():
