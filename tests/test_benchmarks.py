@@ -11,7 +11,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks import blocks, candidates, compare, costs, host, mixing, plans, roofline, surprise, tiles, workload
+from benchmarks import (
+    blocks,
+    candidates,
+    compare,
+    costs,
+    host,
+    mixing,
+    persistence,
+    plans,
+    roofline,
+    surprise,
+    tiles,
+    workload,
+)  # fmt: skip
 from configs import study
 from t1jax.config import load
 from t1jax.model import splash
@@ -257,3 +270,31 @@ def test_candidates_are_measured_with_the_model_of_the_folder(tmp_path, capsys):
         assert row["n"] == 2 * 3 and row["mixed"] in (0, 0.5, 1) and row["update_seconds"] > 0
         assert row["accuracy"] * 6 == pytest.approx(round(row["accuracy"] * 6)) and row["response_tokens"] <= 8
         assert row["accuracy"] <= row["boxed"] <= 1  # nothing is right without a box
+
+
+def test_persistence_compares_seed_by_seed_and_bans_where_it_says():
+    """Sums of three numbers by hand: means 20 and 18, of 10, 20, 30 and 9, 17, 28; the mean difference is 2."""
+    banned, after = (
+        [dict.fromkeys(persistence.COLUMNS, value) for value in values] for values in ((9.0, 17.0, 28.0), (10, 20, 30))
+    )
+    lines = persistence.table(banned, after).splitlines()
+    assert lines[2].startswith("| cold start, forbidden to give up | 18.0 [")
+    assert lines[3].startswith("| after RL | 20.0 [")
+    assert lines[4].startswith("| difference | +2.0 [-0.5, +4.5] |")  # 2 +- 4.303 / sqrt(3)
+
+    asked = []
+
+    class Evaluator:
+        tokenizer = SimpleNamespace(stop_ids=(1,))
+
+        def respond(self, params, name, questions, forbid_giving_up):
+            asked.append((params, name, questions, forbid_giving_up))
+            return [SimpleNamespace(ids=np.array([5, end])) for end in (1, 1, 1, 7)]
+
+    summary = {"accuracy": 0.5, "false_claims": 0.25, "gave_up": 0.0, "response_length": 12.0}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("t1jax.evaluation.figures.summary", lambda _: summary | {"skills": {"arithmetic": 0.9}})
+        found = [persistence.measured(Evaluator(), "weights", "questions", ban) for ban in (True, False)]
+    assert asked == [("weights", "forbidden", "questions", True), ("weights", "held_out", "questions", False)]
+    expected = zip(persistence.COLUMNS, (50, 25, 0, 25, 90, 12), strict=True)
+    assert found[0] == found[1] == pytest.approx(dict(expected))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import small
 
-from configs import countdown
+from configs import study_countdown
 from t1jax import config
 from t1jax.config import ConfigError
 from t1jax.evaluation import figures
@@ -26,7 +26,7 @@ from t1jax.tasks.countdown.task import CountdownTask, Problem
 from t1jax.tasks.embedded import make_embedded
 from t1jax.text import tokenizer
 
-CFG = config.load(countdown.get_config())
+CFG = config.load(study_countdown.get_config())
 TASK = CountdownTask(CFG.task)
 ROOT = Path(__file__).parents[2]
 EXAMPLE = Problem(index=0, numbers=(1, 7, 8), target=14, difficulty=3, split="train")
@@ -113,8 +113,9 @@ def test_no_problem_is_in_both_splits_and_each_is_solvable_and_graded():
 
 def test_a_problem_is_the_same_in_another_process_and_another_year():
     program = (
-        "from configs import countdown; from t1jax import config; from t1jax.tasks.countdown.task import CountdownTask;"
-        "t = CountdownTask(config.load(countdown.get_config()).task);"
+        "from configs import study_countdown; from t1jax import config;"
+        "from t1jax.tasks.countdown.task import CountdownTask;"
+        "t = CountdownTask(config.load(study_countdown.get_config()).task);"
         "print([(p.numbers, p.target) for s in ('train', 'held_out') for p in (t.problem(i, s) for i in range(9))])"
     )
     here = [(p.numbers, p.target) for s in ("train", "held_out") for p in (TASK.problem(i, s) for i in range(9))]
