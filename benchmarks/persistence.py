@@ -68,8 +68,11 @@ def main() -> None:
     from t1jax.studies.trial import opened
 
     study = Path(sys.argv[1])
+    runs = sorted(trial.parent for trial in study.glob("runs/base/seed*/trial.json"))
+    if not runs:
+        raise SystemExit(f"{study}: no finished run in runs/base; expected what t1jax.study inference_scaling wrote")
     banned, after = [], []
-    for run in sorted(study.glob("runs/base/seed*")):
+    for run in runs:
         cfg = load(json.loads((run / "trial.json").read_text(encoding="utf-8"))["config"])
         with opened(cfg, study) as work:
             evaluator = Evaluator(cfg, work.mesh, work.task, work.tokenizer)

@@ -298,3 +298,10 @@ def test_persistence_compares_seed_by_seed_and_bans_where_it_says():
     assert asked == [("weights", "forbidden", "questions", True), ("weights", "held_out", "questions", False)]
     expected = zip(persistence.COLUMNS, (50, 25, 0, 25, 90, 12), strict=True)
     assert found[0] == found[1] == pytest.approx(dict(expected))
+
+
+def test_persistence_names_a_folder_without_finished_runs(tmp_path, monkeypatch):
+    (tmp_path / "runs/base/seed0").mkdir(parents=True)
+    monkeypatch.setattr(sys, "argv", ["persistence", str(tmp_path)])
+    with pytest.raises(SystemExit, match=r"no finished run in runs/base; expected what t1jax\.study"):
+        persistence.main()
