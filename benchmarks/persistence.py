@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Did RL learn more than not to give up? A study's cold starts, forbidden to give up, against its policies after RL.
 
-    python -m benchmarks.persistence STUDY
+    python -m benchmarks.persistence STUDY [ARM]
 
-STUDY is what `t1jax.study inference_scaling ... --out=STUDY` wrote: its base arm and the cold starts that it began with
-are sampled again, on the study's held-out problems at temperature 1, the cold starts with the end of thinking banned
-except after a line that claims "yes". Prints a table of means over seeds with 95 % intervals, and of the differences
-seed by seed.
+STUDY is what `t1jax.study inference_scaling ... --out=STUDY` wrote, ARM one of the folders in its runs (default: base).
+The policies of this arm and the cold starts that it began with are sampled again, on the study's held-out problems at
+temperature 1, the cold starts with the end of thinking banned except after a line that claims "yes". Prints a table of
+means over seeds with 95 % intervals, and of the differences seed by seed.
 
 Deliberately not here: claims of the paper (t1jax.study).
 """
@@ -35,8 +35,10 @@ def measured(evaluator: Any, params: Any, questions: Sequence[Any], ban: bool) -
 
     responses = evaluator.respond(params, "forbidden" if ban else "held_out", questions, forbid_giving_up=ban)
     found = figures.summary(responses)
-    overlong = sum(response.ids[-1] not in evaluator.tokenizer.stop_ids for response in responses) / len(responses)
-    found |= {"overlong": overlong, "arithmetic": found["skills"]["arithmetic"]}
+    found |= {
+        "overlong": sum(response.overlong for response in responses) / len(responses),
+        "arithmetic": found["skills"]["arithmetic"],
+    }
     return {name: float(found[name]) * (1 if name == "response_length" else 100) for name in COLUMNS}
 
 
@@ -58,7 +60,7 @@ def table(banned: Sequence[Mapping[str, float]], after: Sequence[Mapping[str, fl
 
 def main() -> None:
     """The command line."""
-    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+    if len(sys.argv) not in (2, 3) or sys.argv[1].startswith("-"):
         print(__doc__)
         raise SystemExit(0 if sys.argv[1:] == ["--help"] else 2)
     from t1jax.config import load
@@ -67,10 +69,12 @@ def main() -> None:
     from t1jax.studies.claims import cold_start_name
     from t1jax.studies.trial import opened
 
-    study = Path(sys.argv[1])
-    runs = sorted(trial.parent for trial in study.glob("runs/base/seed*/trial.json"))
+    study, arm = Path(sys.argv[1]), (*sys.argv[2:], "base")[0]
+    runs = sorted(trial.parent for trial in study.glob(f"runs/{arm}/seed*/trial.json"))
     if not runs:
-        raise SystemExit(f"{study}: no finished run in runs/base; expected what t1jax.study inference_scaling wrote")
+        arms = ", ".join(sorted({path.parts[-3] for path in study.glob("runs/*/seed*/trial.json")}))
+        expected = f"one of {arms}" if arms else "what t1jax.study inference_scaling wrote"
+        raise SystemExit(f"{study}: no finished run in runs/{arm}; expected {expected}")
     banned, after = [], []
     for run in runs:
         cfg = load(json.loads((run / "trial.json").read_text(encoding="utf-8"))["config"])

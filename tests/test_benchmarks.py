@@ -285,11 +285,9 @@ def test_persistence_compares_seed_by_seed_and_bans_where_it_says():
     asked = []
 
     class Evaluator:
-        tokenizer = SimpleNamespace(stop_ids=(1,))
-
         def respond(self, params, name, questions, forbid_giving_up):
             asked.append((params, name, questions, forbid_giving_up))
-            return [SimpleNamespace(ids=np.array([5, end])) for end in (1, 1, 1, 7)]
+            return [SimpleNamespace(overlong=overlong) for overlong in (False, False, False, True)]
 
     summary = {"accuracy": 0.5, "false_claims": 0.25, "gave_up": 0.0, "response_length": 12.0}
     with pytest.MonkeyPatch.context() as patched:
@@ -304,4 +302,9 @@ def test_persistence_names_a_folder_without_finished_runs(tmp_path, monkeypatch)
     (tmp_path / "runs/base/seed0").mkdir(parents=True)
     monkeypatch.setattr(sys, "argv", ["persistence", str(tmp_path)])
     with pytest.raises(SystemExit, match=r"no finished run in runs/base; expected what t1jax\.study"):
+        persistence.main()
+    (tmp_path / "runs/many/seed0").mkdir(parents=True)
+    (tmp_path / "runs/many/seed0/trial.json").write_text("{}")
+    monkeypatch.setattr(sys, "argv", ["persistence", str(tmp_path), "few"])
+    with pytest.raises(SystemExit, match="no finished run in runs/few; expected one of many"):
         persistence.main()

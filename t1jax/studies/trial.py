@@ -183,7 +183,7 @@ class Marks:
             drawn = [response.ids.tolist() for response in responses]
             found = figures.summary(responses) | {
                 "step": number,
-                "overlong": sum(ids[-1] not in work.tokenizer.stop_ids for ids in drawn) / len(drawn),
+                "overlong": sum(response.overlong for response in responses) / len(responses),
                 "kl_start": self._divergence(params, self.start, prompts, drawn) if number else 0.0,
             }
             if self.thinking:
