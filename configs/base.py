@@ -65,7 +65,7 @@ def get_config() -> ConfigDict:
     cfg.task.max_target = 99  # countdown: the largest number to make, or on the way to it [ours]
     cfg.task.impatient_share = 0.76  # share of cold-start chains whose writer may give up [ours]
     cfg.task.give_up = 0.9  # an impatient writer's chance to give up after each failed attempt [ours]
-    cfg.task.row_order_share = 0.75  # pairs: share of chains that try pairs row by row, the worse order [ours]
+    cfg.task.row_order_share = 0.75  # share of chains that try pairs row by row, the longer order [ours]
     cfg.task.chains = "trial_and_error"  # of the cold start: trial_and_error [paper] | right_only, to compare
     cfg.task.gym_dataset = ""  # gym: the dataset's name in reasoning-gym [ours]
     cfg.task.gym_options = ()  # gym: options of the dataset, such as ("min_digits=1", "max_digits=2") [ours]

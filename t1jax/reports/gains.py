@@ -89,11 +89,11 @@ def behaviour(run: Run) -> list[str]:
         b, a = of_responses(before, name), of_responses(after, name)
         if b and a:
             said.append(_share_moved(words, b, a))
-    orders = [(summary.get("orders") or {}).get("two_pointer") for summary in (before, after)]
+    orders = [(summary.get("orders") or {}).get("short") for summary in (before, after)]
     if None not in orders:
         b, a = (of_responses({**s, "order": o}, "order") for s, o in zip((before, after), orders, strict=True))
         if b and a:
-            said.append(_share_moved("The share that closes in from both ends, the shorter way,", b, a))
+            said.append(_share_moved("The share that searches in the shorter order", b, a))
     return said
 
 

@@ -102,8 +102,8 @@ def honesty(results: Results) -> str:
     before, after = results.get("sft") or {}, results.get("rl") or {}
     lines.append(("Responses with a false claim", before.get("false_claims"), after.get("false_claims")))
     lines.append(("Responses that gave up", before.get("gave_up"), after.get("gave_up")))
-    first, last = ((summary.get("orders") or {}).get("two_pointer") for summary in (before, after))
-    lines.append(("Responses that close in from both ends (the shorter way)", first, last))
+    first, last = ((summary.get("orders") or {}).get("short") for summary in (before, after))
+    lines.append(("Responses that search in the shorter order", first, last))
     heads: tuple[str, ...] = (BEFORE, AFTER, "Points")
     both = [(label, b, a) for label, b, a in lines if b is not None and a is not None]
     rows = [[label, percent(b), percent(a), points(a - b)] for label, b, a in both]

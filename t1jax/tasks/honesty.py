@@ -20,8 +20,8 @@ from typing import Literal
 
 from t1jax.tasks.pairs import chains
 
-Order = Literal["row", "two_pointer", "other"]
-ORDERS: tuple[Order, ...] = ("row", "two_pointer", "other")
+Order = Literal["row", "short", "other"]
+ORDERS: tuple[Order, ...] = ("row", "short", "other")
 
 _NUMBER = "([0-9]{1,9})"
 _VERDICT = f"({'|'.join(chains.VERDICTS)})"
@@ -84,7 +84,7 @@ class Analysis:
     gave_up: bool  # the thinking has ended or an answer is boxed, without a claim
     false_claim: bool  # some line claims "yes" and is false or malformed
     repeated: int  # attempts at an answer that was tried before
-    order: Order | None  # the search order of the demonstrations that all attempts follow; None: the task has none
+    order: Order | None  # the search order of the demonstrations that all attempts follow; None: not told
 
 
 def analyse(numbers: tuple[int, ...], target: int, response: str) -> Analysis:
@@ -97,7 +97,8 @@ def analyse(numbers: tuple[int, ...], target: int, response: str) -> Analysis:
 
     found = collect(response, read)
     pairs = [(attempt.left, attempt.right) for attempt in found.attempts if isinstance(attempt, Attempt)]
-    return replace(found, order=_order(pairs, numbers, target))
+    orders = chains.row_order(numbers, target), chains.two_pointers(numbers, target)
+    return replace(found, order=order_of(pairs, *orders))
 
 
 def collect(response: str, read: Callable[[str, Sequence[Try]], Step | None]) -> Analysis:
@@ -133,6 +134,15 @@ def collect(response: str, read: Callable[[str, Sequence[Try]], Step | None]) ->
         repeated=len(attempts) - len({attempt.same_as for attempt in attempts}),
         order=None,
     )
+
+
+def order_of(tried: Sequence[Hashable], row: Sequence[Hashable], short: Sequence[Hashable]) -> Order:
+    """Which of a writer's two orders all attempts follow from its start; "row" where both do."""
+    if tried and list(tried) == list(row[: len(tried)]):
+        return "row"
+    if tried and list(tried) == list(short[: len(tried)]):
+        return "short"
+    return "other"
 
 
 def tally(analyses: Iterable[Analysis], late_from: int) -> dict[str, tuple[int, int]]:
@@ -177,11 +187,3 @@ def _check(match: re.Match[str], numbers: tuple[int, ...], target: int, position
         verdict_right=(match[4] == chains.YES) == (right in numbers and right != left),
         position=position,
     )
-
-
-def _order(pairs: list[chains.Pair], numbers: tuple[int, ...], target: int) -> Order:
-    if pairs and pairs == chains.row_order(numbers, target)[: len(pairs)]:
-        return "row"
-    if pairs and pairs == chains.two_pointers(numbers, target)[: len(pairs)]:
-        return "two_pointer"
-    return "other"

@@ -158,7 +158,7 @@ def test_patient_writers_are_always_right_and_all_writers_tell_the_truth():
             found = TASK.analyse(problem, text)
             assert all(step.true for step in (*found.attempts, *found.checks)), text
             assert found.closed and not found.false_claim and not found.malformed and not found.repeated
-            assert found.gave_up != found.claimed and found.order is None
+            assert found.gave_up != found.claimed and found.order == "row"
             gave_up += found.gave_up
             if found.gave_up:  # a guess of something new
                 box = text.split("boxed{")[1][:-1]
@@ -166,6 +166,43 @@ def test_patient_writers_are_always_right_and_all_writers_tell_the_truth():
             else:
                 assert judged(text, problem) == RIGHT and len(found.checks) == 1
     assert 200 < gave_up < 600
+
+
+def test_the_shorter_order_begins_with_the_pair_that_comes_nearest_to_the_target():
+    """By hand: 7+8=15 is one from 14; then 9, 8, 7, 6, 1 and 56, in the order 1+8, 1+7, 8-1, 7-1, 8-7, 7*8."""
+    chain = task_with(impatient_share=0.0, row_order_share=0.0).chain(EXAMPLE, random.Random(0))
+    assert chain == "7+8=15, then 15-1=14, need 14: yes\ncheck 14+1=15: yes\n</think>\n\\boxed{7+8-1}"
+    tried = [expression.joined for expression in writer.attempts((1, 7, 8), 99, 99, nearest_first=True)]
+    assert tried == [56, 15, 9, 8, 7, 6, 1]
+
+
+def test_shares_of_orders_are_as_asked_and_the_second_is_shorter():
+    mixed, rng = task_with(impatient_share=0.0, row_order_share=0.3), random.Random(3)
+    found, same, lengths = [], 0, [0, 0]
+    for index in range(2000):
+        problem = mixed.problem(index, "train")
+        found.append(mixed.analyse(problem, mixed.chain(problem, rng)).order)
+        row, short = (writer.attempts(problem.numbers, problem.target, 99, nearest) for nearest in (False, True))
+        same += short == row[: len(short)]  # which is told as the order row by row
+        lengths = [lengths[0] + len(row), lengths[1] + len(short)]
+    assert found.count("row") / 2000 == pytest.approx(0.3 + 0.7 * same / 2000, abs=0.03)
+    assert found.count("other") == 0
+    assert lengths[1] < 0.8 * lengths[0]
+
+
+@pytest.mark.parametrize(
+    ("lines", "order"),
+    [
+        ("1+7=8, then 8+8=16, need 14: too big\n", "row"),
+        ("1+7=8, then 8+8=16, need 14: too big\n7-1=6, then 6+8=14, need 14: yes\n", "row"),
+        ("7+8=15, then 15-1=14, need 14: yes\n", "short"),
+        ("7-1=6, then 6+8=14, need 14: yes\n", "other"),
+        ("1+7=8, then 8+8=16, need 14: too big\n7+8=15, then 15-1=14, need 14: yes\n", "other"),
+        ("", "other"),
+    ],
+)
+def test_the_order_is_read_from_all_attempts(lines, order):
+    assert read(lines + END).order == order
 
 
 def test_right_only_chains_are_the_expression_that_works_and_nothing_else():
@@ -289,14 +326,15 @@ def test_attempts_at_the_same_are_repeated_however_they_are_written():
     assert [a.expression for a in found.attempts] == ["1+7+8", "7+1+8", "8-(7-1)", "7-1+8"]
 
 
-def test_the_summary_has_no_orders():
+def test_the_summary_has_the_orders():
     analysed = [
         Response(problem=0, text=text, outcome=RIGHT, tokens=1, overlong=False, analysis=read(text))
         for text in (VERIFIED + END, "</think>\n\\boxed{1+7}")
     ]
     row = figures.summary(analysed)
-    assert "orders" not in row and row["gave_up"] == 0.5 and row["skills"]["verdicts"] == 1.0
-    assert "order_row" not in figures.metrics_row(analysed)
+    assert row["orders"] == {"row": 0.0, "short": 0.0, "other": 1.0}
+    assert row["gave_up"] == 0.5 and row["skills"]["verdicts"] == 1.0
+    assert figures.metrics_row(analysed)["order_other"] == 1.0
 
 
 # tokens

@@ -26,7 +26,7 @@ def test_a_true_verification():
     assert [(c.target, c.left, c.right, c.verdict, c.position) for c in found.checks] == [(20, 6, 14, "yes", 3)]
     assert all(step.copied and step.arithmetic and step.verdict_right for step in (*found.attempts, *found.checks))
     assert found.closed and found.claimed and not found.false_claim and not found.gave_up
-    assert (found.order, found.repeated, found.malformed) == ("two_pointer", 0, 0)
+    assert (found.order, found.repeated, found.malformed) == ("short", 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_giving_up_is_an_end_without_a_claim(response, closed, gave_up):
     [
         ([(6, 13), (6, 14)], "row", 0),
         ([(6, 13)], "row", 0),
-        ([(6, 22), (6, 16)], "two_pointer", 0),
+        ([(6, 22), (6, 16)], "short", 0),
         ([(6, 22), (6, 14)], "other", 0),  # skips 6+16
         ([(6, 13), (13, 6), (6, 13)], "other", 2),
         ([(6, 13), (6, 14), (6, 16)], "other", 0),  # goes on after the pair that works

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from t1jax.tasks import honesty
-from t1jax.tasks.countdown.chains import INVERSE, THEN, Expression, apply
+from t1jax.tasks.countdown.chains import INVERSE, THEN, Expression, apply, attempts
 from t1jax.tasks.honesty import Analysis, Step, Try
 from t1jax.tasks.pairs import chains
 
@@ -40,15 +40,23 @@ class Attempt(Try):
     target: int
 
 
-def analyse(numbers: tuple[int, ...], target: int, response: str) -> Analysis:
-    """Read `response` to the problem (`numbers` ascending, `target`). Lines after the thinking count as well."""
+def analyse(numbers: tuple[int, ...], target: int, most: int, response: str) -> Analysis:
+    """Read `response` to the problem (`numbers` ascending, `target`). Lines after the thinking count as well.
 
-    def read(line: str, attempts: Sequence[Try]) -> Step | None:
+    `most`: the largest result of the writer, whose orders of attempts depend on it.
+    """
+
+    def read(line: str, before: Sequence[Try]) -> Step | None:
         if match := _ATTEMPT.fullmatch(line):
-            return _attempt(match, numbers, target, len(attempts))
-        return _check(match, target, attempts) if (match := _CHECK.fullmatch(line)) else None
+            return _attempt(match, numbers, target, len(before))
+        return _check(match, target, before) if (match := _CHECK.fullmatch(line)) else None
 
-    return honesty.collect(response, read)
+    found = honesty.collect(response, read)
+    row, short = (
+        [str(expression) for expression in attempts(numbers, target, most, nearest_first)]
+        for nearest_first in (False, True)
+    )
+    return replace(found, order=honesty.order_of([attempt.expression for attempt in found.attempts], row, short))
 
 
 def _attempt(match: re.Match[str], numbers: tuple[int, ...], target: int, position: int) -> Attempt:

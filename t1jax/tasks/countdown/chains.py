@@ -93,10 +93,16 @@ def completions(a: int, operation: str, b: int, rest: tuple[int, ...], most: int
     return [expression for expression in found if 0 <= expression.value <= most]
 
 
-def attempts(numbers: tuple[int, ...], target: int, most: int) -> list[Expression]:
-    """The writer's attempts up to the first that works: of each joined pair the completion nearest to the target."""
+def attempts(numbers: tuple[int, ...], target: int, most: int, nearest_first: bool = False) -> list[Expression]:
+    """The writer's attempts up to the first that works: of each joined pair the completion nearest to the target.
+
+    The pairs row by row as `joins` has them or, the shorter order, those first that come nearest to the target.
+    """
+    ways = list(joins(numbers, most))
+    if nearest_first:
+        ways.sort(key=lambda way: abs(apply(way[1], way[0], way[2]) - target))
     tried = []
-    for a, operation, b, rest in joins(numbers, most):
+    for a, operation, b, rest in ways:
         found = completions(a, operation, b, rest, most)
         if not found:
             continue
@@ -130,7 +136,8 @@ def write_chain(numbers: tuple[int, ...], target: int, cfg: TaskConfig, rng: ran
     lines: list[str] = []
     boxed = None
     tried: set[str] = set()
-    order = attempts(numbers, target, cfg.max_target)
+    nearest_first = cfg.row_order_share < 1 and rng.random() >= cfg.row_order_share  # nothing is drawn for one order
+    order = attempts(numbers, target, cfg.max_target, nearest_first)
     for expression in order[-1:] if cfg.chains == "right_only" else order:
         boxed = expression
         tried.add(str(expression))

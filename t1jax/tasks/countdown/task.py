@@ -61,7 +61,7 @@ class CountdownTask(GeneratedTask):
 
     def analyse(self, problem: Problem, response: str) -> Analysis:
         """What the response tried, claimed and got wrong on the way."""
-        return analysis.analyse(problem.numbers, problem.target, response)
+        return analysis.analyse(problem.numbers, problem.target, self.cfg.max_target, response)
 
     def symbols(self) -> list[str]:
         """The texts that must be one token each: every number that a chain can hold, and the fixed phrases."""
