@@ -190,6 +190,22 @@ def test_shares_of_orders_are_as_asked_and_the_second_is_shorter():
     assert lengths[1] < 0.8 * lengths[0]
 
 
+def test_with_one_order_the_chains_are_those_that_the_findings_were_made_with():
+    """By hand: a patient chain with one failed attempt draws twice, for impatience and after the failure."""
+
+    class Counting(random.Random):
+        drawn = 0
+
+        def random(self):
+            self.drawn += 1
+            return super().random()
+
+    for share, drawn in ((1.0, 2), (0.999, 3)):
+        rng = Counting(0)
+        assert task_with(impatient_share=0.0, row_order_share=share).chain(EXAMPLE, rng).startswith("1+7=8, ")
+        assert rng.drawn == drawn
+
+
 @pytest.mark.parametrize(
     ("lines", "order"),
     [
