@@ -17,19 +17,29 @@ TEXT = (Path(__file__).parents[2] / "docs/findings.md").read_text(encoding="utf-
 SEEDS = 5
 NUMBER = r"[+-]?[0-9.]+"
 CLAIM = re.compile(
-    rf"\|(?P<claim>[^|]*)\| (?P<task>pairs|Countdown|pairs again|four numbers) "
+    rf"\|(?P<claim>[^|]*)\| (?P<task>pairs|Countdown|pairs again|four numbers|smaller sums) "
     rf"\| (?P<mean>{NUMBER}) \[(?P<low>{NUMBER}), (?P<high>{NUMBER})\] "
     r"(?P<unit>points|tokens|nats) \| (?P<p>[^|]*) \| (?P<p_holm>[^|]*) \| (?P<verdict>[^|]*) "
     rf"\| (?P<needed>[0-9,]+(?: to [0-9,]+)?) for the (?P<effect>{NUMBER}) (?P=unit) (?P<source>seen|of the paper) \|"
 )
-TASKS = ("pairs", "Countdown", "pairs again", "four numbers")  # Holm's correction is over the rows of each
+TASKS = (
+    "pairs",
+    "Countdown",
+    "pairs again",
+    "four numbers",
+    "smaller sums",
+)  # Holm's correction is over the rows of each
 FIGURES = ("inference_scaling", "oversampling")  # the studies of the paper's two figures
 ROWS = [match.groupdict() for match in CLAIM.finditer(TEXT)]
 
 
 def test_all_claims_are_found():
     figures = [contrast for name in FIGURES for contrast in STUDIES[name].contrasts]
-    expected = [21, 9, len(STUDIES["choices"].contrasts), len(figures)]
+    expected = [
+        21,
+        9,
+        *(len(claims) for claims in (STUDIES["choices"].contrasts, figures, STUDIES[FIGURES[1]].contrasts)),
+    ]
     assert [sum(row["task"] == task for row in ROWS) for task in TASKS] == expected
     assert len(ROWS) == TEXT.count("] points |") + TEXT.count("] tokens |") + TEXT.count("] nats |")
 
@@ -120,6 +130,20 @@ def test_the_curves_of_four_numbers_have_the_shapes_that_are_claimed():
     assert ends == [curve[-1] for curve in curves]
     higher = next(row for row in ROWS if row["task"] == "four numbers" and "64 against 4: higher acc" in row["claim"])
     assert 100 * (ends[2] - ends[0]) == pytest.approx(float(higher["mean"]), abs=0.101)
+
+
+def test_smaller_sums_do_not_part_the_curves_at_the_end_but_on_the_way():
+    rows = TEXT.partition("| smaller sums: accuracy, %, by steps of RL |")[2].split("\n\n")[0].splitlines()[2:]
+    curves = list(zip(*map(column, rows), strict=True))
+    ends = [column(re.search(rf"\| smaller sums: R = {count} \|.*", TEXT)[0])[0] for count in (4, 16, 64)]
+    assert ends == [curve[-1] for curve in curves] and len(rows) == 4
+    claims = {row["claim"].strip(): float(row["mean"]) for row in ROWS if row["task"] == "smaller sums"}
+    assert 100 * (ends[2] - ends[0]) == pytest.approx(claims["R = 64 against 4: higher accuracy"], abs=0.101)
+    text = TEXT.partition("| smaller sums: margin, points |")[2].split("\n\n")[0]
+    after_9, after_18, end = ([float(cell) for cell in line.split("|")[2:-1]] for line in text.splitlines()[2:])
+    assert len(after_9) == len(after_18) == len(end) == SEEDS
+    assert min(after_18) > 0 > min(after_9) and sum(margin > 0 for margin in end) == 4
+    assert sum(end) / SEEDS == pytest.approx(claims["shape: at the end R = 4 is lowest, R = 64 highest"], abs=0.1)
 
 
 def test_the_papers_effects_are_of_the_shares_of_rl_that_are_measured():
