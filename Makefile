@@ -1,5 +1,5 @@
 # make demo        all of T1 on this machine, about ten minutes
-# make study       T1's comparisons on the embedded task, a short version of all; about an hour on two cores
+# make study       T1's comparisons on the embedded task, a short version of all; about 40 minutes on two cores
 # make test        the tests; make test-slow: the slow ones too
 # make lint        style and types, of Python, shell, CSS and JavaScript
 # make fmt         format the code
