@@ -3,7 +3,8 @@
 
 ... -> evaluate -> **report**, over several runs. Every claim of a study is tested on one number a seed (a measure, or
 the difference of two arms that started from the same weights), so all of it is Student's one-sample test, two-sided.
-Arms without shared seeds do not occur here.
+Arms without shared seeds do not occur here. Shares of a few hundred problems can be the same with each seed, by chance:
+their spread is then not known rather than none, and the sign test judges.
 Source: Student (1908), "The probable error of a mean"; Holm (1979), "A simple sequentially rejective multiple test
 procedure"; power by the noncentral t distribution: Cohen (1988), "Statistical power analysis", chapter 2. SciPy has the
 distributions.
@@ -20,6 +21,7 @@ from scipy import special, stats
 
 LEVEL, POWER = 0.05, 0.8
 POINTS = 2001  # of the integral over the estimated standard deviation
+ROUNDING = 1e-12  # of what is measured: values that differ by less are the same
 MOST = 10_000  # seeds: what would need more is as good as never told apart
 
 
@@ -42,14 +44,19 @@ def spread(values: Sequence[float]) -> float:
     return math.sqrt(math.fsum((x - mean) ** 2 for x in values) / (n - 1)) if n > 1 else math.nan
 
 
+def no_spread(values: Sequence[float]) -> bool:
+    """Whether the values are the same, up to rounding."""
+    return max(values) - min(values) <= ROUNDING * max(map(abs, values))
+
+
 def p_value(values: Sequence[float]) -> float:
     """The chance of a mean at least this far from 0 if the true one is 0: two-sided; NaN for a single value.
 
-    t = mean sqrt(n) / s. Values that are all the same have no spread: 0, or 1 if they are 0.
+    t = mean sqrt(n) / s. Of values that are all the same, the sign test: 2 / 2^n, or 1 if they are 0.
     """
     n, mean, s = len(values), _mean(values), spread(values)
-    if s == 0:
-        return float(mean == 0)
+    if n > 1 and no_spread(values):
+        return 2.0 ** (1 - n) if mean else 1.0
     return float(2 * stats.t.sf(abs(mean) * math.sqrt(n) / s, n - 1)) if n > 1 else math.nan
 
 
@@ -94,14 +101,14 @@ def power(effect: float, s: float, seeds: int, claims: int = 1) -> float:
 
 
 def seeds_needed(effect: float, s: float, claims: int = 1) -> int | None:
-    """The fewest seeds that tell `effect` apart from 0 with a power of 80 %; None: more than 10,000, or s is NaN.
+    """The fewest seeds that tell `effect` apart from 0 with a power of 80 %; None: more than 10,000, or s is NaN or 0.
 
     Args:
       claims: as for `power`.
     """
-    if not effect or math.isnan(s):
+    if not effect or math.isnan(s) or s <= ROUNDING * abs(effect):
         return None
-    if s == 0 or power(effect, s, 2, claims) >= POWER:
+    if power(effect, s, 2, claims) >= POWER:
         return 2
     if power(effect, s, MOST, claims) < POWER:
         return None

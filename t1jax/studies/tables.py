@@ -11,14 +11,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t1jax.studies.measures import COLUMNS, NUMBERS, SHAPES
-from t1jax.studies.significance import MOST
+from t1jax.studies.significance import MOST, no_spread
 
 CLAIM = ("difference", "p", "p, Holm", "", "seeds needed")  # columns of a claim
 NOTES = """\
 Brackets are 95 % intervals over seeds. p is Student's test over seeds, two-sided; "p, Holm" is corrected for testing
 all claims in this folder, and decides. "Seeds needed" would tell the effect apart from none with a power of 80 %, given
 the spread of these seeds: at p = 0.05, to p = 0.05 / number of claims, which is enough whatever becomes of the other
-claims. The difference of a shape is its margin: above 0 the curves have it.
+claims. The difference of a shape is its margin: above 0 the curves have it. A difference that is the same with each seed
+has no spread to judge it by: its p is that of the sign test.
 """
 
 
@@ -82,6 +83,8 @@ def _needed(found: Mapping[str, Any]) -> str:
     if found["p"] is None or not found["effect"]:
         return ""
     effect = difference({"measure": found["measure"], "mean": found["effect"], "low": None})
+    if no_spread(found["values"]):
+        return "not known: the same with each seed"
     counts = [
         f"more than {MOST:,}" if (count := found[key]) is None else f"{count:,}"
         for key in ("seeds_needed", "seeds_needed_holm")
