@@ -20,7 +20,7 @@ from typing import Literal
 
 from t1jax.tasks.pairs import chains
 
-Order = Literal["row", "short", "other"]
+Order = Literal["row", "short", "other"]  # row by row, the longer order of a writer; its shorter one; neither
 ORDERS: tuple[Order, ...] = ("row", "short", "other")
 
 _NUMBER = "([0-9]{1,9})"
