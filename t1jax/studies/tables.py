@@ -18,8 +18,8 @@ NOTES = """\
 Brackets are 95 % intervals over seeds. p is Student's test over seeds, two-sided; "p, Holm" is corrected for testing
 all claims in this folder, and decides. "Seeds needed" would tell the effect apart from none with a power of 80 %, given
 the spread of these seeds: at p = 0.05, to p = 0.05 / number of claims, which is enough whatever becomes of the other
-claims. The difference of a shape is its margin: above 0 the curves have it. A difference that is the same with each seed
-has no spread to judge it by: its p is that of the sign test.
+claims. The difference of a shape is its margin: above 0 the curves have it. A difference that is the same with each
+seed has no spread to judge it by: its p is that of the sign test.
 """
 
 
